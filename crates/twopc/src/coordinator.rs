@@ -1,0 +1,550 @@
+//! The coordinator's side: one [`Transaction`] per transaction.
+//!
+//! What is forced before what (presumed abort): only `tx_commit_start`, before any COMMIT leaves, any
+//! inquiry is answered "committed", or the client hears "committed". Everything before it in the same
+//! log becomes durable with it; aborting forces nothing.
+
+use crate::{IllegalTransition, Peer, Vote};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
+use base::{ShardId, StoreId};
+use std::fmt;
+
+/// A participant as the coordinator knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it votes for.
+    pub shard: ShardId,
+    /// Where it listens.
+    pub node: NodeName,
+    /// Its store and boot count, once announced. A published log does not hold them.
+    pub store: Option<(StoreId, BootCount)>,
+}
+
+impl Member {
+    /// A participant whose store is not known.
+    #[must_use]
+    pub const fn new(shard: ShardId, node: NodeName) -> Member {
+        Member { shard, node, store: None }
+    }
+
+    /// A participant as its own announcement names it.
+    #[must_use]
+    pub const fn at(peer: Peer) -> Member {
+        Member { shard: peer.shard, node: peer.node, store: Some((peer.store, peer.boot)) }
+    }
+}
+
+/// A fact about a transaction: what its records say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `tx_created`
+    Created {
+        /// Who coordinates it.
+        coordinator: CoordinatorId,
+        /// The user's name for it.
+        request_key: Option<RequestKey>,
+    },
+    /// `tx_participant_added`
+    ParticipantAdded(Member),
+    /// `tx_prepare_start`
+    PrepareStart,
+    /// `tx_vote_received`
+    VoteReceived {
+        /// Whose vote.
+        shard: ShardId,
+        /// The vote.
+        vote: Vote,
+    },
+    /// `tx_commit_start`, self-contained: it names the participants. Empty in a published log.
+    CommitStart {
+        /// Everyone who has to commit.
+        members: Vec<Member>,
+    },
+    /// `tx_commit_complete`
+    CommitComplete,
+    /// `tx_abort_start`
+    AbortStart,
+    /// `tx_abort_complete`
+    AbortComplete,
+    /// `tx_rollback_start`
+    RollbackStart,
+    /// `tx_rollback_complete`
+    RollbackComplete,
+}
+
+impl Event {
+    /// The record's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "tx_created",
+            Self::ParticipantAdded(_) => "tx_participant_added",
+            Self::PrepareStart => "tx_prepare_start",
+            Self::VoteReceived { .. } => "tx_vote_received",
+            Self::CommitStart { .. } => "tx_commit_start",
+            Self::CommitComplete => "tx_commit_complete",
+            Self::AbortStart => "tx_abort_start",
+            Self::AbortComplete => "tx_abort_complete",
+            Self::RollbackStart => "tx_rollback_start",
+            Self::RollbackComplete => "tx_rollback_complete",
+        }
+    }
+}
+
+/// What happens to a transaction from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A participant voted.
+    Vote {
+        /// Whose vote.
+        shard: ShardId,
+        /// The vote.
+        vote: Vote,
+    },
+    /// The prepare time-out ran out.
+    TimedOut,
+    /// The client wants it aborted.
+    AbortRequested,
+    /// ABORT was sent as often as it is going to be.
+    AbortsSent,
+    /// The coordinator restarted under this epoch: this is all of recovery's own logic.
+    Restarted {
+        /// The new epoch.
+        epoch: Epoch,
+    },
+}
+
+/// How a transaction ended, or will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Decision {
+    /// Everybody commits.
+    Commit,
+    /// Nobody does.
+    Abort,
+}
+
+/// What a transaction owes the world. `after` names the record that must be durable before it leaves;
+/// an effect without one may leave at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// PREPARE to this member, now.
+    Prepare {
+        /// Index into [`Transaction::members`].
+        member: u32,
+    },
+    /// COMMIT to this member.
+    Commit {
+        /// Index into [`Transaction::members`].
+        member: u32,
+        /// The commit decision.
+        after: Sequence,
+    },
+    /// ABORT to this member, now; up to three times in all, and no answer is needed.
+    Abort {
+        /// Index into [`Transaction::members`].
+        member: u32,
+    },
+    /// Tell the client.
+    Tell {
+        /// What to tell.
+        decision: Decision,
+        /// The commit decision; [`Sequence::NONE`] for an abort, which may be told at once.
+        after: Sequence,
+    },
+}
+
+impl Effect {
+    /// A number that no other thing owed by the same transaction shares: for telling what was sent.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        match self {
+            Self::Tell { .. } => 0,
+            Self::Prepare { member } => 1 + 3 * member,
+            Self::Commit { member, .. } => 2 + 3 * member,
+            Self::Abort { member } => 3 + 3 * member,
+        }
+    }
+}
+
+/// At most this many participants in one transaction.
+pub const MEMBERS_MAX: u32 = 64;
+
+/// Why a transaction was refused before anything was logged: the caller's list is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AdmissionError {
+    /// No participant: there is nothing to agree on.
+    Empty,
+    /// More than [`MEMBERS_MAX`]: split it, or use a saga.
+    TooMany {
+        /// How many were named.
+        members: u32,
+    },
+    /// The same shard twice: it would wait for itself.
+    DuplicateShard {
+        /// Which.
+        shard: ShardId,
+    },
+}
+
+impl fmt::Display for AdmissionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("a transaction without participants"),
+            Self::TooMany { members } => {
+                write!(f, "{members} participants: at most {MEMBERS_MAX} are allowed")
+            }
+            Self::DuplicateShard { shard } => write!(f, "shard {shard} is named twice"),
+        }
+    }
+}
+
+impl std::error::Error for AdmissionError {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Created,
+    Preparing,
+    Committing,
+    /// An `abort_start` is in the log.
+    Aborting,
+    /// A `rollback_start` is in the log, and no `abort_start`.
+    RollingBack,
+    Ended(Decision),
+}
+
+/// One transaction, seen by its coordinator.
+///
+/// Inputs: [`decide`](Self::decide), [`acknowledge`](Self::acknowledge). Events:
+/// [`created`](Self::created), [`apply`](Self::apply), [`settle`](Self::settle). Effects:
+/// [`pending`](Self::pending). The rest are views.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    id: OperationId,
+    coordinator: CoordinatorId,
+    request_key: Option<RequestKey>,
+    phase: Phase,
+    members: Vec<Member>,
+    votes: Vec<Option<Vote>>,
+    rollback_started: bool,
+    created_at: Sequence,
+    /// The commit decision, or the first of `abort_start` and `rollback_start`.
+    decided_at: Option<Sequence>,
+    last_at: Sequence,
+    /// Volatile: forgetting it only makes COMMIT be sent again.
+    acknowledged: Vec<bool>,
+}
+
+impl Transaction {
+    /// The facts that begin a transaction, to be appended as one unit. Any prefix of them that a
+    /// crash leaves is recovered as an abort.
+    ///
+    /// # Errors
+    /// [`AdmissionError`]: the list of participants is wrong, and nothing may be logged.
+    pub fn admission(
+        coordinator: CoordinatorId,
+        request_key: Option<RequestKey>,
+        members: &[Member],
+    ) -> Result<Vec<Event>, AdmissionError> {
+        if members.is_empty() {
+            return Err(AdmissionError::Empty);
+        }
+        if members.len() > MEMBERS_MAX as usize {
+            return Err(AdmissionError::TooMany { members: members.len() as u32 });
+        }
+        for (at, member) in members.iter().enumerate() {
+            if members[..at].iter().any(|earlier| earlier.shard == member.shard) {
+                return Err(AdmissionError::DuplicateShard { shard: member.shard });
+            }
+        }
+        let mut events = Vec::with_capacity(members.len() + 2);
+        events.push(Event::Created { coordinator, request_key });
+        events.extend(members.iter().copied().map(Event::ParticipantAdded));
+        events.push(Event::PrepareStart);
+        Ok(events)
+    }
+
+    /// The machine that a `tx_created` begins.
+    ///
+    /// # Errors
+    /// [`IllegalTransition::Unknown`] for any other event.
+    pub fn created(
+        id: OperationId,
+        sequence: Sequence,
+        event: &Event,
+    ) -> Result<Transaction, IllegalTransition> {
+        let Event::Created { coordinator, request_key } = event else {
+            return Err(IllegalTransition::Unknown { event: event.name() });
+        };
+        Ok(Transaction {
+            id,
+            coordinator: *coordinator,
+            request_key: request_key.clone(),
+            phase: Phase::Created,
+            members: Vec::new(),
+            votes: Vec::new(),
+            rollback_started: false,
+            created_at: sequence,
+            decided_at: None,
+            last_at: sequence,
+            acknowledged: Vec::new(),
+        })
+    }
+
+    /// What this input is worth to the log: at most one fact. Duplicates and late votes are worth none.
+    #[must_use]
+    pub fn decide(&self, input: &Input) -> Option<Event> {
+        let undecided = matches!(self.phase, Phase::Created | Phase::Preparing);
+        match *input {
+            Input::Vote { shard, vote } => {
+                let member = self.position(shard)?;
+                let first = self.phase == Phase::Preparing && self.votes[member].is_none();
+                first.then_some(Event::VoteReceived { shard, vote })
+            }
+            // A live coordinator whose votes are all in owes the commit (see `settle`); a timer that
+            // fires between the last vote and the decision finds it taken.
+            Input::TimedOut | Input::AbortRequested => {
+                (undecided && !self.all_voted_commit()).then_some(Event::AbortStart)
+            }
+            // Nobody was told "committed" and a participant may have heard ABORT, whose record is
+            // never forced: without a decision in the log, all-yes included, the answer is abort.
+            Input::Restarted { .. } => undecided.then_some(Event::AbortStart),
+            Input::AbortsSent => matches!(self.phase, Phase::Aborting | Phase::RollingBack)
+                .then_some(Event::AbortComplete),
+        }
+    }
+
+    /// Takes a logged fact: the only writer of durable state, live and in recovery.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`]: the event does not follow, and changed nothing, except for
+    /// [`IllegalTransition::UnbackedCommit`], which stands.
+    pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
+        let illegal = IllegalTransition::OutOfPlace { event: event.name(), state: self.state() };
+        let mut anomaly = None;
+        match (event, self.phase) {
+            (Event::Created { .. }, _) => return Err(IllegalTransition::CreatedTwice),
+            (_, Phase::Ended(_)) => return Err(illegal),
+            (Event::ParticipantAdded(member), Phase::Created) => {
+                if self.position(member.shard).is_some() {
+                    return Err(IllegalTransition::DuplicateShard);
+                }
+                self.join(*member);
+            }
+            (Event::PrepareStart, Phase::Created) => self.phase = Phase::Preparing,
+            (
+                Event::VoteReceived { shard, vote },
+                Phase::Preparing | Phase::Aborting | Phase::RollingBack,
+            ) => {
+                let member = self.position(*shard).ok_or(IllegalTransition::UnknownShard)?;
+                if self.votes[member].is_some() {
+                    return Err(IllegalTransition::SecondVote);
+                }
+                self.votes[member] = Some(*vote);
+            }
+            (Event::CommitStart { .. }, Phase::Aborting | Phase::RollingBack) => {
+                return Err(IllegalTransition::SecondDecision);
+            }
+            (Event::CommitStart { members }, Phase::Created | Phase::Preparing) => {
+                if self.phase == Phase::Created || !self.all_voted_commit() {
+                    anomaly = Some(IllegalTransition::UnbackedCommit);
+                }
+                self.learn(members);
+                self.phase = Phase::Committing;
+                self.decided_at = Some(sequence);
+            }
+            (Event::CommitComplete, Phase::Committing) => {
+                self.phase = Phase::Ended(Decision::Commit);
+            }
+            (Event::AbortStart, Phase::Committing) => {
+                return Err(IllegalTransition::SecondDecision);
+            }
+            (Event::AbortStart, _) => {
+                self.phase = Phase::Aborting;
+                self.decided_at.get_or_insert(sequence);
+            }
+            (
+                Event::AbortComplete,
+                Phase::Created | Phase::Preparing | Phase::Aborting | Phase::RollingBack,
+            ) => self.phase = Phase::Ended(Decision::Abort),
+            (Event::RollbackStart, Phase::Preparing | Phase::RollingBack) => {
+                self.phase = Phase::RollingBack;
+                self.rollback_started = true;
+                self.decided_at.get_or_insert(sequence);
+            }
+            (Event::RollbackStart, Phase::Aborting) => self.rollback_started = true,
+            (Event::RollbackComplete, Phase::RollingBack) => {
+                self.phase = Phase::Ended(Decision::Abort);
+            }
+            (Event::RollbackComplete, Phase::Aborting) if self.rollback_started => {}
+            _ => return Err(illegal),
+        }
+        self.last_at = sequence;
+        anomaly.map_or(Ok(()), Err)
+    }
+
+    /// The fact that this state owes the log without any input: the decision once the votes are in,
+    /// the end once everybody has acknowledged.
+    #[must_use]
+    pub fn settle(&self) -> Option<Event> {
+        match self.phase {
+            Phase::Preparing if self.votes.contains(&Some(Vote::Abort)) => Some(Event::AbortStart),
+            Phase::Preparing if self.all_voted_commit() => {
+                Some(Event::CommitStart { members: self.members.clone() })
+            }
+            Phase::Committing if self.all_acknowledged() => Some(Event::CommitComplete),
+            _ => None,
+        }
+    }
+
+    /// Adds all that is owed to the world in this state. Asking twice is harmless: every effect may
+    /// be sent any number of times.
+    pub fn pending(&self, owed: &mut Vec<Effect>) {
+        let members = 0..self.members.len() as u32;
+        match self.phase {
+            Phase::Created => {}
+            Phase::Preparing => owed.extend(
+                members
+                    .filter(|&m| self.votes[m as usize].is_none())
+                    .map(|member| Effect::Prepare { member }),
+            ),
+            Phase::Committing => {
+                let after = self.evidence();
+                owed.push(Effect::Tell { decision: Decision::Commit, after });
+                owed.extend(
+                    members
+                        .filter(|&m| !self.acknowledged[m as usize])
+                        .map(|member| Effect::Commit { member, after }),
+                );
+            }
+            Phase::Aborting | Phase::RollingBack => {
+                owed.push(Effect::Tell { decision: Decision::Abort, after: Sequence::NONE });
+                owed.extend(members.map(|member| Effect::Abort { member }));
+            }
+            Phase::Ended(decision) => {
+                let after = match decision {
+                    Decision::Commit => self.evidence(),
+                    Decision::Abort => Sequence::NONE,
+                };
+                owed.push(Effect::Tell { decision, after });
+            }
+        }
+    }
+
+    /// A participant acknowledged the commit: it is not sent to it again. True if this was news.
+    pub fn acknowledge(&mut self, shard: ShardId) -> bool {
+        let Some(member) = self.position(shard) else { return false };
+        self.phase == Phase::Committing && !std::mem::replace(&mut self.acknowledged[member], true)
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// Who coordinates it.
+    #[must_use]
+    pub fn coordinator(&self) -> CoordinatorId {
+        self.coordinator
+    }
+
+    /// The user's name for it.
+    #[must_use]
+    pub fn request_key(&self) -> Option<&RequestKey> {
+        self.request_key.as_ref()
+    }
+
+    /// The participants, in the order in which they joined.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The votes that are in, by shard.
+    pub fn votes(&self) -> impl Iterator<Item = (ShardId, Vote)> + '_ {
+        self.members.iter().zip(&self.votes).filter_map(|(m, v)| Some((m.shard, (*v)?)))
+    }
+
+    /// The decision, if one is in the log (or was, and the transaction ended).
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        match self.phase {
+            Phase::Created | Phase::Preparing => None,
+            Phase::Committing => Some(Decision::Commit),
+            Phase::Aborting | Phase::RollingBack => Some(Decision::Abort),
+            Phase::Ended(decision) => Some(decision),
+        }
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<Decision> {
+        match self.phase {
+            Phase::Ended(decision) => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// The state's name in reports: `created`, `preparing`, `committing`, `aborting`, `rolling_back`,
+    /// `committed`, `aborted`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Created => "created",
+            Phase::Preparing => "preparing",
+            Phase::Committing => "committing",
+            Phase::Aborting => "aborting",
+            Phase::RollingBack => "rolling_back",
+            Phase::Ended(Decision::Commit) => "committed",
+            Phase::Ended(Decision::Abort) => "aborted",
+        }
+    }
+
+    /// The record that proves its class: the decision, else its last record.
+    #[must_use]
+    pub fn evidence(&self) -> Sequence {
+        self.decided_at.unwrap_or(self.last_at)
+    }
+
+    /// Its `tx_created`.
+    #[must_use]
+    pub fn created_at(&self) -> Sequence {
+        self.created_at
+    }
+
+    /// Its last record.
+    #[must_use]
+    pub fn last(&self) -> Sequence {
+        self.last_at
+    }
+
+    fn position(&self, shard: ShardId) -> Option<usize> {
+        self.members.iter().position(|member| member.shard == shard)
+    }
+
+    fn all_voted_commit(&self) -> bool {
+        self.phase == Phase::Preparing && self.votes.iter().all(|v| *v == Some(Vote::Commit))
+    }
+
+    fn all_acknowledged(&self) -> bool {
+        self.acknowledged.iter().all(|&done| done)
+    }
+
+    /// The decision names everybody: a log whose earlier records lie behind a hole still knows whom
+    /// to tell.
+    fn learn(&mut self, members: &[Member]) {
+        for member in members {
+            match self.position(member.shard) {
+                Some(known) => self.members[known] = *member,
+                None => self.join(*member),
+            }
+        }
+    }
+
+    fn join(&mut self, member: Member) {
+        self.members.push(member);
+        self.votes.push(None);
+        self.acknowledged.push(false);
+    }
+}

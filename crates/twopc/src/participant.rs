@@ -1,0 +1,383 @@
+//! The participant's side: durable promises, and what follows from them.
+//!
+//! A participant forces `tx_prepared` before its YES leaves, `tx_participant_committed` before its ACK,
+//! and a NO that it promises to a peer. After its YES it never decides alone: it asks the coordinator,
+//! then its peers, and stays blocked while all of them know no more.
+
+use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, Sequence, ShardId, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A transaction at one shard of this participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PromiseKey {
+    /// The transaction.
+    pub tx: TxKey,
+    /// The shard, if this participant serves several.
+    pub shard: ShardId,
+}
+
+/// A fact in a participant's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `tx_prepared`: the promise to commit if told so.
+    Prepared {
+        /// For whom.
+        key: PromiseKey,
+        /// The coordinator's epoch; also the highest one seen of it.
+        epoch: Epoch,
+        /// Every participant, this one included.
+        peers: Arc<[Peer]>,
+        /// What to do on commit.
+        work: Arc<[u8]>,
+    },
+    /// `tx_participant_committed`
+    Committed {
+        /// For whom.
+        key: PromiseKey,
+        /// The highest epoch of the coordinator that was seen.
+        epoch: Epoch,
+    },
+    /// `tx_participant_aborted`: also the tombstone that refuses a PREPARE which arrives later.
+    Aborted {
+        /// For whom.
+        key: PromiseKey,
+        /// A NO was promised to a peer.
+        promised: bool,
+    },
+    /// `coordinator_seen`: lower epochs of this coordinator are refused from now on.
+    CoordinatorSeen {
+        /// Whose epoch.
+        coordinator: CoordinatorId,
+        /// The highest one seen.
+        epoch: Epoch,
+    },
+}
+
+impl Event {
+    /// The record's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Prepared { .. } => "tx_prepared",
+            Self::Committed { .. } => "tx_participant_committed",
+            Self::Aborted { .. } => "tx_participant_aborted",
+            Self::CoordinatorSeen { .. } => "coordinator_seen",
+        }
+    }
+}
+
+/// A transaction as this participant knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// It voted yes and waits for the outcome.
+    Prepared {
+        /// The promise's record.
+        at: Sequence,
+        /// Every participant.
+        peers: Arc<[Peer]>,
+        /// What to do on commit.
+        work: Arc<[u8]>,
+    },
+    /// It has committed.
+    Committed {
+        /// The record.
+        at: Sequence,
+    },
+    /// It has aborted, or never will vote yes.
+    Aborted {
+        /// The record.
+        at: Sequence,
+    },
+}
+
+/// A message of the participant's, and the record that must be durable before it leaves
+/// ([`Sequence::NONE`]: at once).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// To whom.
+    pub to: NodeName,
+    /// What.
+    pub message: Message,
+    /// After which record.
+    pub after: Sequence,
+}
+
+/// Whether the participant's own data allow what PREPARE asks for. Only looked at when it matters.
+pub trait Resources {
+    /// Could this work be done now, and be held until the outcome? Asked before the promise is
+    /// logged; it must not change anything.
+    fn can_prepare(&self, key: &PromiseKey, work: &[u8]) -> bool;
+}
+
+/// One participant: its promises and the coordinators' epochs that it has seen.
+///
+/// Inputs: [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch), [`decide`](Self::decide).
+/// Events: [`apply`](Self::apply). Effects: [`reply`](Self::reply), [`pending`](Self::pending). A
+/// message goes through them in this order: refused? new epoch? a fact worth logging? apply it; reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Participant {
+    node: NodeName,
+    store: StoreId,
+    boot: BootCount,
+    epochs: BTreeMap<CoordinatorId, Epoch>,
+    promises: BTreeMap<PromiseKey, Promise>,
+    prepared: BTreeMap<PromiseKey, Sequence>,
+}
+
+impl Participant {
+    /// A participant that has promised nothing. Its log's events follow by [`apply`](Self::apply).
+    #[must_use]
+    pub fn new(node: NodeName, store: StoreId, boot: BootCount) -> Participant {
+        Participant {
+            node,
+            store,
+            boot,
+            epochs: BTreeMap::new(),
+            promises: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+        }
+    }
+
+    /// The store and boot count that this start has, known once its log is open.
+    pub fn opened(&mut self, store: StoreId, boot: BootCount) {
+        self.store = store;
+        self.boot = boot;
+    }
+
+    /// True if the message's coordinator has been replaced by a later epoch of itself.
+    #[must_use]
+    pub fn refuses(&self, coordinator: CoordinatorId, epoch: Epoch) -> bool {
+        self.epochs.get(&coordinator).is_some_and(|&seen| epoch < seen)
+    }
+
+    /// The fact that this epoch is the highest seen, if it is: to be logged before the message that
+    /// brought it is acted upon. PREPARE and COMMIT carry it in their own records, so ask only when
+    /// [`decide`](Self::decide) gives neither.
+    #[must_use]
+    pub fn newer_epoch(&self, coordinator: CoordinatorId, epoch: Epoch) -> Option<Event> {
+        let newer = self.epochs.get(&coordinator).is_none_or(|&seen| epoch > seen);
+        newer.then_some(Event::CoordinatorSeen { coordinator, epoch })
+    }
+
+    /// What this message is worth to the log: at most one fact.
+    #[must_use]
+    pub fn decide(&self, message: &Message, resources: &dyn Resources) -> Option<Event> {
+        match message {
+            Message::Prepare { key, epoch, shard, peers, work } => {
+                let key = PromiseKey { tx: *key, shard: *shard };
+                if self.promises.contains_key(&key) || !self.is_named(peers, *shard) {
+                    return None;
+                }
+                Some(if resources.can_prepare(&key, work) {
+                    let (peers, work) = (peers.clone(), work.clone());
+                    Event::Prepared { key, epoch: *epoch, peers, work }
+                } else {
+                    Event::Aborted { key, promised: false }
+                })
+            }
+            Message::Commit { key, shard, epoch, .. }
+            | Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
+                self.commit(PromiseKey { tx: *key, shard: *shard }, Some(*epoch))
+            }
+            Message::Abort { key, shard, .. } => {
+                let key = PromiseKey { tx: *key, shard: *shard };
+                match self.promises.get(&key) {
+                    None | Some(Promise::Prepared { .. }) => {
+                        Some(Event::Aborted { key, promised: false })
+                    }
+                    Some(Promise::Committed { .. } | Promise::Aborted { .. }) => None,
+                }
+            }
+            Message::Answer { key, shard, verdict: Verdict::Aborted, .. }
+            | Message::PeerAnswer { key, shard, verdict: PeerVerdict::Aborted } => {
+                let key = PromiseKey { tx: *key, shard: *shard };
+                self.is_prepared(&key).then_some(Event::Aborted { key, promised: false })
+            }
+            Message::PeerAnswer { key, shard, verdict: PeerVerdict::Committed } => {
+                self.commit(PromiseKey { tx: *key, shard: *shard }, None)
+            }
+            // It never voted, and this is the boot that would know: it promises that it never will.
+            Message::PeerInquiry { key, peer, .. } => {
+                let key = PromiseKey { tx: *key, shard: peer.shard };
+                let knows = !self.promises.contains_key(&key) && self.is(peer);
+                knows.then_some(Event::Aborted { key, promised: true })
+            }
+            Message::Answer { .. } | Message::PeerAnswer { .. } => None,
+            Message::Vote { .. } | Message::Ack { .. } | Message::Inquiry { .. } => None,
+        }
+    }
+
+    /// Takes a logged fact: the only writer.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`]: the log holds a promise twice, or an outcome against an earlier one.
+    pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
+        let before = |participant: &Participant, key: &PromiseKey| {
+            participant.promises.get(key).map(|promise| match promise {
+                Promise::Prepared { .. } => "prepared",
+                Promise::Committed { .. } => "committed",
+                Promise::Aborted { .. } => "aborted",
+            })
+        };
+        let illegal = |state| Err(IllegalTransition::OutOfPlace { event: event.name(), state });
+        match event {
+            Event::Prepared { key, epoch, peers, work } => {
+                if let Some(state) = before(self, key) {
+                    return illegal(state);
+                }
+                let (peers, work) = (peers.clone(), work.clone());
+                self.promises.insert(*key, Promise::Prepared { at: sequence, peers, work });
+                self.prepared.insert(*key, sequence);
+                self.saw(key.tx.coordinator, *epoch);
+            }
+            Event::Committed { key, epoch } => {
+                match before(self, key) {
+                    Some("prepared") => {}
+                    Some(state) => return illegal(state),
+                    None => return Err(IllegalTransition::Unknown { event: event.name() }),
+                }
+                self.promises.insert(*key, Promise::Committed { at: sequence });
+                self.prepared.remove(key);
+                self.saw(key.tx.coordinator, *epoch);
+            }
+            Event::Aborted { key, .. } => {
+                match before(self, key) {
+                    None | Some("prepared") => {}
+                    Some(state) => return illegal(state),
+                }
+                self.promises.insert(*key, Promise::Aborted { at: sequence });
+                self.prepared.remove(key);
+            }
+            Event::CoordinatorSeen { coordinator, epoch } => self.saw(*coordinator, *epoch),
+        }
+        Ok(())
+    }
+
+    /// What this message is answered, given all that has been applied. `from` is the node that sent
+    /// it.
+    #[must_use]
+    pub fn reply(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        match message {
+            Message::Prepare { key, shard, .. } => {
+                let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
+                let (vote, after) = match promise {
+                    Some(Promise::Prepared { at, .. } | Promise::Committed { at }) => {
+                        (Vote::Commit, *at)
+                    }
+                    // Another boot that knows nothing, or another store: NO, and nothing recorded.
+                    Some(Promise::Aborted { .. }) | None => (Vote::Abort, Sequence::NONE),
+                };
+                let (store, boot) = (self.store, self.boot);
+                let message = Message::Vote { key: *key, shard: *shard, vote, store, boot };
+                Some(Reply { to: from, message, after })
+            }
+            Message::Commit { key, shard, store, .. } => {
+                let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
+                let (heuristic, after) = match promise {
+                    Some(Promise::Committed { at }) => (false, *at),
+                    Some(Promise::Aborted { at }) => (true, *at),
+                    Some(Promise::Prepared { .. }) => return None,
+                    None => (store.is_some_and(|voted| voted != self.store), Sequence::NONE),
+                };
+                Some(self.ack(*key, *shard, heuristic, after))
+            }
+            Message::Answer { key, shard, verdict: Verdict::Committed, .. } => {
+                let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
+                let Some(Promise::Committed { at }) = promise else { return None };
+                Some(self.ack(*key, *shard, false, *at))
+            }
+            Message::PeerInquiry { key, shard, peer } => {
+                let promise = self.promises.get(&PromiseKey { tx: *key, shard: peer.shard });
+                let (verdict, after) = match promise {
+                    Some(Promise::Committed { at }) => (PeerVerdict::Committed, *at),
+                    Some(Promise::Aborted { at }) => (PeerVerdict::Aborted, *at),
+                    Some(Promise::Prepared { .. }) => (PeerVerdict::Prepared, Sequence::NONE),
+                    None => (PeerVerdict::Unknown, Sequence::NONE),
+                };
+                let message = Message::PeerAnswer { key: *key, shard: *shard, verdict };
+                Some(Reply { to: from, message, after })
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds what a promise without an outcome owes: an inquiry to its coordinator, and, if
+    /// `ask_peers`, one to every peer. Asking twice is harmless.
+    pub fn pending(&self, key: &PromiseKey, ask_peers: bool, owed: &mut Vec<Reply>) {
+        let Some(Promise::Prepared { at, peers, .. }) = self.promises.get(key) else { return };
+        let (tx, shard, store, after) = (key.tx, key.shard, self.store, *at);
+        let message = Message::Inquiry { key: tx, shard, store };
+        owed.push(Reply { to: tx.coordinator_node(), message, after });
+        if ask_peers {
+            owed.extend(peers.iter().filter(|peer| peer.shard != shard).map(|&peer| Reply {
+                to: peer.node,
+                message: Message::PeerInquiry { key: tx, shard, peer },
+                after,
+            }));
+        }
+    }
+
+    /// The promises that wait for their outcome, oldest id first, each with its record.
+    pub fn prepared(&self) -> impl Iterator<Item = (&PromiseKey, Sequence)> {
+        self.prepared.iter().map(|(key, at)| (key, *at))
+    }
+
+    /// What is known of one transaction.
+    #[must_use]
+    pub fn promise(&self, key: &PromiseKey) -> Option<&Promise> {
+        self.promises.get(key)
+    }
+
+    /// Everything that is known, by key.
+    pub fn promises(&self) -> impl Iterator<Item = (&PromiseKey, &Promise)> {
+        self.promises.iter()
+    }
+
+    /// The highest epoch seen of a coordinator.
+    #[must_use]
+    pub fn epoch_seen(&self, coordinator: CoordinatorId) -> Epoch {
+        self.epochs.get(&coordinator).copied().unwrap_or(Epoch::NONE)
+    }
+
+    /// This participant's store.
+    #[must_use]
+    pub fn store(&self) -> StoreId {
+        self.store
+    }
+
+    /// This start's boot count.
+    #[must_use]
+    pub fn boot(&self) -> BootCount {
+        self.boot
+    }
+
+    fn commit(&self, key: PromiseKey, epoch: Option<Epoch>) -> Option<Event> {
+        let seen = self.epoch_seen(key.tx.coordinator);
+        let epoch = epoch.map_or(seen, |e| e.max(seen));
+        self.is_prepared(&key).then_some(Event::Committed { key, epoch })
+    }
+
+    fn ack(&self, key: TxKey, shard: ShardId, heuristic: bool, after: Sequence) -> Reply {
+        let message = Message::Ack { key, shard, store: self.store, heuristic };
+        Reply { to: key.coordinator_node(), message, after }
+    }
+
+    fn is_prepared(&self, key: &PromiseKey) -> bool {
+        self.prepared.contains_key(key)
+    }
+
+    fn is(&self, peer: &Peer) -> bool {
+        peer.node == self.node && peer.store == self.store && peer.boot == self.boot
+    }
+
+    fn is_named(&self, peers: &[Peer], shard: ShardId) -> bool {
+        peers.iter().any(|peer| peer.shard == shard && self.is(peer))
+    }
+
+    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch) {
+        let seen = self.epochs.entry(coordinator).or_default();
+        *seen = epoch.max(*seen);
+    }
+}
