@@ -1,0 +1,884 @@
+//! The machine: one saga as a function of its events.
+
+use crate::definition::{Action, Definition};
+use crate::event::{
+    Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome, STEP_TIMED_OUT,
+};
+use base::{CoordinatorId, NodeName, OperationId, RequestKey, Sequence, Token, prng};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One saga: a value that is rebuilt from its events, in recovery as while running.
+///
+/// Its methods, in the order in which a shell uses them:
+/// 1. [`Saga::admission`] and [`Saga::created`] make one;
+/// 2. [`Saga::decide`] and [`Saga::settle`] say what to log (`&self`);
+/// 3. [`Saga::apply`] is the only writer;
+/// 4. [`Saga::pending`] says what to do;
+/// 5. the rest are views.
+///
+/// Cost: `decide`, `settle` and `apply` take time in proportion to the one step's dependencies, except
+/// for execute_start and the one record that turns the saga, which look at every step. So replaying a
+/// log takes time in proportion to its length, whatever it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saga {
+    id: OperationId,
+    coordinator: CoordinatorId,
+    nonce: u128,
+    request_key: Option<RequestKey>,
+    created: Sequence,
+    last: Sequence,
+    state: State,
+    /// Ascending by number; normally dense, so that a step's number is its index.
+    steps: Vec<StepState>,
+    /// Steps that a foreign log added after a higher number. Empty from execute_start on. (Inserting
+    /// them in the vector at once would cost a log of descending numbers the square of its length.)
+    stragglers: BTreeMap<u32, StepState>,
+    /// How many steps have succeeded.
+    succeeded: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Created,
+    Executing {
+        /// The execute_start.
+        since: Sequence,
+    },
+    Compensating {
+        /// The record that turned it.
+        since: Sequence,
+        turn: Turn,
+        /// Whether a compensation_start was seen: there is at most one.
+        announced: bool,
+        /// The undo list's length.
+        undo: u32,
+    },
+    Ended {
+        end: End,
+        at: Sequence,
+    },
+}
+
+/// Where a saga stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before execute_start: nothing has run.
+    Created,
+    /// Going forward.
+    Executing,
+    /// Going backward. It never turns again.
+    Compensating,
+    /// Done with.
+    Ended(End),
+}
+
+impl Phase {
+    /// `"created"`, `"executing"`, `"compensating"`, `"completed"`, `"compensated"` or `"aborted"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Created => "created",
+            Phase::Executing => "executing",
+            Phase::Compensating => "compensating",
+            Phase::Ended(end) => end.name(),
+        }
+    }
+}
+
+/// Why a saga goes backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A step failed.
+    Failed {
+        /// Which.
+        step: u32,
+    },
+    /// A compensation_start while it was executing.
+    Asked {
+        /// What that record names; `None`: cancelled or timed out.
+        cause: Option<u32>,
+    },
+    /// A saga_aborted while effects could remain.
+    Aborted,
+}
+
+/// A step within a saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepState {
+    number: u32,
+    action: Action,
+    /// `None`: the step before it, by number.
+    dependencies: Option<Box<[u32]>>,
+    node: NodeName,
+    body: Arc<[u8]>,
+    outcome: Option<StepOutcome>,
+    /// While the saga is compensating: whether it is on the undo list.
+    undo: bool,
+    /// While it is on the undo list: how many steps that depend on it are, too.
+    dependents: u32,
+    /// While the saga is compensating: the last of the record that turned it and of those that took
+    /// its dependents off the undo list.
+    free: Sequence,
+    compensated: Option<Sequence>,
+    attempts: u32,
+}
+
+/// What the log says about a forward call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// step_succeeded.
+    Succeeded {
+        /// Its sequence.
+        at: Sequence,
+    },
+    /// step_failed.
+    Failed {
+        /// Its sequence.
+        at: Sequence,
+        /// Its code.
+        error_code: u32,
+        /// Whether the step is to be undone all the same.
+        effect: FailedEffect,
+    },
+}
+
+impl StepState {
+    /// Its number in this saga.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The kind of work.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        self.action
+    }
+
+    /// What it waits for, ascending; `None`: the step with the next lower number.
+    #[must_use]
+    pub fn dependencies(&self) -> Option<&[u32]> {
+        self.dependencies.as_deref()
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub const fn node(&self) -> NodeName {
+        self.node
+    }
+
+    /// What is asked there.
+    #[must_use]
+    pub const fn body(&self) -> &Arc<[u8]> {
+        &self.body
+    }
+
+    /// What the log says about its forward call, if anything.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<StepOutcome> {
+        self.outcome
+    }
+
+    /// The record that says that it is undone, if there is one.
+    #[must_use]
+    pub const fn compensated(&self) -> Option<Sequence> {
+        self.compensated
+    }
+
+    /// The highest number of a failed attempt to undo it; 0 if there was none.
+    #[must_use]
+    pub const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    fn success(&self) -> Option<Sequence> {
+        match self.outcome {
+            Some(StepOutcome::Succeeded { at }) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether its turn to be undone has come: nothing that depends on it is on the undo list.
+    fn undoable(&self) -> bool {
+        self.undo && self.dependents == 0
+    }
+}
+
+/// What a recovery should do with the saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryAction {
+    /// Go on forward.
+    SagaResumeExecute,
+    /// Go on backward.
+    SagaResumeCompensate,
+    /// Nothing: it is finished, or nothing ever ran.
+    None,
+}
+
+impl RecoveryAction {
+    /// `"saga_resume_execute"`, `"saga_resume_compensate"` or `"none"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            RecoveryAction::SagaResumeExecute => "saga_resume_execute",
+            RecoveryAction::SagaResumeCompensate => "saga_resume_compensate",
+            RecoveryAction::None => "none",
+        }
+    }
+}
+
+/// The saga's class and what proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classification {
+    /// [`Phase::name`].
+    pub state: &'static str,
+    /// What a recovery should do.
+    pub action: RecoveryAction,
+    /// The first of `run`, or of `undo`.
+    pub next_step: Option<u32>,
+    /// The steps that may be running: to be called, again with the same token. Ascending.
+    pub run: Vec<u32>,
+    /// The undo list, descending: a step stands before everything that it depends on.
+    pub undo: Vec<u32>,
+    /// The record that proves the class: execute_start, the record that turned the saga, its end, or
+    /// its created.
+    pub evidence: Sequence,
+    /// The saga's last record.
+    pub last: Sequence,
+}
+
+/// An event that does not follow from the saga's state. Nothing was changed.
+///
+/// In a log that is replayed: an anomaly of that log, to be reported. While running: a bug of the
+/// shell, which applied something else than what `decide` or `settle` said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {}is illegal {}: {reason}", .event.name(), Of(*.step), While(*.phase))]
+#[non_exhaustive]
+pub struct IllegalTransition {
+    /// What was to be applied.
+    pub event: EventKind,
+    /// The step that it is about, if any.
+    pub step: Option<u32>,
+    /// Where the saga stood; `None`: there was none.
+    pub phase: Option<Phase>,
+    /// What is wrong.
+    pub reason: Reason,
+}
+
+struct Of(Option<u32>);
+
+impl std::fmt::Display for Of {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |step| write!(f, "of step {step} "))
+    }
+}
+
+struct While(Option<Phase>);
+
+impl std::fmt::Display for While {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(phase) => write!(f, "in state {}", phase.name()),
+            None => f.write_str("at the beginning"),
+        }
+    }
+}
+
+/// Why an event is illegal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A saga begins with saga_created.
+    #[error("a saga begins with saga_created")]
+    NotCreated,
+    /// saga_created comes once.
+    #[error("the saga exists already")]
+    AlreadyCreated,
+    /// Nothing follows an end.
+    #[error("the saga has ended")]
+    Ended,
+    /// execute_start comes first.
+    #[error("execute_start is missing")]
+    NotStarted,
+    /// Steps are added before execute_start, which comes once.
+    #[error("execute_start came before")]
+    AlreadyStarted,
+    /// The saga goes backward.
+    #[error("the saga goes backward")]
+    NotExecuting,
+    /// Nothing has turned the saga.
+    #[error("the saga does not go backward")]
+    NotCompensating,
+    /// compensation_start comes once.
+    #[error("compensation_start came before")]
+    AlreadyAnnounced,
+    /// No such step was added.
+    #[error("no such step was added")]
+    UnknownStep,
+    /// The number is taken.
+    #[error("a step of this number was added before")]
+    DuplicateStep,
+    /// A step depends on steps that were added before it and have lower numbers.
+    #[error("its dependency {dependency} is not an earlier step")]
+    UnknownDependency {
+        /// What it names.
+        dependency: u32,
+    },
+    /// A step runs when all its dependencies have succeeded.
+    #[error("its dependency {dependency} has not succeeded")]
+    DependencyOpen {
+        /// One of those that have not.
+        dependency: u32,
+    },
+    /// A step has one outcome.
+    #[error("its outcome is known")]
+    OutcomeKnown,
+    /// It was not in flight when the saga turned.
+    #[error("it had not started when the saga turned")]
+    NeverStarted,
+    /// A step is undone once, and what its forward call did is worth nothing after that.
+    #[error("it is undone")]
+    AlreadyCompensated,
+    /// The step has no effect, and had none when the saga turned or was refused since.
+    #[error("it has nothing to undo")]
+    NothingToUndo,
+    /// What depends on a step is undone before it.
+    #[error("{count} steps that depend on it are still to be undone")]
+    DependentsRemain {
+        /// How many.
+        count: u32,
+    },
+    /// The saga is completed when all steps have succeeded.
+    #[error("{count} steps have not succeeded")]
+    StepsRemain {
+        /// How many.
+        count: u32,
+    },
+    /// The saga is compensated when the undo list is empty.
+    #[error("{count} steps are still to be undone")]
+    EffectsRemain {
+        /// How many.
+        count: u32,
+    },
+}
+
+impl Saga {
+    /// The events that admit a saga: created, its steps, execute_start. To be appended as one unit;
+    /// should a crash leave only a part of them, the saga classifies as `none`.
+    #[must_use]
+    pub fn admission(
+        definition: &Definition,
+        coordinator: CoordinatorId,
+        nonce: u128,
+        request_key: Option<RequestKey>,
+    ) -> Vec<Event> {
+        let mut events = Vec::with_capacity(definition.steps().len() + 2);
+        events.push(Event::Created { coordinator, nonce, request_key });
+        events.extend((0..).zip(definition.steps()).map(|(step, asked)| Event::StepAdded {
+            step,
+            action: asked.action,
+            dependencies: Some(asked.dependencies.clone()),
+            node: asked.node,
+            body: Arc::clone(&asked.body),
+        }));
+        events.push(Event::ExecuteStart);
+        events
+    }
+
+    /// The saga that begins with `event`, the record `sequence`.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] unless it is [`Event::Created`].
+    pub fn created(
+        id: OperationId,
+        sequence: Sequence,
+        event: &Event,
+    ) -> Result<Saga, IllegalTransition> {
+        let Event::Created { coordinator, nonce, request_key } = event else {
+            let (event, step) = (event.kind(), event.step());
+            return Err(IllegalTransition { event, step, phase: None, reason: Reason::NotCreated });
+        };
+        Ok(Saga {
+            id,
+            coordinator: *coordinator,
+            nonce: *nonce,
+            request_key: request_key.clone(),
+            created: sequence,
+            last: sequence,
+            state: State::Created,
+            steps: Vec::new(),
+            stragglers: BTreeMap::new(),
+            succeeded: 0,
+        })
+    }
+
+    /// The one fact that `input` is worth, if any: to be appended to the log, then applied. Duplicates
+    /// and late answers are worth none.
+    #[must_use]
+    pub fn decide(&self, input: &Input) -> Option<Event> {
+        match *input {
+            Input::Outcome { step, direction: Direction::Forward, outcome } => {
+                self.decide_forward(step, outcome)
+            }
+            Input::Outcome { step, direction: Direction::Backward, outcome } => {
+                self.decide_backward(step, outcome)
+            }
+            // Going backward, a step without an answer is undone like any other: no record needed.
+            Input::StepTimedOut { step } => (matches!(self.state, State::Executing { .. })
+                && self.in_flight(step).is_ok())
+            .then_some(Event::StepFailed {
+                step,
+                error_code: STEP_TIMED_OUT,
+                effect: FailedEffect::Maybe,
+            }),
+            Input::Cancel | Input::TimedOut => match self.state {
+                State::Created => Some(Event::Aborted),
+                State::Executing { .. } => Some(Event::CompensationStart { cause: None }),
+                State::Compensating { .. } | State::Ended { .. } => None,
+            },
+            // Nothing of it ran, and nobody waits for it any more.
+            Input::Restarted { epoch: _ } => {
+                matches!(self.state, State::Created).then_some(Event::Aborted)
+            }
+        }
+    }
+
+    fn decide_forward(&self, step: u32, outcome: Outcome) -> Option<Event> {
+        self.in_flight(step).ok()?;
+        match outcome {
+            Outcome::Done => Some(Event::StepSucceeded { step }),
+            Outcome::Refused { code } => {
+                Some(Event::StepFailed { step, error_code: code, effect: FailedEffect::None })
+            }
+            Outcome::Unknown => None,
+        }
+    }
+
+    fn decide_backward(&self, step: u32, outcome: Outcome) -> Option<Event> {
+        let state = &self.steps[self.to_undo(step).ok()?];
+        if !state.undoable() {
+            return None;
+        }
+        match outcome {
+            Outcome::Done => Some(Event::CompensationSucceeded { step }),
+            Outcome::Refused { .. } => {
+                let attempt = state.attempts.saturating_add(1);
+                Some(Event::CompensationFailed { step, attempt })
+            }
+            Outcome::Unknown => None,
+        }
+    }
+
+    /// The fact that this state owes the log without any input: the end, once it is reached.
+    #[must_use]
+    pub fn settle(&self) -> Option<Event> {
+        match self.state {
+            State::Executing { .. } if self.unsucceeded() == 0 => Some(Event::Completed),
+            State::Compensating { undo: 0, .. } => Some(Event::Compensated),
+            _ => None,
+        }
+    }
+
+    /// Applies the record `sequence`: live and in recovery the only writer of state.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] if the event does not follow from this state. Nothing was changed.
+    pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
+        match self.try_apply(sequence, event) {
+            Ok(()) => {
+                self.last = sequence;
+                Ok(())
+            }
+            Err(reason) => Err(IllegalTransition {
+                event: event.kind(),
+                step: event.step(),
+                phase: Some(self.phase()),
+                reason,
+            }),
+        }
+    }
+
+    /// Each arm checks everything before it changes anything.
+    fn try_apply(&mut self, at: Sequence, event: &Event) -> Result<(), Reason> {
+        if let State::Ended { .. } = self.state {
+            return Err(Reason::Ended);
+        }
+        match *event {
+            Event::Created { .. } => Err(Reason::AlreadyCreated),
+            Event::StepAdded { step, action, ref dependencies, node, ref body } => {
+                let dependencies = self.check_addition(step, dependencies.as_deref())?;
+                self.add(StepState {
+                    number: step,
+                    action,
+                    dependencies,
+                    node,
+                    body: Arc::clone(body),
+                    outcome: None,
+                    undo: false,
+                    dependents: 0,
+                    free: Sequence::NONE,
+                    compensated: None,
+                    attempts: 0,
+                });
+                Ok(())
+            }
+            Event::ExecuteStart => {
+                let State::Created = self.state else { return Err(Reason::AlreadyStarted) };
+                if !self.stragglers.is_empty() {
+                    self.steps.extend(std::mem::take(&mut self.stragglers).into_values());
+                    self.steps.sort_unstable_by_key(StepState::number);
+                }
+                self.state = State::Executing { since: at };
+                Ok(())
+            }
+            Event::StepSucceeded { step } => {
+                let index = self.in_flight(step)?;
+                self.steps[index].outcome = Some(StepOutcome::Succeeded { at });
+                self.succeeded += 1;
+                Ok(())
+            }
+            Event::StepFailed { step, error_code, effect } => {
+                let index = self.in_flight(step)?;
+                self.steps[index].outcome = Some(StepOutcome::Failed { at, error_code, effect });
+                if let State::Executing { .. } = self.state {
+                    self.turn(at, Turn::Failed { step });
+                } else if effect == FailedEffect::None {
+                    self.leave_undo_list(index, at);
+                }
+                Ok(())
+            }
+            Event::CompensationStart { cause } => match &mut self.state {
+                State::Created => Err(Reason::NotStarted),
+                State::Compensating { announced: true, .. } => Err(Reason::AlreadyAnnounced),
+                State::Compensating { announced, .. } => {
+                    *announced = true;
+                    Ok(())
+                }
+                _ => {
+                    self.turn(at, Turn::Asked { cause });
+                    Ok(())
+                }
+            },
+            Event::CompensationSucceeded { step } => {
+                let index = self.to_undo(step)?;
+                let state = &mut self.steps[index];
+                if !state.undoable() {
+                    return Err(Reason::DependentsRemain { count: state.dependents });
+                }
+                state.compensated = Some(at);
+                self.leave_undo_list(index, at);
+                Ok(())
+            }
+            Event::CompensationFailed { step, attempt } => {
+                let index = self.to_undo(step)?;
+                let state = &mut self.steps[index];
+                state.attempts = state.attempts.max(attempt);
+                Ok(())
+            }
+            Event::Completed => match (&self.state, self.unsucceeded()) {
+                (State::Created, _) => Err(Reason::NotStarted),
+                (State::Compensating { .. }, _) => Err(Reason::NotExecuting),
+                (_, 0) => self.end(End::Completed, at),
+                (_, count) => Err(Reason::StepsRemain { count }),
+            },
+            Event::Compensated => match self.state {
+                State::Compensating { undo: 0, .. } => self.end(End::Compensated, at),
+                State::Compensating { undo, .. } => Err(Reason::EffectsRemain { count: undo }),
+                _ => Err(Reason::NotCompensating),
+            },
+            Event::Aborted => {
+                if let State::Executing { .. } = self.state {
+                    self.turn(at, Turn::Aborted);
+                }
+                match self.state {
+                    State::Compensating { undo: 1.., .. } => Ok(()),
+                    _ => self.end(End::Aborted, at),
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, end: End, at: Sequence) -> Result<(), Reason> {
+        self.state = State::Ended { end, at };
+        Ok(())
+    }
+
+    /// Whether the step may be added; its dependencies, ascending and each once.
+    fn check_addition(
+        &self,
+        step: u32,
+        dependencies: Option<&[u32]>,
+    ) -> Result<Option<Box<[u32]>>, Reason> {
+        let State::Created = self.state else { return Err(Reason::AlreadyStarted) };
+        if self.step(step).is_some() {
+            return Err(Reason::DuplicateStep);
+        }
+        let Some(dependencies) = dependencies else { return Ok(None) };
+        for &dependency in dependencies {
+            if dependency >= step || self.step(dependency).is_none() {
+                return Err(Reason::UnknownDependency { dependency });
+            }
+        }
+        let mut dependencies = dependencies.to_vec();
+        dependencies.sort_unstable();
+        dependencies.dedup();
+        Ok(Some(dependencies.into()))
+    }
+
+    fn add(&mut self, step: StepState) {
+        match self.steps.last() {
+            Some(last) if last.number > step.number => {
+                self.stragglers.insert(step.number, step);
+            }
+            _ => self.steps.push(step),
+        }
+    }
+
+    /// Turns an executing saga, which fixes what is to be undone: steps that succeeded, failed with
+    /// `effect: maybe`, or may have been started, because all that they depend on had succeeded.
+    fn turn(&mut self, at: Sequence, turn: Turn) {
+        let mut undo = 0;
+        for index in 0..self.steps.len() {
+            let listed = match self.steps[index].outcome {
+                Some(StepOutcome::Succeeded { .. }) => true,
+                Some(StepOutcome::Failed { effect, .. }) => effect == FailedEffect::Maybe,
+                None => self.ready(index).is_ok(),
+            };
+            let step = &mut self.steps[index];
+            step.undo = listed;
+            step.free = at;
+            if listed {
+                undo += 1;
+                self.each_dependency(index, |dependency| dependency.dependents += 1);
+            }
+        }
+        let announced = matches!(turn, Turn::Asked { .. });
+        self.state = State::Compensating { since: at, turn, announced, undo };
+    }
+
+    /// Takes the step off the undo list by the record `at`, which frees what it depends on.
+    fn leave_undo_list(&mut self, index: usize, at: Sequence) {
+        let State::Compensating { undo, .. } = &mut self.state else {
+            unreachable!("only a saga that goes backward has an undo list");
+        };
+        *undo -= 1;
+        self.steps[index].undo = false;
+        self.each_dependency(index, |dependency| {
+            dependency.dependents -= 1;
+            dependency.free = dependency.free.max(at);
+        });
+    }
+
+    /// Calls `change` with each step that the step at `index` depends on.
+    fn each_dependency(&mut self, index: usize, mut change: impl FnMut(&mut StepState)) {
+        let (earlier, rest) = self.steps.split_at_mut(index);
+        match &rest[0].dependencies {
+            None => earlier.last_mut().into_iter().for_each(change),
+            Some(numbers) => {
+                for &number in numbers {
+                    let at = index_of(earlier, number);
+                    change(&mut earlier[at.expect("checked when the step was added")]);
+                }
+            }
+        }
+    }
+
+    /// The sequence of the last success among the dependencies of the step at `index` (no record, if it
+    /// has none), or the first dependency that has not succeeded.
+    fn ready(&self, index: usize) -> Result<Sequence, u32> {
+        let (earlier, rest) = self.steps.split_at(index);
+        let success = |step: &StepState| step.success().ok_or(step.number);
+        match &rest[0].dependencies {
+            None => earlier.last().map_or(Ok(Sequence::NONE), success),
+            Some(numbers) => numbers.iter().try_fold(Sequence::NONE, |last, &number| {
+                let at = index_of(earlier, number);
+                Ok(last.max(success(&earlier[at.expect("checked when the step was added")])?))
+            }),
+        }
+    }
+
+    /// The index of a step that may be running, with its own outcome missing: an outcome is news.
+    fn in_flight(&self, step: u32) -> Result<usize, Reason> {
+        let compensating = match self.state {
+            State::Created => return Err(Reason::NotStarted),
+            State::Ended { .. } => return Err(Reason::Ended),
+            State::Executing { .. } => false,
+            State::Compensating { .. } => true,
+        };
+        let index = index_of(&self.steps, step).ok_or(Reason::UnknownStep)?;
+        let state = &self.steps[index];
+        if state.outcome.is_some() {
+            return Err(Reason::OutcomeKnown);
+        }
+        if state.compensated.is_some() {
+            return Err(Reason::AlreadyCompensated);
+        }
+        if compensating && !state.undo {
+            return Err(Reason::NeverStarted);
+        }
+        if !compensating {
+            self.ready(index).map_err(|dependency| Reason::DependencyOpen { dependency })?;
+        }
+        Ok(index)
+    }
+
+    /// The index of a step on the undo list.
+    fn to_undo(&self, step: u32) -> Result<usize, Reason> {
+        match self.state {
+            State::Created => return Err(Reason::NotStarted),
+            State::Ended { .. } => return Err(Reason::Ended),
+            State::Executing { .. } => return Err(Reason::NotCompensating),
+            State::Compensating { .. } => {}
+        }
+        let index = index_of(&self.steps, step).ok_or(Reason::UnknownStep)?;
+        let state = &self.steps[index];
+        if state.compensated.is_some() {
+            return Err(Reason::AlreadyCompensated);
+        }
+        if !state.undo {
+            return Err(Reason::NothingToUndo);
+        }
+        Ok(index)
+    }
+
+    fn unsucceeded(&self) -> u32 {
+        self.steps.len() as u32 - self.succeeded
+    }
+
+    /// Adds to `out` everything that this state owes the world. Asking twice is harmless: the same
+    /// debts have the same [`Effect::slot`]s and tokens. Steps to run come ascending, steps to undo
+    /// descending.
+    pub fn pending(&self, out: &mut Vec<Effect>) {
+        match self.state {
+            State::Created => {}
+            State::Executing { since } => {
+                for (index, state) in self.steps.iter().enumerate() {
+                    if state.outcome.is_some() {
+                        continue;
+                    }
+                    if let Ok(success) = self.ready(index) {
+                        let step = state.number;
+                        let token = self.token(step, Direction::Forward);
+                        out.push(Effect::Run { step, token, after: since.max(success) });
+                    }
+                }
+            }
+            State::Compensating { .. } => {
+                for state in self.steps.iter().rev().filter(|step| step.undoable()) {
+                    let step = state.number;
+                    let token = self.token(step, Direction::Backward);
+                    out.push(Effect::Compensate { step, token, after: state.free });
+                }
+            }
+            State::Ended { end, at } => out.push(Effect::Tell { end, after: at }),
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Created => Phase::Created,
+            State::Executing { .. } => Phase::Executing,
+            State::Compensating { .. } => Phase::Compensating,
+            State::Ended { end, .. } => Phase::Ended(end),
+        }
+    }
+
+    /// While it goes backward: why.
+    #[must_use]
+    pub fn turn_cause(&self) -> Option<Turn> {
+        match self.state {
+            State::Compensating { turn, .. } => Some(turn),
+            _ => None,
+        }
+    }
+
+    /// Its class, for recovery and reports.
+    #[must_use]
+    pub fn classification(&self) -> Classification {
+        let (mut run, mut undo) = (Vec::new(), Vec::new());
+        let (action, evidence) = match self.state {
+            State::Created => (RecoveryAction::None, self.created),
+            State::Executing { since } => {
+                let due = |&index: &usize| {
+                    self.steps[index].outcome.is_none() && self.ready(index).is_ok()
+                };
+                run.extend((0..self.steps.len()).filter(due).map(|at| self.steps[at].number));
+                (RecoveryAction::SagaResumeExecute, since)
+            }
+            State::Compensating { since, .. } => {
+                undo.extend(
+                    self.steps.iter().rev().filter(|step| step.undo).map(|step| step.number),
+                );
+                (RecoveryAction::SagaResumeCompensate, since)
+            }
+            State::Ended { at, .. } => (RecoveryAction::None, at),
+        };
+        let next_step = run.first().or(undo.first()).copied();
+        let state = self.phase().name();
+        Classification { state, action, next_step, run, undo, evidence, last: self.last }
+    }
+
+    /// Its id in its log.
+    #[must_use]
+    pub const fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// Who runs it.
+    #[must_use]
+    pub const fn coordinator(&self) -> CoordinatorId {
+        self.coordinator
+    }
+
+    /// The key of its tokens.
+    #[must_use]
+    pub const fn nonce(&self) -> u128 {
+        self.nonce
+    }
+
+    /// The name its user gave it.
+    #[must_use]
+    pub const fn request_key(&self) -> Option<&RequestKey> {
+        self.request_key.as_ref()
+    }
+
+    /// The step of this number.
+    #[must_use]
+    pub fn step(&self, step: u32) -> Option<&StepState> {
+        let index = index_of(&self.steps, step);
+        index.map(|index| &self.steps[index]).or_else(|| self.stragglers.get(&step))
+    }
+
+    /// How many steps were added.
+    #[must_use]
+    pub fn step_count(&self) -> u32 {
+        (self.steps.len() + self.stragglers.len()) as u32
+    }
+
+    /// The steps, ascending by number from execute_start on.
+    pub fn steps(&self) -> impl Iterator<Item = &StepState> {
+        self.steps.iter().chain(self.stragglers.values())
+    }
+
+    /// The token of one step's calls in one direction: a pseudo-random function of the saga's nonce,
+    /// with no attempt number in it. It needs no step of that number.
+    #[must_use]
+    pub fn token(&self, step: u32, direction: Direction) -> Token {
+        let way = match direction {
+            Direction::Forward => 0,
+            Direction::Backward => 1,
+        };
+        Token(prng::keyed_hash(self.nonce, u64::from(step), way))
+    }
+}
+
+/// The index of a step by its number, at once where the numbers are dense.
+fn index_of(steps: &[StepState], number: u32) -> Option<usize> {
+    match steps.get(number as usize) {
+        Some(step) if step.number == number => Some(number as usize),
+        _ => steps.binary_search_by_key(&number, |step| step.number).ok(),
+    }
+}
