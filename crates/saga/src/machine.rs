@@ -344,19 +344,19 @@ pub enum Reason {
     #[error("it has nothing to undo")]
     NothingToUndo,
     /// What depends on a step is undone before it.
-    #[error("{count} steps that depend on it are still to be undone")]
+    #[error("steps that depend on it are still to be undone: {count}")]
     DependentsRemain {
         /// How many.
         count: u32,
     },
     /// The saga is completed when all steps have succeeded.
-    #[error("{count} steps have not succeeded")]
+    #[error("steps that have not succeeded: {count}")]
     StepsRemain {
         /// How many.
         count: u32,
     },
     /// The saga is compensated when the undo list is empty.
-    #[error("{count} steps are still to be undone")]
+    #[error("steps still to be undone: {count}")]
     EffectsRemain {
         /// How many.
         count: u32,
@@ -527,7 +527,8 @@ impl Saga {
                 let State::Created = self.state else { return Err(Reason::AlreadyStarted) };
                 if !self.stragglers.is_empty() {
                     self.steps.extend(std::mem::take(&mut self.stragglers).into_values());
-                    self.steps.sort_unstable_by_key(StepState::number);
+                    // Two ascending runs: the stable sort merges them.
+                    self.steps.sort_by_key(StepState::number);
                 }
                 self.state = State::Executing { since: at };
                 Ok(())

@@ -1,0 +1,52 @@
+//! The saga machine from outside: everything here uses the public face alone.
+
+mod model;
+mod random;
+mod small_worlds;
+mod transcripts;
+mod world;
+
+use base::{CoordinatorId, NodeName, OperationId, Sequence};
+use saga::{Action, Definition, Event, Saga, Step};
+use std::sync::Arc;
+
+/// The id of every saga here.
+const ID: OperationId = OperationId(1);
+
+fn created() -> Event {
+    Event::Created { coordinator: CoordinatorId::numbered(1), nonce: 7, request_key: None }
+}
+
+fn step_added(step: u32, dependencies: Option<&[u32]>) -> Event {
+    Event::StepAdded {
+        step,
+        action: Action::Custom,
+        dependencies: dependencies.map(<[u32]>::to_vec),
+        node: NodeName::numbered(u64::from(step)),
+        body: Arc::from([]),
+    }
+}
+
+/// The definition whose step `n` depends on `graph[n]`.
+fn definition(graph: &[Vec<u32>]) -> Definition {
+    let mut builder = Definition::builder();
+    for dependencies in graph {
+        let step = Step::new(Action::Custom, NodeName::numbered(1), []);
+        builder.step(dependencies.iter().fold(step, |step, &on| step.after(on)));
+    }
+    builder.build().expect("a graph of earlier steps")
+}
+
+/// Its admission.
+fn admission(graph: &[Vec<u32>]) -> Vec<Event> {
+    Saga::admission(&definition(graph), CoordinatorId::numbered(1), 7, None)
+}
+
+/// The saga of a legal log whose first record has sequence 1.
+fn replay(log: &[Event]) -> Saga {
+    let mut saga = Saga::created(ID, Sequence(1), &log[0]).expect("begins with created");
+    for (sequence, event) in (2..).zip(&log[1..]) {
+        saga.apply(Sequence(sequence), event).expect("a legal log");
+    }
+    saga
+}

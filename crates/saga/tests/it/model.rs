@@ -1,0 +1,264 @@
+//! A naive model: every question is answered from the raw history by the formula that defines it. It
+//! keeps no state, shares no code with the machine and is as slow as it looks.
+
+use base::Sequence;
+use saga::{Effect, End, Event, FailedEffect, Saga};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The legal events so far; the first has sequence 1, unless `first` says otherwise.
+#[derive(Clone, Debug)]
+pub struct History(pub Vec<Event>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Created,
+    Forward,
+    Backward,
+    Over(End),
+}
+
+impl History {
+    fn position(&self, wanted: impl Fn(&Event) -> bool) -> Option<usize> {
+        self.0.iter().position(wanted)
+    }
+
+    fn has(&self, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.position(wanted).is_some()
+    }
+
+    /// Every step with what it depends on. "In sequence" is "after the next lower number".
+    pub fn graph(&self) -> BTreeMap<u32, BTreeSet<u32>> {
+        let mut numbers = BTreeSet::new();
+        for event in &self.0 {
+            if let Event::StepAdded { step, .. } = event {
+                numbers.insert(*step);
+            }
+        }
+        let mut graph = BTreeMap::new();
+        for event in &self.0 {
+            if let Event::StepAdded { step, dependencies, .. } = event {
+                let on = match dependencies {
+                    Some(given) => given.iter().copied().collect(),
+                    None => numbers.range(..step).next_back().into_iter().copied().collect(),
+                };
+                graph.insert(*step, on);
+            }
+        }
+        graph
+    }
+
+    fn started(&self) -> Option<usize> {
+        self.position(|e| *e == Event::ExecuteStart)
+    }
+
+    /// The record that turned an executing saga.
+    fn turned(&self) -> Option<usize> {
+        let started = self.started()?;
+        self.0.iter().enumerate().position(|(at, e)| {
+            at > started
+                && matches!(
+                    e,
+                    Event::StepFailed { .. } | Event::CompensationStart { .. } | Event::Aborted
+                )
+        })
+    }
+
+    fn success(&self, step: u32) -> Option<usize> {
+        self.position(|e| *e == Event::StepSucceeded { step })
+    }
+
+    fn failure(&self, step: u32, with: FailedEffect) -> Option<usize> {
+        self.position(|e| {
+            matches!(e, Event::StepFailed { step: s, effect, .. } if *s == step && *effect == with)
+        })
+    }
+
+    fn outcome_missing(&self, step: u32) -> bool {
+        self.success(step).is_none()
+            && self.failure(step, FailedEffect::None).is_none()
+            && self.failure(step, FailedEffect::Maybe).is_none()
+    }
+
+    fn undone(&self, step: u32) -> Option<usize> {
+        self.position(|e| *e == Event::CompensationSucceeded { step })
+    }
+
+    /// Steps whose dependencies had all succeeded at the turn (now, if it has not turned) and whose own
+    /// outcome is missing.
+    fn maybe_started(&self) -> BTreeSet<u32> {
+        let turn = self.turned().unwrap_or(self.0.len());
+        let done = |step: &u32| self.success(*step).is_some_and(|at| at < turn);
+        let all_done = |on: &BTreeSet<u32>| on.iter().all(done);
+        let graph = self.graph();
+        graph
+            .iter()
+            .filter(|(s, on)| all_done(on) && self.outcome_missing(**s))
+            .map(|s| *s.0)
+            .collect()
+    }
+
+    /// Succeeded + failed with `maybe` + maybe-started, minus compensated.
+    pub fn undo(&self) -> BTreeSet<u32> {
+        let maybe_started = self.maybe_started();
+        let effect_may_be = |s: &u32| {
+            self.success(*s).is_some()
+                || self.failure(*s, FailedEffect::Maybe).is_some()
+                || maybe_started.contains(s)
+        };
+        let steps = self.graph().into_keys();
+        steps.filter(effect_may_be).filter(|s| self.undone(*s).is_none()).collect()
+    }
+
+    pub fn stage(&self) -> Stage {
+        let last = self.0.last().expect("at least created");
+        match last {
+            Event::Completed => Stage::Over(End::Completed),
+            Event::Compensated => Stage::Over(End::Compensated),
+            Event::Aborted if self.started().is_none() || self.undo().is_empty() => {
+                Stage::Over(End::Aborted)
+            }
+            _ if self.turned().is_some() => Stage::Backward,
+            _ if self.started().is_some() => Stage::Forward,
+            _ => Stage::Created,
+        }
+    }
+
+    /// The steps on the undo list on which none on the undo list depends.
+    fn next_to_undo(&self) -> BTreeSet<u32> {
+        let (graph, undo) = (self.graph(), self.undo());
+        let free = |s: &u32| !undo.iter().any(|later| graph[later].contains(s));
+        undo.iter().copied().filter(free).collect()
+    }
+
+    fn all_succeeded(&self) -> bool {
+        self.graph().keys().all(|s| self.success(*s).is_some())
+    }
+
+    /// The table of legal transitions.
+    pub fn allows(&self, event: &Event) -> bool {
+        let stage = self.stage();
+        let (forward, backward) = (stage == Stage::Forward, stage == Stage::Backward);
+        if matches!(stage, Stage::Over(_)) {
+            return false;
+        }
+        match event {
+            Event::Created { .. } => false,
+            Event::StepAdded { step, dependencies, .. } => {
+                let graph = self.graph();
+                let earlier = |on: &u32| on < step && graph.contains_key(on);
+                stage == Stage::Created
+                    && !graph.contains_key(step)
+                    && dependencies.iter().flatten().all(earlier)
+            }
+            Event::ExecuteStart => stage == Stage::Created,
+            Event::StepSucceeded { step } | Event::StepFailed { step, .. } => {
+                (forward || backward)
+                    && self.maybe_started().contains(step)
+                    && self.undone(*step).is_none()
+            }
+            Event::CompensationStart { .. } => {
+                let announced = self.has(|e| matches!(e, Event::CompensationStart { .. }));
+                (forward || backward) && !announced
+            }
+            Event::CompensationSucceeded { step } => backward && self.next_to_undo().contains(step),
+            Event::CompensationFailed { step, .. } => backward && self.undo().contains(step),
+            Event::Completed => forward && self.all_succeeded(),
+            Event::Compensated => backward && self.undo().is_empty(),
+            Event::Aborted => true,
+        }
+    }
+
+    fn owes(&self) -> Option<Event> {
+        match self.stage() {
+            Stage::Forward if self.all_succeeded() => Some(Event::Completed),
+            Stage::Backward if self.undo().is_empty() => Some(Event::Compensated),
+            _ => None,
+        }
+    }
+
+    /// Everything that must be durable before each debt is paid: (kind, step, sequence).
+    fn debts(&self) -> Vec<(&'static str, u32, u64)> {
+        let graph = self.graph();
+        let sequence = |at: Option<usize>| at.map_or(0, |at| at as u64 + 1);
+        match self.stage() {
+            Stage::Created => vec![],
+            Stage::Over(end) => vec![(end.name(), 0, self.0.len() as u64)],
+            Stage::Forward => {
+                let rests_on = |s: &u32| {
+                    let successes = graph[s].iter().map(|on| sequence(self.success(*on)));
+                    successes.fold(sequence(self.started()), u64::max)
+                };
+                self.maybe_started().iter().map(|s| ("run", *s, rests_on(s))).collect()
+            }
+            Stage::Backward => {
+                let rests_on = |s: &u32| {
+                    let dependents = graph.keys().filter(|later| graph[later].contains(s));
+                    dependents.fold(sequence(self.turned()), |last, later| {
+                        last.max(sequence(self.undone(*later)))
+                            .max(sequence(self.failure(*later, FailedEffect::None)))
+                    })
+                };
+                let steps = self.next_to_undo().into_iter().rev();
+                steps.map(|s| ("undo", s, rests_on(&s))).collect()
+            }
+        }
+    }
+
+    /// Asserts that the machine says about this history what the formulas say.
+    pub fn assert_agrees(&self, saga: &Saga) {
+        let stage = self.stage();
+        let class = saga.classification();
+        let sequence = |at: Option<usize>| Sequence(at.map_or(0, |at| at as u64 + 1));
+        let (state, action, evidence) = match stage {
+            Stage::Created => ("created", "none", Sequence(1)),
+            Stage::Forward => ("executing", "saga_resume_execute", sequence(self.started())),
+            Stage::Backward => ("compensating", "saga_resume_compensate", sequence(self.turned())),
+            Stage::Over(end) => (end.name(), "none", Sequence(self.0.len() as u64)),
+        };
+        assert_eq!((class.state, class.action.name()), (state, action), "{self:?}");
+        assert_eq!((class.evidence, class.last), (evidence, Sequence(self.0.len() as u64)));
+        let run = if stage == Stage::Forward { self.maybe_started() } else { BTreeSet::new() };
+        let undo = if stage == Stage::Backward { self.undo() } else { BTreeSet::new() };
+        assert_eq!(class.run, Vec::from_iter(run), "{self:?}");
+        assert_eq!(class.undo, Vec::from_iter(undo.into_iter().rev()), "{self:?}");
+        assert_eq!(class.next_step, class.run.iter().chain(&class.undo).next().copied());
+        assert_eq!(saga.settle(), self.owes(), "{self:?}");
+        let mut pending = Vec::new();
+        saga.pending(&mut pending);
+        let debts: Vec<_> = pending
+            .iter()
+            .map(|effect| match effect {
+                Effect::Run { step, after, .. } => ("run", *step, after.0),
+                Effect::Compensate { step, after, .. } => ("undo", *step, after.0),
+                Effect::Tell { end, after } => (end.name(), 0, after.0),
+            })
+            .collect();
+        assert_eq!(debts, self.debts(), "{self:?}");
+        for step in self.graph().into_keys() {
+            let failed = self.0.iter().filter_map(|e| match e {
+                Event::CompensationFailed { step: s, attempt } if *s == step => Some(*attempt),
+                _ => None,
+            });
+            let state = saga.step(step).expect("added");
+            assert_eq!(state.attempts(), failed.max().unwrap_or(0));
+            assert_eq!(state.compensated().is_some(), self.undone(step).is_some());
+            assert_eq!(state.outcome().is_none(), self.outcome_missing(step));
+        }
+        assert_eq!(saga.step_count() as usize, self.graph().len());
+    }
+
+    /// Offers the event to both: they agree on whether it is legal, and a refusal changes nothing.
+    pub fn offer(&mut self, saga: &mut Saga, event: &Event) -> bool {
+        let sequence = Sequence(self.0.len() as u64 + 1);
+        let legal = self.allows(event);
+        let before = saga.clone();
+        let applied = saga.apply(sequence, event);
+        assert_eq!(applied.is_ok(), legal, "{event:?} after {self:?}: {applied:?}");
+        if legal {
+            self.0.push(event.clone());
+        } else {
+            assert!(*saga == before, "a refusal changed the state: {event:?} after {self:?}");
+        }
+        legal
+    }
+}
