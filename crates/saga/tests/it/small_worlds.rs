@@ -5,6 +5,7 @@ use crate::{ID, admission, created, replay, step_added};
 use base::{Epoch, Sequence};
 use saga::{Direction, Effect, Event, FailedEffect, Input, Outcome, Phase, RecoveryAction, Saga};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Every graph of `count` steps whose dependencies are earlier steps.
 fn graphs(count: u32) -> Vec<Vec<Vec<u32>>> {
@@ -78,8 +79,8 @@ fn reachable(graph: &[Vec<u32>]) -> BTreeMap<String, Vec<Event>> {
         for event in events(graph.len() as u32) {
             if replay(&log).apply(Sequence(log.len() as u64 + 1), &event).is_ok() {
                 let next = [log.clone(), vec![event]].concat();
-                if !found.contains_key(&key(&next)) {
-                    found.insert(key(&next), next.clone());
+                if let Entry::Vacant(place) = found.entry(key(&next)) {
+                    place.insert(next.clone());
                     frontier.push(next);
                 }
             }
