@@ -6,7 +6,8 @@
 use base::NodeName;
 use std::sync::Arc;
 
-/// What kind of work a step does, as the log's `action` byte names it. The machine treats all alike.
+/// What kind of work a step does, as the log's `action` byte names it. The machine treats all
+/// alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Action {

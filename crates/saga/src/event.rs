@@ -5,8 +5,8 @@ use base::{CoordinatorId, Epoch, NodeName, RequestKey, Sequence, Token};
 use std::sync::Arc;
 
 /// The error code in the [`Event::StepFailed`] of a step that was given up without an answer:
-/// `0xFFFFFFFF`, the value that in `saga_compensation_start` stands for a cancellation or a time-out.
-/// Always with [`FailedEffect::Maybe`].
+/// `0xFFFFFFFF`, the value that in `saga_compensation_start` stands for a cancellation or a
+/// time-out. Always with [`FailedEffect::Maybe`].
 pub const STEP_TIMED_OUT: u32 = u32::MAX;
 
 /// A fact in the log. The names are those of the log's events without `saga_`.
@@ -155,9 +155,9 @@ pub enum Effect {
         step: u32,
         /// Of the backward call: the same in every attempt.
         token: Token,
-        /// The last of the record that turned the saga and, for every step that depends on this one,
-        /// the record that took it off the undo list: the success of its compensation, or a late
-        /// refusal.
+        /// The last of the record that turned the saga and, for every step that depends on this
+        /// one, the record that took it off the undo list: the success of its compensation, or a
+        /// late refusal.
         after: Sequence,
     },
     /// Tell the caller how it ended.
@@ -171,8 +171,9 @@ pub enum Effect {
 
 impl Effect {
     /// Names what is owed: two effects of one saga have the same slot if and only if they are the
-    /// same debt, asked for again. [`Effect::Tell`] is 0, step `n` has 1 + 2`n` forward and 2 + 2`n`
-    /// backward, so that the slots of a saga of at most 63 steps numbered from 0 are below 128.
+    /// same debt, asked for again. [`Effect::Tell`] is 0, step `n` has 1 + 2`n` forward and 2 +
+    /// 2`n` backward, so that the slots of a saga of at most 63 steps numbered from 0 are below
+    /// 128.
     #[must_use]
     pub const fn slot(&self) -> u64 {
         match self {

@@ -10,7 +10,8 @@
 //! | [`Saga::settle`] | the fact that this state owes the log without any input |
 //! | [`Saga::pending`] | all that is owed to the world, each with the record to wait for |
 //!
-//! Recovery is: `apply` each record, `decide` on [`Input::Restarted`], `settle` until quiet, `pending`.
+//! Recovery is: `apply` each record, `decide` on [`Input::Restarted`], `settle` until quiet,
+//! `pending`.
 //!
 //! ```
 //! use base::{CoordinatorId, NodeName, OperationId, Sequence};
@@ -19,7 +20,8 @@
 //! let mut order = Definition::builder();
 //! let stake = order.step(Step::new(Action::StakeLock, NodeName::numbered(1), *b"10 coins"));
 //! order.step(Step::new(Action::ShardWrite, NodeName::numbered(2), *b"a shard").after(stake));
-//! let admission = Saga::admission(&order.build()?, CoordinatorId::numbered(1), 0x6e6f6e6365, None);
+//! let order = order.build()?;
+//! let admission = Saga::admission(&order, CoordinatorId::numbered(1), 0x6e6f6e6365, None);
 //!
 //! // The shell appends each fact to its log, and then applies it under its sequence.
 //! let mut log = (1..).map(Sequence);
@@ -47,54 +49,56 @@
 //!
 //! # What it guarantees
 //!
-//! Given a log that keeps a prefix of what was appended, with everything in it that was durable; a shell
-//! that lets an [`Effect`] leave only once the record that it names is durable; and participants that
-//! keep a step's token with its effect:
+//! Given a log that keeps a prefix of what was appended, with everything in it that was durable; a
+//! shell that lets an [`Effect`] leave only once the record that it names is durable; and
+//! participants that keep a step's token with its effect:
 //!
 //! - a step runs only while the effects of all its dependencies are there;
-//! - a step is undone only when no effect of a step that depends on it is there, or can come any more;
-//! - *completed* is told only if every effect is there, *compensated* and *aborted* only if none is, and
-//!   never both, over any number of crashes;
+//! - a step is undone only when no effect of a step that depends on it is there, or can come any
+//!   more;
+//! - *completed* is told only if every effect is there, *compensated* and *aborted* only if none
+//!   is, and never both, over any number of crashes;
 //! - while calls are answered at last, every state leads to an end;
 //! - no event makes `apply` panic; one that does not follow is refused and changes nothing.
 //!
 //! # What it does not
 //!
 //! There are no pivots, no retriable or read-only steps, no steps that are transactions or sagas
-//! themselves, no outputs, and no parking: a compensation that fails is owed again, and how often and
-//! how soon it is tried is the shell's matter, as are all clocks.
+//! themselves, no outputs, and no parking: a compensation that fails is owed again, and how often
+//! and how soon it is tried is the shell's matter, as are all clocks.
 //!
 //! # The rules, and where they come from
 //!
-//! - **A graph, undone in reverse.** Garcia-Molina and Salem, *Sagas* (1987), generalised from a row to
-//!   a graph as in steno: independent branches run and are undone in parallel.
-//! - **No record says that a step was started.** Steps whose dependencies have all succeeded, with their
-//!   own outcome missing, *may* have been: a function of the log. Going forward they are called again
-//!   with the same token; going backward they are undone too. The set is fixed by the record that turns
-//!   the saga: a success that comes in later starts nothing, and what a step answers after it was undone
-//!   is worth nothing. To log each start costs a force per step (steno: 40 for a join of 16).
-//! - **A time-out is not a refusal.** [`Outcome::Refused`] says that the participant has durably refused
-//!   the token, so there is nothing to undo; a step that was given up without an answer
-//!   ([`FailedEffect::Maybe`]) is undone like one that succeeded. Sagas that treat the two alike leave
-//!   effects behind (steno#66, omicron#3085).
+//! - **A graph, undone in reverse.** Garcia-Molina and Salem, *Sagas* (1987), generalised from a
+//!   row to a graph as in steno: independent branches run and are undone in parallel.
+//! - **No record says that a step was started.** Steps whose dependencies have all succeeded, with
+//!   their own outcome missing, *may* have been: a function of the log. Going forward they are
+//!   called again with the same token; going backward they are undone too. The set is fixed by the
+//!   record that turns the saga: a success that comes in later starts nothing, and what a step
+//!   answers after it was undone is worth nothing. To log each start costs a force per step (steno:
+//!   40 for a join of 16).
+//! - **A time-out is not a refusal.** [`Outcome::Refused`] says that the participant has durably
+//!   refused the token, so there is nothing to undo; a step that was given up without an answer
+//!   ([`FailedEffect::Maybe`]) is undone like one that succeeded. Sagas that treat the two alike
+//!   leave effects behind (steno#66, omicron#3085).
 //! - **The undo list** is: succeeded + failed with [`FailedEffect::Maybe`] + maybe started, minus
 //!   compensated. A step's turn comes when no step that depends on it is on the list.
-//! - **What an effect waits for** is every record that, were it lost, would make the effect wrong. To run
-//!   a step: execute_start and the success of *all* its dependencies. To undo one: the record that
-//!   turned the saga and, of each step that depends on it, the compensation's success or the late
-//!   refusal that took it off the list. Without the last one:
+//! - **What an effect waits for** is every record that, were it lost, would make the effect wrong.
+//!   To run a step: execute_start and the success of *all* its dependencies. To undo one: the
+//!   record that turned the saga and, of each step that depends on it, the compensation's success
+//!   or the late refusal that took it off the list. Without the last one:
 //!   1. step 1 depends on step 0, and is in flight when the saga is cancelled;
 //!   2. its refusal arrives, is appended, and leaves step 0 alone on the undo list;
 //!   3. step 0 is undone; a crash loses the refusal, which was not durable;
 //!   4. the next start finds step 1 on the undo list, and undoes it after what it depended on.
 //! - **Cancelling is compensating**, durable and in one call. A saga whose execute_start is missing
-//!   aborts instead: execute_start is durable before the first call, so nothing ran. A restart aborts
-//!   it, too, for nobody waits for it any more.
+//!   aborts instead: execute_start is durable before the first call, so nothing ran. A restart
+//!   aborts it, too, for nobody waits for it any more.
 //! - **A failed forward attempt that is tried again leaves no record**: step_failed turns the saga.
-//! - **`settle` exists** because two records of one decision may be cut apart by a crash: a saga whose
-//!   last success is in the log and whose end is not must not be stranded.
-//! - **Tokens** name the step and the direction, never the attempt, under a random nonce in the log, so
-//!   that a call repeated by any number of starts has its effect once.
+//! - **`settle` exists** because two records of one decision may be cut apart by a crash: a saga
+//!   whose last success is in the log and whose end is not must not be stranded.
+//! - **Tokens** name the step and the direction, never the attempt, under a random nonce in the
+//!   log, so that a call repeated by any number of starts has its effect once.
 
 mod definition;
 mod event;

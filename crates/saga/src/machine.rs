@@ -19,8 +19,8 @@ use std::sync::Arc;
 ///
 /// Cost: `decide`, `settle` and `apply` take time in proportion to the dependencies of the step in
 /// question, except for execute_start and the one record that turns the saga, which look at every
-/// step, once; only `apply` of a step_added allocates. So a replay takes no longer than the number of
-/// records, however long a foreign log's sagas are, times the dependencies of the widest step.
+/// step, once; only `apply` of a step_added allocates. So a replay takes no longer than the number
+/// of records, however long a foreign log's sagas are, times the dependencies of the widest step.
 /// [`Saga::pending`] and the classification look at every step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saga {
@@ -33,8 +33,9 @@ pub struct Saga {
     state: State,
     /// Ascending by number; normally dense, so that a step's number is its index.
     steps: Vec<StepState>,
-    /// Steps that a foreign log added after a higher number. Empty from execute_start on. (Inserting
-    /// them in the vector at once would cost a log of descending numbers the square of its length.)
+    /// Steps that a foreign log added after a higher number. Empty from execute_start on.
+    /// (Inserting them in the vector at once would cost a log of descending numbers the square of
+    /// its length.)
     stragglers: BTreeMap<u32, StepState>,
     /// How many steps have succeeded.
     succeeded: u32,
@@ -243,8 +244,8 @@ pub struct Classification {
     pub run: Vec<u32>,
     /// The undo list, descending: a step stands before everything that it depends on.
     pub undo: Vec<u32>,
-    /// The record that proves the class: execute_start, the record that turned the saga, its end, or
-    /// its created.
+    /// The record that proves the class: execute_start, the record that turned the saga, its end,
+    /// or its created.
     pub evidence: Sequence,
     /// The saga's last record.
     pub last: Sequence,
@@ -415,8 +416,8 @@ impl Saga {
         })
     }
 
-    /// The one fact that `input` is worth, if any: to be appended to the log, then applied. Duplicates
-    /// and late answers are worth none.
+    /// The one fact that `input` is worth, if any: to be appended to the log, then applied.
+    /// Duplicates and late answers are worth none.
     #[must_use]
     pub fn decide(&self, input: &Input) -> Option<Event> {
         match *input {
@@ -687,8 +688,8 @@ impl Saga {
         }
     }
 
-    /// The sequence of the last success among the dependencies of the step at `index` (no record, if it
-    /// has none), or the first dependency that has not succeeded.
+    /// The sequence of the last success among the dependencies of the step at `index` (no record,
+    /// if it has none), or the first dependency that has not succeeded.
     fn ready(&self, index: usize) -> Result<Sequence, u32> {
         let (earlier, rest) = self.steps.split_at(index);
         let success = |step: &StepState| step.success().ok_or(step.number);
@@ -866,8 +867,8 @@ impl Saga {
         self.steps.iter().chain(self.stragglers.values())
     }
 
-    /// The token of one step's calls in one direction: a pseudo-random function of the saga's nonce,
-    /// with no attempt number in it. It needs no step of that number.
+    /// The token of one step's calls in one direction: a pseudo-random function of the saga's
+    /// nonce, with no attempt number in it. It needs no step of that number.
     #[must_use]
     pub fn token(&self, step: u32, direction: Direction) -> Token {
         let way = match direction {
@@ -883,5 +884,70 @@ fn index_of(steps: &[StepState], number: u32) -> Option<usize> {
     match steps.get(number as usize) {
         Some(step) if step.number == number => Some(number as usize),
         _ => steps.binary_search_by_key(&number, |step| step.number).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(nonce: u128) -> Saga {
+        let coordinator = CoordinatorId::numbered(1);
+        let event = Event::Created { coordinator, nonce, request_key: None };
+        Saga::created(OperationId(1), Sequence(1), &event).unwrap()
+    }
+
+    fn added(step: u32, dependencies: Option<Vec<u32>>) -> Event {
+        let (action, node, body) = (Action::Custom, NodeName::numbered(1), Arc::from([]));
+        Event::StepAdded { step, action, dependencies, node, body }
+    }
+
+    #[test]
+    fn a_token_names_saga_step_and_direction() {
+        let mut tokens = Vec::new();
+        for nonce in [0, 1, u128::MAX] {
+            let saga = created(nonce);
+            for step in [0, 1, u32::MAX] {
+                let forward = saga.token(step, Direction::Forward);
+                let backward = saga.token(step, Direction::Backward);
+                assert_eq!(forward, Token(prng::keyed_hash(nonce, step.into(), 0)));
+                assert_eq!(backward, Token(prng::keyed_hash(nonce, step.into(), 1)));
+                tokens.extend([forward, backward]);
+            }
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), 18);
+    }
+
+    #[test]
+    fn a_dependency_that_a_foreign_log_names_twice_counts_once() {
+        let mut saga = created(0);
+        for (step, on) in [(0, vec![]), (1, vec![]), (2, vec![1, 0, 1])] {
+            saga.apply(Sequence(2), &added(step, Some(on))).unwrap();
+        }
+        assert_eq!(saga.step(2).unwrap().dependencies(), Some(&[0, 1][..]));
+    }
+
+    /// Numbers that descend, or that are far apart, cost a replay no more than others; nor does a
+    /// saga of half a million steps that is run and undone.
+    #[test]
+    fn a_foreign_log_may_hold_a_very_long_saga() {
+        const STEPS: u32 = 500_000;
+        let mut saga = created(0);
+        let mut sequence = 1;
+        let mut apply = |saga: &mut Saga, event| {
+            sequence += 1;
+            saga.apply(Sequence(sequence), &event).unwrap();
+        };
+        let numbers = || (0..STEPS).map(|step| u32::MAX - step * 8_000);
+        numbers().for_each(|step| apply(&mut saga, added(step, None)));
+        assert_eq!(saga.step_count(), STEPS);
+        apply(&mut saga, Event::ExecuteStart);
+        numbers().rev().for_each(|step| apply(&mut saga, Event::StepSucceeded { step }));
+        apply(&mut saga, Event::CompensationStart { cause: None });
+        assert_eq!(saga.classification().undo, Vec::from_iter(numbers()));
+        numbers().for_each(|step| apply(&mut saga, Event::CompensationSucceeded { step }));
+        assert_eq!(saga.settle(), Some(Event::Compensated));
     }
 }

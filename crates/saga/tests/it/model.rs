@@ -1,11 +1,11 @@
-//! A naive model: every question is answered from the raw history by the formula that defines it. It
-//! keeps no state, shares no code with the machine and is as slow as it looks.
+//! A naive model: every question is answered from the raw history by the formula that defines it.
+//! It keeps no state, shares no code with the machine and is as slow as it looks.
 
 use base::Sequence;
-use saga::{Effect, End, Event, FailedEffect, Saga};
+use saga::{Direction, Effect, End, Event, FailedEffect, Input, Outcome, Saga};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The legal events so far; the first has sequence 1, unless `first` says otherwise.
+/// The legal events so far; the first has sequence 1.
 #[derive(Clone, Debug)]
 pub struct History(pub Vec<Event>);
 
@@ -83,8 +83,8 @@ impl History {
         self.position(|e| *e == Event::CompensationSucceeded { step })
     }
 
-    /// Steps whose dependencies had all succeeded at the turn (now, if it has not turned) and whose own
-    /// outcome is missing.
+    /// Steps whose dependencies had all succeeded at the turn (now, if it has not turned) and whose
+    /// own outcome is missing.
     fn maybe_started(&self) -> BTreeSet<u32> {
         let turn = self.turned().unwrap_or(self.0.len());
         let done = |step: &u32| self.success(*step).is_some_and(|at| at < turn);
@@ -168,6 +168,57 @@ impl History {
         }
     }
 
+    /// The one fact that an input is worth.
+    pub fn worth(&self, input: &Input) -> Option<Event> {
+        let (stage, running) = (self.stage(), self.maybe_started());
+        let late = |step: &u32| running.contains(step) && self.undone(*step).is_none();
+        match *input {
+            Input::Cancel | Input::TimedOut => match stage {
+                Stage::Created => Some(Event::Aborted),
+                Stage::Forward => Some(Event::CompensationStart { cause: None }),
+                Stage::Backward | Stage::Over(_) => None,
+            },
+            Input::Restarted { .. } => (stage == Stage::Created).then_some(Event::Aborted),
+            Input::StepTimedOut { step } if stage == Stage::Forward && running.contains(&step) => {
+                let effect = FailedEffect::Maybe;
+                Some(Event::StepFailed { step, error_code: 0xFFFF_FFFF, effect })
+            }
+            Input::Outcome { step, direction: Direction::Forward, outcome }
+                if matches!(stage, Stage::Forward | Stage::Backward) && late(&step) =>
+            {
+                let effect = FailedEffect::None;
+                match outcome {
+                    Outcome::Done => Some(Event::StepSucceeded { step }),
+                    Outcome::Refused { code: error_code } => {
+                        Some(Event::StepFailed { step, error_code, effect })
+                    }
+                    Outcome::Unknown => None,
+                }
+            }
+            Input::Outcome { step, direction: Direction::Backward, outcome }
+                if stage == Stage::Backward && self.next_to_undo().contains(&step) =>
+            {
+                match outcome {
+                    Outcome::Done => Some(Event::CompensationSucceeded { step }),
+                    Outcome::Refused { .. } => {
+                        let attempt = self.attempts(step).saturating_add(1);
+                        Some(Event::CompensationFailed { step, attempt })
+                    }
+                    Outcome::Unknown => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn attempts(&self, of: u32) -> u32 {
+        let failed = self.0.iter().filter_map(|e| match e {
+            Event::CompensationFailed { step, attempt } if *step == of => Some(*attempt),
+            _ => None,
+        });
+        failed.max().unwrap_or(0)
+    }
+
     fn owes(&self) -> Option<Event> {
         match self.stage() {
             Stage::Forward if self.all_succeeded() => Some(Event::Completed),
@@ -228,19 +279,21 @@ impl History {
         let debts: Vec<_> = pending
             .iter()
             .map(|effect| match effect {
-                Effect::Run { step, after, .. } => ("run", *step, after.0),
-                Effect::Compensate { step, after, .. } => ("undo", *step, after.0),
+                Effect::Run { step, token, after } => {
+                    assert_eq!(*token, saga.token(*step, Direction::Forward));
+                    ("run", *step, after.0)
+                }
+                Effect::Compensate { step, token, after } => {
+                    assert_eq!(*token, saga.token(*step, Direction::Backward));
+                    ("undo", *step, after.0)
+                }
                 Effect::Tell { end, after } => (end.name(), 0, after.0),
             })
             .collect();
         assert_eq!(debts, self.debts(), "{self:?}");
         for step in self.graph().into_keys() {
-            let failed = self.0.iter().filter_map(|e| match e {
-                Event::CompensationFailed { step: s, attempt } if *s == step => Some(*attempt),
-                _ => None,
-            });
             let state = saga.step(step).expect("added");
-            assert_eq!(state.attempts(), failed.max().unwrap_or(0));
+            assert_eq!(state.attempts(), self.attempts(step));
             assert_eq!(state.compensated().is_some(), self.undone(step).is_some());
             assert_eq!(state.outcome().is_none(), self.outcome_missing(step));
         }

@@ -63,9 +63,9 @@ fn inputs(count: u32) -> Vec<Input> {
     inputs
 }
 
-/// All states that legal events reach from the admission of `graph`, each with one history that leads
-/// there. (The key is the state with every sequence number the same: the machine does not order by
-/// them.)
+/// All states that legal events reach from the admission of `graph`, each with one history that
+/// leads there. (The key is the state with every sequence number the same: the machine does not
+/// order by them.)
 fn reachable(graph: &[Vec<u32>]) -> BTreeMap<String, Vec<Event>> {
     let key = |log: &[Event]| {
         let mut saga = Saga::created(ID, Sequence(1), &log[0]).unwrap();
@@ -89,9 +89,10 @@ fn reachable(graph: &[Vec<u32>]) -> BTreeMap<String, Vec<Event>> {
     found
 }
 
-/// In every reachable state of every graph of one to three steps: every event is legal for the machine
-/// exactly when it is for the model, a refusal changes nothing, the views agree with the formulas, and
-/// whatever `decide` and `settle` say can be applied and is worth nothing the second time.
+/// In every reachable state of every graph of one to three steps: every event is legal for the
+/// machine exactly when it is for the model, a refusal changes nothing, the views agree with the
+/// formulas, and whatever `decide` and `settle` say can be applied and is worth nothing the second
+/// time.
 #[test]
 fn every_event_in_every_state() {
     let mut states = BTreeMap::new();
@@ -119,7 +120,9 @@ fn every_event_in_every_state() {
 }
 
 fn decided_facts_are_legal_and_new(history: &History, saga: &Saga, input: &Input) {
-    let Some(event) = saga.decide(input) else { return };
+    let decided = saga.decide(input);
+    assert_eq!(decided, history.worth(input), "{input:?} after {history:?}");
+    let Some(event) = decided else { return };
     let (mut after, mut next) = (history.clone(), saga.clone());
     assert!(after.offer(&mut next, &event), "{input:?} decided an illegal {event:?}: {history:?}");
     let attempt = matches!(event, Event::CompensationFailed { .. });
@@ -169,8 +172,8 @@ fn every_state_leads_to_an_end(saga: &Saga, last: u64) {
     }
 }
 
-/// Walks every legal sequence of events up to `length` records, offering every event of the alphabet
-/// after each; returns how many there are.
+/// Walks every legal sequence of events up to `length` records, offering every event of the
+/// alphabet after each; returns how many there are.
 fn walk(log: &[Event], alphabet: &[Event], length: usize) -> u64 {
     let mut sequences = 0;
     let mut stack = vec![(History(log.to_vec()), replay(log))];
@@ -197,8 +200,8 @@ fn every_sequence_of_events() {
     assert_eq!(walk(&[created()], &alphabet, 8), 16_936);
 }
 
-/// From the admission of every graph of two and three steps: here every *order* of the records counts,
-/// because an effect waits for the last of the records that it rests on.
+/// From the admission of every graph of two and three steps: here every *order* of the records
+/// counts, because an effect waits for the last of the records that it rests on.
 #[test]
 fn every_sequence_of_events_after_an_admission() {
     let mut sequences = BTreeMap::new();

@@ -1,9 +1,10 @@
 //! Transcripts: what the machine is told, and indented below it what it says and what is in the log
-//! then. `TRANSCRIPTS=rewrite cargo test -p saga` writes down what comes out: review the difference.
+//! then. `TRANSCRIPTS=rewrite cargo test -p saga` writes down what comes out: review the
+//! difference.
 //!
-//! `saga 0 1<0 2<0,1` admits a saga (`1~` depends on the step before it by number); `log …` applies a
-//! record as a foreign log may hold it; every other line is an input. Below it stand the records that
-//! follow, with their sequences, then what is owed, `@` the record that must be durable first.
+//! `saga 0 1<0 2<0,1` admits a saga (`1~` depends on the step before it by number); `log …` applies
+//! a record as a foreign log may hold it; every other line is an input. Below it stand the records
+//! that follow, with their sequences, then what is owed, `@` the record that must be durable first.
 //! `crash` rebuilds the machine from the log and tells it so; `class` prints its classification.
 //! After an empty line everything starts afresh.
 

@@ -1,10 +1,10 @@
-//! A saga and its participants under loss, duplication, reordering and crashes, with a log whose tail
-//! is not durable until it is synced. What is judged is what happened at the participants, not what
-//! the machine says of itself.
+//! A saga and its participants under loss, duplication, reordering and crashes, with a log whose
+//! tail is not durable until it is synced. What is judged is what happened at the participants, not
+//! what the machine says of itself.
 //!
 //! An effect leaves once the record that it names is durable, and a crash takes any part of the log
-//! behind the last sync. So an effect that names too early a record is found here: the record that it
-//! should have waited for is lost, and the next start acts as if it had never been.
+//! behind the last sync. So an effect that names too early a record is found here: the record that
+//! it should have waited for is lost, and the next start acts as if it had never been.
 
 use crate::{ID, admission};
 use base::{Epoch, Sequence};
@@ -111,6 +111,11 @@ impl World {
                 self.calls.push(Call { step, direction: Direction::Forward });
             }
             Effect::Compensate { step, .. } => {
+                // A participant would know its token; but the order of the calls, too, is promised.
+                for &on in &self.graph[step as usize] {
+                    let found = self.sites[on as usize];
+                    assert_ne!(found, Site::Undone, "{step} is to be undone after {on}");
+                }
                 self.calls.push(Call { step, direction: Direction::Backward });
             }
             Effect::Tell { end, .. } => {
