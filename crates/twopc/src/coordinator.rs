@@ -10,7 +10,7 @@ use base::{ShardId, StoreId};
 use std::fmt;
 
 /// A participant as the coordinator knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// What it votes for.
     pub shard: ShardId,
@@ -35,7 +35,7 @@ impl Member {
 }
 
 /// A fact about a transaction: what its records say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// `tx_created`
     Created {
@@ -92,7 +92,7 @@ impl Event {
 }
 
 /// What happens to a transaction from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A participant voted.
     Vote {
@@ -125,7 +125,7 @@ pub enum Decision {
 
 /// What a transaction owes the world. `after` names the record that must be durable before it leaves;
 /// an effect without one may leave at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// PREPARE to this member, now.
     Prepare {
@@ -156,12 +156,12 @@ pub enum Effect {
 impl Effect {
     /// A number that no other thing owed by the same transaction shares: for telling what was sent.
     #[must_use]
-    pub fn slot(&self) -> u32 {
+    pub fn slot(&self) -> u64 {
         match self {
             Self::Tell { .. } => 0,
-            Self::Prepare { member } => 1 + 3 * member,
-            Self::Commit { member, .. } => 2 + 3 * member,
-            Self::Abort { member } => 3 + 3 * member,
+            Self::Prepare { member } => 1 + 3 * u64::from(*member),
+            Self::Commit { member, .. } => 2 + 3 * u64::from(*member),
+            Self::Abort { member } => 3 + 3 * u64::from(*member),
         }
     }
 }
@@ -170,7 +170,7 @@ impl Effect {
 pub const MEMBERS_MAX: u32 = 64;
 
 /// Why a transaction was refused before anything was logged: the caller's list is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AdmissionError {
     /// No participant: there is nothing to agree on.
@@ -201,7 +201,7 @@ impl fmt::Display for AdmissionError {
 
 impl std::error::Error for AdmissionError {}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Created,
     Preparing,
@@ -218,7 +218,7 @@ enum Phase {
 /// Inputs: [`decide`](Self::decide), [`acknowledge`](Self::acknowledge). Events:
 /// [`created`](Self::created), [`apply`](Self::apply), [`settle`](Self::settle). Effects:
 /// [`pending`](Self::pending). The rest are views.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     id: OperationId,
     coordinator: CoordinatorId,
@@ -419,7 +419,12 @@ impl Transaction {
             }
             Phase::Aborting | Phase::RollingBack => {
                 owed.push(Effect::Tell { decision: Decision::Abort, after: Sequence::NONE });
-                owed.extend(members.map(|member| Effect::Abort { member }));
+                // Who voted no has aborted already.
+                owed.extend(
+                    members
+                        .filter(|&m| self.votes[m as usize] != Some(Vote::Abort))
+                        .map(|member| Effect::Abort { member }),
+                );
             }
             Phase::Ended(decision) => {
                 let after = match decision {

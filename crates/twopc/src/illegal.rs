@@ -4,7 +4,7 @@ use std::fmt;
 ///
 /// Whoever replays a log reports it with its sequence number. It changed nothing, with the one exception
 /// that [`IllegalTransition::UnbackedCommit`] documents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IllegalTransition {
     /// An event for an operation that the log never created.

@@ -20,7 +20,7 @@ impl TxKey {
 }
 
 /// One participant of a transaction, as the list in every PREPARE names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// What it votes for.
     pub shard: ShardId,
@@ -68,7 +68,7 @@ pub enum PeerVerdict {
 }
 
 /// What travels between a coordinator and participants, and among participants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Coordinator to participant: get ready and vote.
     Prepare {

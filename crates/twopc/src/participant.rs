@@ -19,7 +19,7 @@ pub struct PromiseKey {
 }
 
 /// A fact in a participant's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// `tx_prepared`: the promise to commit if told so.
     Prepared {
@@ -69,7 +69,7 @@ impl Event {
 }
 
 /// A transaction as this participant knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Promise {
     /// It voted yes and waits for the outcome.
     Prepared {
@@ -94,7 +94,7 @@ pub enum Promise {
 
 /// A message of the participant's, and the record that must be durable before it leaves
 /// ([`Sequence::NONE`]: at once).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// To whom.
     pub to: NodeName,
@@ -116,7 +116,7 @@ pub trait Resources {
 /// Inputs: [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch), [`decide`](Self::decide).
 /// Events: [`apply`](Self::apply). Effects: [`reply`](Self::reply), [`pending`](Self::pending). A
 /// message goes through them in this order: refused? new epoch? a fact worth logging? apply it; reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     node: NodeName,
     store: StoreId,
@@ -339,6 +339,11 @@ impl Participant {
     #[must_use]
     pub fn epoch_seen(&self, coordinator: CoordinatorId) -> Epoch {
         self.epochs.get(&coordinator).copied().unwrap_or(Epoch::NONE)
+    }
+
+    /// The coordinators that were heard of.
+    pub fn coordinators(&self) -> impl Iterator<Item = CoordinatorId> + '_ {
+        self.epochs.keys().copied()
     }
 
     /// This participant's store.
