@@ -1,10 +1,31 @@
 //! The durable log under Trinity's coordinators and participants.
 
+mod drive;
+mod end;
+mod guard;
+mod log;
+mod memory;
+mod open;
 mod record;
+mod scan;
+mod segment;
+mod stats;
 mod storage;
+mod stream;
+mod window;
 
+pub use drive::{close, drive, open};
+pub use guard::Guard;
+pub use log::{AppendError, Config, ConfigError, Flush, Log};
+pub use memory::MemoryStorage;
+pub use open::{OpenError, OpenMode, Opening};
 pub use record::{
     Decoded, EventType, MAGIC, RECORD_HEADER_BYTES, Record, RecordError, decode_record,
     encode_record,
 };
+pub use scan::{
+    Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Visitor, scan,
+};
+pub use stats::Stats;
 pub use storage::{Directory, DiskError, DiskOp, SegmentId, Storage};
+pub use stream::scan_stream;

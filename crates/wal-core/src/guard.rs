@@ -1,0 +1,380 @@
+//! The batch guard: what proves that a batch is whole, is in its place and follows the one before it.
+//! Bytes: FORMAT.md, "Batch".
+
+use base::Sequence;
+
+use crate::record::{EventType, MAGIC, decode_unchecked, u32_at, u64_at};
+use crate::segment::{Claim, SECTOR, is_zero};
+
+/// The guard's fixed head, in bytes.
+pub(crate) const HEAD_BYTES: usize = 58;
+/// The mark behind a batch's records, in bytes; a padded one is longer.
+pub(crate) const MARK_BYTES: usize = 8;
+const MARK_BYTES_MAX: usize = MARK_BYTES + SECTOR as usize - 1;
+const MARK: u8 = 0xDB;
+const HEAD_LAST: u8 = 0xB7;
+/// What a head begins with.
+pub(crate) const HEAD_MAGIC: [u8; 5] = [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], EventType::GUARD.0];
+
+/// A batch guard that verified. It is framed like a record and is none: it is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The sequence of the batch's first record; without records, of the next one.
+    pub first: Sequence,
+    /// How many records the batch holds.
+    pub records: u32,
+    /// The whole batch's length in bytes.
+    pub batch_bytes: u32,
+    /// The highest sequence known synced when the batch was written.
+    pub watermark: Sequence,
+    /// The checksum of the guard before.
+    pub chain: u32,
+    /// The checksum of the list of sector checksums, and so of everything in the batch.
+    pub list_checksum: u32,
+    /// The head's own checksum, which the next guard repeats.
+    pub checksum: u32,
+}
+
+impl Guard {
+    /// The last sequence that the batch holds; without records, the one before [`Guard::first`].
+    #[must_use]
+    pub fn last(&self) -> Sequence {
+        Sequence(self.first.0.saturating_add(u64::from(self.records)).saturating_sub(1))
+    }
+}
+
+/// What a segment's heads are seeded with, the offset aside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    pub(crate) fn of(claim: &Claim) -> Seed {
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&claim.log_id.to_le_bytes());
+        bytes[8..16].copy_from_slice(&claim.segment.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&claim.epoch.value().to_le_bytes());
+        Seed(crc32c::crc32c(&bytes))
+    }
+
+    fn checksum(self, offset: u64, head: &[u8]) -> u32 {
+        let mut bytes = [0; 8 + HEAD_BYTES];
+        bytes[..8].copy_from_slice(&offset.to_le_bytes());
+        bytes[8..].copy_from_slice(&head[..HEAD_BYTES]);
+        bytes[8 + 25..8 + 29].fill(0);
+        bytes[8 + 53..8 + 57].fill(0);
+        crc32c::crc32c_append(self.0, &bytes)
+    }
+}
+
+/// How many sectors `bytes` bytes at `offset` touch.
+pub(crate) fn sectors(offset: u64, bytes: u64) -> u64 {
+    if bytes == 0 { 0 } else { (offset + bytes - 1) / SECTOR - offset / SECTOR + 1 }
+}
+
+/// A batch's guard as far as its place and its guard before decide it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Framing {
+    pub seed: Seed,
+    pub offset: u64,
+    pub first: Sequence,
+    pub records: u32,
+    pub watermark: Sequence,
+    pub chain: u32,
+    /// Make the mark so long that the batch ends where a sector does.
+    pub padded: bool,
+}
+
+/// A guess at the space that a batch's guard will need in front of its records, in bytes.
+pub(crate) fn guard_bytes(offset: u64, records_bytes: usize) -> usize {
+    let mut list = 1;
+    loop {
+        let bytes = HEAD_BYTES as u64 + 4 * list + (records_bytes + MARK_BYTES) as u64;
+        let needed = sectors(offset, bytes);
+        if needed == list {
+            return HEAD_BYTES + 4 * list as usize;
+        }
+        list = needed;
+    }
+}
+
+/// Turns `gap` bytes of space with records behind them into a batch, and returns its guard's checksum.
+/// The records are moved only if the space is not what the guard needs.
+pub(crate) fn frame_batch(bytes: &mut Vec<u8>, gap: usize, framing: &Framing) -> u32 {
+    let records_bytes = bytes.len() - gap;
+    let space = guard_bytes(framing.offset, records_bytes);
+    if space < gap {
+        bytes.drain(..gap - space);
+    } else if space > gap {
+        bytes.resize(space + records_bytes, 0);
+        bytes.copy_within(gap..gap + records_bytes, space);
+    }
+    let mut len = bytes.len() + MARK_BYTES;
+    if framing.padded {
+        let past = (framing.offset + len as u64) % SECTOR;
+        len += ((SECTOR - past) % SECTOR) as usize;
+    }
+    bytes.resize(len, MARK);
+    let first_sector = framing.offset / SECTOR;
+    for (entry, at) in (HEAD_BYTES..space).step_by(4).enumerate() {
+        let (from, to) = sector_part(framing.offset, first_sector + entry as u64, space, len);
+        let checksum = if from < to { crc32c::crc32c(&bytes[from..to]) } else { 0 };
+        bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
+    let list_checksum = crc32c::crc32c(&bytes[HEAD_BYTES..space]);
+    let batch_bytes = u32::try_from(len).expect("a batch has a limit far below 4 GiB");
+    let payload_bytes = (space - 29) as u32;
+    let head = &mut bytes[..HEAD_BYTES];
+    head[..5].copy_from_slice(&HEAD_MAGIC);
+    head[5..13].copy_from_slice(&framing.first.0.to_le_bytes());
+    head[13..21].fill(0);
+    head[21..25].copy_from_slice(&payload_bytes.to_le_bytes());
+    head[29..33].copy_from_slice(&batch_bytes.to_le_bytes());
+    head[33..37].copy_from_slice(&framing.records.to_le_bytes());
+    head[37..45].copy_from_slice(&framing.watermark.0.to_le_bytes());
+    head[45..49].copy_from_slice(&framing.chain.to_le_bytes());
+    head[49..53].copy_from_slice(&list_checksum.to_le_bytes());
+    head[57] = HEAD_LAST;
+    let checksum = framing.seed.checksum(framing.offset, head);
+    head[53..57].copy_from_slice(&checksum.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[29..space]);
+    bytes[25..29].copy_from_slice(&crc.to_le_bytes());
+    checksum
+}
+
+/// The part of the file's `sector` that lies in `from..to` of a batch at `offset`, as a range in the
+/// batch; empty (or the wrong way round) if there is none.
+fn sector_part(offset: u64, sector: u64, from: usize, to: usize) -> (usize, usize) {
+    let begin = (sector * SECTOR).saturating_sub(offset) as usize;
+    let end = ((sector + 1) * SECTOR - offset) as usize;
+    (begin.max(from), end.min(to))
+}
+
+/// Reads the head at the beginning of `bytes`, which holds at least [`HEAD_BYTES`]: `Some` if it
+/// verifies at `offset`.
+pub(crate) fn decode_head(
+    bytes: &[u8],
+    seed: Seed,
+    offset: u64,
+    batch_bytes_max: u32,
+) -> Option<Guard> {
+    if bytes[..5] != HEAD_MAGIC || bytes[57] != HEAD_LAST {
+        return None;
+    }
+    let guard = Guard {
+        first: Sequence(u64_at(bytes, 5)),
+        records: u32_at(bytes, 33),
+        batch_bytes: u32_at(bytes, 29),
+        watermark: Sequence(u64_at(bytes, 37)),
+        chain: u32_at(bytes, 45),
+        list_checksum: u32_at(bytes, 49),
+        checksum: u32_at(bytes, 53),
+    };
+    if guard.checksum != seed.checksum(offset, bytes) || guard.batch_bytes > batch_bytes_max {
+        return None;
+    }
+    let list_bytes = 4 * sectors(offset, u64::from(guard.batch_bytes));
+    let fits = u64::from(guard.batch_bytes) >= (HEAD_BYTES + MARK_BYTES) as u64 + list_bytes
+        && u64::from(u32_at(bytes, 21)) == 29 + list_bytes
+        && is_zero(&bytes[13..21])
+        && guard.watermark < guard.first;
+    fits.then_some(guard)
+}
+
+/// A batch whose head verified, with all its bytes (zeros where the file has ended).
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub guard: Guard,
+    pub offset: u64,
+    pub bytes: &'a [u8],
+    pub max_payload: u32,
+}
+
+impl<'a> Batch<'a> {
+    fn first_sector(&self) -> u64 {
+        self.offset / SECTOR
+    }
+
+    fn list_end(&self) -> usize {
+        HEAD_BYTES + 4 * sectors(self.offset, self.bytes.len() as u64) as usize
+    }
+
+    /// Whether the list is the one that the head was written with.
+    pub(crate) fn list_verifies(&self) -> bool {
+        crc32c::crc32c(&self.bytes[HEAD_BYTES..self.list_end()]) == self.guard.list_checksum
+    }
+
+    /// Whether the CRC-32 in the guard's record header is right.
+    pub(crate) fn crc_verifies(&self) -> bool {
+        crc32fast::hash(&self.bytes[29..self.list_end()]) == u32_at(self.bytes, 25)
+    }
+
+    /// Of the list's entries, in order: the sector, and whether its checksum is right.
+    fn checked_sectors(&self) -> impl Iterator<Item = (u64, bool)> {
+        let batch = *self;
+        let first = self.first_sector();
+        let space = self.list_end();
+        (HEAD_BYTES..space).step_by(4).zip(first..).map(move |(at, sector)| {
+            let (from, to) = sector_part(batch.offset, sector, space, batch.bytes.len());
+            let checksum = if from < to { crc32c::crc32c(&batch.bytes[from..to]) } else { 0 };
+            (sector, checksum == u32_at(batch.bytes, at))
+        })
+    }
+
+    /// Whether every sector verifies.
+    pub(crate) fn sectors_verify(&self) -> bool {
+        self.checked_sectors().all(|(_, verifies)| verifies)
+    }
+
+    /// Whether what the batch has in that sector is zero.
+    fn is_zero_in(&self, sector: u64) -> bool {
+        let (from, to) = sector_part(self.offset, sector, 0, self.bytes.len());
+        is_zero(&self.bytes[from..to])
+    }
+
+    /// From where on the batch is zero to its end, in bytes from its beginning.
+    fn zero_from(&self) -> usize {
+        self.bytes.iter().rposition(|&b| b != 0).map_or(0, |at| at + 1)
+    }
+
+    /// A sector that the list touches, behind the last that the head touches, is zero.
+    pub(crate) fn list_sector_is_lost(&self) -> bool {
+        let head_last = (self.offset + HEAD_BYTES as u64 - 1) / SECTOR;
+        let list_last = (self.offset + self.list_end() as u64 - 1) / SECTOR;
+        (head_last + 1..=list_last).any(|sector| self.is_zero_in(sector))
+    }
+
+    /// The batch is zero from a byte of the list to its end.
+    pub(crate) fn is_cut_in_list(&self) -> bool {
+        self.zero_from() < self.list_end()
+    }
+
+    /// Some sector fails, and every one that does is zero.
+    pub(crate) fn lost_sectors_only(&self) -> bool {
+        let mut some = false;
+        self.checked_sectors().all(|(sector, verifies)| {
+            some |= !verifies;
+            verifies || self.is_zero_in(sector)
+        }) && some
+    }
+
+    /// The batch is zero from some byte to its end, and every failing sector before that byte's is
+    /// zero.
+    pub(crate) fn is_cut(&self) -> bool {
+        let cut = self.zero_from();
+        if cut == self.bytes.len() {
+            return false;
+        }
+        let cut_sector = (self.offset + cut as u64) / SECTOR;
+        self.checked_sectors()
+            .take_while(|(sector, _)| *sector < cut_sector)
+            .all(|(sector, verifies)| verifies || self.is_zero_in(sector))
+    }
+
+    /// Whether exactly the guard's records lie between the list and the mark.
+    pub(crate) fn records_fit(&self) -> bool {
+        let mut at = self.list_end();
+        let mut next = self.guard.first;
+        for _ in 0..self.guard.records {
+            let Ok(decoded) = decode_unchecked(&self.bytes[at..], self.max_payload) else {
+                return false;
+            };
+            let event = decoded.record.event;
+            if decoded.record.sequence != next || event == EventType::GUARD {
+                return false;
+            }
+            at += decoded.len as usize;
+            let Some(following) = next.0.checked_add(1) else { return false };
+            next = Sequence(following);
+        }
+        let mark = &self.bytes[at..];
+        (MARK_BYTES..=MARK_BYTES_MAX).contains(&mark.len()) && mark.iter().all(|&b| b == MARK)
+    }
+
+    /// Where the records begin, in bytes from the batch's beginning.
+    pub(crate) fn records_begin(&self) -> usize {
+        self.list_end()
+    }
+
+    /// Up to where the batch is proved by its list, in bytes from its beginning: the first failing
+    /// sector, or its end. Only if the list verifies.
+    pub(crate) fn proved_bytes(&self) -> usize {
+        match self.checked_sectors().find(|(_, verifies)| !verifies) {
+            Some((sector, _)) => (sector * SECTOR).saturating_sub(self.offset) as usize,
+            None => self.bytes.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Record, encode_record};
+    use crate::storage::SegmentId;
+    use base::Epoch;
+
+    fn claim() -> Claim {
+        Claim {
+            log_id: 9,
+            segment: SegmentId(1),
+            epoch: Epoch::new(1),
+            max_payload: 4096,
+            batch_bytes_max: 1 << 16,
+        }
+    }
+
+    fn batch(offset: u64, payload: usize, gap: usize, padded: bool) -> (Vec<u8>, u32) {
+        let mut bytes = vec![0xEE; gap];
+        let payload = vec![0x5A; payload];
+        let event = EventType::TX_CREATED;
+        let record = Record { sequence: Sequence(5), event, timestamp_ms: 1, payload: &payload };
+        encode_record(&record, &mut bytes);
+        let seed = Seed::of(&claim());
+        let framing = Framing {
+            seed,
+            offset,
+            first: Sequence(5),
+            records: 1,
+            watermark: Sequence(3),
+            chain: 77,
+            padded,
+        };
+        let checksum = frame_batch(&mut bytes, gap, &framing);
+        (bytes, checksum)
+    }
+
+    #[test]
+    fn a_batch_verifies_wherever_it_begins_and_whatever_the_gap_was() {
+        for offset in (1024..1024 + 512).step_by(31) {
+            for payload in [0, 1, 300, 500, 2000] {
+                for padded in [false, true] {
+                    let (bytes, checksum) = batch(offset, payload, 0, padded);
+                    for gap in [62, 66, 200] {
+                        assert_eq!(batch(offset, payload, gap, padded).0, bytes);
+                    }
+                    let seed = Seed::of(&claim());
+                    let guard = decode_head(&bytes, seed, offset, 1 << 16).unwrap();
+                    assert_eq!(guard.checksum, checksum);
+                    assert_eq!(guard.batch_bytes as usize, bytes.len());
+                    assert!(!padded || (offset + bytes.len() as u64) % SECTOR == 0);
+                    let batch = Batch { guard, offset, bytes: &bytes, max_payload: 4096 };
+                    assert!(batch.list_verifies() && batch.crc_verifies());
+                    assert!(batch.sectors_verify() && batch.records_fit());
+                    assert_eq!(batch.proved_bytes(), bytes.len());
+                    assert!(!batch.is_cut() && !batch.lost_sectors_only());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_verifies_only_in_its_place() {
+        let (bytes, _) = batch(1024, 100, 0, false);
+        let head = |claim: &Claim, offset| decode_head(&bytes, Seed::of(claim), offset, 1 << 16);
+        assert!(head(&claim(), 1024).is_some());
+        assert!(head(&claim(), 1025).is_none());
+        assert!(head(&claim(), 1536).is_none());
+        assert!(head(&Claim { log_id: 8, ..claim() }, 1024).is_none());
+        assert!(head(&Claim { segment: SegmentId(2), ..claim() }, 1024).is_none());
+        assert!(head(&Claim { epoch: Epoch::new(2), ..claim() }, 1024).is_none());
+    }
+}

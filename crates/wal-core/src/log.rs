@@ -1,0 +1,693 @@
+//! The log itself, as a value: it is told what to append and what became of its flushes, and says what
+//! is to be written.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use base::{Epoch, Sequence, Time};
+
+use crate::guard::{Framing, HEAD_BYTES, MARK_BYTES, Seed, frame_batch, guard_bytes};
+use crate::record::{EventType, RECORD_HEADER_BYTES, Record, encode_record};
+use crate::scan::ScanConfig;
+use crate::segment::{
+    BATCH_BYTES_LIMIT, Claim, HEADER_BYTES, SECTOR, Seal, encode_claim, encode_copy,
+};
+use crate::stats::Stats;
+use crate::storage::{DiskError, DiskOp, SegmentId};
+
+/// How a log is kept. Every size is in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The longest payload of a record.
+    pub max_payload: u32,
+    /// From so many records on a log may be compacted.
+    pub max_records: u64,
+    /// A marker is due after so many records.
+    pub checkpoint_interval: u64,
+    /// Whether reading looks at the CRC-32 of each record too; its batch proves it without.
+    pub enable_checksums: bool,
+    /// The size of the first segment of each open; each rotation doubles it.
+    pub segment_bytes_first: u64,
+    /// The size that segments grow to.
+    pub segment_bytes_max: u64,
+    /// The longest batch, guard included. Reading the log needs memory for one.
+    pub batch_bytes_max: u32,
+    /// Appended records that wait for a flush, and records written but not synced, are at most so much
+    /// each (and one batch more).
+    pub buffered_bytes_max: u64,
+    /// An unforced record is written, and an idle log closes its unproven window, after so long.
+    pub idle_guard_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            max_payload: 64 << 10,
+            max_records: 10_000,
+            checkpoint_interval: 1_000,
+            enable_checksums: true,
+            segment_bytes_first: 1 << 20,
+            segment_bytes_max: 64 << 20,
+            batch_bytes_max: 1 << 20,
+            buffered_bytes_max: 8 << 20,
+            idle_guard_after: Duration::from_millis(5),
+        }
+    }
+}
+
+/// A configuration that cannot work. Change what it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A batch must hold the longest record, its guard and its mark.
+    #[error("batch_bytes_max is {batch}: a record of max_payload needs {needed}")]
+    BatchTooSmall {
+        /// What is configured.
+        batch: u32,
+        /// What the longest record needs.
+        needed: u64,
+    },
+    /// Readers do not trust longer batches than the format's limit.
+    #[error("batch_bytes_max is {batch}: the format allows {max}")]
+    BatchTooLarge {
+        /// What is configured.
+        batch: u32,
+        /// The format's limit.
+        max: u32,
+    },
+    /// The buffer must hold a batch, and be rewritable by the next opening.
+    #[error("buffered_bytes_max is {bytes}: allowed are {min} (batch_bytes_max) to {max}")]
+    Buffer {
+        /// What is configured.
+        bytes: u64,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A segment must hold more than its header.
+    #[error(
+        "segments of {first} to {max} bytes: at least 4096, and the first not above the largest"
+    )]
+    Segment {
+        /// `segment_bytes_first`
+        first: u64,
+        /// `segment_bytes_max`
+        max: u64,
+    },
+    /// A marker after no record at all would never end.
+    #[error("checkpoint_interval is 0")]
+    NoInterval,
+}
+
+impl Config {
+    /// The most that [`Config::buffered_bytes_max`] may be.
+    pub const BUFFERED_BYTES_LIMIT: u64 = 16 << 20;
+
+    /// # Errors
+    /// [`ConfigError`] names the first field that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let (batch, max) = (self.batch_bytes_max, BATCH_BYTES_LIMIT);
+        let needed = u64::from(RECORD_HEADER_BYTES) + u64::from(self.max_payload);
+        let needed = needed + frame_overhead(needed);
+        if u64::from(batch) < needed {
+            return Err(ConfigError::BatchTooSmall { batch, needed });
+        }
+        if batch > max {
+            return Err(ConfigError::BatchTooLarge { batch, max });
+        }
+        let (bytes, min, max) =
+            (self.buffered_bytes_max, u64::from(batch), Self::BUFFERED_BYTES_LIMIT);
+        if bytes < min || bytes > max {
+            return Err(ConfigError::Buffer { bytes, min, max });
+        }
+        let (first, max) = (self.segment_bytes_first, self.segment_bytes_max);
+        if first < 4096 || max < first {
+            return Err(ConfigError::Segment { first, max });
+        }
+        if self.checkpoint_interval == 0 {
+            return Err(ConfigError::NoInterval);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn scan_config(&self) -> ScanConfig {
+        ScanConfig { max_payload: self.max_payload, enable_checksums: self.enable_checksums }
+    }
+
+    /// How many bytes of records a batch has room for, wherever it begins.
+    fn batch_room(&self) -> u64 {
+        u64::from(self.batch_bytes_max) - frame_overhead(u64::from(self.batch_bytes_max))
+    }
+}
+
+/// At least what a batch of `bytes` needs for guard and mark, wherever it begins.
+fn frame_overhead(bytes: u64) -> u64 {
+    (HEAD_BYTES + MARK_BYTES) as u64 + 4 * (bytes / SECTOR + 3)
+}
+
+/// Why a record was not appended. The log is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The caller's payload is too long.
+    #[error("a payload of {bytes} bytes is longer than max_payload, {max}")]
+    PayloadTooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        max: u32,
+    },
+    /// The caller used the code of a batch guard.
+    #[error("event code 0xf1 belongs to the log itself")]
+    Reserved,
+    /// Too much waits to be written. Flush, and append again.
+    #[error("more than {max} bytes wait to be written: flush first")]
+    Full {
+        /// `buffered_bytes_max`
+        max: u64,
+    },
+    /// The disk failed, or another writer took over. Drop the log and open it again.
+    #[error("the log is poisoned by a failed flush: open it again")]
+    Poisoned,
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// What is to be written now: every operation, strictly in order, up to the first that fails. Then the
+/// log is told, by [`Log::flushed`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// The operations. A shell may take them out.
+    pub ops: Vec<DiskOp>,
+    /// Whether it is synced at its end: [`Log::durable`] advances when it is done.
+    pub forced: bool,
+    /// How many records it writes.
+    pub records: u64,
+    /// The first of them; [`Sequence::NONE`] if there are none.
+    pub first: Sequence,
+    /// The last of them; [`Sequence::NONE`] if there are none.
+    pub last: Sequence,
+}
+
+/// Records that wait for a flush: one batch, with space for its guard in front.
+#[derive(Clone, Debug)]
+struct Pending {
+    bytes: Vec<u8>,
+    gap: usize,
+    first: Sequence,
+    records: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    /// What is written once it is done.
+    written: Sequence,
+    synced: bool,
+    closing: bool,
+}
+
+/// A log that is open for writing, as a value: it performs nothing itself.
+///
+/// - *Commands*: [`append`](Log::append), [`force`](Log::force), [`close`](Log::close).
+/// - *What it wants*: [`next_flush`](Log::next_flush), at the latest at
+///   [`next_wake`](Log::next_wake); one flush is in flight at a time, and what is appended meanwhile
+///   shares the next one.
+/// - *What became of it*: [`flushed`](Log::flushed).
+/// - *Questions*: the rest.
+///
+/// It is made by [`Opening::finish`](crate::Opening::finish).
+#[derive(Debug)]
+pub struct Log {
+    config: Config,
+    claim: Claim,
+    seed: Seed,
+    /// Where the next batch goes.
+    offset: u64,
+    segment_bytes: u64,
+    holds_batch: bool,
+    chain: u32,
+    last: Sequence,
+    /// The last record that was put into a flush.
+    written: Sequence,
+    durable: Sequence,
+    forced: Sequence,
+    /// The watermark of the last guard.
+    guarded: Sequence,
+    pending: VecDeque<Pending>,
+    pending_bytes: u64,
+    unsynced_bytes: u64,
+    in_flight: Option<InFlight>,
+    /// Since when the oldest pending record is known to wait.
+    waiting_since: Option<Time>,
+    quiet_since: Time,
+    closed: bool,
+    poison: Option<DiskError>,
+    stats: Stats,
+    spare_ops: Vec<DiskOp>,
+    spare_bytes: Vec<Vec<u8>>,
+}
+
+/// What an opening hands over.
+pub(crate) struct Opened {
+    pub config: Config,
+    pub claim: Claim,
+    pub last: Sequence,
+    pub chain: u32,
+    pub stats: Stats,
+}
+
+impl Log {
+    const SPARE_MAX: usize = 4;
+    const SPARE_BYTES_MAX: usize = 64 << 10;
+
+    pub(crate) fn opened(opened: Opened, now: Time) -> Log {
+        let Opened { config, claim, last, chain, stats } = opened;
+        Log {
+            seed: Seed::of(&claim),
+            offset: HEADER_BYTES,
+            segment_bytes: config.segment_bytes_first,
+            holds_batch: false,
+            chain,
+            last,
+            written: last,
+            durable: last,
+            forced: Sequence::NONE,
+            guarded: last,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            unsynced_bytes: 0,
+            in_flight: None,
+            waiting_since: None,
+            quiet_since: now,
+            closed: false,
+            poison: None,
+            stats,
+            spare_ops: Vec::new(),
+            spare_bytes: Vec::new(),
+            config,
+            claim,
+        }
+    }
+
+    /// Appends a record, lazily: it is written with a later flush, in order, and durable once
+    /// [`Log::durable`] has reached the sequence that is returned.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the log is as it was.
+    pub fn append(
+        &mut self,
+        event: EventType,
+        timestamp_ms: i64,
+        payload: &[u8],
+    ) -> Result<Sequence, AppendError> {
+        if self.poison.is_some() {
+            return Err(AppendError::Poisoned);
+        }
+        if self.closed {
+            return Err(AppendError::Closed);
+        }
+        if event == EventType::GUARD {
+            return Err(AppendError::Reserved);
+        }
+        if payload.len() as u64 > u64::from(self.config.max_payload) {
+            let bytes = payload.len() as u64;
+            return Err(AppendError::PayloadTooLarge { bytes, max: self.config.max_payload });
+        }
+        let sequence = self.last.next();
+        let record = Record { sequence, event, timestamp_ms, payload };
+        let bytes = record.encoded_bytes();
+        if self.pending_bytes + bytes > self.config.buffered_bytes_max {
+            return Err(AppendError::Full { max: self.config.buffered_bytes_max });
+        }
+        let batch = self.batch_with_room(bytes);
+        encode_record(&record, &mut batch.bytes);
+        batch.records += 1;
+        self.pending_bytes += bytes;
+        self.last = sequence;
+        self.stats.count(sequence, event, bytes);
+        Ok(sequence)
+    }
+
+    /// The last pending batch, or a new one if that has no room for `bytes`.
+    fn batch_with_room(&mut self, bytes: u64) -> &mut Pending {
+        let room = self.config.batch_room();
+        let has_room = self
+            .pending
+            .back()
+            .is_some_and(|batch| (batch.bytes.len() - batch.gap) as u64 + bytes <= room);
+        if !has_room {
+            // As much space as this record alone would need behind the last batch; moved if wrong.
+            let gap = guard_bytes(self.offset, bytes as usize);
+            let mut space = self.spare_bytes.pop().unwrap_or_default();
+            space.resize(gap, 0);
+            let first = self.last.next();
+            self.pending.push_back(Pending { bytes: space, gap, first, records: 0 });
+        }
+        self.pending.back_mut().expect("one was just pushed if there was none")
+    }
+
+    /// Somebody waits for `upto`: the next flush contains it and is synced. Without effect if it is
+    /// durable already.
+    ///
+    /// # Panics
+    /// If nothing was appended under that sequence yet.
+    pub fn force(&mut self, upto: Sequence) {
+        assert!(upto <= self.last, "only what was appended can be forced");
+        self.forced = self.forced.max(upto);
+    }
+
+    /// What is to be written now, if anything.
+    ///
+    /// `None` while a flush is in flight, after a failure, and when nothing is due. A forced record is
+    /// due at once: everything pending is written, synced, and the epoch checked. Unforced ones are due
+    /// after `idle_guard_after`, or when a batch of them is full: they are written, not synced. A log
+    /// that has been idle for as long writes a guard, so that what was synced is proved to have been.
+    pub fn next_flush(&mut self, now: Time) -> Option<Flush> {
+        if self.in_flight.is_some() || self.poison.is_some() || self.closed {
+            return None;
+        }
+        if self.waiting_since.is_none() && !self.pending.is_empty() {
+            self.waiting_since = Some(now);
+        }
+        if self.due_at()? > now {
+            return None;
+        }
+        let forced = self.must_sync();
+        let mut ops = std::mem::take(&mut self.spare_ops);
+        let mut rotated = false;
+        let mut flush = Flush::default();
+        if self.pending.is_empty() && !forced {
+            self.write_idle_guard(&mut ops);
+        } else {
+            rotated = self.write_pending(&mut ops, &mut flush);
+        }
+        flush.forced = forced || rotated;
+        if flush.forced {
+            self.sync(&mut ops);
+        }
+        flush.ops = ops;
+        self.hand_out(&mut flush, false);
+        Some(flush)
+    }
+
+    /// When [`Log::next_flush`] has something to hand out, if nothing is appended before: now
+    /// ([`Time::ZERO`]) if something is forced or has not been looked at yet, `None` while a flush is in
+    /// flight and if nothing is owed.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        if self.in_flight.is_some() || self.poison.is_some() || self.closed {
+            return None;
+        }
+        self.due_at()
+    }
+
+    fn due_at(&self) -> Option<Time> {
+        if self.must_sync() {
+            return Some(Time::ZERO);
+        }
+        if !self.pending.is_empty() {
+            let full =
+                self.pending.len() > 1 || self.pending_bytes >= self.config.buffered_bytes_max / 2;
+            return match self.waiting_since {
+                Some(since) if !full => Some(since + self.config.idle_guard_after),
+                _ => Some(Time::ZERO),
+            };
+        }
+        let unproven = self.durable > self.guarded && self.holds_batch;
+        unproven.then(|| self.quiet_since + self.config.idle_guard_after)
+    }
+
+    /// Somebody waits, or so much is unsynced that the next opening would have too much to rewrite.
+    fn must_sync(&self) -> bool {
+        self.forced > self.durable
+            || (self.unsynced_bytes > 0
+                && self.unsynced_bytes + self.pending_bytes > self.config.buffered_bytes_max)
+    }
+
+    /// Tells the log that its flush is done: every operation was performed, or one failed, and then
+    /// none after it.
+    ///
+    /// A failure poisons the log for good. Nothing is retried: after a failed sync a page cache may
+    /// show what the disk does not have. Opening the log again finds out.
+    ///
+    /// # Panics
+    /// If no flush is in flight.
+    pub fn flushed(&mut self, now: Time, result: Result<(), DiskError>) {
+        let flight = self.in_flight.take().expect("only a flush that was handed out can be done");
+        self.quiet_since = now;
+        match result {
+            Ok(()) => {
+                if flight.synced {
+                    assert!(flight.written >= self.durable, "durability never goes back");
+                    self.durable = flight.written;
+                    self.unsynced_bytes = 0;
+                }
+                self.closed |= flight.closing;
+            }
+            Err(error) => {
+                tracing::error!(%error, last = %self.last, durable = %self.durable, "log poisoned");
+                self.poison = Some(error);
+            }
+        }
+    }
+
+    /// Gives a flush's buffers back after it was performed. Optional: it saves allocations.
+    pub fn reuse(&mut self, mut spent: Flush) {
+        for op in spent.ops.drain(..) {
+            if let DiskOp::Write { mut bytes, .. } = op {
+                let fits = bytes.capacity() <= Self::SPARE_BYTES_MAX;
+                if fits && self.spare_bytes.len() < Self::SPARE_MAX {
+                    bytes.clear();
+                    self.spare_bytes.push(bytes);
+                }
+            }
+        }
+        self.spare_ops = spent.ops;
+    }
+
+    /// The last flush: everything pending, synced, and two guards that prove it, synced. When it is
+    /// done the log is closed. Without operations if there is nothing to do.
+    ///
+    /// # Panics
+    /// If a flush is in flight: it must be [`flushed`](Log::flushed) first.
+    pub fn close(&mut self) -> Flush {
+        assert!(self.in_flight.is_none(), "the flush in flight must be done first");
+        let mut flush = Flush::default();
+        if self.poison.is_none() && !self.closed {
+            let mut ops = std::mem::take(&mut self.spare_ops);
+            self.write_pending(&mut ops, &mut flush);
+            if self.holds_batch {
+                self.sync(&mut ops);
+                let watermark = self.written;
+                let mut guards = self.guard_alone(watermark, true);
+                let offset = self.offset - guards.len() as u64;
+                guards.append(&mut self.guard_alone(watermark, false));
+                ops.push(DiskOp::Write { segment: self.claim.segment, offset, bytes: guards });
+                ops.push(DiskOp::Sync(self.claim.segment));
+            }
+            flush.ops = ops;
+            flush.forced = true;
+        }
+        self.hand_out(&mut flush, true);
+        flush
+    }
+
+    fn hand_out(&mut self, flush: &mut Flush, closing: bool) {
+        if flush.records > 0 {
+            flush.last = self.written;
+        }
+        self.stats.flushes += 1;
+        self.stats.syncs += u64::from(flush.forced);
+        self.in_flight = Some(InFlight { written: self.written, synced: flush.forced, closing });
+    }
+
+    fn sync(&self, ops: &mut Vec<DiskOp>) {
+        ops.push(DiskOp::Sync(self.claim.segment));
+        ops.push(DiskOp::CheckEpoch { newest: self.claim.segment });
+    }
+
+    /// Writes every pending batch; true if the log went on in a new segment.
+    fn write_pending(&mut self, ops: &mut Vec<DiskOp>, flush: &mut Flush) -> bool {
+        let mut rotated = false;
+        flush.first = self.pending.front().map_or(Sequence::NONE, |batch| batch.first);
+        while let Some(batch) = self.pending.pop_front() {
+            let records_bytes = batch.bytes.len() - batch.gap;
+            let space = guard_bytes(self.offset, records_bytes);
+            let end = self.offset + (space + records_bytes + MARK_BYTES) as u64;
+            if self.holds_batch && end > self.segment_bytes {
+                self.rotate(ops);
+                rotated = true;
+            }
+            flush.records += u64::from(batch.records);
+            self.pending_bytes -= records_bytes as u64;
+            self.write_batch(ops, batch);
+        }
+        self.waiting_since = None;
+        rotated
+    }
+
+    fn write_batch(&mut self, ops: &mut Vec<DiskOp>, batch: Pending) {
+        let Pending { mut bytes, gap, first, records } = batch;
+        assert_eq!(first, self.written.next(), "batches are written in order, without a gap");
+        self.written = Sequence(self.written.0 + u64::from(records));
+        let offset = self.offset;
+        let durable = self.durable;
+        self.frame(&mut bytes, gap, first, records, durable, false);
+        self.unsynced_bytes += bytes.len() as u64;
+        ops.push(DiskOp::Write { segment: self.claim.segment, offset, bytes });
+    }
+
+    /// Makes a batch of `bytes`, and counts it as written.
+    fn frame(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        gap: usize,
+        first: Sequence,
+        records: u32,
+        watermark: Sequence,
+        padded: bool,
+    ) {
+        let framing = Framing {
+            seed: self.seed,
+            offset: self.offset,
+            first,
+            records,
+            watermark,
+            chain: self.chain,
+            padded,
+        };
+        self.chain = frame_batch(bytes, gap, &framing);
+        self.guarded = watermark;
+        self.offset += bytes.len() as u64;
+        self.holds_batch = true;
+    }
+
+    /// A batch without records.
+    fn guard_alone(&mut self, watermark: Sequence, padded: bool) -> Vec<u8> {
+        let mut bytes = self.spare_bytes.pop().unwrap_or_default();
+        let first = self.written.next();
+        self.frame(&mut bytes, 0, first, 0, watermark, padded);
+        bytes
+    }
+
+    fn write_idle_guard(&mut self, ops: &mut Vec<DiskOp>) {
+        let offset = self.offset;
+        let bytes = self.guard_alone(self.durable, false);
+        ops.push(DiskOp::Write { segment: self.claim.segment, offset, bytes });
+    }
+
+    /// Goes on in a new segment. The order is what makes it safe to crash anywhere:
+    ///
+    /// 1. what is in the old segment is synced, so that the seal will say the truth;
+    /// 2. the new one's claim and name are made durable: until a seal is there it holds nothing, and
+    ///    the old one is still where the log ends;
+    /// 3. the seal is written to one copy and synced before the other is touched, so that one of them
+    ///    is whole at any time;
+    /// 4. only then comes the first batch: a segment that holds one has both copies.
+    fn rotate(&mut self, ops: &mut Vec<DiskOp>) {
+        let old = self.claim.segment;
+        ops.push(DiskOp::Sync(old));
+        let seal = Seal {
+            segment: old,
+            length: self.offset,
+            last: self.written,
+            guard: self.chain,
+            take_over: false,
+        };
+        self.claim.segment = old.next();
+        self.seed = Seed::of(&self.claim);
+        claim_ops(&self.claim, ops);
+        seal_ops(&self.claim, &seal, ops);
+        self.segment_bytes = (self.segment_bytes * 2).min(self.config.segment_bytes_max);
+        self.offset = HEADER_BYTES;
+        self.holds_batch = false;
+    }
+
+    /// Everything up to here is on the disk, for good.
+    #[must_use]
+    pub fn durable(&self) -> Sequence {
+        self.durable
+    }
+
+    /// The last record that was appended.
+    #[must_use]
+    pub fn last(&self) -> Sequence {
+        self.last
+    }
+
+    /// What has poisoned the log, if anything has.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&DiskError> {
+        self.poison.as_ref()
+    }
+
+    /// Whether the log was closed and its last flush is done.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether a flush was handed out that is not done yet.
+    #[must_use]
+    pub fn is_flushing(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Whether `checkpoint_interval` records were appended since the last marker, restarts included. The
+    /// log writes none itself.
+    #[must_use]
+    pub fn marker_due(&self) -> bool {
+        self.stats.records_since_checkpoint >= self.config.checkpoint_interval
+    }
+
+    /// Counts.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// This start's epoch: higher than any before.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.claim.epoch
+    }
+
+    /// The log's id: it changes only when the disk is new.
+    #[must_use]
+    pub fn log_id(&self) -> u64 {
+        self.claim.log_id
+    }
+
+    /// The segment that the next batch goes to, or the one before it.
+    #[must_use]
+    pub fn segment(&self) -> SegmentId {
+        self.claim.segment
+    }
+
+    /// How it is kept.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Creates a segment and makes its claim and its name durable.
+pub(crate) fn claim_ops(claim: &Claim, ops: &mut Vec<DiskOp>) {
+    let segment = claim.segment;
+    ops.push(DiskOp::Create(segment));
+    ops.push(DiskOp::Write { segment, offset: 0, bytes: encode_claim(claim) });
+    ops.push(DiskOp::Sync(segment));
+    ops.push(DiskOp::SyncDirectory);
+}
+
+/// Seals what is in front of a segment: one copy after the other.
+pub(crate) fn seal_ops(claim: &Claim, seal: &Seal, ops: &mut Vec<DiskOp>) {
+    let copy = encode_copy(claim, Some(seal));
+    for offset in [0, SECTOR] {
+        let segment = claim.segment;
+        ops.push(DiskOp::Write { segment, offset, bytes: copy.to_vec() });
+        ops.push(DiskOp::Sync(segment));
+    }
+}

@@ -1,0 +1,339 @@
+//! Opening a log for writing, as steps: between any two of their operations a machine may crash, and
+//! opening again goes on from whatever is there.
+//!
+//! 1. [`Opening::scan`] reads what is there.
+//! 2. [`Opening::claim`] makes a new segment with a higher epoch durable. From here on the old writer,
+//!    if there still is one, finds out before it acknowledges anything.
+//! 3. [`Opening::read_tail`] reads what it wrote in the meantime, decides where the log ends, and mends:
+//!    a torn tail is zeroed, what is kept but unproven is written again and synced (after a failed sync
+//!    the page cache may show what the disk does not have), and only then the new segment seals the old.
+//! 4. [`Opening::finish`] looks whether somebody newer has come, and gives the log.
+
+use std::io;
+
+use base::{Epoch, Time};
+
+use crate::log::{Config, ConfigError, Log, Opened, claim_ops, seal_ops};
+use crate::scan::{Ending, Progress, ScanError, Scanned, Scanner, Survey, Tail, Visitor, survey};
+use crate::segment::{Claim, HEADER_BYTES, Part, SECTOR, Seal, encode_copy};
+use crate::storage::{Directory, DiskError, DiskOp, SegmentId};
+use crate::window::Window;
+
+/// Who else may be writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Nobody: an exclusive lock is held.
+    Exclusive,
+    /// The old writer may still be at work, on shared storage. Nothing of it is cut or mended; the seal
+    /// decides what counts.
+    TakeOver,
+}
+
+/// Why a log could not be opened for writing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The log is damaged. It was left untouched; salvage what is provable into a new one.
+    #[error("the log is damaged: {}", first_of(.0))]
+    Corrupt(Box<Scanned>),
+    /// Somebody newer is opening the log, or has opened it. Give up.
+    #[error("another writer has claimed the log")]
+    Fenced,
+    /// Somebody else created the segment that was to be claimed. Open again, with a fresh visitor.
+    #[error("another writer created a segment at the same moment: open the log again")]
+    ClaimedMeanwhile,
+    /// The disk failed while the log was being opened. Open it again.
+    #[error(transparent)]
+    Disk(DiskError),
+    /// 2^24 - 1 starts.
+    #[error("the log has used up its epochs")]
+    EpochsExhausted,
+    /// More of the log's end is unproven than any writer leaves; it cannot be rewritten.
+    #[error("{bytes} bytes at the log's end are proved by no watermark: at most {max} can be")]
+    TailTooLong {
+        /// How much.
+        bytes: u64,
+        /// The most.
+        max: u64,
+    },
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> OpenError {
+        OpenError::Scan(ScanError::Io(error))
+    }
+}
+
+fn first_of(scanned: &Scanned) -> String {
+    scanned.corruption.first().map_or_else(String::new, ToString::to_string)
+}
+
+/// A log being opened for writing. See the steps at the top of this module's page.
+#[derive(Debug)]
+pub struct Opening {
+    config: Config,
+    mode: OpenMode,
+    progress: Progress,
+    newest: Option<SegmentId>,
+    /// The newest segment may have a name that is not durable yet.
+    name_unproven: bool,
+    claim: Option<Claim>,
+    sealed: bool,
+}
+
+impl Opening {
+    /// The most that is rewritten at the log's end: what a writer may have had unsynced.
+    const TAIL_BYTES_MAX: u64 = 3 * Config::BUFFERED_BYTES_LIMIT;
+    const REWRITE_BYTES: u64 = 1 << 20;
+
+    /// Reads the log, and tells `visitor` what it holds. A log that is not there yet is an empty one.
+    ///
+    /// With [`OpenMode::TakeOver`] the very end is left to [`Opening::read_tail`].
+    ///
+    /// # Errors
+    /// [`OpenError::Corrupt`] after all of it was told; [`OpenError::Scan`], [`OpenError::Config`].
+    pub fn scan(
+        directory: &dyn Directory,
+        config: Config,
+        mode: OpenMode,
+        visitor: &mut dyn Visitor,
+    ) -> Result<Opening, OpenError> {
+        config.validate()?;
+        let survey = survey(directory, None)?;
+        let scan_config = config.scan_config();
+        let mut scanner = Scanner::new(directory, &scan_config, visitor, Progress::new());
+        let ending = match mode {
+            OpenMode::Exclusive => Ending::Decide,
+            OpenMode::TakeOver => Ending::Defer,
+        };
+        scanner.read(&survey, None, ending)?;
+        let progress = scanner.progress;
+        let newest = survey.newest().map(|view| view.id);
+        // A name is durable before its segment's first batch. One without may be a crash's.
+        let held = progress.held.map(|held| held.segment);
+        let opening = Opening {
+            config,
+            mode,
+            name_unproven: newest.is_some() && newest != held,
+            newest,
+            progress,
+            claim: None,
+            sealed: false,
+        };
+        opening.refuse_corrupt()?;
+        Ok(opening)
+    }
+
+    /// The operations that claim the log: a new segment with a new epoch, at least `floor`. A log that
+    /// has no id yet gets `new_log_id`.
+    ///
+    /// If its `Create` fails with `AlreadyExists` somebody else was faster: start over with
+    /// [`Opening::scan`].
+    ///
+    /// # Errors
+    /// [`OpenError::EpochsExhausted`].
+    pub fn claim(&mut self, floor: Epoch, new_log_id: u64) -> Result<Vec<DiskOp>, OpenError> {
+        let scanned = &self.progress.scanned;
+        let epoch = scanned.epoch.next().ok_or(OpenError::EpochsExhausted)?.max(floor);
+        let claim = Claim {
+            log_id: scanned.log_id.unwrap_or(new_log_id),
+            segment: self.newest.map_or(SegmentId::FIRST, SegmentId::next),
+            epoch,
+            max_payload: self.config.max_payload,
+            batch_bytes_max: self.config.batch_bytes_max,
+        };
+        self.claim = Some(claim);
+        let mut ops = Vec::new();
+        if self.name_unproven {
+            // Two new names may become durable in either order, and one alone would be a gap.
+            ops.push(DiskOp::SyncDirectory);
+        }
+        claim_ops(&claim, &mut ops);
+        Ok(ops)
+    }
+
+    /// Once the claim's operations are done: reads on, decides where the log ends, and returns the
+    /// operations that make it so.
+    ///
+    /// # Errors
+    /// [`OpenError::Corrupt`], [`OpenError::TailTooLong`], [`OpenError::Scan`].
+    ///
+    /// # Panics
+    /// If nothing was claimed.
+    pub fn read_tail(
+        &mut self,
+        directory: &dyn Directory,
+        visitor: &mut dyn Visitor,
+    ) -> Result<Vec<DiskOp>, OpenError> {
+        let claim = self.claim.expect("a log is claimed before its tail is read");
+        let survey = survey(directory, Some(claim.segment))?;
+        let scan_config = self.config.scan_config();
+        let resume = self.progress.tail.take().map(|tail| (tail.segment, tail.end));
+        let progress = std::mem::replace(&mut self.progress, Progress::new());
+        let mut scanner = Scanner::new(directory, &scan_config, visitor, progress);
+        let read = scanner.read(&survey, resume, Ending::Decide);
+        self.progress = scanner.progress;
+        read?;
+        self.refuse_corrupt()?;
+        let mut ops = Vec::new();
+        if self.mode == OpenMode::Exclusive {
+            mend_headers(&survey, &mut ops);
+        }
+        let mut file_bytes = 0;
+        if let Some(tail) = self.progress.tail {
+            let mut window = Window::new(directory);
+            window.open(tail.segment)?;
+            file_bytes = window.file_bytes();
+            if self.mode == OpenMode::Exclusive && tail.torn {
+                cut(&mut window, &tail, &mut ops)?;
+            }
+            rewrite(&mut window, &tail, &mut ops)?;
+        }
+        let seal = self.seal();
+        seal_ops(&claim, &seal, &mut ops);
+        if let Some(tail) = self.progress.tail {
+            if self.mode == OpenMode::Exclusive && file_bytes > tail.end {
+                ops.push(DiskOp::Truncate { segment: tail.segment, len: tail.end });
+            }
+        }
+        let scanned = &mut self.progress.scanned;
+        scanned.segments += 1;
+        scanned.log_id = Some(claim.log_id);
+        if scanned.epoch > Epoch::NONE {
+            scanned.stats.recoveries += 1;
+        }
+        scanned.epoch = claim.epoch;
+        self.sealed = true;
+        Ok(ops)
+    }
+
+    fn seal(&self) -> Seal {
+        match self.progress.held {
+            None => Seal::NOTHING,
+            Some(held) => Seal {
+                segment: held.segment,
+                length: held.end,
+                last: self.progress.last(),
+                guard: self.progress.chain,
+                take_over: self.mode == OpenMode::TakeOver,
+            },
+        }
+    }
+
+    fn refuse_corrupt(&self) -> Result<(), OpenError> {
+        if self.progress.scanned.is_corrupt() {
+            return Err(OpenError::Corrupt(Box::new(self.progress.scanned.clone())));
+        }
+        Ok(())
+    }
+
+    /// Once the tail's operations are done: looks whether a newer segment has come, and gives the log.
+    ///
+    /// # Errors
+    /// [`OpenError::Fenced`], [`OpenError::Scan`].
+    ///
+    /// # Panics
+    /// If the tail was not read.
+    pub fn finish(self, directory: &dyn Directory, now: Time) -> Result<Log, OpenError> {
+        assert!(self.sealed, "a log's tail is read before it is written");
+        let claim = self.claim.expect("what was sealed was claimed");
+        if directory.segments()?.last() != Some(&claim.segment) {
+            return Err(OpenError::Fenced);
+        }
+        let opened = Opened {
+            last: self.progress.last(),
+            chain: if self.progress.held.is_some() { self.progress.chain } else { 0 },
+            stats: self.progress.scanned.stats.clone(),
+            config: self.config,
+            claim,
+        };
+        Ok(Log::opened(opened, now))
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn scanned(&self) -> &Scanned {
+        &self.progress.scanned
+    }
+
+    /// The epoch that was claimed; [`Epoch::NONE`] before.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.claim.map_or(Epoch::NONE, |claim| claim.epoch)
+    }
+
+    /// The log's id; `None` before it was claimed, if it is new.
+    #[must_use]
+    pub fn log_id(&self) -> Option<u64> {
+        self.claim.map(|claim| claim.log_id).or(self.progress.scanned.log_id)
+    }
+}
+
+/// Rewrites header copies that a crash has cut short.
+fn mend_headers(survey: &Survey, ops: &mut Vec<DiskOp>) {
+    for view in &survey.views {
+        let Some(claim) = view.header.claim else { continue };
+        let good = encode_copy(&claim, view.header.seal.as_ref());
+        for (index, copy) in view.copies.iter().enumerate() {
+            let unsealed = view.header.seal.is_some() && copy.seal == Part::Absent;
+            if !view.header.lost[index] && !unsealed {
+                continue;
+            }
+            let (segment, offset) = (view.id, index as u64 * SECTOR);
+            if copy.needs_zeroing {
+                // Else a write cut short could leave a copy whose both ends look whole.
+                ops.push(DiskOp::Write { segment, offset, bytes: vec![0; SECTOR as usize] });
+                ops.push(DiskOp::Sync(segment));
+            }
+            ops.push(DiskOp::Write { segment, offset, bytes: good.to_vec() });
+            ops.push(DiskOp::Sync(segment));
+        }
+    }
+}
+
+/// Zeroes a torn tail: its beginning first, so that it is torn at the same place whenever a crash comes.
+fn cut(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> io::Result<()> {
+    let Some(last) = window.last_nonzero(tail.end)? else { return Ok(()) };
+    let sector_end = (tail.end / SECTOR + 1) * SECTOR;
+    let mut at = tail.end;
+    let segment = tail.segment;
+    while at <= last {
+        let to =
+            if at < sector_end { sector_end } else { (at + Opening::REWRITE_BYTES).min(last + 1) };
+        ops.push(DiskOp::Write { segment, offset: at, bytes: vec![0; (to - at) as usize] });
+        if at < sector_end {
+            ops.push(DiskOp::Sync(segment));
+        }
+        at = to;
+    }
+    if at > sector_end {
+        ops.push(DiskOp::Sync(segment));
+    }
+    Ok(())
+}
+
+/// Writes again what is kept and no watermark proves.
+fn rewrite(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> Result<(), OpenError> {
+    let bytes = tail.end - tail.unproven_from;
+    let max = Opening::TAIL_BYTES_MAX;
+    if bytes > max {
+        return Err(OpenError::TailTooLong { bytes, max });
+    }
+    let mut at = tail.unproven_from.max(HEADER_BYTES);
+    while at < tail.end {
+        let len = (tail.end - at).min(Opening::REWRITE_BYTES);
+        let bytes = window.at(at, len)?.to_vec();
+        ops.push(DiskOp::Write { segment: tail.segment, offset: at, bytes });
+        at += len;
+    }
+    if bytes > 0 {
+        ops.push(DiskOp::Sync(tail.segment));
+    }
+    Ok(())
+}

@@ -1,0 +1,1035 @@
+//! Reading a whole log: every segment in order, batch by batch, to the place where it ends.
+//!
+//! A scan never writes. It reads a block or a batch at a time, whatever the log's size, and believes
+//! no length before a checksum has proved it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::io;
+
+use base::{Epoch, Sequence};
+
+use crate::end::{Conditions, End, Reason, decide};
+use crate::guard::{Batch, Guard, HEAD_BYTES, Seed, decode_head};
+use crate::record::{EventType, Record, decode_record, decode_unchecked};
+use crate::segment::{
+    BATCH_BYTES_LIMIT, Claim, HEADER_BYTES, Header, HeaderCopy, SECTOR, decode_copy,
+};
+use crate::stats::Stats;
+use crate::storage::{Directory, SegmentId};
+use crate::window::Window;
+
+/// Where something is in a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The segment; 0 in a raw stream.
+    pub segment: SegmentId,
+    /// The offset in the segment's file or the stream, in bytes.
+    pub offset: u64,
+    /// The length in bytes, header included.
+    pub len: u32,
+    /// False if the record's own CRC-32 is wrong. True if it is right, and also if it was not
+    /// looked at because checks are off and the batch's checksums prove the record.
+    pub crc_ok: bool,
+}
+
+/// Told what a scan finds, in the log's order.
+pub trait Visitor {
+    /// A record that is proved: by its batch in a log, by its CRC-32 in a raw stream.
+    fn record(&mut self, record: &Record<'_>, place: Place);
+
+    /// A record whose own CRC-32 is wrong. It must not be acted on; a [`hole`](Self::hole) follows.
+    fn damaged(&mut self, record: &Record<'_>, place: Place) {
+        let _ = (record, place);
+    }
+
+    /// A batch's guard, before the batch's records.
+    fn guard(&mut self, guard: &Guard, place: Place) {
+        let _ = (guard, place);
+    }
+
+    /// Records may be hidden here: between those told before and those told after.
+    fn hole(&mut self, hole: &Corruption) {
+        let _ = hole;
+    }
+}
+
+/// Looks at nothing: for when only [`Scanned`] matters.
+impl Visitor for () {
+    fn record(&mut self, _: &Record<'_>, _: Place) {}
+}
+
+/// Collects every proved record's bytes: a raw stream.
+impl Visitor for Vec<u8> {
+    fn record(&mut self, record: &Record<'_>, _: Place) {
+        crate::record::encode_record(record, self);
+    }
+}
+
+/// How to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanConfig {
+    /// The longest payload that a raw stream may hold, in bytes. A segment's header says it itself.
+    pub max_payload: u32,
+    /// Whether to look at the CRC-32 of each record of a log too. Its batches prove them without; raw
+    /// streams are always looked at.
+    pub enable_checksums: bool,
+}
+
+impl Default for ScanConfig {
+    fn default() -> ScanConfig {
+        ScanConfig { max_payload: 64 << 10, enable_checksums: true }
+    }
+}
+
+/// What proves a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// Batch guards: any flipped bit and any missing record is seen.
+    Guarded,
+    /// Nothing but a CRC-32 per payload: a raw stream.
+    Unprotected,
+}
+
+/// What is wrong at some place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Damage {
+    /// One header copy of a segment that holds batches is gone.
+    HeaderCopyLost,
+    /// A header copy does not verify.
+    HeaderCopyCorrupt,
+    /// Both header copies verify and they differ.
+    HeaderCopiesDiffer,
+    /// A seal does not verify.
+    SealCorrupt,
+    /// A segment holds batches, and one of its header copies has no seal.
+    SealMissing,
+    /// There are batches, and both header copies are gone.
+    BatchesWithoutHeader,
+    /// A segment is not there.
+    SegmentsMissing,
+    /// The segment is another log's, another file's, or of an older epoch than one before it.
+    ForeignSegment,
+    /// The log does not end where, or with what, the next segment's seal says.
+    SealMismatch,
+    /// Something is written behind a sealed segment's end.
+    BehindSeal,
+    /// A batch that was synced does not verify.
+    BatchDamaged,
+    /// A batch verifies that is not the next one.
+    BatchOutOfOrder,
+    /// In the last batch, which nothing proves to have been synced, something is changed that no
+    /// crash changes.
+    TailDamaged,
+    /// A record's CRC-32 is wrong.
+    RecordCrc,
+    /// Bytes that are no record.
+    NotARecord,
+    /// Records are missing: the numbers jump.
+    RecordsMissing,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Damage::HeaderCopyLost => "a header copy is zero in a segment that holds batches",
+            Damage::HeaderCopyCorrupt => "a header copy does not verify",
+            Damage::HeaderCopiesDiffer => "the two header copies differ",
+            Damage::SealCorrupt => "a seal does not verify",
+            Damage::SealMissing => "a header copy has no seal in a segment that holds batches",
+            Damage::BatchesWithoutHeader => "batches without a header",
+            Damage::SegmentsMissing => "one or more segments are missing",
+            Damage::ForeignSegment => "the segment belongs to another log, place or time",
+            Damage::SealMismatch => "the segment does not end as the next one's seal says",
+            Damage::BehindSeal => "something is written behind the sealed end",
+            Damage::BatchDamaged => "a batch that was synced does not verify",
+            Damage::BatchOutOfOrder => "a batch that is not the next one",
+            Damage::TailDamaged => "the last batch is changed in a way that no crash leaves",
+            Damage::RecordCrc => "a record's checksum is wrong",
+            Damage::NotARecord => "bytes that are no record",
+            Damage::RecordsMissing => "records are missing",
+        })
+    }
+}
+
+/// One damaged place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// The segment; `None` in a raw stream.
+    pub segment: Option<SegmentId>,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How many bytes it spans; 0 if something is missing rather than damaged.
+    pub bytes: u64,
+    /// What is wrong.
+    pub what: Damage,
+    /// The last record before it.
+    pub last_sequence_before: Sequence,
+    /// Whether records may be hidden by it. A damaged header copy hides none if the other is whole.
+    pub hides_records: bool,
+}
+
+/// The place, what is wrong, and behind which record.
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(segment) = self.segment {
+            write!(f, "{segment} ")?;
+        }
+        write!(
+            f,
+            "offset {}, {} bytes, behind record {}: {}",
+            self.offset, self.bytes, self.last_sequence_before, self.what
+        )
+    }
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// What proves the log.
+    pub integrity: Integrity,
+    /// How many records were told.
+    pub records: u64,
+    /// The last record's sequence.
+    pub last_sequence: Sequence,
+    /// Records that damage is known to hide or to have changed. 0 does not mean none.
+    pub corrupted_records: u64,
+    /// From the cut to the last byte that is not zero, in bytes; 0 without a torn tail.
+    pub torn_tail_bytes: u64,
+    /// What is damaged, in the log's order: at most [`Scanned::CORRUPTION_MAX`] entries.
+    pub corruption: Vec<Corruption>,
+    /// How many more there are.
+    pub corruption_left_out: u64,
+    /// Header copies that a crash has cut short. The log is whole; opening it for writing mends them.
+    pub lost_header_copies: u64,
+    /// Segments that a crash has left without a header, and without anything else.
+    pub abandoned_starts: u64,
+    /// Bytes that a fenced writer wrote behind a take-over's seal. They are none of the log.
+    pub fenced_bytes: u64,
+    /// The highest epoch of any segment.
+    pub epoch: Epoch,
+    /// The log's id, if any segment tells.
+    pub log_id: Option<u64>,
+    /// Segments that are there.
+    pub segments: u64,
+    /// Where the log ends: behind its last batch.
+    pub end: Option<(SegmentId, u64)>,
+    /// The highest sequence that some batch proves to have been synced.
+    pub watermark: Sequence,
+    /// Counts.
+    pub stats: Stats,
+}
+
+impl Scanned {
+    /// The most entries of [`Scanned::corruption`].
+    pub const CORRUPTION_MAX: usize = 100_000;
+
+    pub(crate) fn new(integrity: Integrity) -> Scanned {
+        Scanned {
+            integrity,
+            records: 0,
+            last_sequence: Sequence::NONE,
+            corrupted_records: 0,
+            torn_tail_bytes: 0,
+            corruption: Vec::new(),
+            corruption_left_out: 0,
+            lost_header_copies: 0,
+            abandoned_starts: 0,
+            fenced_bytes: 0,
+            epoch: Epoch::NONE,
+            log_id: None,
+            segments: 0,
+            end: None,
+            watermark: Sequence::NONE,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Whether anything is damaged. A torn tail and a lost header copy are not damage.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        !self.corruption.is_empty()
+    }
+
+    pub(crate) fn count(&mut self, record: &Record<'_>) {
+        self.records += 1;
+        self.last_sequence = record.sequence;
+        self.stats.count(record.sequence, record.event, record.encoded_bytes());
+    }
+
+    pub(crate) fn report(&mut self, corruption: Corruption, visitor: &mut dyn Visitor) {
+        if corruption.hides_records {
+            visitor.hole(&corruption);
+        }
+        if self.corruption.len() < Self::CORRUPTION_MAX {
+            self.corruption.push(corruption);
+        } else {
+            self.corruption_left_out += 1;
+        }
+    }
+
+    pub(crate) fn hide(&mut self, records: u64) {
+        self.corrupted_records = self.corrupted_records.saturating_add(records);
+        self.stats.corrupted_records = self.corrupted_records;
+    }
+
+    pub(crate) fn tear(&mut self, bytes: u64) {
+        self.torn_tail_bytes = bytes;
+        self.stats.torn_bytes = bytes;
+    }
+}
+
+/// Why a log could not be read at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScanError {
+    /// The disk failed. This is never an end of log: try again, or repair the disk.
+    #[error("the log cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// The files are no log of ours, damaged or not. Check the path.
+    #[error("not a Trinity log")]
+    NotALog,
+    /// The log was written by a newer version. Use that one.
+    #[error("the log has format version {version}, which is newer than this program's")]
+    NewerFormat {
+        /// The log's version.
+        version: u32,
+    },
+}
+
+/// Reads a log, without changing it.
+///
+/// A directory without segments is a log without records. Memory is bounded by the longest batch,
+/// whatever the log's size.
+///
+/// # Errors
+/// [`ScanError`]. Damage is no error: see [`Scanned::corruption`].
+pub fn scan(
+    directory: &dyn Directory,
+    config: &ScanConfig,
+    visitor: &mut dyn Visitor,
+) -> Result<Scanned, ScanError> {
+    let survey = survey(directory, None)?;
+    let mut scanner = Scanner::new(directory, config, visitor, Progress::new());
+    scanner.read(&survey, None, Ending::Decide)?;
+    Ok(scanner.progress.scanned)
+}
+
+// ---------------------------------------------------------------------------------------------
+// Headers: which segments there are, and up to where each is part of the log.
+
+/// Up to where a segment is part of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// It holds nothing.
+    Passed,
+    /// The log ends here.
+    Open,
+    /// It does not end the log, but what would say where it ends is damaged.
+    Unproven,
+    /// It ends at `length` with that record and that guard.
+    Sealed { length: u64, last: Sequence, guard: u32, take_over: bool },
+    /// It was sealed without a batch.
+    Empty { take_over: bool },
+}
+
+/// One segment before its batches are read.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub id: SegmentId,
+    pub file_bytes: u64,
+    pub header: Header,
+    pub copies: [HeaderCopy; 2],
+    holds_batch: bool,
+    /// The claim, or the best guess at it that reads the first batch.
+    claim: Option<Claim>,
+    foreign: bool,
+    extent: Extent,
+}
+
+/// All segments before their batches are read.
+pub(crate) struct Survey {
+    pub views: Vec<View>,
+}
+
+impl Survey {
+    pub(crate) fn newest(&self) -> Option<&View> {
+        self.views.last()
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        let claims = self.views.iter().filter_map(|view| view.header.claim);
+        claims.map(|claim| claim.epoch).max().unwrap_or(Epoch::NONE)
+    }
+
+    pub(crate) fn log_id(&self) -> Option<u64> {
+        self.views.iter().find_map(|view| view.header.claim).map(|claim| claim.log_id)
+    }
+}
+
+/// Reads the headers of every segment (below `below`), and decides by the seals how far each counts.
+pub(crate) fn survey(
+    directory: &dyn Directory,
+    below: Option<SegmentId>,
+) -> Result<Survey, ScanError> {
+    let mut ids = directory.segments()?;
+    ids.retain(|&id| below.is_none_or(|below| id < below));
+    debug_assert!(ids.is_sorted());
+    let mut window = Window::new(directory);
+    let mut views = Vec::with_capacity(ids.len());
+    for id in ids {
+        views.push(view(&mut window, id)?);
+    }
+    let nobody_claims = views.iter().all(|view| view.header.claim.is_none());
+    let content = views.iter().any(|v| v.holds_batch || v.copies.iter().any(|copy| !copy.zero));
+    let resembles = views.iter().any(|view| view.copies.iter().any(|c| c.resembles_header));
+    if nobody_claims && content && !resembles {
+        return Err(ScanError::NotALog);
+    }
+    find_foreign(&mut views);
+    guess_claims(&mut window, &mut views)?;
+    decide_extents(&mut views);
+    Ok(Survey { views })
+}
+
+fn view(window: &mut Window<'_>, id: SegmentId) -> Result<View, ScanError> {
+    // Content before header: a writer that is still at work writes them the other way round, so
+    // whoever sees a batch sees its seal too.
+    window.open(id)?;
+    let holds_batch = !window.is_zero_from(HEADER_BYTES)?;
+    window.open(id)?;
+    let file_bytes = window.file_bytes();
+    let bytes = window.at(0, HEADER_BYTES)?;
+    let (first, second) = bytes.split_at(SECTOR as usize);
+    let copies = [first, second].map(|copy| {
+        let copy: &[u8; SECTOR as usize] = copy.try_into().expect("a sector is 512 bytes");
+        decode_copy(copy)
+    });
+    if let Some(version) = copies.iter().find_map(|copy| copy.newer_version) {
+        return Err(ScanError::NewerFormat { version });
+    }
+    let header = Header::of(&copies, holds_batch);
+    let claim = header.claim;
+    let extent = Extent::Passed;
+    Ok(View { id, file_bytes, header, copies, holds_batch, claim, foreign: false, extent })
+}
+
+/// Marks segments that cannot be where they are.
+fn find_foreign(views: &mut [View]) {
+    let mut log_id = None;
+    let mut epoch = Epoch::NONE;
+    for view in views {
+        let Some(claim) = view.header.claim else { continue };
+        let log_id = *log_id.get_or_insert(claim.log_id);
+        view.foreign = claim.log_id != log_id || claim.segment != view.id || claim.epoch < epoch;
+        epoch = epoch.max(claim.epoch);
+    }
+}
+
+/// Where both copies of a header are damaged, what they and the neighbours say is enough to read the
+/// batches with: a guess that is wrong verifies nothing.
+fn guess_claims(window: &mut Window<'_>, views: &mut [View]) -> io::Result<()> {
+    let known: Vec<Option<Claim>> = views.iter().map(|view| view.header.claim).collect();
+    for (index, view) in views.iter_mut().enumerate() {
+        if view.claim.is_some() || !view.holds_batch {
+            continue;
+        }
+        let before = known[..index].iter().rev().find_map(|claim| *claim);
+        let after = known[index + 1..].iter().find_map(|claim| *claim);
+        let sources: Vec<Claim> =
+            view.copies.iter().map(|copy| copy.guess).chain(before).chain(after).collect();
+        let successor = before.and_then(|claim| claim.epoch.next());
+        let epochs: BTreeSet<Epoch> =
+            sources.iter().map(|claim| claim.epoch).chain(successor).collect();
+        window.open(view.id)?;
+        let head: Vec<u8> = window.at(HEADER_BYTES, HEAD_BYTES as u64)?.to_vec();
+        let guesses =
+            sources.iter().flat_map(|source| epochs.iter().map(move |&epoch| (source, epoch)));
+        view.claim = guesses
+            .map(|(source, epoch)| Claim {
+                log_id: source.log_id,
+                segment: view.id,
+                epoch,
+                max_payload: BATCH_BYTES_LIMIT,
+                batch_bytes_max: BATCH_BYTES_LIMIT,
+            })
+            .find(|claim| {
+                decode_head(&head, Seed::of(claim), HEADER_BYTES, BATCH_BYTES_LIMIT).is_some()
+            });
+    }
+    Ok(())
+}
+
+/// From the newest segment down: whoever has a seal seals the segment it names, and every one between
+/// as empty; then that one's own seal counts.
+fn decide_extents(views: &mut [View]) {
+    let mut cover = None;
+    let mut open_found = false;
+    for view in views.iter_mut().rev() {
+        let seal = if view.foreign { None } else { view.header.seal };
+        match cover {
+            Some(crate::segment::Seal { segment, take_over, .. }) if view.id > segment => {
+                view.extent = Extent::Empty { take_over };
+            }
+            Some(crate::segment::Seal { segment, length, last, guard, take_over })
+                if view.id == segment =>
+            {
+                view.extent = Extent::Sealed { length, last, guard, take_over };
+                cover = seal;
+            }
+            _ if seal.is_none() && !view.holds_batch => view.extent = Extent::Passed,
+            _ => {
+                view.extent = if open_found { Extent::Unproven } else { Extent::Open };
+                open_found = true;
+                cover = seal;
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Batches.
+
+/// The newest segment that holds a batch, and where its last one ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub segment: SegmentId,
+    pub end: u64,
+}
+
+/// The open segment: where it was read up to, and from where on no watermark proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub segment: SegmentId,
+    pub end: u64,
+    pub unproven_from: u64,
+    pub torn: bool,
+}
+
+/// How far a scan has come. It can be gone on with later.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub scanned: Scanned,
+    /// The next record's sequence.
+    pub next: Sequence,
+    /// The last guard's checksum.
+    pub chain: u32,
+    pub held: Option<Held>,
+    pub tail: Option<Tail>,
+    /// Batches of the segment being read that no watermark covers yet: where each begins, and which
+    /// watermark will cover it.
+    uncovered: VecDeque<(u64, Sequence)>,
+    /// A hole has just been reported: a jump of the numbers is no news.
+    broken: bool,
+}
+
+impl Progress {
+    /// So many uncovered batches are told apart; more count as part of the last.
+    const UNCOVERED_MAX: usize = 4096;
+
+    pub(crate) fn new() -> Progress {
+        Progress {
+            scanned: Scanned::new(Integrity::Guarded),
+            next: Sequence::FIRST,
+            chain: 0,
+            held: None,
+            tail: None,
+            uncovered: VecDeque::new(),
+            broken: false,
+        }
+    }
+
+    /// The last record's sequence, hidden ones included.
+    pub(crate) fn last(&self) -> Sequence {
+        Sequence(self.next.0 - 1)
+    }
+
+    fn accept(&mut self, segment: SegmentId, offset: u64, guard: &Guard) {
+        self.scanned.watermark = self.scanned.watermark.max(guard.watermark);
+        let watermark = self.scanned.watermark;
+        while self.uncovered.front().is_some_and(|&(_, covered_by)| covered_by <= watermark) {
+            self.uncovered.pop_front();
+        }
+        let covered_by = if guard.records > 0 { guard.last() } else { guard.first };
+        let full = self.uncovered.len() >= Self::UNCOVERED_MAX;
+        match self.uncovered.back_mut() {
+            Some(last) if full => last.1 = covered_by,
+            _ => self.uncovered.push_back((offset, covered_by)),
+        }
+        self.next = guard.last().next();
+        self.chain = guard.checksum;
+        self.held = Some(Held { segment, end: offset + u64::from(guard.batch_bytes) });
+        self.broken = false;
+    }
+
+    /// Goes on at another sequence and guard: what lies between is hidden.
+    fn jump(&mut self, next: Sequence, chain: u32) {
+        self.scanned.hide(next.0.saturating_sub(self.next.0));
+        self.next = self.next.max(next);
+        self.chain = chain;
+    }
+}
+
+/// What to do at the end of the open segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Decide what it is.
+    Decide,
+    /// Stop there: a writer may be at work, and somebody will look again.
+    Defer,
+}
+
+/// What a search behind B has found.
+struct Search {
+    covered: bool,
+    resume: Option<(u64, Guard)>,
+}
+
+pub(crate) struct Scanner<'a> {
+    window: Window<'a>,
+    config: &'a ScanConfig,
+    visitor: &'a mut dyn Visitor,
+    pub progress: Progress,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(
+        directory: &'a dyn Directory,
+        config: &'a ScanConfig,
+        visitor: &'a mut dyn Visitor,
+        progress: Progress,
+    ) -> Scanner<'a> {
+        Scanner { window: Window::new(directory), config, visitor, progress }
+    }
+
+    /// Reads the surveyed segments: all of them, or from `resume` on.
+    pub(crate) fn read(
+        &mut self,
+        survey: &Survey,
+        resume: Option<(SegmentId, u64)>,
+        ending: Ending,
+    ) -> io::Result<()> {
+        let scanned = &mut self.progress.scanned;
+        scanned.segments = survey.views.len() as u64;
+        scanned.epoch = survey.epoch();
+        scanned.log_id = survey.log_id();
+        let claims = survey.views.iter().filter_map(|view| view.header.claim);
+        let epochs: BTreeSet<Epoch> = claims.map(|claim| claim.epoch).collect();
+        scanned.stats.recoveries = (epochs.len() as u64).saturating_sub(1);
+        scanned.lost_header_copies = 0;
+        scanned.abandoned_starts = 0;
+        let mut expected = SegmentId::FIRST;
+        for view in &survey.views {
+            let start = match resume {
+                Some((segment, _)) if view.id < segment => None,
+                Some((segment, offset)) if view.id == segment => Some(offset),
+                _ => Some(HEADER_BYTES),
+            };
+            if let Some(start) = start {
+                if view.id != expected {
+                    self.report(expected, 0, 0, Damage::SegmentsMissing, true);
+                }
+                let resumed = start != HEADER_BYTES;
+                self.read_segment(view, start, resumed, ending)?;
+            }
+            let scanned = &mut self.progress.scanned;
+            scanned.lost_header_copies +=
+                view.header.lost.iter().filter(|lost| **lost).count() as u64;
+            scanned.abandoned_starts += u64::from(view.header.abandoned);
+            expected = view.id.next();
+        }
+        let held = self.progress.held;
+        self.progress.scanned.end = held.map(|held| (held.segment, held.end));
+        Ok(())
+    }
+
+    fn report(&mut self, segment: SegmentId, offset: u64, bytes: u64, what: Damage, hides: bool) {
+        self.progress.broken |= hides;
+        let corruption = Corruption {
+            segment: Some(segment),
+            offset,
+            bytes,
+            what,
+            last_sequence_before: self.progress.last(),
+            hides_records: hides,
+        };
+        tracing::warn!(%corruption, "the log is damaged");
+        self.progress.scanned.report(corruption, self.visitor);
+    }
+
+    fn read_segment(
+        &mut self,
+        view: &View,
+        start: u64,
+        resumed: bool,
+        ending: Ending,
+    ) -> io::Result<()> {
+        self.progress.uncovered.clear();
+        if !resumed {
+            for &(copy, what, hides) in &view.header.damage {
+                let (offset, bytes) =
+                    if copy == 2 { (0, HEADER_BYTES) } else { (u64::from(copy) * SECTOR, SECTOR) };
+                self.report(view.id, offset, bytes, what, hides);
+            }
+        }
+        self.window.open(view.id)?;
+        if view.foreign {
+            self.report(view.id, 0, view.file_bytes, Damage::ForeignSegment, true);
+            return Ok(());
+        }
+        match view.extent {
+            Extent::Passed => Ok(()),
+            Extent::Empty { take_over } => self.look_behind(view.id, HEADER_BYTES, take_over),
+            Extent::Open | Extent::Unproven | Extent::Sealed { .. } => {
+                self.read_batches(view, start, resumed, ending)
+            }
+        }
+    }
+
+    fn read_batches(
+        &mut self,
+        view: &View,
+        start: u64,
+        resumed: bool,
+        ending: Ending,
+    ) -> io::Result<()> {
+        let Some(claim) = view.claim else { return Ok(()) };
+        if !resumed {
+            self.begin_segment(view);
+        }
+        let limit = match view.extent {
+            Extent::Sealed { length, .. } => length,
+            _ => u64::MAX,
+        };
+        let mut reader = SegmentReader {
+            id: view.id,
+            seed: Seed::of(&claim),
+            claim,
+            limit,
+            at: start,
+            damaged: false,
+        };
+        let torn = loop {
+            while reader.at < limit && self.read_batch(&mut reader)? {}
+            if reader.at >= limit {
+                break false;
+            }
+            if view.extent == Extent::Open && ending == Ending::Defer {
+                break false;
+            }
+            match self.end_of(view.extent, &mut reader)? {
+                Some(torn) => break torn,
+                None => continue,
+            }
+        };
+        match view.extent {
+            Extent::Sealed { length, last, guard, take_over } => {
+                self.check_seal(&reader, length, last, guard);
+                self.look_behind(view.id, length, take_over)
+            }
+            Extent::Open => {
+                let unproven_from =
+                    self.progress.uncovered.front().map_or(reader.at, |&(at, _)| at);
+                let tail = Tail { segment: view.id, end: reader.at, unproven_from, torn };
+                self.progress.tail = Some(tail);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what was read before against what this segment's seal says of it.
+    fn begin_segment(&mut self, view: &View) {
+        let Some(seal) = view.header.seal else { return };
+        let progress = &self.progress;
+        if (seal.last.next(), seal.guard) == (progress.next, progress.chain) {
+            return;
+        }
+        if !progress.broken {
+            self.report(view.id, 0, 0, Damage::SealMismatch, true);
+        }
+        self.progress.jump(seal.last.next(), seal.guard);
+    }
+
+    /// Checks that a sealed segment has ended as its seal says.
+    fn check_seal(&mut self, reader: &SegmentReader, length: u64, last: Sequence, guard: u32) {
+        let progress = &self.progress;
+        if reader.at == length && (progress.last(), progress.chain) == (last, guard) {
+            return;
+        }
+        if !progress.broken {
+            self.report(reader.id, length, 0, Damage::SealMismatch, true);
+        }
+        self.progress.jump(last.next(), guard);
+    }
+
+    /// Reports what is written behind a sealed end.
+    fn look_behind(&mut self, id: SegmentId, from: u64, take_over: bool) -> io::Result<()> {
+        if let Some(last) = self.window.last_nonzero(from)? {
+            let bytes = last + 1 - from;
+            if take_over {
+                self.progress.scanned.fenced_bytes += bytes;
+            } else {
+                self.report(id, from, bytes, Damage::BehindSeal, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the batch at `reader.at`, if a valid one begins there.
+    fn read_batch(&mut self, reader: &mut SegmentReader) -> io::Result<bool> {
+        let head = self.window.at(reader.at, HEAD_BYTES as u64)?;
+        let Some(guard) = reader.decode_head(head, reader.at) else { return Ok(false) };
+        let in_order = (guard.first, guard.chain) == (self.progress.next, self.progress.chain);
+        let end = reader.at + u64::from(guard.batch_bytes);
+        if !in_order || end > reader.limit {
+            return Ok(false);
+        }
+        let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
+        let batch = reader.batch(guard, reader.at, bytes);
+        if !is_valid(&batch) {
+            return Ok(false);
+        }
+        let place =
+            Place { segment: reader.id, offset: reader.at, len: guard.batch_bytes, crc_ok: true };
+        self.visitor.guard(&guard, place);
+        let mut teller = Teller {
+            segment: reader.id,
+            enable_checksums: self.config.enable_checksums,
+            scanned: &mut self.progress.scanned,
+            visitor: self.visitor,
+        };
+        teller.tell(&batch, bytes.len());
+        self.progress.accept(reader.id, reader.at, &guard);
+        reader.at = end;
+        Ok(true)
+    }
+
+    /// No valid batch begins at `reader.at`: decides what that is. `Some` at the segment's end (true
+    /// if it is torn); `None` if the reader stands where a batch begins again.
+    fn end_of(&mut self, extent: Extent, reader: &mut SegmentReader) -> io::Result<Option<bool>> {
+        let last_nonzero = self.window.last_nonzero(reader.at)?;
+        if last_nonzero.is_none() && !matches!(extent, Extent::Sealed { .. }) {
+            return Ok(Some(false));
+        }
+        let open = extent == Extent::Open;
+        let search = self.search(reader, open && !reader.damaged)?;
+        let what = if open {
+            let mut conditions = self.conditions(reader)?;
+            conditions.covered = search.covered || (reader.damaged && search.resume.is_some());
+            match decide(&conditions) {
+                End::Clean => return Ok(Some(false)),
+                End::Torn => {
+                    let end = last_nonzero.map_or(reader.at, |last| last + 1);
+                    self.progress.scanned.tear(end - reader.at);
+                    return Ok(Some(true));
+                }
+                End::Corrupt(Reason::Synced) => Damage::BatchDamaged,
+                End::Corrupt(Reason::OutOfOrder) => Damage::BatchOutOfOrder,
+                End::Corrupt(Reason::Head | Reason::List | Reason::Crc | Reason::Body) => {
+                    Damage::TailDamaged
+                }
+            }
+        } else {
+            Damage::BatchDamaged
+        };
+        reader.damaged = true;
+        let proved = self.tell_proved(reader)?;
+        let hole_from = reader.at + proved;
+        let file_end = match extent {
+            Extent::Sealed { length, .. } => length,
+            _ => last_nonzero.map_or(reader.at, |last| last + 1),
+        };
+        match search.resume {
+            Some((offset, guard)) => {
+                let bytes = offset.saturating_sub(hole_from);
+                self.report(reader.id, hole_from.min(offset), bytes, what, true);
+                self.progress.jump(guard.first, guard.chain);
+                reader.at = offset;
+                Ok(None)
+            }
+            None => {
+                let bytes = file_end.saturating_sub(hole_from);
+                self.report(reader.id, hole_from, bytes, what, true);
+                if open {
+                    self.hide_known(reader)?;
+                }
+                Ok(Some(false))
+            }
+        }
+    }
+
+    /// What the table of ends asks, but for what lies behind the batch.
+    fn conditions(&mut self, reader: &SegmentReader) -> io::Result<Conditions> {
+        let head = self.window.at(reader.at, HEAD_BYTES as u64)?;
+        let head_edge_zero = head[0] == 0 || head[HEAD_BYTES - 1] == 0;
+        let Some(guard) = reader.decode_head(head, reader.at) else {
+            return Ok(Conditions { head_edge_zero, ..Conditions::default() });
+        };
+        let in_order = (guard.first, guard.chain) == (self.progress.next, self.progress.chain);
+        let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
+        let batch = reader.batch(guard, reader.at, bytes);
+        Ok(Conditions {
+            all_zero: false,
+            covered: false,
+            head: true,
+            in_order,
+            head_edge_zero,
+            list: batch.list_verifies(),
+            list_sector_lost: batch.list_sector_is_lost(),
+            cut_in_list: batch.is_cut_in_list(),
+            crc: batch.crc_verifies(),
+            lost_sectors_only: batch.lost_sectors_only(),
+            cut: batch.is_cut(),
+        })
+    }
+
+    /// Looks behind B for a head whose watermark covers it (if asked), and for the first whole batch
+    /// to go on with. Inside a batch whose head verifies nothing is looked for: those are its records.
+    fn search(&mut self, reader: &SegmentReader, ask_covered: bool) -> io::Result<Search> {
+        let next = self.progress.next;
+        let mut search = Search { covered: false, resume: None };
+        let mut at = reader.at;
+        let max = reader.claim.batch_bytes_max;
+        while let Some((offset, guard)) =
+            self.window.find_head(at, reader.limit, reader.seed, max)?
+        {
+            at = offset + u64::from(guard.batch_bytes);
+            search.covered |= offset > reader.at && guard.watermark >= next;
+            if search.resume.is_none() && guard.first >= next && at <= reader.limit {
+                let bytes = self.window.at(offset, u64::from(guard.batch_bytes))?;
+                if is_valid(&reader.batch(guard, offset, bytes)) {
+                    search.resume = Some((offset, guard));
+                }
+            }
+            if search.resume.is_some() && (search.covered || !ask_covered) {
+                break;
+            }
+        }
+        Ok(search)
+    }
+
+    /// Tells the records of a damaged batch that lie before its first failing sector, and returns how
+    /// many of its bytes are good.
+    fn tell_proved(&mut self, reader: &SegmentReader) -> io::Result<u64> {
+        let head = self.window.at(reader.at, HEAD_BYTES as u64)?;
+        let Some(guard) = reader.decode_head(head, reader.at) else { return Ok(0) };
+        let in_order = (guard.first, guard.chain) == (self.progress.next, self.progress.chain);
+        if !in_order {
+            return Ok(0);
+        }
+        let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
+        let batch = reader.batch(guard, reader.at, bytes);
+        if !batch.list_verifies() || !batch.crc_verifies() {
+            return Ok(0);
+        }
+        let mut teller = Teller {
+            segment: reader.id,
+            enable_checksums: self.config.enable_checksums,
+            scanned: &mut self.progress.scanned,
+            visitor: self.visitor,
+        };
+        let (end, next) = teller.tell(&batch, batch.proved_bytes());
+        self.progress.next = next;
+        Ok(if next > guard.first { end as u64 } else { 0 })
+    }
+
+    /// Counts the records that the damaged last batch is known to have held.
+    fn hide_known(&mut self, reader: &SegmentReader) -> io::Result<()> {
+        let head = self.window.at(reader.at, HEAD_BYTES as u64)?;
+        if let Some(guard) = reader.decode_head(head, reader.at) {
+            let hidden = guard.last().0.saturating_sub(self.progress.last().0);
+            self.progress.scanned.hide(hidden.min(u64::from(guard.records)));
+        }
+        Ok(())
+    }
+}
+
+/// The segment being read.
+struct SegmentReader {
+    id: SegmentId,
+    seed: Seed,
+    claim: Claim,
+    /// No batch goes beyond this offset.
+    limit: u64,
+    at: u64,
+    /// Damage was already found in this segment.
+    damaged: bool,
+}
+
+impl SegmentReader {
+    fn decode_head(&self, head: &[u8], offset: u64) -> Option<Guard> {
+        decode_head(head, self.seed, offset, self.claim.batch_bytes_max)
+    }
+
+    fn batch<'b>(&self, guard: Guard, offset: u64, bytes: &'b [u8]) -> Batch<'b> {
+        Batch { guard, offset, bytes, max_payload: self.claim.max_payload }
+    }
+}
+
+fn is_valid(batch: &Batch<'_>) -> bool {
+    batch.list_verifies() && batch.crc_verifies() && batch.sectors_verify() && batch.records_fit()
+}
+
+/// Tells a visitor a batch's records.
+struct Teller<'a> {
+    segment: SegmentId,
+    enable_checksums: bool,
+    scanned: &'a mut Scanned,
+    visitor: &'a mut dyn Visitor,
+}
+
+impl Teller<'_> {
+    /// Tells the records that lie in the first `proved` bytes. Returns where the last one ends, in bytes
+    /// from the batch's beginning, and the sequence after it.
+    fn tell(&mut self, batch: &Batch<'_>, proved: usize) -> (usize, Sequence) {
+        let mut at = batch.records_begin();
+        let mut next = batch.guard.first;
+        for _ in 0..batch.guard.records {
+            if at > proved {
+                break;
+            }
+            let bytes = &batch.bytes[at..proved];
+            let decoded = if self.enable_checksums {
+                decode_record(bytes, batch.max_payload)
+            } else {
+                decode_unchecked(bytes, batch.max_payload)
+            };
+            let Ok(decoded) = decoded else { break };
+            let record = decoded.record;
+            if record.sequence != next || record.event == EventType::GUARD {
+                break;
+            }
+            let place = Place {
+                segment: self.segment,
+                offset: batch.offset + at as u64,
+                len: decoded.len,
+                crc_ok: decoded.crc_ok,
+            };
+            if decoded.crc_ok {
+                self.scanned.count(&record);
+                self.visitor.record(&record, place);
+            } else {
+                self.tell_damaged(&record, place);
+            }
+            at += decoded.len as usize;
+            next = next.next();
+        }
+        (at, next)
+    }
+
+    fn tell_damaged(&mut self, record: &Record<'_>, place: Place) {
+        self.visitor.damaged(record, place);
+        self.scanned.hide(1);
+        let corruption = Corruption {
+            segment: Some(self.segment),
+            offset: place.offset,
+            bytes: u64::from(place.len),
+            what: Damage::RecordCrc,
+            last_sequence_before: Sequence(record.sequence.0 - 1),
+            hides_records: true,
+        };
+        self.scanned.report(corruption, self.visitor);
+    }
+}

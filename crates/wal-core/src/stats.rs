@@ -1,0 +1,53 @@
+use base::Sequence;
+
+use crate::record::EventType;
+
+/// What a log holds and what was done to it. Counted over the whole log, restarts included, where
+/// the log itself can tell; since it was opened where only the writer can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records in the log.
+    pub records: u64,
+    /// Their bytes, headers included, guards not.
+    pub bytes: u64,
+    /// Those that tell of sagas (codes 01 to 0B).
+    pub saga_events: u64,
+    /// Those that tell of transactions (codes 10 to 19).
+    pub transaction_events: u64,
+    /// Checkpoint records.
+    pub checkpoints: u64,
+    /// Records known to be damaged or hidden by damage.
+    pub corrupted_records: u64,
+    /// Bytes of torn tail that were found, up to the last that is not zero.
+    pub torn_bytes: u64,
+    /// How often the log was opened again after its first time.
+    pub recoveries: u64,
+    /// The last record's sequence.
+    pub last_sequence: Sequence,
+    /// The last checkpoint record's sequence.
+    pub last_checkpoint: Sequence,
+    /// Records behind the last checkpoint record; all, if there is none.
+    pub records_since_checkpoint: u64,
+    /// Flushes handed out since the log was opened.
+    pub flushes: u64,
+    /// Those of them that were synced: what the log costs a disk.
+    pub syncs: u64,
+}
+
+impl Stats {
+    /// Counts one record of `bytes` bytes, header included.
+    pub(crate) fn count(&mut self, sequence: Sequence, event: EventType, bytes: u64) {
+        self.records += 1;
+        self.bytes += bytes;
+        self.saga_events += u64::from(event.is_saga());
+        self.transaction_events += u64::from(event.is_transaction());
+        self.last_sequence = sequence;
+        if event == EventType::CHECKPOINT {
+            self.checkpoints += 1;
+            self.last_checkpoint = sequence;
+            self.records_since_checkpoint = 0;
+        } else {
+            self.records_since_checkpoint += 1;
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Reading one segment through a buffer of bounded size. A file counts as followed by zeros.
+
+use std::io;
+
+use crate::guard::{Guard, HEAD_BYTES, HEAD_MAGIC, Seed, decode_head};
+use crate::segment::is_zero;
+use crate::storage::{Directory, SegmentId};
+
+const BLOCK_BYTES: u64 = 256 << 10;
+
+pub(crate) struct Window<'d> {
+    directory: &'d dyn Directory,
+    segment: SegmentId,
+    file_bytes: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'d> Window<'d> {
+    pub(crate) fn new(directory: &'d dyn Directory) -> Window<'d> {
+        Window { directory, segment: SegmentId(0), file_bytes: 0, start: 0, bytes: Vec::new() }
+    }
+
+    /// Turns to a segment, as long as it is now.
+    pub(crate) fn open(&mut self, segment: SegmentId) -> io::Result<()> {
+        self.file_bytes = self.directory.len(segment)?;
+        self.segment = segment;
+        self.start = 0;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// The `len` bytes at `offset`.
+    pub(crate) fn at(&mut self, offset: u64, len: u64) -> io::Result<&[u8]> {
+        let end = offset + len;
+        if offset < self.start || end > self.start + self.bytes.len() as u64 {
+            let left = self.file_bytes.saturating_sub(offset);
+            self.fill(offset, len.max(left.min(BLOCK_BYTES)))?;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(&self.bytes[from..from + len as usize])
+    }
+
+    fn fill(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.bytes.resize(len as usize, 0);
+        self.start = offset;
+        let there = self.file_bytes.saturating_sub(offset).min(len) as usize;
+        let mut read = 0;
+        while read < there {
+            let into = &mut self.bytes[read..there];
+            match self.directory.read_at(self.segment, offset + read as u64, into) {
+                // Cut while we read: what is not there is zero.
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(error) => {
+                    self.bytes.clear();
+                    return Err(error);
+                }
+            }
+        }
+        self.bytes[read..].fill(0);
+        Ok(())
+    }
+
+    /// Some bytes from `offset` on, before `end` and the file's end: as many as are at hand, but at
+    /// least as many as a head has, if there are so many.
+    fn chunk(&mut self, offset: u64, end: u64) -> io::Result<&[u8]> {
+        let end = end.min(self.file_bytes);
+        let left = end.saturating_sub(offset);
+        let at_hand = (self.start + self.bytes.len() as u64).saturating_sub(offset);
+        let len = if offset >= self.start && at_hand >= HEAD_BYTES as u64 {
+            left.min(at_hand)
+        } else {
+            left.min(BLOCK_BYTES)
+        };
+        self.at(offset, len)
+    }
+
+    /// The last byte from `from` on that is not zero.
+    pub(crate) fn last_nonzero(&mut self, from: u64) -> io::Result<Option<u64>> {
+        let (mut at, mut last) = (from, None);
+        while at < self.file_bytes {
+            let chunk = self.chunk(at, u64::MAX)?;
+            let len = chunk.len() as u64;
+            if !is_zero(chunk) {
+                last = chunk.iter().rposition(|&b| b != 0).map(|in_chunk| at + in_chunk as u64);
+            }
+            at += len;
+        }
+        Ok(last)
+    }
+
+    /// Whether every byte from `from` on is zero.
+    pub(crate) fn is_zero_from(&mut self, from: u64) -> io::Result<bool> {
+        let mut at = from;
+        while at < self.file_bytes {
+            let chunk = self.chunk(at, u64::MAX)?;
+            if !is_zero(chunk) {
+                return Ok(false);
+            }
+            at += chunk.len() as u64;
+        }
+        Ok(true)
+    }
+
+    /// The first offset in `from..end` at which a head verifies.
+    pub(crate) fn find_head(
+        &mut self,
+        from: u64,
+        end: u64,
+        seed: Seed,
+        batch_bytes_max: u32,
+    ) -> io::Result<Option<(u64, Guard)>> {
+        let mut at = from;
+        loop {
+            let chunk = self.chunk(at, end)?;
+            if chunk.len() < HEAD_BYTES {
+                return Ok(None);
+            }
+            match find(chunk, &HEAD_MAGIC) {
+                Some(found) => {
+                    let offset = at + found as u64;
+                    let head = self.at(offset, HEAD_BYTES as u64)?;
+                    if let Some(guard) = decode_head(head, seed, offset, batch_bytes_max) {
+                        return Ok(Some((offset, guard)));
+                    }
+                    at = offset + 1;
+                }
+                None => at += (chunk.len() - (HEAD_MAGIC.len() - 1)) as u64,
+            }
+        }
+    }
+}
+
+/// The first place of `what` in `bytes`.
+pub(crate) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(at) = bytes[from..].iter().position(|&b| b == what[0]) {
+        if bytes[from + at..].starts_with(what) {
+            return Some(from + at);
+        }
+        from += at + 1;
+    }
+    None
+}
