@@ -1,1 +1,56 @@
-//! coordinator
+//! Sagas and two-phase commit on one durable log.
+//!
+//! The [`Engine`] runs every saga and transaction of one coordinator. It guarantees, over a log that
+//! keeps what it acknowledged:
+//!
+//! * every event is in the log before it is acted upon, and durable before anybody outside could
+//!   contradict it: effects wait in a [`Gate`] for the record that they rest on;
+//! * after a crash a [`Replay`] of the log rebuilds every unfinished operation, a [`RecoveryReport`]
+//!   says what each of them is, and [`Engine::resume`] finishes them;
+//! * the same [request key](Request::key) is the same operation, before and after a crash.
+//!
+//! It does not read a clock, open a file or send a message: it is told `(now, input)` and says what it
+//! wants. It starts no thread, and two engines on one log are excluded by the log's epoch.
+//!
+//! What a log says can be looked at without acting on it:
+//!
+//! ```
+//! use coordinator::{RecoveryAction, Replay, codec};
+//! use base::{CoordinatorId, OperationId, Sequence};
+//! use saga::Event;
+//! use wal_core::{EventType, Record, ScanConfig};
+//!
+//! // A raw stream of two records, as the published system would have written it.
+//! let (id, mut stream) = (OperationId(7), Vec::new());
+//! let created = Event::Created { coordinator: CoordinatorId::default(), nonce: 0, request_key: None };
+//! for (sequence, event) in [(1, created), (2, Event::ExecuteStart)] {
+//!     let mut payload = Vec::new();
+//!     let event = codec::encode_saga(id, &event, &mut payload);
+//!     let record = Record { sequence: Sequence(sequence), event, timestamp_ms: 0, payload: &payload };
+//!     wal_core::encode_record(&record, &mut stream);
+//! }
+//!
+//! let mut replay = Replay::default();
+//! let scanned = wal_core::scan_stream(&mut stream.as_slice(), &ScanConfig::default(), &mut replay)?;
+//! let report = replay.report(&scanned);
+//! assert_eq!(report.operations[0].action, RecoveryAction::SagaResumeExecute);
+//! # Ok::<(), wal_core::ScanError>(())
+//! ```
+
+pub mod codec;
+mod engine;
+mod gate;
+mod gated;
+mod message;
+mod output;
+mod replay;
+mod report;
+
+pub use codec::StepOutcome;
+pub use engine::{Config, Engine, Stats};
+pub use gate::Gate;
+pub use gated::GatedLog;
+pub use message::{Message, MessageKind, SagaKey, StepAnswer};
+pub use output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
+pub use replay::{EndedOperation, LocalEffect, Operations, Replay};
+pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};

@@ -825,6 +825,12 @@ impl Saga {
         Classification { state, action, next_step, run, undo, evidence, last: self.last }
     }
 
+    /// Its last record.
+    #[must_use]
+    pub const fn last(&self) -> Sequence {
+        self.last
+    }
+
     /// Its id in its log.
     #[must_use]
     pub const fn id(&self) -> OperationId {

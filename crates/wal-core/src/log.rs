@@ -348,6 +348,13 @@ impl Log {
         self.pending.back_mut().expect("one was just pushed if there was none")
     }
 
+    /// How many bytes of records, headers included, may be appended before [`AppendError::Full`].
+    /// What has to go in as a whole is checked against it first.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.config.buffered_bytes_max.saturating_sub(self.pending_bytes)
+    }
+
     /// Somebody waits for `upto`: the next flush contains it and is synced. Without effect if it is
     /// durable already.
     ///

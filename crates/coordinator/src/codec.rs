@@ -1,0 +1,681 @@
+//! What the machines' events are in the log: the published prefix of each payload, and our extensions
+//! behind it.
+//!
+//! A published log holds none of the extensions; a reader of the published format ignores them. Tags
+//! that are not known here are skipped.
+
+use crate::message::{SagaKey, StepAnswer};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, ShardId};
+use base::{StoreId, Token};
+use saga::{Action, Direction, FailedEffect};
+use std::fmt;
+use std::sync::Arc;
+use twopc::coordinator::Member;
+use twopc::participant::PromiseKey;
+use twopc::{Peer, TxKey, Vote};
+use wal_core::EventType;
+
+/// The version of the extensions that this code writes, and the only one that it reads.
+pub const EXTENSION_VERSION: u8 = 1;
+
+/// The tags of our extensions. Values are little-endian; a value longer than 65,535 bytes stands in
+/// parts, one behind the other under the same tag.
+pub mod tag {
+    /// The user's name for an operation, at most 64 bytes. On both created records.
+    pub const REQUEST_KEY: u8 = 1;
+    /// 16 bytes, from which a saga's tokens follow. On `saga_created`.
+    pub const NONCE: u8 = 2;
+    /// u32 each. On `saga_step_added`; without it steps are in sequence.
+    pub const DEPENDENCIES: u8 = 3;
+    /// 32 bytes: where a step runs. On `saga_step_added`.
+    pub const NODE: u8 = 4;
+    /// What a step, or a branch of a transaction, is asked to do. On `saga_step_added`, `tx_prepared`
+    /// and `step_outcome`.
+    pub const BODY: u8 = 5;
+    /// u8: 0 none, 1 maybe. On `saga_step_failed`; without it none.
+    pub const EFFECT: u8 = 6;
+    /// Participants, 76 bytes each: shard, node, store u64, boot count u32. On `tx_commit_start` and
+    /// `tx_prepared`. A store of which nothing is known has boot count 0.
+    pub const PARTICIPANTS: u8 = 7;
+    /// Store u64, boot count u32. On `tx_participant_added`.
+    pub const STORE: u8 = 8;
+    /// u32: the highest epoch of the coordinator that was seen. On the participant's records.
+    pub const EPOCH: u8 = 9;
+    /// 32 bytes: which of the participant's shards. On the participant's records.
+    pub const SHARD: u8 = 10;
+    /// u8, 1: a NO was promised to a peer. On `tx_participant_aborted`.
+    pub const PROMISED: u8 = 11;
+    /// Step u32, direction u8 (0 forward, 1 backward), token 16 bytes. On `step_outcome`.
+    pub const CALL: u8 = 12;
+    /// u8 (0 done, 1 refused), error code u32, u8 (1: the store was changed). On `step_outcome`.
+    pub const ANSWER: u8 = 13;
+}
+
+/// What a node did with a call of a saga's step: the record that makes its effect happen at most once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepOutcome {
+    /// The saga.
+    pub key: SagaKey,
+    /// The step.
+    pub step: u32,
+    /// Forward, or its compensation.
+    pub direction: Direction,
+    /// The call's token.
+    pub token: Token,
+    /// What was answered: done or refused, never "not now".
+    pub answer: StepAnswer,
+    /// Whether the store was changed: false for a compensation of a step that never ran.
+    pub changed: bool,
+    /// The work, to be done again at replay. Empty if nothing was changed.
+    pub work: Arc<[u8]>,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// An event of a saga.
+    Saga {
+        /// Which.
+        id: OperationId,
+        /// What happened.
+        event: saga::Event,
+    },
+    /// An event of a transaction.
+    Transaction {
+        /// Which.
+        id: OperationId,
+        /// What happened.
+        event: twopc::coordinator::Event,
+    },
+    /// An event of a participant.
+    Participant(twopc::participant::Event),
+    /// The outcome of a step at the node that ran it.
+    Step(StepOutcome),
+    /// A checkpoint's marker.
+    Marker,
+    /// A salvage left an operation in doubt.
+    InDoubt,
+}
+
+/// A record that cannot be read as what its type says. It changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// No event of this format has the code.
+    UnknownEvent(EventType),
+    /// The payload is shorter than its fixed prefix.
+    Short(EventType),
+    /// A value in it is out of its range.
+    Value(EventType),
+    /// The extensions are cut, or of another version.
+    Extensions(EventType),
+}
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownEvent(event) => write!(f, "an unknown event, {event}"),
+            Self::Short(event) => write!(f, "{event}: the payload is too short"),
+            Self::Value(event) => write!(f, "{event}: a value in the payload is out of range"),
+            Self::Extensions(event) => {
+                write!(f, "{event}: the payload's extensions are cut or of another version")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CodecError {}
+
+// ---- writing ----
+
+fn words(out: &mut Vec<u8>, id: OperationId, numbers: &[u32]) {
+    out.extend_from_slice(&id.0.to_le_bytes());
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// Writes extensions behind a prefix; the version byte comes with the first.
+struct Tags<'a> {
+    out: &'a mut Vec<u8>,
+    begun: bool,
+}
+
+impl<'a> Tags<'a> {
+    fn behind(out: &'a mut Vec<u8>) -> Tags<'a> {
+        Tags { out, begun: false }
+    }
+
+    fn put(&mut self, tag: u8, value: &[u8]) -> &mut Self {
+        let mut parts = value.chunks(usize::from(u16::MAX));
+        let mut part = parts.next().unwrap_or(&[]);
+        loop {
+            self.head(tag, part.len());
+            self.out.extend_from_slice(part);
+            match parts.next() {
+                Some(next) => part = next,
+                None => return self,
+            }
+        }
+    }
+
+    fn head(&mut self, tag: u8, len: usize) {
+        if !self.begun {
+            self.out.push(EXTENSION_VERSION);
+            self.begun = true;
+        }
+        self.out.push(tag);
+        let len = u16::try_from(len).expect("parts are cut to fit");
+        self.out.extend_from_slice(&len.to_le_bytes());
+    }
+
+    fn participants(&mut self, list: impl ExactSizeIterator<Item = Member>) {
+        // At most 64 participants of 76 bytes: one part.
+        self.head(tag::PARTICIPANTS, list.len() * PARTICIPANT_BYTES);
+        for Member { shard, node, store } in list {
+            let (store, boot) = store.unwrap_or_default();
+            self.out.extend_from_slice(&shard.0);
+            self.out.extend_from_slice(&node.0);
+            self.out.extend_from_slice(&store.0.to_le_bytes());
+            self.out.extend_from_slice(&boot.0.to_le_bytes());
+        }
+    }
+}
+
+const PARTICIPANT_BYTES: usize = 76;
+
+/// Writes the payload of a saga's event, and says which it is.
+pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> EventType {
+    use saga::Event;
+    match event {
+        Event::Created { coordinator, nonce, request_key } => {
+            words(out, id, &[]);
+            out.extend_from_slice(&coordinator.0);
+            let mut tags = Tags::behind(out);
+            tags.put(tag::NONCE, &nonce.to_le_bytes());
+            if let Some(key) = request_key {
+                tags.put(tag::REQUEST_KEY, key.as_bytes());
+            }
+            EventType::SAGA_CREATED
+        }
+        Event::StepAdded { step, action, dependencies, node, body } => {
+            words(out, id, &[*step]);
+            out.push(action.code());
+            let mut tags = Tags::behind(out);
+            if let Some(dependencies) = dependencies {
+                let bytes: Vec<u8> = dependencies.iter().flat_map(|d| d.to_le_bytes()).collect();
+                tags.put(tag::DEPENDENCIES, &bytes);
+            }
+            tags.put(tag::NODE, &node.0).put(tag::BODY, body);
+            EventType::SAGA_STEP_ADDED
+        }
+        Event::ExecuteStart => {
+            words(out, id, &[]);
+            EventType::SAGA_EXECUTE_START
+        }
+        Event::StepSucceeded { step } => {
+            words(out, id, &[*step]);
+            EventType::SAGA_STEP_SUCCEEDED
+        }
+        Event::StepFailed { step, error_code, effect } => {
+            words(out, id, &[*step, *error_code]);
+            if *effect == FailedEffect::Maybe {
+                Tags::behind(out).put(tag::EFFECT, &[1]);
+            }
+            EventType::SAGA_STEP_FAILED
+        }
+        Event::CompensationStart { cause } => {
+            words(out, id, &[cause.unwrap_or(u32::MAX)]);
+            EventType::SAGA_COMPENSATION_START
+        }
+        Event::CompensationSucceeded { step } => {
+            words(out, id, &[*step]);
+            EventType::SAGA_COMPENSATION_SUCCEEDED
+        }
+        Event::CompensationFailed { step, attempt } => {
+            words(out, id, &[*step, *attempt]);
+            EventType::SAGA_COMPENSATION_FAILED
+        }
+        Event::Completed => {
+            words(out, id, &[]);
+            EventType::SAGA_COMPLETED
+        }
+        Event::Compensated => {
+            words(out, id, &[]);
+            EventType::SAGA_COMPENSATED
+        }
+        Event::Aborted => {
+            words(out, id, &[]);
+            EventType::SAGA_ABORTED
+        }
+    }
+}
+
+/// Writes the payload of a transaction's event, and says which it is.
+pub fn encode_transaction(
+    id: OperationId,
+    event: &twopc::coordinator::Event,
+    out: &mut Vec<u8>,
+) -> EventType {
+    use twopc::coordinator::Event;
+    words(out, id, &[]);
+    match event {
+        Event::Created { coordinator, request_key } => {
+            out.extend_from_slice(&coordinator.0);
+            if let Some(key) = request_key {
+                Tags::behind(out).put(tag::REQUEST_KEY, key.as_bytes());
+            }
+            EventType::TX_CREATED
+        }
+        Event::ParticipantAdded(Member { shard, node, store }) => {
+            out.extend_from_slice(&shard.0);
+            out.extend_from_slice(&node.0);
+            if let Some((store, boot)) = store {
+                let mut value = [0; 12];
+                value[..8].copy_from_slice(&store.0.to_le_bytes());
+                value[8..].copy_from_slice(&boot.0.to_le_bytes());
+                Tags::behind(out).put(tag::STORE, &value);
+            }
+            EventType::TX_PARTICIPANT_ADDED
+        }
+        Event::PrepareStart => EventType::TX_PREPARE_START,
+        Event::VoteReceived { shard, vote } => {
+            out.extend_from_slice(&shard.0);
+            out.push(u8::from(*vote == Vote::Commit));
+            EventType::TX_VOTE_RECEIVED
+        }
+        Event::CommitStart { members } => {
+            Tags::behind(out).participants(members.iter().copied());
+            EventType::TX_COMMIT_START
+        }
+        Event::CommitComplete => EventType::TX_COMMIT_COMPLETE,
+        Event::AbortStart => EventType::TX_ABORT_START,
+        Event::AbortComplete => EventType::TX_ABORT_COMPLETE,
+        Event::RollbackStart => EventType::TX_ROLLBACK_START,
+        Event::RollbackComplete => EventType::TX_ROLLBACK_COMPLETE,
+    }
+}
+
+/// Writes the payload of a participant's event, and says which it is.
+pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) -> EventType {
+    use twopc::participant::Event;
+    let prefix = |out: &mut Vec<u8>, id: OperationId, coordinator: &CoordinatorId| {
+        words(out, id, &[]);
+        out.extend_from_slice(&coordinator.0);
+    };
+    match event {
+        Event::Prepared { key, epoch, peers, work } => {
+            prefix(out, key.tx.id, &key.tx.coordinator);
+            let mut tags = Tags::behind(out);
+            tags.put(tag::SHARD, &key.shard.0).put(tag::EPOCH, &epoch.value().to_le_bytes());
+            tags.put(tag::BODY, work);
+            tags.participants(peers.iter().copied().map(Member::at));
+            EventType::TX_PREPARED
+        }
+        Event::Committed { key, epoch } => {
+            prefix(out, key.tx.id, &key.tx.coordinator);
+            let mut tags = Tags::behind(out);
+            tags.put(tag::SHARD, &key.shard.0).put(tag::EPOCH, &epoch.value().to_le_bytes());
+            EventType::TX_PARTICIPANT_COMMITTED
+        }
+        Event::Aborted { key, promised } => {
+            prefix(out, key.tx.id, &key.tx.coordinator);
+            let mut tags = Tags::behind(out);
+            tags.put(tag::SHARD, &key.shard.0);
+            if *promised {
+                tags.put(tag::PROMISED, &[1]);
+            }
+            EventType::TX_PARTICIPANT_ABORTED
+        }
+        Event::CoordinatorSeen { coordinator, epoch } => {
+            prefix(out, OperationId(0), coordinator);
+            Tags::behind(out).put(tag::EPOCH, &epoch.value().to_le_bytes());
+            EventType::COORDINATOR_SEEN
+        }
+    }
+}
+
+/// Writes the payload of a step's outcome, and says which event it is.
+pub fn encode_step(outcome: &StepOutcome, out: &mut Vec<u8>) -> EventType {
+    words(out, outcome.key.id, &[]);
+    out.extend_from_slice(&outcome.key.coordinator.0);
+    let mut call = [0; 21];
+    call[..4].copy_from_slice(&outcome.step.to_le_bytes());
+    call[4] = u8::from(outcome.direction == Direction::Backward);
+    call[5..].copy_from_slice(&outcome.token.0.to_le_bytes());
+    let (refused, code) = match outcome.answer {
+        StepAnswer::Refused { code } => (1, code),
+        StepAnswer::Done | StepAnswer::NotNow => (0, 0),
+    };
+    let mut answer = [refused, 0, 0, 0, 0, u8::from(outcome.changed)];
+    answer[1..5].copy_from_slice(&code.to_le_bytes());
+    let mut tags = Tags::behind(out);
+    tags.put(tag::CALL, &call).put(tag::ANSWER, &answer);
+    if outcome.changed {
+        tags.put(tag::BODY, &outcome.work);
+    }
+    EventType::STEP_OUTCOME
+}
+
+/// Writes the payload of a checkpoint's marker: how many operations are active.
+pub fn encode_marker(sagas: u64, transactions: u64, out: &mut Vec<u8>) -> EventType {
+    out.extend_from_slice(&sagas.to_le_bytes());
+    out.extend_from_slice(&transactions.to_le_bytes());
+    EventType::CHECKPOINT
+}
+
+// ---- reading ----
+
+/// A payload, read from the front.
+struct Reader<'a> {
+    event: EventType,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
+        let (head, rest) =
+            self.rest.split_first_chunk::<N>().ok_or(CodecError::Short(self.event))?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u32(&mut self) -> Result<u32, CodecError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, CodecError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn coordinator(&mut self) -> Result<CoordinatorId, CodecError> {
+        self.array().map(CoordinatorId)
+    }
+
+    /// What stands behind the prefix, checked as a whole: each (tag, value).
+    fn extensions(&self) -> Result<Extensions<'a>, CodecError> {
+        let bad = CodecError::Extensions(self.event);
+        let Some((version, tags)) = self.rest.split_first() else {
+            return Ok(Extensions(&[]));
+        };
+        if *version != EXTENSION_VERSION {
+            return Err(bad);
+        }
+        let mut rest = tags;
+        while !rest.is_empty() {
+            let (_, behind) = split_tag(rest).ok_or(bad)?;
+            rest = behind;
+        }
+        Ok(Extensions(tags))
+    }
+}
+
+type TaggedValue<'a> = ((u8, &'a [u8]), &'a [u8]);
+
+fn split_tag(bytes: &[u8]) -> Option<TaggedValue<'_>> {
+    let (&[tag, low, high], rest) = bytes.split_first_chunk::<3>()?;
+    let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;
+    Some(((tag, value), rest))
+}
+
+/// Extensions that were checked to be whole.
+#[derive(Clone, Copy)]
+struct Extensions<'a>(&'a [u8]);
+
+impl<'a> Extensions<'a> {
+    fn iter(self) -> impl Iterator<Item = (u8, &'a [u8])> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let (entry, behind) = split_tag(rest)?;
+            rest = behind;
+            Some(entry)
+        })
+    }
+
+    fn find(self, tag: u8) -> Option<&'a [u8]> {
+        self.iter().find(|(found, _)| *found == tag).map(|(_, value)| value)
+    }
+
+    fn array<const N: usize>(
+        self,
+        tag: u8,
+        event: EventType,
+    ) -> Result<Option<[u8; N]>, CodecError> {
+        let bad = CodecError::Extensions(event);
+        self.find(tag).map(|value| value.try_into().map_err(|_| bad)).transpose()
+    }
+
+    /// A value that may stand in parts.
+    fn bytes(self, tag: u8) -> Arc<[u8]> {
+        let mut parts = self.iter().filter(|(found, _)| *found == tag).map(|(_, value)| value);
+        let first = parts.next().unwrap_or(&[]);
+        match parts.next() {
+            None => first.into(),
+            Some(second) => {
+                let mut whole = [first, second].concat();
+                parts.for_each(|part| whole.extend_from_slice(part));
+                whole.into()
+            }
+        }
+    }
+
+    fn request_key(self, event: EventType) -> Result<Option<RequestKey>, CodecError> {
+        let bad = CodecError::Extensions(event);
+        self.find(tag::REQUEST_KEY).map(|key| RequestKey::new(key).map_err(|_| bad)).transpose()
+    }
+
+    fn epoch(self, event: EventType) -> Result<Epoch, CodecError> {
+        let value = self.array(tag::EPOCH, event)?.map_or(0, u32::from_le_bytes);
+        if value > Epoch::MAX.value() {
+            return Err(CodecError::Value(event));
+        }
+        Ok(Epoch::new(value))
+    }
+
+    fn participants(self, event: EventType) -> Result<Vec<Member>, CodecError> {
+        let list = self.find(tag::PARTICIPANTS).unwrap_or(&[]);
+        let (list, rest) = list.as_chunks::<PARTICIPANT_BYTES>();
+        if !rest.is_empty() {
+            return Err(CodecError::Extensions(event));
+        }
+        list.iter()
+            .map(|bytes| {
+                let mut reader = Reader { event, rest: bytes };
+                let (shard, node) = (ShardId(reader.array()?), NodeName(reader.array()?));
+                let (store, boot) = (StoreId(reader.u64()?), BootCount(reader.u32()?));
+                Ok(Member { shard, node, store: (boot.0 > 0).then_some((store, boot)) })
+            })
+            .collect()
+    }
+}
+
+/// Reads a record's payload as what its type says.
+///
+/// # Errors
+/// [`CodecError`]: the record says nothing that this code understands; whoever replays reports it.
+pub fn decode(event: EventType, payload: &[u8]) -> Result<Fact, CodecError> {
+    let mut reader = Reader { event, rest: payload };
+    if event == EventType::CHECKPOINT {
+        reader.u64()?;
+        reader.u64()?;
+        return Ok(Fact::Marker);
+    }
+    if event.name().is_none() {
+        return Err(CodecError::UnknownEvent(event));
+    }
+    let id = OperationId(reader.u64()?);
+    if event.is_saga() {
+        decode_saga(event, reader).map(|event| Fact::Saga { id, event })
+    } else if event.is_transaction() {
+        decode_transaction(event, reader).map(|event| Fact::Transaction { id, event })
+    } else {
+        decode_participant(event, id, reader)
+    }
+}
+
+fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, CodecError> {
+    use saga::Event;
+    Ok(match event {
+        EventType::SAGA_CREATED => {
+            let coordinator = reader.coordinator()?;
+            let tags = reader.extensions()?;
+            let nonce = tags.array(tag::NONCE, event)?.map_or(0, u128::from_le_bytes);
+            Event::Created { coordinator, nonce, request_key: tags.request_key(event)? }
+        }
+        EventType::SAGA_STEP_ADDED => {
+            let step = reader.u32()?;
+            let [action] = reader.array()?;
+            let tags = reader.extensions()?;
+            let dependencies = match tags.find(tag::DEPENDENCIES) {
+                None => None,
+                Some(list) => {
+                    let (list, rest) = list.as_chunks::<4>();
+                    if !rest.is_empty() {
+                        return Err(CodecError::Extensions(event));
+                    }
+                    Some(list.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+                }
+            };
+            let node = NodeName(tags.array(tag::NODE, event)?.unwrap_or_default());
+            let (action, body) = (Action::from_code(action), tags.bytes(tag::BODY));
+            Event::StepAdded { step, action, dependencies, node, body }
+        }
+        EventType::SAGA_EXECUTE_START => Event::ExecuteStart,
+        EventType::SAGA_STEP_SUCCEEDED => Event::StepSucceeded { step: reader.u32()? },
+        EventType::SAGA_STEP_FAILED => {
+            let (step, error_code) = (reader.u32()?, reader.u32()?);
+            let effect = match reader.extensions()?.array(tag::EFFECT, event)? {
+                None | Some([0]) => FailedEffect::None,
+                Some([1]) => FailedEffect::Maybe,
+                Some(_) => return Err(CodecError::Value(event)),
+            };
+            Event::StepFailed { step, error_code, effect }
+        }
+        EventType::SAGA_COMPENSATION_START => {
+            let cause = reader.u32()?;
+            Event::CompensationStart { cause: (cause != u32::MAX).then_some(cause) }
+        }
+        EventType::SAGA_COMPENSATION_SUCCEEDED => {
+            Event::CompensationSucceeded { step: reader.u32()? }
+        }
+        EventType::SAGA_COMPENSATION_FAILED => {
+            Event::CompensationFailed { step: reader.u32()?, attempt: reader.u32()? }
+        }
+        EventType::SAGA_COMPLETED => Event::Completed,
+        EventType::SAGA_COMPENSATED => Event::Compensated,
+        EventType::SAGA_ABORTED => Event::Aborted,
+        _ => return Err(CodecError::UnknownEvent(event)),
+    })
+}
+
+fn decode_transaction(
+    event: EventType,
+    mut reader: Reader<'_>,
+) -> Result<twopc::coordinator::Event, CodecError> {
+    use twopc::coordinator::Event;
+    Ok(match event {
+        EventType::TX_CREATED => {
+            let coordinator = reader.coordinator()?;
+            let request_key = reader.extensions()?.request_key(event)?;
+            Event::Created { coordinator, request_key }
+        }
+        EventType::TX_PARTICIPANT_ADDED => {
+            let (shard, node) = (ShardId(reader.array()?), NodeName(reader.array()?));
+            let store = reader.extensions()?.array::<12>(tag::STORE, event)?;
+            let store = match store {
+                None => None,
+                Some(bytes) => {
+                    let mut value = Reader { event, rest: &bytes };
+                    Some((StoreId(value.u64()?), BootCount(value.u32()?)))
+                }
+            };
+            Event::ParticipantAdded(Member { shard, node, store })
+        }
+        EventType::TX_PREPARE_START => Event::PrepareStart,
+        EventType::TX_VOTE_RECEIVED => {
+            let shard = ShardId(reader.array()?);
+            let vote = match reader.array()? {
+                [0] => Vote::Abort,
+                [1] => Vote::Commit,
+                _ => return Err(CodecError::Value(event)),
+            };
+            Event::VoteReceived { shard, vote }
+        }
+        EventType::TX_COMMIT_START => {
+            Event::CommitStart { members: reader.extensions()?.participants(event)? }
+        }
+        EventType::TX_COMMIT_COMPLETE => Event::CommitComplete,
+        EventType::TX_ABORT_START => Event::AbortStart,
+        EventType::TX_ABORT_COMPLETE => Event::AbortComplete,
+        EventType::TX_ROLLBACK_START => Event::RollbackStart,
+        EventType::TX_ROLLBACK_COMPLETE => Event::RollbackComplete,
+        _ => return Err(CodecError::UnknownEvent(event)),
+    })
+}
+
+fn decode_participant(
+    event: EventType,
+    id: OperationId,
+    mut reader: Reader<'_>,
+) -> Result<Fact, CodecError> {
+    use twopc::participant::Event;
+    let coordinator = reader.coordinator()?;
+    let tags = reader.extensions()?;
+    let shard = ShardId(tags.array(tag::SHARD, event)?.unwrap_or_default());
+    let key = PromiseKey { tx: TxKey { coordinator, id }, shard };
+    Ok(match event {
+        EventType::TX_PREPARED => {
+            let peers: Arc<[Peer]> = tags
+                .participants(event)?
+                .into_iter()
+                .map(|Member { shard, node, store }| {
+                    let (store, boot) = store.unwrap_or_default();
+                    Peer { shard, node, store, boot }
+                })
+                .collect();
+            let (epoch, work) = (tags.epoch(event)?, tags.bytes(tag::BODY));
+            Fact::Participant(Event::Prepared { key, epoch, peers, work })
+        }
+        EventType::TX_PARTICIPANT_COMMITTED => {
+            Fact::Participant(Event::Committed { key, epoch: tags.epoch(event)? })
+        }
+        EventType::TX_PARTICIPANT_ABORTED => {
+            let promised = tags.array(tag::PROMISED, event)? == Some([1]);
+            Fact::Participant(Event::Aborted { key, promised })
+        }
+        EventType::COORDINATOR_SEEN => {
+            Fact::Participant(Event::CoordinatorSeen { coordinator, epoch: tags.epoch(event)? })
+        }
+        EventType::STEP_OUTCOME => {
+            let call: [u8; 21] =
+                tags.array(tag::CALL, event)?.ok_or(CodecError::Extensions(event))?;
+            let mut call = Reader { event, rest: &call };
+            let step = call.u32()?;
+            let direction = match call.array()? {
+                [0] => Direction::Forward,
+                [1] => Direction::Backward,
+                _ => return Err(CodecError::Value(event)),
+            };
+            let token = Token(u128::from_le_bytes(call.array()?));
+            let answer: [u8; 6] =
+                tags.array(tag::ANSWER, event)?.ok_or(CodecError::Extensions(event))?;
+            let [refused, a, b, c, d, changed] = answer;
+            let answer = match refused {
+                0 => StepAnswer::Done,
+                1 => StepAnswer::Refused { code: u32::from_le_bytes([a, b, c, d]) },
+                _ => return Err(CodecError::Value(event)),
+            };
+            Fact::Step(StepOutcome {
+                key: SagaKey { coordinator, id },
+                step,
+                direction,
+                token,
+                answer,
+                changed: changed == 1,
+                work: tags.bytes(tag::BODY),
+            })
+        }
+        EventType::IN_DOUBT => Fact::InDoubt,
+        _ => return Err(CodecError::UnknownEvent(event)),
+    })
+}

@@ -1,0 +1,1033 @@
+//! The engine: every saga and transaction of one coordinator, on one log.
+
+use crate::codec;
+use crate::gated::GatedLog;
+use crate::message::{Message, SagaKey, StepAnswer};
+use crate::output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
+use crate::replay::Replay;
+use base::prng::Key;
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
+use base::{StoreId, Time};
+use saga::Saga;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+use twopc::coordinator::{Decision, Member};
+use twopc::{Peer, Transaction, TxKey, Verdict};
+use wal_core::{DiskError, EventType, Log, RECORD_HEADER_BYTES};
+
+/// How an engine behaves. Every time and number is a limit, none is a promise of speed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The coordinator's name, and the name of the node where it listens.
+    pub id: CoordinatorId,
+    /// What is owed and unanswered is sent again after this long, then after twice as long, …
+    pub resend_after: Duration,
+    /// … but never later than this.
+    pub resend_after_max: Duration,
+    /// A transaction whose votes are not in by then is aborted.
+    pub prepare_timeout: Duration,
+    /// A step without an answer by then counts as failed, its effect unknown.
+    pub step_timeout: Duration,
+    /// A saga that is not done by then is compensated.
+    pub saga_timeout: Duration,
+    /// How often ABORT is sent, answers or none.
+    pub abort_sends_max: u32,
+    /// This many sagas may be active at once.
+    pub active_sagas_max: u32,
+    /// This many transactions may be active at once.
+    pub active_transactions_max: u32,
+    /// Milliseconds of the Unix clock at [`Time::ZERO`], for the timestamps that people read.
+    pub unix_ms_at_zero: i64,
+    /// The key of this engine's randomness: the nonces of its sagas.
+    pub key: Key,
+}
+
+impl Config {
+    /// The specification's defaults.
+    #[must_use]
+    pub fn new(id: CoordinatorId, key: Key) -> Config {
+        Config {
+            id,
+            resend_after: Duration::from_millis(500),
+            resend_after_max: Duration::from_secs(8),
+            prepare_timeout: Duration::from_secs(30),
+            step_timeout: Duration::from_secs(60),
+            saga_timeout: Duration::from_secs(300),
+            abort_sends_max: 3,
+            active_sagas_max: 1_024,
+            active_transactions_max: 256,
+            unix_ms_at_zero: 0,
+            key,
+        }
+    }
+}
+
+/// What an engine has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Transactions that ended committed.
+    pub committed: u64,
+    /// Transactions that ended aborted.
+    pub aborted: u64,
+    /// Sagas of which every step succeeded.
+    pub completed: u64,
+    /// Sagas that were undone.
+    pub compensated: u64,
+    /// Sagas given up before anything ran.
+    pub saga_aborted: u64,
+    /// Acknowledgements of participants that could not commit: their disk was lost.
+    pub heuristic: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum OpRef {
+    Saga(OperationId),
+    Transaction(OperationId),
+    /// A submission that waits until every participant has announced itself.
+    Waiting(u64),
+}
+
+/// Which of the things that an operation owes have been sent at least once, by their slots. Our own
+/// operations use slots below 256; a foreign log's may use any.
+#[derive(Debug, Default)]
+struct Sent {
+    low: [u64; 4],
+    high: BTreeSet<u64>,
+}
+
+impl Sent {
+    /// True if it had not been marked.
+    fn mark(&mut self, slot: u64) -> bool {
+        let Some(word) = self.low.get_mut((slot / 64).min(4) as usize) else {
+            return self.high.insert(slot);
+        };
+        let fresh = *word >> (slot % 64) & 1 == 0;
+        *word |= 1 << (slot % 64);
+        fresh
+    }
+}
+
+/// When an operation is looked at again, and how patient it has become.
+#[derive(Debug)]
+struct Pace {
+    wake: Time,
+    attempt: u32,
+    started: Time,
+}
+
+impl Pace {
+    fn new(now: Time) -> Pace {
+        Pace { wake: Time::NEVER, attempt: 0, started: now }
+    }
+}
+
+#[derive(Debug)]
+struct TransactionOp {
+    machine: Transaction,
+    /// What each member is asked to do. Empty after a restart: nothing is prepared again then.
+    work: Vec<Arc<[u8]>>,
+    peers: Arc<[Peer]>,
+    sent: Sent,
+    pace: Pace,
+    aborts_sent: u32,
+}
+
+#[derive(Debug)]
+struct SagaOp {
+    machine: Saga,
+    sent: Sent,
+    pace: Pace,
+    /// Forward steps that were called, and when first.
+    called: Vec<(u32, Time)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request_key: RequestKey,
+    branches: Vec<Branch>,
+    pace: Pace,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    Active(OpRef),
+    Ended { at: Sequence, outcome: EndedAs },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum EndedAs {
+    Saga(saga::End),
+    Transaction(Decision),
+}
+
+impl From<EndedAs> for Outcome {
+    fn from(ended: EndedAs) -> Outcome {
+        match ended {
+            EndedAs::Saga(end) => end.into(),
+            EndedAs::Transaction(decision) => decision.into(),
+        }
+    }
+}
+
+/// The parts of an engine that operations use while one of them is borrowed.
+#[derive(Debug)]
+struct Desk {
+    config: Config,
+    epoch: Epoch,
+    log: GatedLog,
+    timers: BinaryHeap<Reverse<(Time, OpRef)>>,
+    stats: Stats,
+    owed_transaction: Vec<twopc::coordinator::Effect>,
+    owed_saga: Vec<saga::Effect>,
+}
+
+/// All sagas and transactions of one coordinator, on one log.
+///
+/// Inputs: [`submit`](Self::submit), [`receive`](Self::receive), [`flushed`](Self::flushed),
+/// [`wake`](Self::wake), [`cancel`](Self::cancel). Each takes the time and adds to `out` what the shell
+/// has to do, in order; [`flush`](Self::flush) ends a round of inputs with what the disk has to do.
+/// Views: the rest.
+///
+/// Once its log has failed ([`Output::Died`]) an engine does nothing any more, whatever it is told:
+/// a new start recovers from the log.
+#[derive(Debug)]
+pub struct Engine {
+    desk: Desk,
+    transactions: BTreeMap<OperationId, TransactionOp>,
+    sagas: BTreeMap<OperationId, SagaOp>,
+    waiting: BTreeMap<u64, Waiting>,
+    requests: BTreeMap<RequestKey, Known>,
+    /// Decisions of ended transactions, for inquiries that come late.
+    decided: BTreeMap<OperationId, Decision>,
+    stores: BTreeMap<NodeName, (StoreId, BootCount)>,
+    ids_drawn: u64,
+    waited: u64,
+    dead: bool,
+}
+
+impl Engine {
+    /// Takes over what `replay` found in the log that was opened as `log`, and goes on with it:
+    /// undecided transactions are aborted, decided ones are told, sagas resume.
+    ///
+    /// The machines of `replay` are told [`Restarted`](twopc::coordinator::Input::Restarted), settle
+    /// what they owe the log, and what is pending goes through the same gate as ever.
+    pub fn resume(
+        config: Config,
+        replay: Replay,
+        log: Log,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Engine {
+        let epoch = log.epoch();
+        let unix_ms_at_zero = config.unix_ms_at_zero;
+        let mut engine = Engine {
+            desk: Desk {
+                config,
+                epoch,
+                log: GatedLog::new(LogSlot::Coordinator, log, unix_ms_at_zero),
+                timers: BinaryHeap::new(),
+                stats: Stats::default(),
+                owed_transaction: Vec::new(),
+                owed_saga: Vec::new(),
+            },
+            transactions: BTreeMap::new(),
+            sagas: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            ids_drawn: 0,
+            waited: 0,
+            dead: false,
+        };
+        let found = replay.into_operations();
+        for ended in found.ended_transactions {
+            engine.decided.insert(ended.id, ended.how);
+            if let Some(key) = ended.request_key {
+                let outcome = EndedAs::Transaction(ended.how);
+                engine.requests.insert(key, Known::Ended { at: ended.at, outcome });
+            }
+        }
+        for ended in found.ended_sagas {
+            if let Some(key) = ended.request_key {
+                let outcome = EndedAs::Saga(ended.how);
+                engine.requests.insert(key, Known::Ended { at: ended.at, outcome });
+            }
+        }
+        for machine in found.transactions {
+            let id = machine.id();
+            if let Some(key) = machine.request_key() {
+                engine.requests.insert(key.clone(), Known::Active(OpRef::Transaction(id)));
+            }
+            engine.transactions.insert(
+                id,
+                TransactionOp {
+                    machine,
+                    work: Vec::new(),
+                    peers: Arc::new([]),
+                    sent: Sent::default(),
+                    pace: Pace::new(now),
+                    aborts_sent: 0,
+                },
+            );
+            let restarted = twopc::coordinator::Input::Restarted { epoch };
+            engine.tell_transaction(now, id, &restarted, out);
+        }
+        for machine in found.sagas {
+            let id = machine.id();
+            if let Some(key) = machine.request_key() {
+                engine.requests.insert(key.clone(), Known::Active(OpRef::Saga(id)));
+            }
+            let (sent, pace, called) = (Sent::default(), Pace::new(now), Vec::new());
+            engine.sagas.insert(id, SagaOp { machine, sent, pace, called });
+            engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
+        }
+        engine
+    }
+
+    /// Starts what a client asks for, or finds it by its key: then the client is told how it ended,
+    /// or will be.
+    pub fn submit(&mut self, now: Time, request: Request, out: &mut Vec<Output>) {
+        if self.dead {
+            return;
+        }
+        match self.requests.get(&request.key) {
+            Some(Known::Active(_)) => return,
+            Some(&Known::Ended { at, outcome }) => {
+                let reply = Output::Reply { key: request.key, outcome: outcome.into() };
+                // An abort may be told at once; its records are never forced.
+                let after = match outcome {
+                    EndedAs::Transaction(Decision::Abort) => Sequence::NONE,
+                    EndedAs::Transaction(Decision::Commit) | EndedAs::Saga(_) => at,
+                };
+                self.desk.log.owe(after, reply, out);
+                return;
+            }
+            None => {}
+        }
+        let key = request.key.clone();
+        let started = match request.work {
+            Work::Saga(definition) => self.submit_saga(now, request.key, &definition, out),
+            Work::Transaction(branches) => self.submit_transaction(now, request.key, branches, out),
+        };
+        if let Err(refusal) = started {
+            out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
+        }
+    }
+
+    /// Cancels an operation by its key: a saga is compensated, a transaction without a decision is
+    /// aborted. False if the key is unknown, or it is too late.
+    pub fn cancel(&mut self, now: Time, key: &RequestKey, out: &mut Vec<Output>) -> bool {
+        if self.dead {
+            return false;
+        }
+        match self.requests.get(key) {
+            Some(&Known::Active(OpRef::Saga(id))) => {
+                self.tell_saga(now, id, &saga::Input::Cancel, out)
+            }
+            Some(&Known::Active(OpRef::Transaction(id))) => {
+                let abort = twopc::coordinator::Input::AbortRequested;
+                self.tell_transaction(now, id, &abort, out)
+            }
+            Some(&Known::Active(OpRef::Waiting(number))) => {
+                self.waiting.remove(&number);
+                self.requests.remove(key);
+                out.push(Output::Reply { key: key.clone(), outcome: Outcome::Aborted });
+                true
+            }
+            Some(Known::Ended { .. }) | None => false,
+        }
+    }
+
+    /// A message from `from` arrived.
+    pub fn receive(&mut self, now: Time, from: NodeName, message: &Message, out: &mut Vec<Output>) {
+        if self.dead {
+            return;
+        }
+        match message {
+            Message::Announce { store, boot } => self.announced(now, from, *store, *boot, out),
+            Message::StepReply { key, step, direction, token, answer } => {
+                let Some(op) = self.saga_of(*key) else { return };
+                if op.machine.token(*step, *direction) != *token {
+                    return;
+                }
+                let outcome = match *answer {
+                    StepAnswer::Done => saga::Outcome::Done,
+                    StepAnswer::Refused { code } => saga::Outcome::Refused { code },
+                    StepAnswer::NotNow => saga::Outcome::Unknown,
+                };
+                let input = saga::Input::Outcome { step: *step, direction: *direction, outcome };
+                self.tell_saga(now, key.id, &input, out);
+            }
+            Message::Transaction(message) => self.receive_transaction(now, from, message, out),
+            Message::StepCall { .. } | Message::Hello => {}
+        }
+    }
+
+    /// The flush that was handed out last is done, or has failed.
+    pub fn flushed(&mut self, now: Time, result: Result<(), DiskError>, out: &mut Vec<Output>) {
+        self.desk.log.flushed(now, result, out);
+        self.dead |= self.desk.log.log().poisoned().is_some();
+    }
+
+    /// Time has passed: whatever is due by `now` is done.
+    pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
+        while !self.dead && self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((at, op))) = self.desk.timers.pop() else { break };
+            match op {
+                OpRef::Transaction(id) => {
+                    if self.transactions.get(&id).is_some_and(|op| op.pace.wake == at) {
+                        self.wake_transaction(now, id, out);
+                    }
+                }
+                OpRef::Saga(id) => {
+                    if self.sagas.get(&id).is_some_and(|op| op.pace.wake == at) {
+                        self.wake_saga(now, id, out);
+                    }
+                }
+                OpRef::Waiting(number) => {
+                    if self.waiting.get(&number).is_some_and(|waiting| waiting.pace.wake == at) {
+                        self.wake_waiting(now, number, out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a round of inputs: hands out the next flush, if one is due.
+    pub fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.dead {
+            return;
+        }
+        if self.desk.log.log().marker_due() {
+            let (sagas, transactions) = (self.sagas.len() as u64, self.transactions.len() as u64);
+            // Not a loss if the log is busy: it stays due.
+            let _ = self
+                .desk
+                .log
+                .append(now, out, |payload| codec::encode_marker(sagas, transactions, payload));
+        }
+        self.desk.log.flush(now, out);
+    }
+
+    /// When [`wake`](Self::wake) and [`flush`](Self::flush) are to be called next, at the latest.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        if self.dead {
+            return None;
+        }
+        let timer = self.desk.timers.peek().map(|Reverse((at, _))| *at);
+        let log = self.desk.log.log().next_wake();
+        [timer, log].into_iter().flatten().min()
+    }
+
+    /// The epoch of this start.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.desk.epoch
+    }
+
+    /// What was done since this start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.desk.stats
+    }
+
+    /// How many operations are neither ended nor refused.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.transactions.len() + self.sagas.len() + self.waiting.len()
+    }
+
+    /// The transactions that have not ended.
+    pub fn active_transactions(&self) -> impl Iterator<Item = &Transaction> {
+        self.transactions.values().map(|op| &op.machine)
+    }
+
+    /// The sagas that have not ended.
+    pub fn active_sagas(&self) -> impl Iterator<Item = &Saga> {
+        self.sagas.values().map(|op| &op.machine)
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        self.desk.log.log()
+    }
+
+    // ---- starting ----
+
+    fn submit_saga(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        definition: &saga::Definition,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
+        let active_max = self.desk.config.active_sagas_max;
+        if self.sagas.len() >= active_max as usize {
+            return Err(Refusal::TooManyActive { active_max });
+        }
+        let id = self.draw_id()?;
+        let nonce = base::prng::keyed_hash(
+            u128::from(self.desk.config.key.draw(id.0, 0).u64()),
+            self.desk.config.key.draw(id.0, 1).u64(),
+            id.0,
+        );
+        let events = Saga::admission(definition, self.desk.config.id, nonce, Some(key.clone()));
+        self.desk.check_admission(events.iter(), |event, payload| {
+            codec::encode_saga(id, event, payload)
+        })?;
+        let mut events = events.into_iter();
+        let created = events.next().expect("an admission begins with a creation");
+        let at = self
+            .desk
+            .log
+            .append(now, out, |payload| codec::encode_saga(id, &created, payload))
+            .map_err(|_| Refusal::LogBusy)?;
+        let machine =
+            Saga::created(id, at, &created).expect("the first event of an admission is a creation");
+        let (sent, pace, called) = (Sent::default(), Pace::new(now), Vec::new());
+        let op = self.sagas.entry(id).or_insert(SagaOp { machine, sent, pace, called });
+        self.requests.insert(key, Known::Active(OpRef::Saga(id)));
+        for event in events {
+            let recorded = self.desk.record_saga(now, op, &event, out);
+            assert!(recorded, "the log had room for the whole admission");
+        }
+        self.advance_saga(now, id, out);
+        Ok(())
+    }
+
+    fn submit_transaction(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        branches: Vec<Branch>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
+        let active_max = self.desk.config.active_transactions_max;
+        if self.transactions.len() + self.waiting.len() >= active_max as usize {
+            return Err(Refusal::TooManyActive { active_max });
+        }
+        let unknown: Vec<NodeName> = branches
+            .iter()
+            .map(|branch| branch.node)
+            .filter(|node| !self.stores.contains_key(node))
+            .collect();
+        if unknown.is_empty() {
+            return self.begin_transaction(now, key, branches, out);
+        }
+        for node in unknown {
+            out.push(Output::Send { to: node, message: Message::Hello });
+        }
+        let number = self.waited;
+        self.waited += 1;
+        let mut pace = Pace::new(now);
+        self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
+        self.requests.insert(key.clone(), Known::Active(OpRef::Waiting(number)));
+        self.waiting.insert(number, Waiting { request_key: key, branches, pace });
+        Ok(())
+    }
+
+    /// The list of peers is fixed here, before the first PREPARE leaves.
+    fn begin_transaction(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        branches: Vec<Branch>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
+        let mut peers = Vec::with_capacity(branches.len());
+        for branch in &branches {
+            let (store, boot) = self.stores[&branch.node];
+            peers.push(Peer { shard: branch.shard, node: branch.node, store, boot });
+        }
+        let members: Vec<Member> = peers.iter().copied().map(Member::at).collect();
+        let id = self.draw_id()?;
+        let events = Transaction::admission(self.desk.config.id, Some(key.clone()), &members)
+            .map_err(Refusal::Participants)?;
+        let decision = twopc::coordinator::Event::CommitStart { members };
+        self.desk.check_admission(events.iter().chain([&decision]), |event, payload| {
+            codec::encode_transaction(id, event, payload)
+        })?;
+        let mut events = events.into_iter();
+        let created = events.next().expect("an admission begins with a creation");
+        let at = self
+            .desk
+            .log
+            .append(now, out, |payload| codec::encode_transaction(id, &created, payload))
+            .map_err(|_| Refusal::LogBusy)?;
+        let op = TransactionOp {
+            machine: Transaction::created(id, at, &created)
+                .expect("the first event of an admission is a creation"),
+            work: branches.into_iter().map(|branch| branch.work).collect(),
+            peers: peers.into(),
+            sent: Sent::default(),
+            pace: Pace::new(now),
+            aborts_sent: 0,
+        };
+        let op = self.transactions.entry(id).or_insert(op);
+        self.requests.insert(key, Known::Active(OpRef::Transaction(id)));
+        for event in events {
+            let recorded = self.desk.record_transaction(now, op, &event, out);
+            assert!(recorded, "the log had room for the whole admission");
+        }
+        self.advance_transaction(now, id, true, out);
+        Ok(())
+    }
+
+    fn draw_id(&mut self) -> Result<OperationId, Refusal> {
+        let id = OperationId::draw(self.desk.epoch, self.ids_drawn + 1).ok_or(Refusal::OutOfIds)?;
+        self.ids_drawn += 1;
+        Ok(id)
+    }
+
+    fn announced(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        store: StoreId,
+        boot: BootCount,
+        out: &mut Vec<Output>,
+    ) {
+        let known = self.stores.entry(from).or_insert((store, boot));
+        // A late announcement of an earlier start is worth less than a newer one.
+        if known.0 != store || known.1 < boot {
+            *known = (store, boot);
+        }
+        let ready: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| {
+                waiting.branches.iter().any(|branch| branch.node == from)
+                    && waiting.branches.iter().all(|b| self.stores.contains_key(&b.node))
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        for number in ready {
+            let Some(waiting) = self.waiting.remove(&number) else { continue };
+            let key = waiting.request_key;
+            self.requests.remove(&key);
+            let begun = self.begin_transaction(now, key.clone(), waiting.branches, out);
+            if let Err(refusal) = begun {
+                out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
+            }
+        }
+    }
+
+    // ---- transactions ----
+
+    fn receive_transaction(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        message: &twopc::Message,
+        out: &mut Vec<Output>,
+    ) {
+        let key = message.key();
+        if key.coordinator != self.desk.config.id {
+            return;
+        }
+        match *message {
+            twopc::Message::Vote { shard, vote, store, boot, .. } => {
+                // The vote says which boot cast it: a NO of a restarted participant is how its
+                // coordinator learns of the restart.
+                self.announced(now, from, store, boot, out);
+                let input = twopc::coordinator::Input::Vote { shard, vote };
+                self.tell_transaction(now, key.id, &input, out);
+            }
+            twopc::Message::Ack { shard, heuristic, .. } => {
+                let Some(op) = self.transactions.get_mut(&key.id) else { return };
+                if op.machine.acknowledge(shard) {
+                    self.desk.stats.heuristic += u64::from(heuristic);
+                    self.advance_transaction(now, key.id, false, out);
+                }
+            }
+            twopc::Message::Inquiry { shard, .. } => {
+                let Some(verdict) = self.verdict(key.id) else { return };
+                let epoch = self.desk.epoch;
+                let answer = twopc::Message::Answer { key, epoch, shard, verdict };
+                out.push(Output::Send { to: from, message: Message::Transaction(answer) });
+            }
+            _ => {}
+        }
+    }
+
+    /// What an inquiry is answered; nothing about an id of a later epoch: a successor drew it.
+    fn verdict(&self, id: OperationId) -> Option<Verdict> {
+        if let Some(op) = self.transactions.get(&id) {
+            return Some(match op.machine.decision() {
+                Some(Decision::Commit) if self.desk.log.is_durable(op.machine.evidence()) => {
+                    Verdict::Committed
+                }
+                Some(Decision::Commit) | None => Verdict::Pending,
+                Some(Decision::Abort) => Verdict::Aborted,
+            });
+        }
+        if let Some(decision) = self.decided.get(&id) {
+            return Some(match decision {
+                Decision::Commit => Verdict::Committed,
+                Decision::Abort => Verdict::Aborted,
+            });
+        }
+        // The log was replayed whole: of an earlier epoch it would hold a commit decision, had there
+        // been one.
+        (id.epoch() < self.desk.epoch).then_some(Verdict::Aborted)
+    }
+
+    /// True if the input was worth a fact.
+    fn tell_transaction(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        input: &twopc::coordinator::Input,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(op) = self.transactions.get_mut(&id) else { return false };
+        let fact = op.machine.decide(input);
+        if let Some(event) = &fact
+            && !self.desk.record_transaction(now, op, event, out)
+        {
+            return false;
+        }
+        let restarted = matches!(input, twopc::coordinator::Input::Restarted { .. });
+        let vote = matches!(fact, Some(twopc::coordinator::Event::VoteReceived { .. }));
+        if fact.is_some() || restarted {
+            self.advance_transaction(now, id, !vote, out);
+        }
+        fact.is_some()
+    }
+
+    /// Settles, and sends what has come to be owed. `owes_more`: the last fact added to it, which a
+    /// vote or an acknowledgement alone never does.
+    fn advance_transaction(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        mut owes_more: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(op) = self.transactions.get_mut(&id) else { return };
+        while let Some(event) = op.machine.settle() {
+            if !self.desk.record_transaction(now, op, &event, out) {
+                return;
+            }
+            owes_more = true;
+        }
+        if owes_more {
+            op.pace.attempt = 0;
+            self.desk.send_transaction(now, op, false, out);
+        }
+        if let Some(decision) = op.machine.ended() {
+            let at = op.machine.evidence();
+            let key = op.machine.request_key().cloned();
+            self.transactions.remove(&id);
+            self.decided.insert(id, decision);
+            if let Some(key) = key {
+                let outcome = EndedAs::Transaction(decision);
+                self.requests.insert(key, Known::Ended { at, outcome });
+            }
+            match decision {
+                Decision::Commit => self.desk.stats.committed += 1,
+                Decision::Abort => self.desk.stats.aborted += 1,
+            }
+        }
+    }
+
+    fn wake_transaction(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
+        let Some(op) = self.transactions.get_mut(&id) else { return };
+        let late = now >= op.pace.started + self.desk.config.prepare_timeout;
+        let input = match op.machine.decision() {
+            None if late => twopc::coordinator::Input::TimedOut,
+            Some(Decision::Abort) if op.aborts_sent >= self.desk.config.abort_sends_max => {
+                twopc::coordinator::Input::AbortsSent
+            }
+            _ => {
+                self.desk.send_transaction(now, op, true, out);
+                self.advance_transaction(now, id, false, out);
+                return;
+            }
+        };
+        if !self.tell_transaction(now, id, &input, out)
+            && let Some(op) = self.transactions.get_mut(&id)
+        {
+            self.desk.schedule(&mut op.pace, now, OpRef::Transaction(id));
+        }
+    }
+
+    fn wake_waiting(&mut self, now: Time, number: u64, out: &mut Vec<Output>) {
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        if now >= waiting.pace.started + self.desk.config.prepare_timeout {
+            let Some(waiting) = self.waiting.remove(&number) else { return };
+            self.requests.remove(&waiting.request_key);
+            out.push(Output::Reply { key: waiting.request_key, outcome: Outcome::Aborted });
+            return;
+        }
+        for branch in &waiting.branches {
+            if !self.stores.contains_key(&branch.node) {
+                out.push(Output::Send { to: branch.node, message: Message::Hello });
+            }
+        }
+        self.desk.schedule(&mut waiting.pace, now, OpRef::Waiting(number));
+    }
+
+    // ---- sagas ----
+
+    fn saga_of(&self, key: SagaKey) -> Option<&SagaOp> {
+        if key.coordinator != self.desk.config.id {
+            return None;
+        }
+        self.sagas.get(&key.id)
+    }
+
+    /// True if the input was worth a fact.
+    fn tell_saga(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        input: &saga::Input,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(op) = self.sagas.get_mut(&id) else { return false };
+        let fact = op.machine.decide(input);
+        if let Some(event) = &fact
+            && !self.desk.record_saga(now, op, event, out)
+        {
+            return false;
+        }
+        if fact.is_some() || matches!(input, saga::Input::Restarted { .. }) {
+            self.advance_saga(now, id, out);
+        }
+        fact.is_some()
+    }
+
+    fn advance_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
+        let Some(op) = self.sagas.get_mut(&id) else { return };
+        while let Some(event) = op.machine.settle() {
+            if !self.desk.record_saga(now, op, &event, out) {
+                return;
+            }
+        }
+        op.pace.attempt = 0;
+        self.desk.send_saga(now, op, false, out);
+        if let saga::Phase::Ended(how) = op.machine.phase() {
+            let at = op.machine.last();
+            let key = op.machine.request_key().cloned();
+            self.sagas.remove(&id);
+            if let Some(key) = key {
+                self.requests.insert(key, Known::Ended { at, outcome: EndedAs::Saga(how) });
+            }
+            match how {
+                saga::End::Completed => self.desk.stats.completed += 1,
+                saga::End::Compensated => self.desk.stats.compensated += 1,
+                saga::End::Aborted => self.desk.stats.saga_aborted += 1,
+            }
+        }
+    }
+
+    fn wake_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
+        let Some(op) = self.sagas.get_mut(&id) else { return };
+        if op.machine.phase() == saga::Phase::Executing {
+            if now >= op.pace.started + self.desk.config.saga_timeout
+                && self.tell_saga(now, id, &saga::Input::TimedOut, out)
+            {
+                return;
+            }
+            let Some(op) = self.sagas.get_mut(&id) else { return };
+            let limit = self.desk.config.step_timeout;
+            let late = op.called.iter().find(|(_, since)| now >= *since + limit);
+            if let Some(&(step, _)) = late {
+                if self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out) {
+                    return;
+                }
+            }
+        }
+        let Some(op) = self.sagas.get_mut(&id) else { return };
+        self.desk.send_saga(now, op, true, out);
+    }
+}
+
+impl Desk {
+    /// Appends a fact and applies it. False if the log takes nothing more just now: then the machine
+    /// still owes the fact, or the input comes again, and the operation's timer asks anew.
+    fn record_transaction(
+        &mut self,
+        now: Time,
+        op: &mut TransactionOp,
+        event: &twopc::coordinator::Event,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let id = op.machine.id();
+        let appended =
+            self.log.append(now, out, |payload| codec::encode_transaction(id, event, payload));
+        let Ok(sequence) = appended else { return false };
+        op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
+        true
+    }
+
+    /// See [`Desk::record_transaction`].
+    fn record_saga(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        event: &saga::Event,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let id = op.machine.id();
+        let appended = self.log.append(now, out, |payload| codec::encode_saga(id, event, payload));
+        let Ok(sequence) = appended else { return false };
+        op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
+        true
+    }
+
+    /// Sends what a transaction owes: what was never sent, or, to `resend`, all of it.
+    fn send_transaction(
+        &mut self,
+        now: Time,
+        op: &mut TransactionOp,
+        resend: bool,
+        out: &mut Vec<Output>,
+    ) {
+        use twopc::coordinator::Effect;
+        let id = op.machine.id();
+        let (key, epoch) = (TxKey { coordinator: self.config.id, id }, self.epoch);
+        let mut owed = std::mem::take(&mut self.owed_transaction);
+        op.machine.pending(&mut owed);
+        let mut aborts = 0;
+        for effect in owed.drain(..) {
+            let fresh = op.sent.mark(effect.slot());
+            if !fresh && !resend {
+                continue;
+            }
+            let (member, after, message) = match effect {
+                Effect::Tell { decision, after } => {
+                    if let (true, Some(key)) = (fresh, op.machine.request_key()) {
+                        let reply = Output::Reply { key: key.clone(), outcome: decision.into() };
+                        self.log.owe(after, reply, out);
+                    }
+                    continue;
+                }
+                Effect::Prepare { member } => {
+                    let Some(work) = op.work.get(member as usize).cloned() else { continue };
+                    let shard = op.machine.members()[member as usize].shard;
+                    let peers = op.peers.clone();
+                    let prepare = twopc::Message::Prepare { key, epoch, shard, peers, work };
+                    (member, Sequence::NONE, prepare)
+                }
+                Effect::Commit { member, after } => {
+                    // The first one still waits for the decision to be durable.
+                    if !fresh && !self.log.is_durable(after) {
+                        continue;
+                    }
+                    let Member { shard, store, .. } = op.machine.members()[member as usize];
+                    let store = store.map(|(store, _)| store);
+                    (member, after, twopc::Message::Commit { key, epoch, shard, store })
+                }
+                Effect::Abort { member } => {
+                    aborts += 1;
+                    let shard = op.machine.members()[member as usize].shard;
+                    (member, Sequence::NONE, twopc::Message::Abort { key, epoch, shard })
+                }
+            };
+            let to = op.machine.members()[member as usize].node;
+            let message = Message::Transaction(message);
+            self.log.owe(after, Output::Send { to, message }, out);
+        }
+        self.owed_transaction = owed;
+        op.aborts_sent += u32::from(aborts > 0);
+        if op.machine.decision() == Some(Decision::Abort) && aborts == 0 {
+            op.aborts_sent = self.config.abort_sends_max;
+        }
+        self.schedule(&mut op.pace, now, OpRef::Transaction(id));
+        if op.machine.decision().is_none() {
+            let deadline = op.pace.started + self.config.prepare_timeout;
+            self.not_later_than(&mut op.pace, deadline, OpRef::Transaction(id));
+        }
+    }
+
+    /// Sends what a saga owes: what was never sent, or, to `resend`, all of it.
+    fn send_saga(&mut self, now: Time, op: &mut SagaOp, resend: bool, out: &mut Vec<Output>) {
+        use saga::Effect;
+        let id = op.machine.id();
+        let (key, epoch) = (SagaKey { coordinator: self.config.id, id }, self.epoch);
+        let mut owed = std::mem::take(&mut self.owed_saga);
+        op.machine.pending(&mut owed);
+        for effect in owed.drain(..) {
+            let slot = effect.slot();
+            let fresh = op.sent.mark(slot);
+            if !fresh && !resend {
+                continue;
+            }
+            let (step, direction, token, after) = match effect {
+                Effect::Tell { end, after } => {
+                    if let (true, Some(key)) = (fresh, op.machine.request_key()) {
+                        let reply = Output::Reply { key: key.clone(), outcome: end.into() };
+                        self.log.owe(after, reply, out);
+                    }
+                    continue;
+                }
+                Effect::Run { step, token, after } => {
+                    (step, saga::Direction::Forward, token, after)
+                }
+                Effect::Compensate { step, token, after } => {
+                    (step, saga::Direction::Backward, token, after)
+                }
+            };
+            if !fresh && !self.log.is_durable(after) {
+                continue;
+            }
+            if fresh && direction == saga::Direction::Forward {
+                op.called.push((step, now));
+            }
+            let Some(spec) = op.machine.step(step) else { continue };
+            let (to, body) = (spec.node(), spec.body().clone());
+            let message = Message::StepCall { key, epoch, step, direction, token, body };
+            self.log.owe(after, Output::Send { to, message }, out);
+        }
+        self.owed_saga = owed;
+        self.schedule(&mut op.pace, now, OpRef::Saga(id));
+        if op.machine.phase() == saga::Phase::Executing {
+            let steps = op.called.iter().map(|(_, since)| *since + self.config.step_timeout);
+            let whole = op.pace.started + self.config.saga_timeout;
+            let deadline = steps.fold(whole, Time::min);
+            self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
+        }
+    }
+
+    /// Sets the operation's timer by its patience, which doubles.
+    fn schedule(&mut self, pace: &mut Pace, now: Time, op: OpRef) {
+        let doubled = self.config.resend_after.saturating_mul(1 << pace.attempt.min(16));
+        pace.wake = now + doubled.min(self.config.resend_after_max);
+        pace.attempt += 1;
+        self.timers.push(Reverse((pace.wake, op)));
+    }
+
+    fn not_later_than(&mut self, pace: &mut Pace, deadline: Time, op: OpRef) {
+        if deadline < pace.wake {
+            pace.wake = deadline;
+            self.timers.push(Reverse((deadline, op)));
+        }
+    }
+
+    /// Refuses an operation before anything of it is logged: a record too large, or a log whose buffer
+    /// could not take the whole admission as one unit.
+    fn check_admission<'a, E: 'a>(
+        &self,
+        events: impl Iterator<Item = &'a E>,
+        encode: impl Fn(&E, &mut Vec<u8>) -> EventType,
+    ) -> Result<(), Refusal> {
+        let payload_bytes_max = self.log.log().config().max_payload;
+        let (mut payload, mut total) = (Vec::new(), 0);
+        for event in events {
+            payload.clear();
+            encode(event, &mut payload);
+            if payload.len() > payload_bytes_max as usize {
+                return Err(Refusal::TooLarge { payload_bytes_max });
+            }
+            total += u64::from(RECORD_HEADER_BYTES) + payload.len() as u64;
+        }
+        if total > self.log.log().room() { Err(Refusal::LogBusy) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,95 @@
+use crate::gate::Gate;
+use crate::output::{LogSlot, Output};
+use base::{Sequence, Time};
+use wal_core::{AppendError, DiskError, EventType, Log};
+
+/// A log and the gate behind it: what is appended here, and what may leave once it is durable.
+///
+/// An append is forced if and only if an effect waits for it.
+#[derive(Debug)]
+pub struct GatedLog {
+    slot: LogSlot,
+    log: Log,
+    gate: Gate<Output>,
+    unix_ms_at_zero: i64,
+    payload: Vec<u8>,
+}
+
+impl GatedLog {
+    /// A gate behind an opened log. `unix_ms_at_zero` is the wall clock at [`Time::ZERO`], in
+    /// milliseconds: for the timestamps that people read.
+    #[must_use]
+    pub fn new(slot: LogSlot, log: Log, unix_ms_at_zero: i64) -> GatedLog {
+        GatedLog { slot, log, gate: Gate::default(), unix_ms_at_zero, payload: Vec::new() }
+    }
+
+    /// Appends one record, whose payload `encode` writes. It becomes durable with the next force.
+    ///
+    /// # Errors
+    /// What the log says; nothing was appended.
+    pub fn append(
+        &mut self,
+        now: Time,
+        out: &mut Vec<Output>,
+        encode: impl FnOnce(&mut Vec<u8>) -> EventType,
+    ) -> Result<Sequence, AppendError> {
+        self.payload.clear();
+        let event = encode(&mut self.payload);
+        let timestamp_ms = self.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
+        let sequence = self.log.append(event, timestamp_ms, &self.payload)?;
+        out.push(Output::Appended { slot: self.slot, event, sequence });
+        Ok(sequence)
+    }
+
+    /// Lets `effect` leave once `after` is durable, and forces the log if it is not yet.
+    pub fn owe(&mut self, after: Sequence, effect: Output, out: &mut Vec<Output>) {
+        if self.is_durable(after) {
+            out.push(effect);
+        } else {
+            self.gate.hold(after, effect);
+            self.log.force(after);
+        }
+    }
+
+    /// Makes `sequence` durable soon, without an effect that waits for it.
+    pub fn force(&mut self, sequence: Sequence) {
+        self.log.force(sequence);
+    }
+
+    /// True if the record has survived whatever may come now. Of a poisoned log nothing is newly so.
+    #[must_use]
+    pub fn is_durable(&self, sequence: Sequence) -> bool {
+        sequence <= self.log.durable()
+    }
+
+    /// The flush that was handed out is done, or has failed.
+    pub fn flushed(&mut self, now: Time, result: Result<(), DiskError>, out: &mut Vec<Output>) {
+        self.log.flushed(now, result);
+        if let Some(reason) = self.log.poisoned() {
+            out.push(Output::Died { slot: self.slot, reason: reason.to_string() });
+            return;
+        }
+        while let Some(effect) = self.gate.release(self.log.durable()) {
+            out.push(effect);
+        }
+    }
+
+    /// Hands out the next flush, if one is due and none is under way.
+    pub fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Some(flush) = self.log.next_flush(now) {
+            out.push(Output::Disk { slot: self.slot, ops: flush.ops });
+        }
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// How many effects wait for the disk.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.gate.len()
+    }
+}

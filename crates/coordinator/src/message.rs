@@ -1,0 +1,256 @@
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, StoreId, Token};
+use saga::Direction;
+use std::sync::Arc;
+use twopc::{PeerVerdict, Verdict, Vote};
+
+/// A saga as the nodes that run its steps know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SagaKey {
+    /// Who coordinates it. A coordinator's id is also the name of the node where it listens.
+    pub coordinator: CoordinatorId,
+    /// The id that the coordinator drew.
+    pub id: OperationId,
+}
+
+impl SagaKey {
+    /// Where the coordinator listens.
+    #[must_use]
+    pub fn coordinator_node(&self) -> NodeName {
+        NodeName(self.coordinator.0)
+    }
+}
+
+/// What a node answers to a call of a step. Silence is the third outcome: unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepAnswer {
+    /// The effect of this token is durable.
+    Done,
+    /// A durable refusal: no call with this token ever has an effect.
+    Refused {
+        /// The reason's code, for the log.
+        code: u32,
+    },
+    /// Not now: something is in the way. Nothing was recorded; ask again.
+    NotNow,
+}
+
+/// Everything that travels between nodes on behalf of operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Two-phase commit.
+    Transaction(twopc::Message),
+    /// Coordinator to node: run a step, or its compensation.
+    StepCall {
+        /// The saga.
+        key: SagaKey,
+        /// The coordinator's epoch.
+        epoch: Epoch,
+        /// The step's number.
+        step: u32,
+        /// Forward, or its compensation.
+        direction: Direction,
+        /// The idempotency token of (saga, step, direction).
+        token: Token,
+        /// What the step is asked to do; opaque to the coordinator.
+        body: Arc<[u8]>,
+    },
+    /// Node to coordinator: what became of a call.
+    StepReply {
+        /// The saga.
+        key: SagaKey,
+        /// The step's number.
+        step: u32,
+        /// Forward, or its compensation.
+        direction: Direction,
+        /// The token of the call.
+        token: Token,
+        /// The answer.
+        answer: StepAnswer,
+    },
+    /// Coordinator to node: announce your store and boot count.
+    Hello,
+    /// Node to coordinator: this store, opened this often. Sent when asked and when a node starts.
+    Announce {
+        /// Its store.
+        store: StoreId,
+        /// How often it was opened.
+        boot: BootCount,
+    },
+}
+
+/// The kinds of message, for filters, counters and traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum MessageKind {
+    /// PREPARE
+    Prepare = 1,
+    /// A vote.
+    Vote,
+    /// COMMIT
+    Commit,
+    /// ACK
+    Ack,
+    /// ABORT
+    Abort,
+    /// A participant asks the coordinator.
+    Inquiry,
+    /// The coordinator answers.
+    Answer,
+    /// A participant asks a peer.
+    PeerInquiry,
+    /// The peer answers.
+    PeerAnswer,
+    /// A step is called, or its compensation.
+    Step,
+    /// What became of it.
+    StepReply,
+    /// Announce yourself.
+    Hello,
+    /// A store announces itself.
+    Announce,
+}
+
+impl MessageKind {
+    /// Every kind.
+    pub const ALL: [MessageKind; 13] = [
+        Self::Prepare,
+        Self::Vote,
+        Self::Commit,
+        Self::Ack,
+        Self::Abort,
+        Self::Inquiry,
+        Self::Answer,
+        Self::PeerInquiry,
+        Self::PeerAnswer,
+        Self::Step,
+        Self::StepReply,
+        Self::Hello,
+        Self::Announce,
+    ];
+
+    /// Its name in scenario files and traces.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Vote => "vote",
+            Self::Commit => "commit",
+            Self::Ack => "ack",
+            Self::Abort => "abort",
+            Self::Inquiry => "inquiry",
+            Self::Answer => "answer",
+            Self::PeerInquiry => "peer_inquiry",
+            Self::PeerAnswer => "peer_answer",
+            Self::Step => "step",
+            Self::StepReply => "step_reply",
+            Self::Hello => "hello",
+            Self::Announce => "announce",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<MessageKind> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl Message {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> MessageKind {
+        match self {
+            Self::Transaction(message) => match message {
+                twopc::Message::Prepare { .. } => MessageKind::Prepare,
+                twopc::Message::Vote { .. } => MessageKind::Vote,
+                twopc::Message::Commit { .. } => MessageKind::Commit,
+                twopc::Message::Ack { .. } => MessageKind::Ack,
+                twopc::Message::Abort { .. } => MessageKind::Abort,
+                twopc::Message::Inquiry { .. } => MessageKind::Inquiry,
+                twopc::Message::Answer { .. } => MessageKind::Answer,
+                twopc::Message::PeerInquiry { .. } => MessageKind::PeerInquiry,
+                twopc::Message::PeerAnswer { .. } => MessageKind::PeerAnswer,
+            },
+            Self::StepCall { .. } => MessageKind::Step,
+            Self::StepReply { .. } => MessageKind::StepReply,
+            Self::Hello => MessageKind::Hello,
+            Self::Announce { .. } => MessageKind::Announce,
+        }
+    }
+
+    /// Feeds what tells this message from others to a trace's hash, in words of 64 bits: its kind,
+    /// operation, shard or step, and answer. Bodies and lists are left out: they follow from these.
+    pub fn digest(&self, word: &mut impl FnMut(u64)) {
+        word(self.kind() as u64);
+        match self {
+            Self::Transaction(message) => {
+                let key = message.key();
+                word(key.coordinator.number());
+                word(key.id.0);
+                match message {
+                    twopc::Message::Prepare { epoch, shard, .. }
+                    | twopc::Message::Abort { epoch, shard, .. }
+                    | twopc::Message::Commit { epoch, shard, .. } => {
+                        word(shard.number());
+                        word(u64::from(epoch.value()));
+                    }
+                    twopc::Message::Answer { epoch, shard, verdict, .. } => {
+                        word(shard.number());
+                        word(u64::from(epoch.value()));
+                        word(match verdict {
+                            Verdict::Committed => 0,
+                            Verdict::Aborted => 1,
+                            Verdict::Pending => 2,
+                            Verdict::InDoubt => 3,
+                        });
+                    }
+                    twopc::Message::Vote { shard, vote, store, boot, .. } => {
+                        word(shard.number());
+                        word(u64::from(*vote == Vote::Commit) << 32 | u64::from(boot.0));
+                        word(store.0);
+                    }
+                    twopc::Message::Ack { shard, store, heuristic, .. } => {
+                        word(shard.number());
+                        word(store.0);
+                        word(u64::from(*heuristic));
+                    }
+                    twopc::Message::Inquiry { shard, .. } => word(shard.number()),
+                    twopc::Message::PeerInquiry { shard, peer, .. } => {
+                        word(shard.number());
+                        word(peer.shard.number());
+                    }
+                    twopc::Message::PeerAnswer { shard, verdict, .. } => {
+                        word(shard.number());
+                        word(match verdict {
+                            PeerVerdict::Committed => 0,
+                            PeerVerdict::Aborted => 1,
+                            PeerVerdict::Prepared => 2,
+                            PeerVerdict::Unknown => 3,
+                        });
+                    }
+                }
+            }
+            Self::StepCall { key, epoch, step, direction, .. } => {
+                word(key.coordinator.number());
+                word(key.id.0);
+                word(u64::from(*step) << 1 | u64::from(*direction == Direction::Backward));
+                word(u64::from(epoch.value()));
+            }
+            Self::StepReply { key, step, direction, answer, .. } => {
+                word(key.coordinator.number());
+                word(key.id.0);
+                word(u64::from(*step) << 1 | u64::from(*direction == Direction::Backward));
+                word(match answer {
+                    StepAnswer::Done => 0,
+                    StepAnswer::NotNow => 1,
+                    StepAnswer::Refused { code } => 2 | u64::from(*code) << 2,
+                });
+            }
+            Self::Hello => {}
+            Self::Announce { store, boot } => {
+                word(store.0);
+                word(u64::from(boot.0));
+            }
+        }
+    }
+}

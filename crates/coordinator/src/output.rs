@@ -1,0 +1,170 @@
+use crate::{Message, RecoveryReport};
+use base::{NodeName, RequestKey, Sequence};
+use saga::{Definition, End};
+use std::fmt;
+use std::sync::Arc;
+use twopc::coordinator::{AdmissionError, Decision};
+use wal_core::{DiskOp, EventType};
+
+/// Which of a node's logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogSlot {
+    /// The coordinator's: sagas and decisions.
+    Coordinator,
+    /// The participant's: promises and the outcomes of steps.
+    Participant,
+}
+
+/// What a machine behind a log wants from its shell. The shell performs one node's outputs strictly in
+/// order; a crash may fall between any two.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Perform these operations in order, and report once the last is done or one has failed.
+    Disk {
+        /// On which log's directory.
+        slot: LogSlot,
+        /// What to do.
+        ops: Vec<DiskOp>,
+    },
+    /// Send this message. It may be lost, doubled or late.
+    Send {
+        /// To whom.
+        to: NodeName,
+        /// What.
+        message: Message,
+    },
+    /// Tell the client who submitted the request.
+    Reply {
+        /// The request's key.
+        key: RequestKey,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A record was appended; nothing to do. It is not durable yet.
+    Appended {
+        /// To which log.
+        slot: LogSlot,
+        /// What it says.
+        event: EventType,
+        /// Its number.
+        sequence: Sequence,
+    },
+    /// A log was opened and replayed: this is what was found, before anything acts on it.
+    Recovered {
+        /// Which log.
+        slot: LogSlot,
+        /// What was found.
+        report: Box<RecoveryReport>,
+    },
+    /// The log failed or belongs to a successor: this process must stop, and a new start recover.
+    Died {
+        /// Which log.
+        slot: LogSlot,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The transaction is committed at every participant, or durably will be.
+    Committed,
+    /// The transaction is aborted: nothing of it happened.
+    Aborted,
+    /// Every step of the saga succeeded.
+    Completed,
+    /// The saga failed, and everything that it did is undone.
+    Compensated,
+    /// The saga was given up before anything ran.
+    SagaAborted,
+    /// It was never started.
+    Refused(Refusal),
+}
+
+impl From<Decision> for Outcome {
+    fn from(decision: Decision) -> Outcome {
+        match decision {
+            Decision::Commit => Outcome::Committed,
+            Decision::Abort => Outcome::Aborted,
+        }
+    }
+}
+
+impl From<End> for Outcome {
+    fn from(end: End) -> Outcome {
+        match end {
+            End::Completed => Outcome::Completed,
+            End::Compensated => Outcome::Compensated,
+            End::Aborted => Outcome::SagaAborted,
+        }
+    }
+}
+
+/// Why a request was not started. Nothing of it was logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// As many operations are active as the configuration allows: ask again later.
+    TooManyActive {
+        /// The limit.
+        active_max: u32,
+    },
+    /// The list of participants is wrong.
+    Participants(AdmissionError),
+    /// A record of it would be larger than the log takes.
+    TooLarge {
+        /// The largest payload, in bytes.
+        payload_bytes_max: u32,
+    },
+    /// The log takes nothing more just now: ask again later.
+    LogBusy,
+    /// This epoch has used all of its 2^40 ids: restart the coordinator.
+    OutOfIds,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManyActive { active_max } => {
+                write!(f, "{active_max} operations are active, the configured limit: try later")
+            }
+            Self::Participants(error) => error.fmt(f),
+            Self::TooLarge { payload_bytes_max } => {
+                write!(f, "a record of it is larger than {payload_bytes_max} bytes")
+            }
+            Self::LogBusy => f.write_str("the log's buffer is full: try later"),
+            Self::OutOfIds => f.write_str("this epoch has no id left: restart the coordinator"),
+        }
+    }
+}
+
+/// One participant's part of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The shard that it touches; each at most once in a transaction.
+    pub shard: base::ShardId,
+    /// The node that serves it.
+    pub node: NodeName,
+    /// What it is asked to do; opaque here.
+    pub work: Arc<[u8]>,
+}
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Run a saga.
+    Saga(Definition),
+    /// Run a transaction.
+    Transaction(Vec<Branch>),
+}
+
+/// A client's request. The same key again is the same operation, never a second one, for as long as
+/// the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The client's name for it.
+    pub key: RequestKey,
+    /// What to do.
+    pub work: Work,
+}

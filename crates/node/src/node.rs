@@ -1,0 +1,365 @@
+use crate::disks::Disks;
+use crate::host::{self, Host};
+use base::prng::Key;
+use base::{CoordinatorId, NodeName, RequestKey, Time};
+use coordinator::{Engine, LogSlot, Message, Output, Replay, Request};
+use wal_core::{DiskError, DiskOp, Log, OpenError, OpenMode, Opening};
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name: where messages reach it.
+    pub name: NodeName,
+    /// Its coordinator, if it has one. The coordinator's id is the node's name.
+    pub coordinator: Option<coordinator::Config>,
+    /// Its participant, if it has one.
+    pub participant: Option<host::Config>,
+    /// Both logs' configuration.
+    pub log: wal_core::Config,
+    /// The id of a log that does not exist yet: 64 random bits of the shell's, never used twice. The
+    /// participant's log takes this, the coordinator's its complement.
+    pub new_log_id: u64,
+}
+
+impl Config {
+    /// A coordinator and a participant, by the defaults.
+    #[must_use]
+    pub fn both(name: NodeName, new_log_id: u64, key: Key) -> Config {
+        Config {
+            name,
+            coordinator: Some(coordinator::Config::new(CoordinatorId(name.0), key)),
+            participant: Some(host::Config::new(name)),
+            log: wal_core::Config::default(),
+            new_log_id,
+        }
+    }
+}
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Input {
+    /// A message arrived.
+    Message {
+        /// From whom.
+        from: NodeName,
+        /// What.
+        message: Message,
+    },
+    /// The last [`Output::Disk`] of this log is done, or one of its operations failed.
+    Flushed {
+        /// Which log.
+        slot: LogSlot,
+        /// How it went.
+        result: Result<(), DiskError>,
+    },
+    /// The time that [`Node::next_wake`] named has come.
+    Wake,
+    /// A client's request.
+    Submit(Request),
+    /// A client cancels its request.
+    Cancel(RequestKey),
+}
+
+/// What runs behind one log, once it is open.
+trait Resident: Sized {
+    type Config: Clone + std::fmt::Debug;
+    const SLOT: LogSlot;
+    fn resume(
+        config: Self::Config,
+        replay: Replay,
+        log: Log,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Self;
+}
+
+impl Resident for Engine {
+    type Config = coordinator::Config;
+    const SLOT: LogSlot = LogSlot::Coordinator;
+    fn resume(
+        config: Self::Config,
+        replay: Replay,
+        log: Log,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Self {
+        Engine::resume(config, replay, log, now, out)
+    }
+}
+
+impl Resident for Host {
+    type Config = host::Config;
+    const SLOT: LogSlot = LogSlot::Participant;
+    fn resume(
+        config: Self::Config,
+        replay: Replay,
+        log: Log,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Self {
+        Host::resume(config, replay, log, now, out)
+    }
+}
+
+/// A part of the node: absent, recovering, running, or stopped for good.
+#[derive(Debug)]
+enum Part<R: Resident> {
+    Absent,
+    Opening(Box<Recovery<R>>),
+    Running(R),
+    Dead,
+}
+
+#[derive(Debug)]
+struct Recovery<R: Resident> {
+    config: R::Config,
+    log: wal_core::Config,
+    new_log_id: u64,
+    mode: OpenMode,
+    node: NodeName,
+    opening: Opening,
+    replay: Replay,
+    step: Step,
+}
+
+/// What the disk was last asked for while a log is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The new epoch, in a new segment.
+    Claim,
+    /// The old tail, rewritten or cut, and its seal.
+    Seal,
+}
+
+impl<R: Resident> Recovery<R> {
+    /// Reads what is there, and claims the log under a new epoch.
+    fn begin(
+        config: R::Config,
+        settings: (wal_core::Config, u64, OpenMode, NodeName),
+        disks: &dyn Disks,
+    ) -> Result<(Recovery<R>, Vec<DiskOp>), OpenError> {
+        let (log, new_log_id, mode, node) = settings;
+        let directory = disks.directory(R::SLOT);
+        let mut replay = Replay::new(node);
+        let mut opening = Opening::scan(directory, log.clone(), mode, &mut replay)?;
+        let candidate = opening.scanned().epoch.next().ok_or(OpenError::EpochsExhausted)?;
+        let epoch = replay.free_epoch(candidate).ok_or(OpenError::EpochsExhausted)?;
+        let ops = opening.claim(epoch, new_log_id)?;
+        let step = Step::Claim;
+        let recovery = Recovery { config, log, new_log_id, mode, node, opening, replay, step };
+        Ok((recovery, ops))
+    }
+}
+
+impl<R: Resident> Part<R> {
+    fn open(
+        config: Option<R::Config>,
+        settings: (wal_core::Config, u64, OpenMode, NodeName),
+        disks: &dyn Disks,
+        out: &mut Vec<Output>,
+    ) -> Part<R> {
+        let Some(config) = config else { return Part::Absent };
+        match Recovery::begin(config, settings, disks) {
+            Ok((recovery, ops)) => {
+                out.push(Output::Disk { slot: R::SLOT, ops });
+                Part::Opening(Box::new(recovery))
+            }
+            Err(error) => Self::die(&error, out),
+        }
+    }
+
+    fn die(error: &impl ToString, out: &mut Vec<Output>) -> Part<R> {
+        out.push(Output::Died { slot: R::SLOT, reason: error.to_string() });
+        Part::Dead
+    }
+
+    /// The disk has done what a recovery asked for.
+    fn opened(
+        self,
+        now: Time,
+        result: Result<(), DiskError>,
+        disks: &dyn Disks,
+        out: &mut Vec<Output>,
+    ) -> Part<R> {
+        let Part::Opening(mut recovery) = self else { return self };
+        let directory = disks.directory(R::SLOT);
+        if let Err(error) = result {
+            // Somebody else claimed the same segment first: look again at what is there now.
+            if recovery.step == Step::Claim && error.is_already_there() {
+                let Recovery { config, log, new_log_id, mode, node, .. } = *recovery;
+                return Self::open(Some(config), (log, new_log_id, mode, node), disks, out);
+            }
+            return Self::die(&error, out);
+        }
+        if recovery.step == Step::Claim {
+            return match recovery.opening.read_tail(directory, &mut recovery.replay) {
+                Ok(ops) => {
+                    recovery.step = Step::Seal;
+                    out.push(Output::Disk { slot: R::SLOT, ops });
+                    Part::Opening(recovery)
+                }
+                Err(error) => Self::die(&error, out),
+            };
+        }
+        let Recovery { config, opening, replay, .. } = *recovery;
+        let report = Box::new(replay.report(opening.scanned()));
+        match opening.finish(directory, now) {
+            Ok(log) => {
+                out.push(Output::Recovered { slot: R::SLOT, report });
+                Part::Running(R::resume(config, replay, log, now, out))
+            }
+            Err(error) => Self::die(&error, out),
+        }
+    }
+
+    fn running(&mut self) -> Option<&mut R> {
+        match self {
+            Part::Running(resident) => Some(resident),
+            _ => None,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Part::Running(_) | Part::Absent)
+    }
+}
+
+/// One node: see the crate's page.
+///
+/// Inputs: [`start`](Self::start), [`handle`](Self::handle). Views: the rest. A message for a part that
+/// is absent, or still recovering, is as good as lost.
+#[derive(Debug)]
+pub struct Node {
+    name: NodeName,
+    coordinator: Part<Engine>,
+    participant: Part<Host>,
+}
+
+impl Node {
+    /// Starts a node: its logs are read, claimed and recovered, each in a few steps that wait for the
+    /// disk. [`Output::Recovered`] tells what was found, before anything acts on it.
+    pub fn start(
+        config: Config,
+        mode: OpenMode,
+        now: Time,
+        disks: &dyn Disks,
+        out: &mut Vec<Output>,
+    ) -> Node {
+        let Config { name, coordinator, participant, log, new_log_id } = config;
+        let settings = |id| (log.clone(), id, mode, name);
+        let mut node = Node {
+            name,
+            coordinator: Part::open(coordinator, settings(!new_log_id), disks, out),
+            participant: Part::open(participant, settings(new_log_id), disks, out),
+        };
+        node.finish(now, out);
+        node
+    }
+
+    /// Takes one input, and adds what it wants done, in order.
+    pub fn handle(&mut self, now: Time, input: Input, disks: &dyn Disks, out: &mut Vec<Output>) {
+        match input {
+            Input::Message { from, message } => self.receive(now, from, &message, out),
+            Input::Flushed { slot: LogSlot::Coordinator, result } => match &mut self.coordinator {
+                Part::Running(engine) => engine.flushed(now, result, out),
+                part => {
+                    let opening = std::mem::replace(part, Part::Dead);
+                    *part = opening.opened(now, result, disks, out);
+                }
+            },
+            Input::Flushed { slot: LogSlot::Participant, result } => match &mut self.participant {
+                Part::Running(host) => host.flushed(now, result, out),
+                part => {
+                    let opening = std::mem::replace(part, Part::Dead);
+                    *part = opening.opened(now, result, disks, out);
+                }
+            },
+            Input::Wake => {
+                if let Some(engine) = self.coordinator.running() {
+                    engine.wake(now, out);
+                }
+                if let Some(host) = self.participant.running() {
+                    host.wake(now, out);
+                }
+            }
+            Input::Submit(request) => {
+                if let Some(engine) = self.coordinator.running() {
+                    engine.submit(now, request, out);
+                }
+            }
+            Input::Cancel(key) => {
+                if let Some(engine) = self.coordinator.running() {
+                    engine.cancel(now, &key, out);
+                }
+            }
+        }
+        self.finish(now, out);
+    }
+
+    /// When [`Input::Wake`] is due, at the latest. It may come earlier.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        let coordinator = self.coordinator().and_then(Engine::next_wake);
+        let participant = self.participant().and_then(Host::next_wake);
+        [coordinator, participant].into_iter().flatten().min()
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> NodeName {
+        self.name
+    }
+
+    /// True once everything that it has is recovered and running.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.coordinator.is_ready() && self.participant.is_ready()
+    }
+
+    /// Its coordinator, if it has one and it runs.
+    #[must_use]
+    pub fn coordinator(&self) -> Option<&Engine> {
+        match &self.coordinator {
+            Part::Running(engine) => Some(engine),
+            _ => None,
+        }
+    }
+
+    /// Its participant, if it has one and it runs.
+    #[must_use]
+    pub fn participant(&self) -> Option<&Host> {
+        match &self.participant {
+            Part::Running(host) => Some(host),
+            _ => None,
+        }
+    }
+
+    fn receive(&mut self, now: Time, from: NodeName, message: &Message, out: &mut Vec<Output>) {
+        let for_coordinator = match message {
+            Message::Transaction(message) => matches!(
+                message,
+                twopc::Message::Vote { .. }
+                    | twopc::Message::Ack { .. }
+                    | twopc::Message::Inquiry { .. }
+            ),
+            Message::StepReply { .. } | Message::Announce { .. } => true,
+            Message::StepCall { .. } | Message::Hello => false,
+        };
+        if for_coordinator {
+            if let Some(engine) = self.coordinator.running() {
+                engine.receive(now, from, message, out);
+            }
+        } else if let Some(host) = self.participant.running() {
+            host.receive(now, from, message, out);
+        }
+    }
+
+    fn finish(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Some(engine) = self.coordinator.running() {
+            engine.flush(now, out);
+        }
+        if let Some(host) = self.participant.running() {
+            host.flush(now, out);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+use crate::work::{self, Change, NotWork};
+use std::collections::BTreeMap;
+
+/// The data that a node keeps: numbered cells. Rebuilt from the participant's log at each start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Store {
+    cells: BTreeMap<u64, i64>,
+}
+
+impl Store {
+    /// What a cell holds; 0 if nothing was ever added.
+    #[must_use]
+    pub fn value(&self, cell: u64) -> i64 {
+        self.cells.get(&cell).copied().unwrap_or(0)
+    }
+
+    /// Every cell that was ever added to.
+    pub fn cells(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
+        self.cells.iter().map(|(cell, value)| (*cell, *value))
+    }
+
+    /// True if every condition of the work holds now.
+    ///
+    /// # Errors
+    /// [`NotWork`]: refuse it.
+    pub fn allows(&self, bytes: &[u8]) -> Result<bool, NotWork> {
+        let mut allowed = true;
+        for change in work::decode(bytes) {
+            if let Change::Require { cell, at_least } = change? {
+                allowed &= self.value(cell) >= at_least;
+            }
+        }
+        Ok(allowed)
+    }
+
+    /// Does the work.
+    pub fn apply(&mut self, bytes: &[u8]) {
+        self.add(bytes, false);
+    }
+
+    /// Takes the work back.
+    pub fn undo(&mut self, bytes: &[u8]) {
+        self.add(bytes, true);
+    }
+
+    fn add(&mut self, bytes: &[u8], negated: bool) {
+        for change in work::decode(bytes).flatten() {
+            if let Change::Add { cell, amount } = change {
+                let amount = if negated { amount.wrapping_neg() } else { amount };
+                let value = self.cells.entry(cell).or_insert(0);
+                *value = value.wrapping_add(amount);
+            }
+        }
+    }
+}
