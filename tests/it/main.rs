@@ -1,1 +1,4 @@
 //! What crosses crates.
+
+mod forces;
+mod village;

@@ -1,0 +1,91 @@
+//! A few nodes in one process over logs in memory and a network that loses nothing: for tests of what
+//! nodes do, not of faults.
+
+use base::{NodeName, RequestKey, Time, prng::Key};
+use node::{Config, Input, MemoryDisks, MessageKind, Node, Outcome, Output, Request, Work};
+use std::collections::{BTreeMap, VecDeque};
+use wal_core::{OpenMode, Stats};
+
+pub struct Village {
+    nodes: Vec<(Node, MemoryDisks)>,
+    todo: VecDeque<(usize, Output)>,
+    pub now: Time,
+    pub told: BTreeMap<RequestKey, Outcome>,
+    pub sent: BTreeMap<MessageKind, u64>,
+}
+
+impl Village {
+    /// `count` nodes; number 0 coordinates. All take part.
+    pub fn new(count: usize) -> Village {
+        let mut village = Village {
+            nodes: Vec::new(),
+            todo: VecDeque::new(),
+            now: Time::ZERO,
+            told: BTreeMap::new(),
+            sent: BTreeMap::new(),
+        };
+        for number in 0..count {
+            let name = NodeName::numbered(number as u64);
+            let mut config = Config::both(name, 100 + number as u64, Key::root(number as u64));
+            if number > 0 {
+                config.coordinator = None;
+            }
+            let (disks, mut out) = (MemoryDisks::default(), Vec::new());
+            let node = Node::start(config, OpenMode::Exclusive, village.now, &disks, &mut out);
+            village.nodes.push((node, disks));
+            village.todo.extend(out.into_iter().map(|output| (number, output)));
+        }
+        village.run();
+        village
+    }
+
+    pub fn node(&self, number: usize) -> &Node {
+        &self.nodes[number].0
+    }
+
+    /// The coordinator's log.
+    pub fn log(&self) -> &Stats {
+        self.node(0).coordinator().expect("number 0 coordinates").log().stats()
+    }
+
+    pub fn submit(&mut self, key: &str, work: Work) -> Outcome {
+        let key = RequestKey::new(key.as_bytes()).expect("short");
+        self.input(0, Input::Submit(Request { key: key.clone(), work }));
+        self.run();
+        // ABORT is sent three times, at intervals.
+        for _ in 0..40 {
+            self.now += std::time::Duration::from_millis(500);
+            (0..self.nodes.len()).for_each(|number| self.input(number, Input::Wake));
+            self.run();
+        }
+        self.told.remove(&key).expect("every request is answered")
+    }
+
+    fn input(&mut self, number: usize, input: Input) {
+        let (node, disks) = &mut self.nodes[number];
+        let mut out = Vec::new();
+        node.handle(self.now, input, disks, &mut out);
+        self.todo.extend(out.into_iter().map(|output| (number, output)));
+    }
+
+    fn run(&mut self) {
+        while let Some((number, output)) = self.todo.pop_front() {
+            match output {
+                Output::Disk { slot, ops } => {
+                    let result = self.nodes[number].1.perform(slot, &ops);
+                    self.input(number, Input::Flushed { slot, result });
+                }
+                Output::Send { to, message } => {
+                    *self.sent.entry(message.kind()).or_default() += 1;
+                    let from = NodeName::numbered(number as u64);
+                    self.input(to.number() as usize, Input::Message { from, message });
+                }
+                Output::Reply { key, outcome } => {
+                    self.told.insert(key, outcome);
+                }
+                Output::Appended { .. } | Output::Recovered { .. } => {}
+                Output::Died { reason, .. } => panic!("{reason}"),
+            }
+        }
+    }
+}
