@@ -1,0 +1,105 @@
+//! The judges: what must hold, seen from outside.
+//!
+//! A judge shares no code with what it judges. It sees messages as they leave, bytes as they become
+//! durable or survive a crash, what clients are told, and what a node says it recovered; it never asks
+//! a machine for its opinion.
+
+use base::{RequestKey, Time};
+use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
+use node::Node;
+use std::fmt;
+use wal_core::Directory;
+
+/// When something happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// In simulated time.
+    pub now: Time,
+    /// As the number of the event in its run.
+    pub event: u64,
+}
+
+/// Something that must never happen has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule: `I1` to `I12`, `G1` to `G24`, or a name.
+    pub invariant: &'static str,
+    /// When.
+    pub at: Moment,
+    /// What happened, for people.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violation { invariant, at, what } = self;
+        write!(f, "{invariant} at {} (event {}): {what}", at.now, at.event)
+    }
+}
+
+/// What the judges have found; the first violation ends a run.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// The violations, in the order found.
+    pub violations: Vec<Violation>,
+}
+
+impl Findings {
+    /// Objects.
+    pub fn object(&mut self, invariant: &'static str, at: Moment, what: impl Into<String>) {
+        self.violations.push(Violation { invariant, at, what: what.into() });
+    }
+}
+
+/// One judge. Every method is called in the order in which things happen. Nodes are numbered from 0;
+/// node `n`'s name is [`base::NodeName::numbered`]`(n)`.
+pub trait Judge {
+    /// A client's request is handed to a coordinator's node, perhaps not for the first time.
+    fn submitted(&mut self, _at: Moment, _node: u32, _request: &Request) {}
+
+    /// A message leaves a node (whether or not the network then loses it).
+    fn sent(&mut self, _at: Moment, _from: u32, _to: u32, _message: &Message, _found: &mut Findings) {}
+
+    /// A sync of one of a node's logs is done: everything written to that segment before it is durable.
+    fn synced(
+        &mut self,
+        _at: Moment,
+        _node: u32,
+        _slot: LogSlot,
+        _segment: wal_core::SegmentId,
+        _disk: &dyn Directory,
+        _found: &mut Findings,
+    ) {
+    }
+
+    /// A client is told how its request ended.
+    fn replied(&mut self, _at: Moment, _key: &RequestKey, _outcome: &Outcome, _found: &mut Findings) {}
+
+    /// A node's process is gone; if its power failed, `power` is true and `disk` is what survived.
+    fn crashed(
+        &mut self,
+        _at: Moment,
+        _node: u32,
+        _slot: LogSlot,
+        _power: bool,
+        _disk: &dyn Directory,
+        _found: &mut Findings,
+    ) {
+    }
+
+    /// A node has replayed one of its logs, and reports what it found before it acts on it. `disk` is
+    /// what it read: the log ends where the newest segment's seal says.
+    fn recovered(
+        &mut self,
+        _at: Moment,
+        _node: u32,
+        _slot: LogSlot,
+        _report: &RecoveryReport,
+        _disk: &dyn Directory,
+        _found: &mut Findings,
+    ) {
+    }
+
+    /// Faults are healed, the time to finish is over or nothing is left to do.
+    fn ended(&mut self, _at: Moment, _nodes: &[Option<&Node>], _found: &mut Findings) {}
+}
