@@ -355,7 +355,7 @@ mod tests {
                     let guard = decode_head(&bytes, seed, offset, 1 << 16).unwrap();
                     assert_eq!(guard.checksum, checksum);
                     assert_eq!(guard.batch_bytes as usize, bytes.len());
-                    assert!(!padded || (offset + bytes.len() as u64) % SECTOR == 0);
+                    assert!(!padded || (offset + bytes.len() as u64).is_multiple_of(SECTOR));
                     let batch = Batch { guard, offset, bytes: &bytes, max_payload: 4096 };
                     assert!(batch.list_verifies() && batch.crc_verifies());
                     assert!(batch.sectors_verify() && batch.records_fit());

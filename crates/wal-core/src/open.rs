@@ -197,10 +197,9 @@ impl Opening {
         }
         let seal = self.seal();
         seal_ops(&claim, &seal, &mut ops);
-        if let Some(tail) = self.progress.tail {
-            if self.mode == OpenMode::Exclusive && file_bytes > tail.end {
-                ops.push(DiskOp::Truncate { segment: tail.segment, len: tail.end });
-            }
+        let tail = self.progress.tail.filter(|tail| file_bytes > tail.end);
+        if let (Some(tail), OpenMode::Exclusive) = (tail, self.mode) {
+            ops.push(DiskOp::Truncate { segment: tail.segment, len: tail.end });
         }
         let scanned = &mut self.progress.scanned;
         scanned.segments += 1;
@@ -275,20 +274,24 @@ impl Opening {
     }
 }
 
-/// Rewrites header copies that a crash has cut short.
+/// Rewrites header copies that a crash has cut short, and clears those of an abandoned start.
 fn mend_headers(survey: &Survey, ops: &mut Vec<DiskOp>) {
+    const ZEROS: [u8; SECTOR as usize] = [0; SECTOR as usize];
     for view in &survey.views {
-        let Some(claim) = view.header.claim else { continue };
-        let good = encode_copy(&claim, view.header.seal.as_ref());
+        let segment = view.id;
+        let good = match view.header.claim {
+            Some(claim) => encode_copy(&claim, view.header.seal.as_ref()),
+            None => ZEROS,
+        };
         for (index, copy) in view.copies.iter().enumerate() {
             let unsealed = view.header.seal.is_some() && copy.seal == Part::Absent;
             if !view.header.lost[index] && !unsealed {
                 continue;
             }
-            let (segment, offset) = (view.id, index as u64 * SECTOR);
+            let offset = index as u64 * SECTOR;
             if copy.needs_zeroing {
                 // Else a write cut short could leave a copy whose both ends look whole.
-                ops.push(DiskOp::Write { segment, offset, bytes: vec![0; SECTOR as usize] });
+                ops.push(DiskOp::Write { segment, offset, bytes: ZEROS.to_vec() });
                 ops.push(DiskOp::Sync(segment));
             }
             ops.push(DiskOp::Write { segment, offset, bytes: good.to_vec() });

@@ -13,7 +13,7 @@ use crate::end::{Conditions, End, Reason, decide};
 use crate::guard::{Batch, Guard, HEAD_BYTES, Seed, decode_head};
 use crate::record::{EventType, Record, decode_record, decode_unchecked};
 use crate::segment::{
-    BATCH_BYTES_LIMIT, Claim, HEADER_BYTES, Header, HeaderCopy, SECTOR, decode_copy,
+    BATCH_BYTES_LIMIT, Claim, HEADER_BYTES, Header, HeaderCopy, Part, SECTOR, decode_copy,
 };
 use crate::stats::Stats;
 use crate::storage::{Directory, SegmentId};
@@ -381,16 +381,23 @@ pub(crate) fn survey(
     for id in ids {
         views.push(view(&mut window, id)?);
     }
-    let nobody_claims = views.iter().all(|view| view.header.claim.is_none());
-    let content = views.iter().any(|v| v.holds_batch || v.copies.iter().any(|copy| !copy.zero));
-    let resembles = views.iter().any(|view| view.copies.iter().any(|c| c.resembles_header));
-    if nobody_claims && content && !resembles {
+    if is_no_log(&views) {
         return Err(ScanError::NotALog);
     }
     find_foreign(&mut views);
     guess_claims(&mut window, &mut views)?;
     decide_extents(&mut views);
     Ok(Survey { views })
+}
+
+/// There is something, and none of it looks like a header, not even like one that is gone.
+fn is_no_log(views: &[View]) -> bool {
+    let mut something = views.iter().filter(|view| !view.header.abandoned).peekable();
+    something.peek().is_some()
+        && something.all(|view| {
+            let strange = |c: &HeaderCopy| c.claim == Part::Corrupt && !c.resembles_header;
+            view.copies.iter().all(strange)
+        })
 }
 
 fn view(window: &mut Window<'_>, id: SegmentId) -> Result<View, ScanError> {
@@ -665,8 +672,8 @@ impl<'a> Scanner<'a> {
         resumed: bool,
         ending: Ending,
     ) -> io::Result<()> {
-        self.progress.uncovered.clear();
         if !resumed {
+            self.progress.uncovered.clear();
             for &(copy, what, hides) in &view.header.damage {
                 let (offset, bytes) =
                     if copy == 2 { (0, HEADER_BYTES) } else { (u64::from(copy) * SECTOR, SECTOR) };

@@ -1,0 +1,293 @@
+//! Real files: a directory with one file per segment and a lock.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::open::OpenError;
+use crate::storage::{Directory, DiskError, DiskOp, SegmentId, Storage};
+
+/// Why a directory of files could not be opened as a log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Another process (or another handle of this one) holds the lock: a writer excludes everybody,
+    /// readers exclude writers. Wait for it, or stop it.
+    #[error("the log in {} is in use", path.display())]
+    InUse {
+        /// The log's directory.
+        path: PathBuf,
+    },
+    /// The directory or its lock file cannot be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The log in it cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// A directory of files.
+///
+/// A write is complete or an error: short writes and `EINTR` are gone on with. A sync is `fdatasync`;
+/// the directory is synced on its own.
+///
+/// A writer holds an exclusive lock on the file `lock` as long as this value lives, a reader a shared
+/// one. The locks are advisory: they keep out programs that ask for them.
+#[derive(Debug)]
+pub struct FileStorage {
+    path: PathBuf,
+    lock: Option<File>,
+    locked: bool,
+    /// The file read last.
+    reading: Mutex<Option<(SegmentId, File)>>,
+    /// The files written last.
+    writing: BTreeMap<SegmentId, File>,
+}
+
+impl FileStorage {
+    /// The lock file's name.
+    pub const LOCK: &'static str = "lock";
+    const WRITING_MAX: usize = 4;
+
+    /// Opens a directory for reading, excluding writers. A directory without a lock file never had a
+    /// writer here (it may be a copy on a read-only disk) and is read without a lock.
+    ///
+    /// # Errors
+    /// [`FileError::InUse`] if a writer is at work; [`FileError::Io`], `NotFound` included.
+    pub fn read(path: &Path) -> Result<FileStorage, FileError> {
+        let path = absolute(path)?;
+        check(&path, path.read_dir().map(drop))?;
+        let lock_path = path.join(Self::LOCK);
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(FileError::Io { path: lock_path, error }),
+        };
+        if let Some(lock) = &lock {
+            locked(&path, lock.try_lock_shared())?;
+        }
+        Ok(FileStorage::new(path, lock, true))
+    }
+
+    /// Opens a directory for writing, excluding everybody else. It is created, durably, if it is not
+    /// there.
+    ///
+    /// # Errors
+    /// [`FileError::InUse`] if anybody else is at work; [`FileError::Io`].
+    pub fn write(path: &Path) -> Result<FileStorage, FileError> {
+        let (path, lock) = FileStorage::for_writing(path)?;
+        locked(&path, lock.try_lock())?;
+        Ok(FileStorage::new(path, Some(lock), true))
+    }
+
+    /// Opens a directory for taking its log over: the old writer may still hold the lock. It is asked
+    /// for again at every epoch check, until it is had.
+    ///
+    /// # Errors
+    /// [`FileError::Io`].
+    pub fn take_over(path: &Path) -> Result<FileStorage, FileError> {
+        let (path, lock) = FileStorage::for_writing(path)?;
+        let has_lock = lock.try_lock().is_ok();
+        Ok(FileStorage::new(path, Some(lock), has_lock))
+    }
+
+    fn for_writing(path: &Path) -> Result<(PathBuf, File), FileError> {
+        let path = absolute(path)?;
+        check(&path, create_durably(&path))?;
+        let lock_path = path.join(Self::LOCK);
+        let options = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = options.map_err(|error| FileError::Io { path: lock_path, error })?;
+        Ok((path, lock))
+    }
+
+    fn new(path: PathBuf, lock: Option<File>, locked: bool) -> FileStorage {
+        let reading = Mutex::new(None);
+        FileStorage { path, lock, locked, reading, writing: BTreeMap::new() }
+    }
+
+    /// The directory, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn file_path(&self, segment: SegmentId) -> PathBuf {
+        self.path.join(segment.file_name())
+    }
+
+    fn with_reading<T>(
+        &self,
+        segment: SegmentId,
+        read: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        // Whoever panicked here left nothing half done: a file handle at most.
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*reading {
+            Some((open, file)) if *open == segment => read(file),
+            _ => {
+                let file = File::open(self.file_path(segment))?;
+                let result = read(&file);
+                *reading = Some((segment, file));
+                result
+            }
+        }
+    }
+
+    fn writable(&mut self, segment: SegmentId) -> io::Result<&File> {
+        if !self.writing.contains_key(&segment) {
+            let file = OpenOptions::new().write(true).open(self.file_path(segment))?;
+            self.keep(segment, file);
+        }
+        Ok(&self.writing[&segment])
+    }
+
+    fn keep(&mut self, segment: SegmentId, file: File) {
+        while self.writing.len() >= Self::WRITING_MAX {
+            self.writing.pop_first();
+        }
+        self.writing.insert(segment, file);
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, FileError> {
+    std::path::absolute(path).map_err(|error| FileError::Io { path: path.to_owned(), error })
+}
+
+fn check<T>(path: &Path, result: io::Result<T>) -> Result<T, FileError> {
+    result.map_err(|error| FileError::Io { path: path.to_owned(), error })
+}
+
+fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<(), FileError> {
+    result.map_err(|error| match error {
+        TryLockError::WouldBlock => FileError::InUse { path: path.to_owned() },
+        TryLockError::Error(error) => FileError::Io { path: path.to_owned(), error },
+    })
+}
+
+/// Creates the directory and those above it, and makes each name durable.
+fn create_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create_durably(parent)?;
+        match std::fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
+        return sync_directory(parent);
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> io::Result<()> {
+    // Names are durable with their files where directories cannot be opened.
+    Ok(())
+}
+
+#[cfg(unix)]
+fn read_some(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, into, offset)
+}
+
+#[cfg(windows)]
+fn read_some(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, into, offset)
+}
+
+#[cfg(unix)]
+fn write_some(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_some(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
+}
+
+fn write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write_some(file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Directory for FileStorage {
+    fn segments(&self) -> io::Result<Vec<SegmentId>> {
+        let mut segments = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            segments.extend(name.to_str().and_then(SegmentId::from_file_name));
+        }
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    fn len(&self, segment: SegmentId) -> io::Result<u64> {
+        self.with_reading(segment, |file| Ok(file.metadata()?.len()))
+    }
+
+    fn read_at(&self, segment: SegmentId, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.with_reading(segment, |file| {
+            let mut read = 0;
+            while read < into.len() {
+                match read_some(file, &mut into[read..], offset + read as u64) {
+                    Ok(0) => break,
+                    Ok(more) => read += more,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(read)
+        })
+    }
+}
+
+impl Storage for FileStorage {
+    fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        match op {
+            DiskOp::Create(segment) => {
+                let path = self.file_path(*segment);
+                let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+                self.keep(*segment, file);
+            }
+            DiskOp::Write { segment, offset, bytes } => {
+                write_all(self.writable(*segment)?, bytes, *offset)?;
+            }
+            DiskOp::Sync(segment) => self.writable(*segment)?.sync_data()?,
+            DiskOp::SyncDirectory => sync_directory(&self.path)?,
+            DiskOp::Truncate { segment, len } => self.writable(*segment)?.set_len(*len)?,
+            DiskOp::CheckEpoch { newest } => {
+                // Ids have no gaps: whoever takes over creates the very next segment.
+                if self.file_path(newest.next()).try_exists()? {
+                    return Err(DiskError::Fenced);
+                }
+                if let (false, Some(lock)) = (self.locked, &self.lock) {
+                    self.locked = lock.try_lock().is_ok();
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! G1-G6, G21: a crash at any operation, whatever becomes of what was not synced.
+
+use base::{Sequence, Time};
+use wal_core::{EventType, MemoryStorage};
+
+use crate::support::{Choices, Journal, Seen, config, open, payload, scan};
+
+/// What was promised when the journal was so long.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    entries: usize,
+    durable: u64,
+}
+
+/// A run without a crash: everything appended, in order, and what was acknowledged when.
+struct Run {
+    journal: Journal,
+    appended: Vec<Vec<u8>>,
+    marks: Vec<Mark>,
+}
+
+impl Run {
+    fn acknowledged(&self, entries: usize) -> u64 {
+        let marks = self.marks.iter().filter(|mark| mark.entries <= entries);
+        marks.map(|mark| mark.durable).max().unwrap_or(0)
+    }
+}
+
+/// Several lives: lazy and forced records, idle guards, rotations, one clean close and one without.
+fn run(base: MemoryStorage, records_per_life: u64, lives: u64) -> Run {
+    let mut journal = Journal::over(base);
+    let mut appended = scan(&journal).0.payloads;
+    let mut marks = Vec::new();
+    for life in 0..lives {
+        let (mut log, _, seen) = open(&mut journal).unwrap();
+        assert_eq!(seen.payloads, appended);
+        let mut now = Time::ZERO;
+        let mut mark = |log: &wal_core::Log, journal: &Journal| {
+            marks.push(Mark { entries: journal.entries.len(), durable: log.durable().0 });
+        };
+        mark(&log, &journal);
+        for n in 0..records_per_life {
+            let payload = payload(appended.len() as u64);
+            let sequence = log.append(EventType::SAGA_CREATED, 1, &payload).unwrap();
+            appended.push(payload);
+            if n % 4 == 1 || n % 7 == 0 {
+                log.force(sequence);
+            }
+            if n % 3 != 2 {
+                now += config().idle_guard_after;
+            }
+            while wal_core::drive(&mut journal, &mut log, now) {
+                mark(&log, &journal);
+            }
+        }
+        now += config().idle_guard_after;
+        while wal_core::drive(&mut journal, &mut log, now) {}
+        assert_eq!(scan(&journal).0.payloads, appended);
+        if life % 2 == 0 {
+            wal_core::close(&mut journal, &mut log, now);
+        }
+        mark(&log, &journal);
+    }
+    Run { journal, appended, marks }
+}
+
+/// Opens what a crash has left, goes on, and looks at what is there. Returns how many records of
+/// before were kept.
+fn check(
+    state: MemoryStorage,
+    appended: &[Vec<u8>],
+    at_least: u64,
+    what: &dyn Fn() -> String,
+) -> u64 {
+    let (seen, scanned) = scan(&state);
+    assert!(!scanned.is_corrupt(), "{} {:?}", what(), scanned.corruption);
+    assert!(seen.payloads.len() as u64 >= at_least, "{}: acknowledged records are gone", what());
+    assert!(appended.starts_with(&seen.payloads), "{}: not a prefix", what());
+    let mut state = state;
+    let (mut log, _, again) = open(&mut state).unwrap_or_else(|e| panic!("{} {e}", what()));
+    assert_eq!(again, seen, "{}", what());
+    assert_eq!(log.last(), Sequence(seen.payloads.len() as u64));
+    let sequence = log.append(EventType::SAGA_COMPLETED, 2, b"behind the crash").unwrap();
+    log.force(sequence);
+    assert!(wal_core::drive(&mut state, &mut log, Time::ZERO));
+    assert_eq!(log.durable(), sequence);
+    let (after, scanned) = scan(&state);
+    assert!(!scanned.is_corrupt(), "{} {:?}", what(), scanned.corruption);
+    assert_eq!(scanned.torn_tail_bytes, 0);
+    assert_eq!((scanned.lost_header_copies, scanned.fenced_bytes), (0, 0), "{}", what());
+    assert_eq!(after.payloads.split_last().unwrap().1, &seen.payloads[..]);
+    seen.payloads.len() as u64
+}
+
+#[test]
+fn a_crash_at_any_operation_keeps_what_was_acknowledged() {
+    let run = run(MemoryStorage::new(), 26, 3);
+    let entries = run.journal.entries.len();
+    assert!(run.journal.visible.files().count() >= 5, "it rotates");
+    let mut choices = Choices(0x1234_5678_9ABC);
+    let mut states = 0u64;
+    let mut cut_short = 0u64;
+    for done in 0..=entries {
+        let at_least = run.acknowledged(done);
+        run.journal.crash_states(done, &mut Choices(done as u64 + 1), |state, fates| {
+            states += 1;
+            let what = || format!("crash behind operation {done} of {entries}, {fates:?}");
+            let again = choices.below(150) == 0;
+            let copy = again.then(|| state.clone());
+            let kept = check(state, &run.appended, at_least, &what);
+            cut_short += u64::from(kept < run.appended.len() as u64);
+            if let Some(state) = copy {
+                crash_again(state, &run.appended, at_least, 2, &mut choices, &what);
+            }
+        });
+    }
+    assert!(states > 10_000 && cut_short > 5_000, "{states} states, {cut_short} cut short");
+    println!("{states} states");
+}
+
+/// Crashes at every operation of the recovery from `state`, `deep` times.
+fn crash_again(
+    state: MemoryStorage,
+    appended: &[Vec<u8>],
+    at_least: u64,
+    deep: u32,
+    choices: &mut Choices,
+    what: &dyn Fn() -> String,
+) {
+    let mut journal = Journal::over(state);
+    let (log, _, seen) = open(&mut journal).unwrap();
+    drop(log);
+    let entries = journal.entries.len();
+    for done in 0..=entries {
+        // Once it is open, what recovery has kept is kept for ever.
+        let at_least = if done == entries { seen.payloads.len() as u64 } else { at_least };
+        let mut crash_choices = Choices(choices.0);
+        journal.crash_states(done, &mut crash_choices, |state, fates| {
+            let deeper = || format!("{}, then behind {done} of {entries}, {fates:?}", what());
+            if deep > 1 && choices.below(2000) == 0 {
+                crash_again(state.clone(), appended, at_least, deep - 1, choices, &deeper);
+            }
+            if choices.below(4) == 0 {
+                check(state, appended, at_least, &deeper);
+            }
+        });
+    }
+}
+
+/// G4: the disk says that a sync failed and forgets what was dirty; the page cache shows it still.
+#[test]
+fn a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
+    for failing in 0..40 {
+        let mut journal = Journal::over(MemoryStorage::new());
+        let (mut log, _, _) = open(&mut journal).unwrap();
+        journal.fail_sync_in = Some(failing);
+        let mut appended = Vec::new();
+        let mut now = Time::ZERO;
+        for n in 0..30 {
+            let payload = payload(n);
+            let Ok(sequence) = log.append(EventType::TX_CREATED, 0, &payload) else { break };
+            appended.push(payload);
+            log.force(sequence);
+            now += config().idle_guard_after;
+            wal_core::drive(&mut journal, &mut log, now);
+        }
+        let Some(error) = log.poisoned() else { continue };
+        assert!(error.to_string().contains("the sync failed"));
+        assert!(log.next_flush(now).is_none() && log.next_wake().is_none());
+        assert!(log.append(EventType::TX_CREATED, 0, b"").is_err());
+        let durable = log.durable().0;
+        let failed_at = journal.entries.len();
+
+        let (log, _, seen) = open(&mut journal).unwrap();
+        assert!(seen.payloads.len() as u64 >= durable);
+        drop(log);
+        let opened_at = journal.entries.len();
+        for done in [failed_at, opened_at] {
+            let at_least = if done == opened_at { seen.payloads.len() as u64 } else { durable };
+            let what = || format!("sync {failing} failed, crash behind {done}");
+            journal.crash_states(done, &mut Choices(7), |state, _| {
+                check(state, &appended, at_least, &what);
+            });
+        }
+    }
+}
+
+/// A record that was cut away may come back as another record, never beside it.
+#[test]
+fn a_number_that_was_never_acknowledged_is_used_again() {
+    let mut storage = MemoryStorage::new();
+    let (mut log, _, _) = open(&mut storage).unwrap();
+    let kept = log.append(EventType::TX_CREATED, 0, b"kept").unwrap();
+    log.force(kept);
+    wal_core::drive(&mut storage, &mut log, Time::ZERO);
+    let segment = log.segment();
+    let length = storage.file_mut(segment).len();
+    let lost = log.append(EventType::TX_CREATED, 0, b"lost").unwrap();
+    log.force(lost);
+    wal_core::drive(&mut storage, &mut log, Time::ZERO);
+    let file = storage.file_mut(segment);
+    file[length + 20..].fill(0);
+
+    let (mut log, scanned, seen) = open(&mut storage).unwrap();
+    assert_eq!(scanned.torn_tail_bytes, 6); // the rest of the twenty are zeros
+    assert_eq!(seen.payloads, [b"kept".to_vec()]);
+    assert_eq!(log.append(EventType::TX_CREATED, 0, b"new").unwrap(), lost);
+    wal_core::close(&mut storage, &mut log, Time::ZERO);
+    let (seen, scanned): (Seen, _) = scan(&storage);
+    assert_eq!(seen.payloads, [b"kept".to_vec(), b"new".to_vec()]);
+    assert_eq!(scanned.torn_tail_bytes, 0);
+}

@@ -1,0 +1,292 @@
+//! A disk that remembers every operation, and what a crash can make of it.
+
+use base::{Sequence, Time};
+use wal_core::{
+    Config, Directory, DiskError, DiskOp, EventType, Log, MemoryStorage, OpenError, OpenMode,
+    Place, Record, ScanConfig, Scanned, SegmentId, Storage, Visitor,
+};
+
+pub const SECTOR: usize = 512;
+
+pub fn config() -> Config {
+    Config {
+        max_payload: 900,
+        segment_bytes_first: 4096,
+        segment_bytes_max: 8192,
+        batch_bytes_max: 3072,
+        buffered_bytes_max: 8192,
+        ..Config::default()
+    }
+}
+
+/// The payload of every record, in order of its sequence, which it checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub payloads: Vec<Vec<u8>>,
+    pub last: Sequence,
+    pub holes: usize,
+}
+
+impl Visitor for Seen {
+    fn record(&mut self, record: &Record<'_>, place: Place) {
+        assert!(place.crc_ok && record.sequence > self.last, "in order, each once");
+        self.last = record.sequence;
+        self.payloads.push(record.payload.to_vec());
+    }
+
+    fn hole(&mut self, _: &wal_core::Corruption) {
+        self.holes += 1;
+    }
+}
+
+pub fn scan(storage: &dyn Directory) -> (Seen, Scanned) {
+    let mut seen = Seen::default();
+    let scanned = wal_core::scan(storage, &ScanConfig::default(), &mut seen).unwrap();
+    (seen, scanned)
+}
+
+pub fn open(storage: &mut dyn Storage) -> Result<(Log, Scanned, Seen), OpenError> {
+    let mut seen = Seen::default();
+    let mode = OpenMode::Exclusive;
+    let (log, scanned) =
+        wal_core::open(storage, &config(), mode, 0xFEED_F00D_1234_5678, Time::ZERO, &mut seen)?;
+    Ok((log, scanned, seen))
+}
+
+/// The payload of the `n`-th record: of many lengths, some all zero, some with a record inside.
+pub fn payload(n: u64) -> Vec<u8> {
+    let len = [0, 1, 40, 700, 8, 250, 899, 90][(n % 8) as usize];
+    let mut bytes: Vec<u8> = (0..len).map(|i| (n * 31 + i * 7) as u8).collect();
+    if n % 5 == 3 {
+        bytes.fill(0);
+    }
+    if n % 8 == 7 {
+        bytes.clear();
+        let record = Record {
+            sequence: Sequence(n + 1),
+            event: EventType::TX_COMMIT_START,
+            timestamp_ms: 0,
+            payload: b"forged",
+        };
+        wal_core::encode_record(&record, &mut bytes);
+        wal_core::encode_record(&record, &mut bytes);
+    }
+    bytes
+}
+
+/// What the disk was asked, in order.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    Done(DiskOp),
+    /// The sync failed: what was dirty is gone, though it can be read until the machine crashes.
+    FailedSync(SegmentId),
+}
+
+/// A disk that shows what was written and remembers how it came about.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    pub base: MemoryStorage,
+    pub visible: MemoryStorage,
+    pub entries: Vec<Entry>,
+    /// How many operations until a sync fails.
+    pub fail_sync_in: Option<u32>,
+}
+
+impl Journal {
+    pub fn over(base: MemoryStorage) -> Journal {
+        Journal { visible: base.clone(), base, entries: Vec::new(), fail_sync_in: None }
+    }
+}
+
+impl Directory for Journal {
+    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
+        self.visible.segments()
+    }
+    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
+        self.visible.len(segment)
+    }
+    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
+        self.visible.read_at(segment, at, into)
+    }
+}
+
+impl Storage for Journal {
+    fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        if let DiskOp::Sync(segment) = op
+            && let Some(left) = &mut self.fail_sync_in
+        {
+            if *left == 0 {
+                self.fail_sync_in = None;
+                self.entries.push(Entry::FailedSync(*segment));
+                return Err(std::io::Error::other("the sync failed").into());
+            }
+            *left -= 1;
+        }
+        self.visible.perform(op)?;
+        self.entries.push(Entry::Done(op.clone()));
+        Ok(())
+    }
+}
+
+/// What becomes of an operation that was not synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Kept,
+    Lost,
+    /// So many bytes of the write are there.
+    Cut(usize),
+    /// Those sectors of the write are there, counted from its first.
+    Sectors(u64),
+}
+
+/// Small, repeatable choices.
+pub struct Choices(pub u64);
+
+impl Choices {
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+impl Journal {
+    /// Every state (or many, if there are very many) that a crash after `done` operations, or during
+    /// the one after them, can leave.
+    pub fn crash_states(
+        &self,
+        done: usize,
+        choices: &mut Choices,
+        mut visit: impl FnMut(MemoryStorage, &[(usize, Fate)]),
+    ) {
+        let uncertain = self.uncertain(done);
+        let mut fates: Vec<(usize, Fate)> =
+            uncertain.iter().map(|&index| (index, Fate::Kept)).collect();
+        let count = uncertain.len();
+        let patterns: Vec<u32> = if count <= 6 {
+            (0..1 << count).collect()
+        } else {
+            (0..64).map(|_| choices.below(1 << count.min(30)) as u32).collect()
+        };
+        for &pattern in &patterns {
+            for (bit, fate) in fates.iter_mut().enumerate() {
+                fate.1 = if pattern >> bit & 1 == 1 { Fate::Kept } else { Fate::Lost };
+            }
+            visit(self.state(done, &fates), &fates);
+        }
+        for torn in 0..count {
+            let Entry::Done(DiskOp::Write { offset, bytes, .. }) = &self.entries[uncertain[torn]]
+            else {
+                continue;
+            };
+            for others in [Fate::Kept, Fate::Lost] {
+                for fate in tears(*offset as usize, bytes.len(), choices) {
+                    for (index, (_, other)) in fates.iter_mut().enumerate() {
+                        *other = if index == torn { fate.clone() } else { others.clone() };
+                    }
+                    visit(self.state(done, &fates), &fates);
+                }
+            }
+        }
+    }
+
+    /// The operations whose effect is not certain.
+    fn uncertain(&self, done: usize) -> Vec<usize> {
+        let end = (done + 1).min(self.entries.len());
+        let certain = |index: usize, op: &DiskOp| {
+            self.entries[index + 1..done.max(index + 1)].iter().find_map(|later| {
+                match (op, later) {
+                    (DiskOp::Create(_), Entry::Done(DiskOp::SyncDirectory)) => Some(true),
+                    (DiskOp::Create(_), _) => None,
+                    (
+                        DiskOp::Write { segment, .. } | DiskOp::Truncate { segment, .. },
+                        Entry::Done(DiskOp::Sync(synced)),
+                    ) if segment == synced => Some(true),
+                    (
+                        DiskOp::Write { segment, .. } | DiskOp::Truncate { segment, .. },
+                        Entry::FailedSync(failed),
+                    ) if segment == failed => Some(false),
+                    _ => None,
+                }
+            })
+        };
+        let changes = |entry: &Entry| match entry {
+            Entry::Done(
+                op @ (DiskOp::Create(_) | DiskOp::Write { .. } | DiskOp::Truncate { .. }),
+            ) => Some(op.clone()),
+            _ => None,
+        };
+        (0..end)
+            .filter(|&index| {
+                changes(&self.entries[index]).is_some_and(|op| certain(index, &op) != Some(true))
+            })
+            .collect()
+    }
+
+    fn state(&self, done: usize, fates: &[(usize, Fate)]) -> MemoryStorage {
+        let mut state = self.base.clone();
+        let end = (done + 1).min(self.entries.len());
+        for (index, entry) in self.entries[..end].iter().enumerate() {
+            let Entry::Done(op) = entry else { continue };
+            let fate = fates.iter().find(|(of, _)| *of == index).map_or(&Fate::Kept, |(_, f)| f);
+            let (segment, from, all) = match op {
+                DiskOp::Write { segment, offset, bytes } => (*segment, *offset, bytes),
+                _ if *fate == Fate::Lost => continue,
+                _ => {
+                    // A file whose name was lost is not there to be changed.
+                    let _ = state.perform(op);
+                    continue;
+                }
+            };
+            let parts: Vec<(usize, usize)> = match fate {
+                Fate::Lost => vec![],
+                Fate::Kept => vec![(0, all.len())],
+                Fate::Cut(len) => vec![(0, *len)],
+                Fate::Sectors(mask) => sector_parts(from as usize, all.len())
+                    .into_iter()
+                    .enumerate()
+                    .filter(|(bit, _)| mask >> bit & 1 == 1)
+                    .map(|(_, part)| part)
+                    .collect(),
+            };
+            for (begin, end) in parts {
+                let bytes = all[begin..end].to_vec();
+                let offset = from + begin as u64;
+                let _ = state.perform(&DiskOp::Write { segment, offset, bytes });
+            }
+        }
+        state
+    }
+}
+
+fn sector_parts(offset: usize, len: usize) -> Vec<(usize, usize)> {
+    let first = offset / SECTOR;
+    let last = (offset + len - 1) / SECTOR;
+    (first..=last)
+        .map(|sector| {
+            let from = (sector * SECTOR).max(offset) - offset;
+            let to = ((sector + 1) * SECTOR).min(offset + len) - offset;
+            (from, to)
+        })
+        .collect()
+}
+
+fn tears(offset: usize, len: usize, choices: &mut Choices) -> Vec<Fate> {
+    let mut fates = Vec::new();
+    let step = (len / 90).max(1);
+    fates.extend((choices.below(step)..len).step_by(step).map(Fate::Cut));
+    fates.extend((len.saturating_sub(12)..len).map(Fate::Cut));
+    let sectors = sector_parts(offset, len).len();
+    if sectors <= 5 {
+        fates.extend((1..(1 << sectors) - 1).map(Fate::Sectors));
+    } else {
+        let all = (1u64 << sectors) - 1;
+        for sector in 0..sectors {
+            fates.push(Fate::Sectors(1 << sector));
+            fates.push(Fate::Sectors(all & !(1 << sector)));
+        }
+        fates.extend((0..20).map(|_| Fate::Sectors(choices.below(all as usize) as u64)));
+    }
+    fates
+}
