@@ -195,7 +195,9 @@ impl Opening {
             }
             rewrite(&mut window, &tail, &mut ops)?;
         }
-        let seal = self.seal();
+        let held = self.progress.held.map(|held| held.segment);
+        let take_over = self.mode == OpenMode::TakeOver || survey.was_taken_over(held);
+        let seal = self.seal(take_over);
         seal_ops(&claim, &seal, &mut ops);
         let tail = self.progress.tail.filter(|tail| file_bytes > tail.end);
         if let (Some(tail), OpenMode::Exclusive) = (tail, self.mode) {
@@ -212,15 +214,15 @@ impl Opening {
         Ok(ops)
     }
 
-    fn seal(&self) -> Seal {
+    fn seal(&self, take_over: bool) -> Seal {
         match self.progress.held {
-            None => Seal::NOTHING,
+            None => Seal { take_over, ..Seal::NOTHING },
             Some(held) => Seal {
                 segment: held.segment,
                 length: held.end,
                 last: self.progress.last(),
                 guard: self.progress.chain,
-                take_over: self.mode == OpenMode::TakeOver,
+                take_over,
             },
         }
     }

@@ -358,6 +358,16 @@ impl Survey {
         self.views.last()
     }
 
+    /// Whether a take-over has sealed one of the segments from `held` on (or any). Its writer may still
+    /// be writing behind that seal, so whoever seals the same segments again must say so too.
+    pub(crate) fn was_taken_over(&self, held: Option<SegmentId>) -> bool {
+        let covered = self.views.iter().filter(|view| held.is_none_or(|held| view.id >= held));
+        covered.map(|view| view.extent).any(|extent| match extent {
+            Extent::Sealed { take_over, .. } | Extent::Empty { take_over } => take_over,
+            Extent::Passed | Extent::Open | Extent::Unproven => false,
+        })
+    }
+
     pub(crate) fn epoch(&self) -> Epoch {
         let claims = self.views.iter().filter_map(|view| view.header.claim);
         claims.map(|claim| claim.epoch).max().unwrap_or(Epoch::NONE)
@@ -715,6 +725,7 @@ impl<'a> Scanner<'a> {
             claim,
             limit,
             at: start,
+            last_nonzero: None,
             damaged: false,
         };
         let torn = loop {
@@ -816,7 +827,7 @@ impl<'a> Scanner<'a> {
     /// No valid batch begins at `reader.at`: decides what that is. `Some` at the segment's end (true
     /// if it is torn); `None` if the reader stands where a batch begins again.
     fn end_of(&mut self, extent: Extent, reader: &mut SegmentReader) -> io::Result<Option<bool>> {
-        let last_nonzero = self.window.last_nonzero(reader.at)?;
+        let last_nonzero = self.last_nonzero(reader)?;
         if last_nonzero.is_none() && !matches!(extent, Extent::Sealed { .. }) {
             return Ok(Some(false));
         }
@@ -865,6 +876,17 @@ impl<'a> Scanner<'a> {
                 Ok(Some(false))
             }
         }
+    }
+
+    /// The last byte from `reader.at` on that is not zero. The file is looked through once, however
+    /// many holes it has.
+    fn last_nonzero(&mut self, reader: &mut SegmentReader) -> io::Result<Option<u64>> {
+        let last = match reader.last_nonzero {
+            Some(last) => last,
+            None => self.window.last_nonzero(reader.at)?,
+        };
+        reader.last_nonzero = Some(last);
+        Ok(last.filter(|&last| last >= reader.at))
     }
 
     /// What the table of ends asks, but for what lies behind the batch.
@@ -961,6 +983,7 @@ struct SegmentReader {
     /// No batch goes beyond this offset.
     limit: u64,
     at: u64,
+    last_nonzero: Option<Option<u64>>,
     /// Damage was already found in this segment.
     damaged: bool,
 }

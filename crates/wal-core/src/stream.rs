@@ -5,7 +5,9 @@ use std::io::Read;
 
 use base::Sequence;
 
-use crate::record::{Decoded, EventType, MAGIC, RECORD_HEADER_BYTES, RecordError, decode_record};
+use crate::record::{
+    Decoded, EventType, MAGIC, RECORD_HEADER_BYTES, RecordError, decode_record, u32_at, u64_at,
+};
 use crate::scan::{Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Visitor};
 use crate::segment::is_zero;
 use crate::storage::SegmentId;
@@ -17,7 +19,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Reads a raw stream to its end, holding two records' worth of it at a time.
 ///
 /// # Errors
-/// [`ScanError::NotALog`] if there are bytes and no record among them; [`ScanError::Io`]. Damage is no
+/// [`ScanError::NotALog`] if there are bytes and no record among them, not even a damaged one; [`ScanError::Io`]. Damage is no
 /// error: see [`Scanned::corruption`].
 pub fn scan_stream(
     reader: &mut dyn Read,
@@ -28,12 +30,13 @@ pub fn scan_stream(
         source: Source { reader, bytes: Vec::new(), consumed: 0, offset: 0, ended: false },
         max_payload: config.max_payload,
         next: Sequence::FIRST,
+        recognised: false,
         scanned: Scanned::new(Integrity::Unprotected),
         visitor,
     };
     scan.run()?;
     let scanned = scan.scanned;
-    if scanned.records == 0 && scan.source.offset > 0 {
+    if !scan.recognised && scan.source.offset > 0 {
         return Err(ScanError::NotALog);
     }
     Ok(scanned)
@@ -92,6 +95,8 @@ struct StreamScan<'s, 'r> {
     source: Source<'r>,
     max_payload: u32,
     next: Sequence,
+    /// Something was a record of ours, whole or damaged.
+    recognised: bool,
     scanned: Scanned,
     visitor: &'s mut dyn Visitor,
 }
@@ -121,6 +126,7 @@ impl StreamScan<'_, '_> {
                         return Ok(());
                     }
                 }
+                _ if self.follows_as_if_whole()? => self.skip_body()?,
                 _ => {
                     if !self.skip(false)? {
                         return Ok(());
@@ -166,6 +172,7 @@ impl StreamScan<'_, '_> {
             unreachable!("the same bytes were decoded just now");
         };
         let place = Place { segment: SegmentId(0), offset, len: decoded.len, crc_ok: true };
+        self.recognised = true;
         self.scanned.count(&decoded.record);
         self.visitor.record(&decoded.record, place);
         self.next = decoded.record.sequence.next();
@@ -181,6 +188,7 @@ impl StreamScan<'_, '_> {
             let place = Place { segment: SegmentId(0), offset, len, crc_ok: false };
             self.visitor.damaged(&record, place);
         }
+        self.recognised = true;
         self.report(offset, len, Damage::RecordCrc);
         self.scanned.hide(1);
         self.next = self.next.next();
@@ -200,11 +208,53 @@ impl StreamScan<'_, '_> {
         self.scanned.report(corruption, self.visitor);
     }
 
+    /// Whatever is wrong with the header ahead, its length leads to the record after the next one, or
+    /// to the end if the rest of the header is the next one's. Then the payload need not be searched,
+    /// where records could be forged.
+    fn follows_as_if_whole(&mut self) -> Result<bool, ScanError> {
+        let max_payload = self.max_payload;
+        let (next, after_next) = (self.next.0, self.next.next());
+        let bytes = self.source.ahead(HEADER)?;
+        if (bytes.len() as u64) < HEADER {
+            return Ok(false);
+        }
+        let len = u32_at(bytes, 21);
+        let is_next = bytes.starts_with(&MAGIC) || u64_at(bytes, 5) == next;
+        if len > max_payload {
+            return Ok(false);
+        }
+        let len = HEADER + u64::from(len);
+        let two = len + self.record_max();
+        let bytes = self.source.ahead(two)?;
+        let Some(behind) = bytes.get(len as usize..) else { return Ok(false) };
+        let zeros = is_zero(behind);
+        Ok(match find_at(behind, max_payload) {
+            Found::Record(found, _) => found == after_next,
+            _ => is_next && zeros && self.source.ended,
+        })
+    }
+
+    /// Passes over a damaged record by its length.
+    fn skip_body(&mut self) -> Result<(), ScanError> {
+        let len = HEADER + u64::from(u32_at(self.source.ahead(HEADER)?, 21));
+        self.recognised = true;
+        self.report(self.source.offset, len, Damage::NotARecord);
+        self.scanned.hide(1);
+        self.next = self.next.next();
+        self.source.consume(len);
+        Ok(())
+    }
+
     /// Looks for the next record to go on with. False if the stream has ended: torn, if only zeros
     /// followed or it was cut inside a record, else with a hole.
     fn skip(&mut self, cut: bool) -> Result<bool, ScanError> {
         let from = self.source.offset;
         let next = self.next;
+        let header = self.source.ahead(HEADER)?;
+        let whole = header.len() as u64 >= HEADER;
+        // If this is the next record, damaged, another one of its number can only be forged.
+        let is_next = whole && header.starts_with(&MAGIC) && u64_at(header, 5) == next.0;
+        let at_least = if is_next { next.next() } else { next };
         let mut last_nonzero = None;
         loop {
             let two = 2 * self.record_max() + HEADER;
@@ -224,7 +274,12 @@ impl StreamScan<'_, '_> {
                 continue;
             };
             self.source.consume(at as u64);
-            if self.is_good(next)? {
+            if cut && self.is_good(at_least)? {
+                // The length that runs over the end is wrong, or records are forged in this one's
+                // payload: nothing here can be told, and it is no torn tail.
+                return self.give_up(from);
+            }
+            if !cut && self.is_good(at_least)? {
                 let to = self.source.offset;
                 let what = if to == from { Damage::RecordsMissing } else { Damage::NotARecord };
                 self.report(from, to - from, what);
@@ -240,6 +295,20 @@ impl StreamScan<'_, '_> {
         } else {
             self.report(from, bytes, Damage::NotARecord);
         }
+        Ok(false)
+    }
+
+    /// A hole from `from` to the stream's end.
+    fn give_up(&mut self, from: u64) -> Result<bool, ScanError> {
+        self.recognised = true;
+        loop {
+            let at_hand = self.source.ahead(1)?.len() as u64;
+            if at_hand == 0 {
+                break;
+            }
+            self.source.consume(at_hand);
+        }
+        self.report(from, self.source.offset - from, Damage::NotARecord);
         Ok(false)
     }
 
@@ -259,7 +328,7 @@ impl StreamScan<'_, '_> {
     /// Goes on at the record ahead: what its number skips is hidden.
     fn resume(&mut self) {
         let bytes = &self.source.bytes[self.source.consumed..];
-        let sequence = crate::record::u64_at(bytes, 5);
+        let sequence = u64_at(bytes, 5);
         self.scanned.hide(sequence - self.next.0);
         self.next = Sequence(sequence);
     }

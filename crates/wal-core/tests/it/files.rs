@@ -1,1 +1,199 @@
+//! Real files: locks, names, threads.
 
+use std::sync::Arc;
+
+use base::Time;
+use wal_core::{
+    Config, EventType, FileError, FileLog, FileStorage, OpenError, OpenMode, ScanConfig, SegmentId,
+};
+
+use crate::support::{Seen, config, payload, scan};
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory can be made")
+}
+
+fn open(path: &std::path::Path, seen: &mut Seen) -> FileLog {
+    FileLog::open(path, &config(), seen).unwrap().0
+}
+
+#[test]
+fn records_survive_on_disk() {
+    let directory = directory();
+    let path = directory.path().join("a/log");
+    let mut expected = Vec::new();
+    for life in 0..4u64 {
+        let mut seen = Seen::default();
+        let log = open(&path, &mut seen);
+        assert_eq!(seen.payloads, expected);
+        for n in 0..20 {
+            let payload = payload(n + life);
+            if n % 3 == 0 {
+                log.append(EventType::SAGA_CREATED, 0, &payload).unwrap();
+            } else {
+                let sequence = log.append_durable(EventType::SAGA_CREATED, 0, &payload).unwrap();
+                assert!(log.durable() >= sequence);
+            }
+            expected.push(payload);
+        }
+        if life % 2 == 0 {
+            log.close().unwrap();
+        }
+    }
+    let storage = FileStorage::read(&path).unwrap();
+    let (seen, scanned) = scan(&storage);
+    assert_eq!(seen.payloads, expected);
+    assert!(!scanned.is_corrupt() && scanned.torn_tail_bytes == 0);
+}
+
+#[test]
+fn a_writer_excludes_everybody_and_readers_exclude_writers() {
+    let directory = directory();
+    let path = directory.path();
+    let log = open(path, &mut Seen::default());
+    let in_use = |result: Result<FileStorage, FileError>| matches!(result, Err(FileError::InUse { path: p }) if p == path);
+    assert!(in_use(FileStorage::read(path)));
+    assert!(in_use(FileStorage::write(path)));
+    let error = FileLog::open(path, &config(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("in use"));
+    log.close().unwrap();
+    let readers = [FileStorage::read(path).unwrap(), FileStorage::read(path).unwrap()];
+    assert!(in_use(FileStorage::write(path)));
+    drop(readers);
+    FileStorage::write(path).unwrap();
+}
+
+#[test]
+fn foreign_files_are_left_alone() {
+    let directory = directory();
+    let path = directory.path();
+    for name in ["notes.txt", "1.wal", "0000000000000002.wal.bak", "00000000000000XY.wal"] {
+        std::fs::write(path.join(name), b"mine").unwrap();
+    }
+    std::fs::create_dir(path.join("sub")).unwrap();
+    let log = open(path, &mut Seen::default());
+    log.append_durable(EventType::TX_CREATED, 0, b"x").unwrap();
+    log.close().unwrap();
+    let (seen, scanned) = scan(&FileStorage::read(path).unwrap());
+    assert_eq!((seen.payloads.len(), scanned.segments), (1, 1));
+    assert_eq!(std::fs::read(path.join("1.wal")).unwrap(), b"mine");
+}
+
+#[test]
+fn an_empty_directory_is_an_empty_log_and_a_missing_one_an_error() {
+    let directory = directory();
+    let (_, scanned) = scan(&FileStorage::read(directory.path()).unwrap());
+    assert_eq!((scanned.records, scanned.log_id), (0, None));
+    let missing = directory.path().join("missing");
+    match FileStorage::read(&missing) {
+        Err(FileError::Io { path, error }) => {
+            assert_eq!((path, error.kind()), (missing, std::io::ErrorKind::NotFound));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn threads_share_flushes() {
+    let directory = directory();
+    let log = Arc::new(FileLog::open(directory.path(), &Config::default(), &mut ()).unwrap().0);
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let log = Arc::clone(&log);
+            scope.spawn(move || {
+                let mut last = base::Sequence::NONE;
+                for n in 0..50 {
+                    let payload = [thread.to_le_bytes(), u64::to_le_bytes(n)].concat();
+                    let sequence = log.append_durable(EventType::TX_CREATED, 0, &payload).unwrap();
+                    assert!(sequence > last && log.durable() >= sequence);
+                    last = sequence;
+                }
+            });
+        }
+    });
+    let stats = log.stats();
+    assert_eq!(stats.records, 400);
+    assert!(stats.syncs <= 400, "{} syncs", stats.syncs);
+    Arc::into_inner(log).unwrap().close().unwrap();
+    let (seen, _) = scan(&FileStorage::read(directory.path()).unwrap());
+    let mut next = [0u64; 8];
+    for payload in &seen.payloads {
+        let number = |at: usize| u64::from_le_bytes(payload[at..at + 8].try_into().unwrap());
+        let thread = number(0) as usize;
+        assert_eq!(number(8), next[thread], "each thread's records are in its order");
+        next[thread] += 1;
+    }
+    assert_eq!(next, [50; 8]);
+}
+
+#[test]
+fn lazy_records_are_written_without_anybody_waiting() {
+    let directory = directory();
+    let log = open(directory.path(), &mut Seen::default());
+    log.append(EventType::TX_CREATED, 0, b"lazy").unwrap();
+    let segment = directory.path().join(SegmentId::FIRST.file_name());
+    let length = |path: &std::path::Path| std::fs::metadata(path).unwrap().len();
+    let mut waits = 0;
+    while length(&segment) <= 1024 {
+        waits += 1;
+        assert!(waits < 2000, "nothing was written");
+        #[expect(clippy::disallowed_methods)]
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(log.durable().0, 0);
+    assert_eq!(log.stats().syncs, 0);
+}
+
+#[test]
+fn a_full_buffer_flushes_instead_of_failing() {
+    let directory = directory();
+    let log = open(directory.path(), &mut Seen::default());
+    for _ in 0..200 {
+        log.append(EventType::TX_CREATED, 0, &[7; 900]).unwrap();
+    }
+    log.close().unwrap();
+    assert_eq!(scan(&FileStorage::read(directory.path()).unwrap()).0.payloads.len(), 200);
+}
+
+#[test]
+fn a_take_over_fences_a_writer_that_holds_the_lock() {
+    let directory = directory();
+    let old = open(directory.path(), &mut Seen::default());
+    old.append_durable(EventType::TX_CREATED, 0, b"old").unwrap();
+    let mut storage = FileStorage::take_over(directory.path()).unwrap();
+    let mut seen = Seen::default();
+    let mode = OpenMode::TakeOver;
+    let (log, _) = wal_core::open(&mut storage, &config(), mode, 1, Time::ZERO, &mut seen).unwrap();
+    assert_eq!(seen.payloads, [b"old".to_vec()]);
+    let new = FileLog::new(storage, log);
+    assert!(old.append_durable(EventType::TX_CREATED, 0, b"zombie").is_err());
+    assert!(old.append(EventType::TX_CREATED, 0, b"zombie").is_err());
+    new.append_durable(EventType::TX_CREATED, 0, b"new").unwrap();
+    assert!(old.close().is_err());
+    new.append_durable(EventType::TX_CREATED, 0, b"with the lock").unwrap();
+    assert!(matches!(FileStorage::write(directory.path()), Err(FileError::InUse { .. })));
+    new.close().unwrap();
+    let mut seen = Seen::default();
+    let storage = FileStorage::read(directory.path()).unwrap();
+    let scanned = wal_core::scan(&storage, &ScanConfig::default(), &mut seen).unwrap();
+    assert_eq!(seen.payloads, [&b"old"[..], b"new", b"with the lock"]);
+    assert!(scanned.fenced_bytes > 0 && !scanned.is_corrupt());
+}
+
+#[test]
+fn a_damaged_log_is_not_opened() {
+    let directory = directory();
+    let log = open(directory.path(), &mut Seen::default());
+    log.append_durable(EventType::TX_CREATED, 0, b"x").unwrap();
+    log.close().unwrap();
+    let segment = directory.path().join(SegmentId::FIRST.file_name());
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[1100] ^= 2;
+    std::fs::write(&segment, &bytes).unwrap();
+    match FileLog::open(directory.path(), &config(), &mut ()) {
+        Err(FileError::Open(OpenError::Corrupt(scanned))) => assert!(scanned.is_corrupt()),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    assert_eq!(std::fs::read(&segment).unwrap(), bytes, "and left untouched");
+    assert_eq!(FileStorage::read(directory.path()).map(|s| scan(&s).1.segments).unwrap(), 1);
+}
