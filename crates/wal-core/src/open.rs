@@ -13,9 +13,12 @@ use std::io;
 
 use base::{Epoch, Time};
 
+use crate::guard::{Batch, HEAD_BYTES, Seed, decode_head};
 use crate::log::{Config, ConfigError, Log, Opened, claim_ops, seal_ops};
-use crate::scan::{Ending, Progress, ScanError, Scanned, Scanner, Survey, Tail, Visitor, survey};
-use crate::segment::{Claim, HEADER_BYTES, Part, SECTOR, Seal, encode_copy};
+use crate::scan::{
+    Ending, Progress, ScanError, Scanned, Scanner, Survey, Tail, Visitor, is_valid, survey,
+};
+use crate::segment::{Claim, Part, SECTOR, Seal, encode_copy};
 use crate::storage::{Directory, DiskError, DiskOp, SegmentId};
 use crate::window::Window;
 
@@ -323,22 +326,42 @@ fn cut(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> io::Resul
     Ok(())
 }
 
-/// Writes again what is kept and no watermark proves.
+/// Writes again what is kept and no watermark proves. What is read for it is verified once more: a
+/// read gone wrong must not become a write.
 fn rewrite(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> Result<(), OpenError> {
     let bytes = tail.end - tail.unproven_from;
     let max = Opening::TAIL_BYTES_MAX;
     if bytes > max {
         return Err(OpenError::TailTooLong { bytes, max });
     }
-    let mut at = tail.unproven_from.max(HEADER_BYTES);
+    let (segment, seed) = (tail.segment, Seed::of(&tail.claim));
+    let mut at = tail.unproven_from;
     while at < tail.end {
-        let len = (tail.end - at).min(Opening::REWRITE_BYTES);
-        let bytes = window.at(at, len)?.to_vec();
-        ops.push(DiskOp::Write { segment: tail.segment, offset: at, bytes });
-        at += len;
+        let head = window.at(at, HEAD_BYTES as u64)?;
+        let guard = decode_head(head, seed, at, tail.claim.batch_bytes_max).ok_or_else(changed)?;
+        let bytes = window.at(at, u64::from(guard.batch_bytes))?;
+        let max_payload = tail.claim.max_payload;
+        if !is_valid(&Batch { guard, offset: at, bytes, max_payload }) {
+            return Err(changed().into());
+        }
+        match ops.last_mut() {
+            Some(DiskOp::Write { offset, bytes: chunk, .. })
+                if at > tail.unproven_from
+                    && *offset + chunk.len() as u64 == at
+                    && (chunk.len() as u64) < Opening::REWRITE_BYTES =>
+            {
+                chunk.extend_from_slice(bytes);
+            }
+            _ => ops.push(DiskOp::Write { segment, offset: at, bytes: bytes.to_vec() }),
+        }
+        at += u64::from(guard.batch_bytes);
     }
     if bytes > 0 {
-        ops.push(DiskOp::Sync(tail.segment));
+        ops.push(DiskOp::Sync(segment));
     }
     Ok(())
+}
+
+fn changed() -> io::Error {
+    io::Error::other("the log's end reads differently than a moment ago")
 }

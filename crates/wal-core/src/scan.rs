@@ -519,6 +519,7 @@ pub(crate) struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tail {
     pub segment: SegmentId,
+    pub claim: Claim,
     pub end: u64,
     pub unproven_from: u64,
     pub torn: bool,
@@ -749,7 +750,8 @@ impl<'a> Scanner<'a> {
             Extent::Open => {
                 let unproven_from =
                     self.progress.uncovered.front().map_or(reader.at, |&(at, _)| at);
-                let tail = Tail { segment: view.id, end: reader.at, unproven_from, torn };
+                let (segment, end) = (view.id, reader.at);
+                let tail = Tail { segment, claim, end, unproven_from, torn };
                 self.progress.tail = Some(tail);
                 Ok(())
             }
@@ -998,7 +1000,8 @@ impl SegmentReader {
     }
 }
 
-fn is_valid(batch: &Batch<'_>) -> bool {
+/// Whether everything in a batch whose head verifies is as it was written.
+pub(crate) fn is_valid(batch: &Batch<'_>) -> bool {
     batch.list_verifies() && batch.crc_verifies() && batch.sectors_verify() && batch.records_fit()
 }
 

@@ -1,8 +1,13 @@
 //! What the log promises, tested at its boundary.
 
+// A test's helpers may unwrap as its tests do: a failure is a failed test.
+#![allow(clippy::unwrap_used)]
+
 mod basics;
 mod crash;
 mod damage;
 mod files;
+mod format;
+mod group_commit;
 mod support;
 mod take_over;

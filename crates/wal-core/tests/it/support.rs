@@ -77,6 +77,7 @@ pub fn payload(n: u64) -> Vec<u8> {
 /// What the disk was asked, in order.
 #[derive(Clone, Debug)]
 pub enum Entry {
+    /// It was performed.
     Done(DiskOp),
     /// The sync failed: what was dirty is gone, though it can be read until the machine crashes.
     FailedSync(SegmentId),
@@ -175,9 +176,8 @@ impl Journal {
             }
             visit(self.state(done, &fates), &fates);
         }
-        for torn in 0..count {
-            let Entry::Done(DiskOp::Write { offset, bytes, .. }) = &self.entries[uncertain[torn]]
-            else {
+        for (torn, &entry) in uncertain.iter().enumerate() {
+            let Entry::Done(DiskOp::Write { offset, bytes, .. }) = &self.entries[entry] else {
                 continue;
             };
             for others in [Fate::Kept, Fate::Lost] {
