@@ -1,0 +1,494 @@
+//! A simulated disk, and what may go wrong with it.
+//!
+//! A write is visible at once (page cache) and durable once a sync of its file that began after it is
+//! done. What is not durable when the power fails meets one of these fates, each by a keyed draw:
+//!
+//! - *lost*: nothing of it is there;
+//! - *kept*: all of it is there, although nobody synced it;
+//! - *cut*: a prefix of it is there, down to the byte;
+//! - *torn*: each sector of 512 bytes is there or not; where the file grew, what is missing reads as
+//!   zeros, and the file may have its full length or end with the last sector that is there.
+//!
+//! One write is cut or torn, never both. Writes meet their fates independently, and those that overlap
+//! in any order: that is every order in which a disk may have done them. Now and then all of a file's
+//! writes are lost, or all are kept. An unsynced truncation is lost or kept. A new file's name is there
+//! after a crash if the directory was synced since, else perhaps, each name for itself. When only the
+//! process dies, the page cache lives on, and what was not synced still is not.
+//!
+//! These are the faults that the protocol promises to survive (*atlas* mode): nothing is acted upon
+//! before a sync of it was done. What synced data may suffer (bit rot, stale sectors, failing syncs) is
+//! not here.
+
+use base::prng::{Draw, Key};
+use std::io;
+use wal_core::{Directory, DiskError, DiskOp, SegmentId};
+
+const SECTOR: usize = 512;
+/// Room for a segment of the simulator's usual size, taken when a file is created.
+const CAPACITY: usize = 32 << 10;
+
+/// How unsynced writes end when the power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fates {
+    /// It may not be there.
+    pub lost: bool,
+    /// A prefix of it may be there.
+    pub cut: bool,
+    /// Some of its sectors may be there.
+    pub torn: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    /// `old` is what it overwrote, up to the end of the file as it was.
+    Write {
+        offset: usize,
+        new: Vec<u8>,
+        old: Vec<u8>,
+        old_len: usize,
+    },
+    Truncate {
+        old_tail: Vec<u8>,
+        len: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Unsynced {
+    /// The disk's number of this change.
+    serial: u64,
+    change: Change,
+}
+
+#[derive(Clone, Debug)]
+struct File {
+    id: SegmentId,
+    bytes: Vec<u8>,
+    /// The change that gave it its name, until that is durable.
+    unsynced_name: Option<u64>,
+    unsynced: Vec<Unsynced>,
+}
+
+/// What became of a disk when the power failed, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Unsynced writes that are not there.
+    pub writes_lost: u64,
+    /// Unsynced writes that are there all the same.
+    pub writes_kept: u64,
+    /// Unsynced writes of which a prefix is there.
+    pub writes_cut: u64,
+    /// Unsynced writes of which some sectors are there.
+    pub writes_torn: u64,
+    /// Files that are not there because their directory was not synced.
+    pub names_lost: u64,
+}
+
+/// How far a sync reaches: every change that was made before it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach(u64);
+
+/// One log's directory on a simulated disk.
+#[derive(Clone, Debug, Default)]
+pub struct SimDisk {
+    /// Ascending by id.
+    files: Vec<File>,
+    changes: u64,
+}
+
+fn not_found() -> io::Error {
+    io::Error::from(io::ErrorKind::NotFound)
+}
+
+impl SimDisk {
+    /// Performs everything but syncs, which take time: see [`begin_sync`](Self::begin_sync).
+    ///
+    /// # Errors
+    /// What a file system says: the file is there already, or is not there; the log was taken over.
+    pub fn perform(&mut self, op: DiskOp) -> Result<(), DiskError> {
+        self.changes += 1;
+        let serial = self.changes;
+        match op {
+            DiskOp::Create(id) => {
+                let at = match self.files.binary_search_by_key(&id, |file| file.id) {
+                    Ok(_) => return Err(io::Error::from(io::ErrorKind::AlreadyExists).into()),
+                    Err(at) => at,
+                };
+                let bytes = Vec::with_capacity(CAPACITY);
+                let file = File { id, bytes, unsynced_name: Some(serial), unsynced: Vec::new() };
+                self.files.insert(at, file);
+            }
+            DiskOp::Write { segment, offset, bytes } => {
+                let file = self.file_mut(segment).ok_or_else(not_found)?;
+                let (start, old_len) = (offset as usize, file.bytes.len());
+                let end = start + bytes.len();
+                let mut old = Vec::new();
+                if start == old_len {
+                    file.bytes.extend_from_slice(&bytes);
+                } else {
+                    old.extend_from_slice(file.bytes.get(start..end.min(old_len)).unwrap_or(&[]));
+                    if end > old_len {
+                        file.bytes.resize(end, 0);
+                    }
+                    file.bytes[start..end].copy_from_slice(&bytes);
+                }
+                let change = Change::Write { offset: start, new: bytes, old, old_len };
+                file.unsynced.push(Unsynced { serial, change });
+            }
+            DiskOp::Truncate { segment, len } => {
+                let file = self.file_mut(segment).ok_or_else(not_found)?;
+                let len = len as usize;
+                if len < file.bytes.len() {
+                    let old_tail = file.bytes.split_off(len);
+                    file.unsynced
+                        .push(Unsynced { serial, change: Change::Truncate { old_tail, len } });
+                }
+            }
+            DiskOp::CheckEpoch { newest } => {
+                if self.files.last().is_some_and(|last| last.id > newest) {
+                    return Err(DiskError::Fenced);
+                }
+            }
+            DiskOp::Sync(segment) => {
+                let reach = self.begin_sync();
+                self.synced(segment, reach);
+            }
+            DiskOp::SyncDirectory => {
+                let reach = self.begin_sync();
+                self.directory_synced(reach);
+            }
+        }
+        Ok(())
+    }
+
+    /// A sync begins: it reaches what was changed so far.
+    #[must_use]
+    pub fn begin_sync(&self) -> Reach {
+        Reach(self.changes)
+    }
+
+    /// A sync of a file is done.
+    pub fn synced(&mut self, segment: SegmentId, Reach(reach): Reach) {
+        if let Some(file) = self.file_mut(segment) {
+            if file.unsynced.last().is_some_and(|change| change.serial <= reach) {
+                file.unsynced.clear();
+            } else {
+                file.unsynced.retain(|change| change.serial > reach);
+            }
+        }
+    }
+
+    /// A sync of the directory is done.
+    pub fn directory_synced(&mut self, Reach(reach): Reach) {
+        for file in &mut self.files {
+            if file.unsynced_name.is_some_and(|serial| serial <= reach) {
+                file.unsynced_name = None;
+            }
+        }
+    }
+
+    /// The power fails. `disk` and `failure` tell this failure from others.
+    pub fn power_fails(&mut self, fates: Fates, key: &Key, disk: u64, failure: u64) -> Losses {
+        let mut losses = Losses::default();
+        let question = |id: SegmentId, serial: u64| {
+            key.draw(disk << 32 | failure, id.0 << 40 | serial & 0xFF_FFFF_FFFF)
+        };
+        self.files.retain_mut(|file| {
+            if let Some(serial) = file.unsynced_name.take()
+                && fates.lost
+                && question(file.id, serial).nth(1).below(2) == 0
+            {
+                losses.names_lost += 1;
+                return false;
+            }
+            if !file.unsynced.is_empty() {
+                let id = file.id;
+                file.fall_back(fates, &mut losses, |serial| question(id, serial));
+            }
+            true
+        });
+        losses
+    }
+
+    /// What is durable of it now: what a power failure would leave for certain.
+    #[must_use]
+    pub fn durable(&self) -> Durable<'_> {
+        Durable(self)
+    }
+
+    /// The newest files are the ones that are used.
+    fn file(&self, segment: SegmentId) -> Option<&File> {
+        self.files.iter().rev().find(|file| file.id == segment)
+    }
+
+    fn file_mut(&mut self, segment: SegmentId) -> Option<&mut File> {
+        self.files.iter_mut().rev().find(|file| file.id == segment)
+    }
+}
+
+impl File {
+    /// Takes every unsynced change back, then lets each meet its fate.
+    fn fall_back(&mut self, fates: Fates, losses: &mut Losses, draw: impl Fn(u64) -> Draw) {
+        let mut unsynced = std::mem::take(&mut self.unsynced);
+        for Unsynced { change, .. } in unsynced.iter().rev() {
+            undo(change, &mut self.bytes);
+        }
+        // All alike, one time in three.
+        let together = draw(0);
+        if together.nth(1).below(4) == 0 {
+            unsynced.sort_by_key(|change| draw(change.serial).nth(3).u64());
+        }
+        for Unsynced { serial, change } in unsynced {
+            let own = draw(serial);
+            let kind = match together.nth(2).below(6) {
+                0 if fates.lost => Kind::Lost,
+                1 => Kind::Kept,
+                _ => fates.kind(&own),
+            };
+            match change {
+                Change::Truncate { len, .. } => {
+                    if kind != Kind::Lost {
+                        self.bytes.truncate(len);
+                    }
+                }
+                Change::Write { offset, new, .. } => self.end(kind, offset, &new, &own, losses),
+            }
+        }
+    }
+
+    fn end(&mut self, kind: Kind, offset: usize, new: &[u8], own: &Draw, losses: &mut Losses) {
+        match kind {
+            Kind::Lost => losses.writes_lost += 1,
+            Kind::Kept => {
+                losses.writes_kept += 1;
+                self.put(offset, new);
+            }
+            Kind::Cut => {
+                losses.writes_cut += 1;
+                let count = own.nth(4).below(new.len() as u64 + 1) as usize;
+                self.put(offset, &new[..count]);
+            }
+            Kind::Torn => {
+                losses.writes_torn += 1;
+                if own.nth(5).below(2) == 0 && self.bytes.len() < offset + new.len() {
+                    self.bytes.resize(offset + new.len(), 0);
+                }
+                let mut from = 0;
+                while from < new.len() {
+                    let sector_end = ((offset + from) / SECTOR + 1) * SECTOR;
+                    let to = new.len().min(sector_end - offset);
+                    if own.nth(16 + from as u64).below(2) == 0 {
+                        self.put(offset + from, &new[from..to]);
+                    }
+                    from = to;
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if !bytes.is_empty() && end > self.bytes.len() {
+            self.bytes.resize(end, 0);
+        }
+        if !bytes.is_empty() {
+            self.bytes[offset..end].copy_from_slice(bytes);
+        }
+    }
+}
+
+fn undo(change: &Change, bytes: &mut Vec<u8>) {
+    match change {
+        Change::Write { offset, old, old_len, .. } => {
+            bytes.truncate(*old_len);
+            if !old.is_empty() {
+                bytes[*offset..*offset + old.len()].copy_from_slice(old);
+            }
+        }
+        Change::Truncate { old_tail, len } => {
+            bytes.truncate(*len);
+            bytes.extend_from_slice(old_tail);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kept,
+    Lost,
+    Cut,
+    Torn,
+}
+
+impl Fates {
+    fn kind(self, draw: &Draw) -> Kind {
+        let open = [
+            (true, Kind::Kept),
+            (self.lost, Kind::Lost),
+            (self.cut, Kind::Cut),
+            (self.torn, Kind::Torn),
+        ];
+        let count = open.iter().filter(|(on, _)| *on).count() as u64;
+        let pick = draw.nth(2).below(count) as usize;
+        let chosen = open.iter().filter(|(on, _)| *on).nth(pick);
+        chosen.map_or(Kind::Kept, |(_, kind)| *kind)
+    }
+}
+
+impl Directory for SimDisk {
+    fn segments(&self) -> io::Result<Vec<SegmentId>> {
+        Ok(self.files.iter().map(|file| file.id).collect())
+    }
+
+    fn len(&self, segment: SegmentId) -> io::Result<u64> {
+        self.file(segment).map(|file| file.bytes.len() as u64).ok_or_else(not_found)
+    }
+
+    fn read_at(&self, segment: SegmentId, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let file = self.file(segment).ok_or_else(not_found)?;
+        Ok(read(&file.bytes, offset, into))
+    }
+}
+
+fn read(bytes: &[u8], offset: u64, into: &mut [u8]) -> usize {
+    let from = bytes.get(offset as usize..).unwrap_or(&[]);
+    let count = from.len().min(into.len());
+    into[..count].copy_from_slice(&from[..count]);
+    count
+}
+
+/// A disk as it would be if the power failed now and every unsynced change were lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Durable<'a>(&'a SimDisk);
+
+impl Durable<'_> {
+    fn bytes(file: &File) -> std::borrow::Cow<'_, [u8]> {
+        if file.unsynced.is_empty() {
+            return std::borrow::Cow::Borrowed(&file.bytes);
+        }
+        let mut bytes = file.bytes.clone();
+        file.unsynced.iter().rev().for_each(|unsynced| undo(&unsynced.change, &mut bytes));
+        std::borrow::Cow::Owned(bytes)
+    }
+}
+
+impl Directory for Durable<'_> {
+    fn segments(&self) -> io::Result<Vec<SegmentId>> {
+        let named = self.0.files.iter().filter(|file| file.unsynced_name.is_none());
+        Ok(named.map(|file| file.id).collect())
+    }
+
+    fn len(&self, segment: SegmentId) -> io::Result<u64> {
+        let file = self.0.file(segment).ok_or_else(not_found)?;
+        Ok(Self::bytes(file).len() as u64)
+    }
+
+    fn read_at(&self, segment: SegmentId, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let file = self.0.file(segment).ok_or_else(not_found)?;
+        Ok(read(&Self::bytes(file), offset, into))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Fates = Fates { lost: true, cut: true, torn: true };
+    const ID: SegmentId = SegmentId::FIRST;
+
+    fn write(offset: u64, bytes: &[u8]) -> DiskOp {
+        DiskOp::Write { segment: ID, offset, bytes: bytes.to_vec() }
+    }
+
+    fn contents(directory: &dyn Directory) -> Vec<u8> {
+        let mut bytes = vec![0; directory.len(ID).unwrap() as usize];
+        assert_eq!(directory.read_at(ID, 0, &mut bytes).unwrap(), bytes.len());
+        bytes
+    }
+
+    fn disk() -> SimDisk {
+        let mut disk = SimDisk::default();
+        for op in [DiskOp::Create(ID), write(0, b"synced"), DiskOp::Sync(ID), DiskOp::SyncDirectory]
+        {
+            disk.perform(op).unwrap();
+        }
+        disk
+    }
+
+    #[test]
+    fn what_is_synced_survives_and_what_is_not_meets_every_fate() {
+        let mut base = disk();
+        base.perform(write(6, &[b'x'; 1200])).unwrap();
+        base.perform(write(2, b"NC")).unwrap();
+        assert_eq!(contents(&base.durable()), b"synced");
+        let mut lengths = std::collections::BTreeSet::new();
+        let mut heads = std::collections::BTreeSet::new();
+        for seed in 0..400 {
+            let mut disk = base.clone();
+            disk.power_fails(ALL, &Key::root(seed), 1, 1);
+            let bytes = contents(&disk);
+            assert!(bytes.starts_with(b"sy") && bytes[4..6] == *b"ed", "{bytes:?}");
+            assert!(bytes[6..].iter().all(|b| *b == b'x' || *b == 0));
+            assert_eq!(contents(&disk.durable()), bytes, "all that is left is durable");
+            heads.insert(bytes[..6].to_vec());
+            lengths.insert(bytes.len());
+        }
+        assert!(heads.len() >= 3, "kept, lost and cut: {heads:?}");
+        assert!(lengths.contains(&6) && lengths.contains(&1206) && lengths.len() > 20);
+    }
+
+    #[test]
+    fn a_sync_reaches_only_what_was_there_when_it_began() {
+        let mut disk = disk();
+        disk.perform(write(6, b"early")).unwrap();
+        let reach = disk.begin_sync();
+        disk.perform(write(11, b"late")).unwrap();
+        disk.synced(ID, reach);
+        // A second sync that began before the late write reaches no further.
+        disk.synced(ID, reach);
+        assert_eq!(contents(&disk.durable()), b"syncedearly");
+        assert_eq!(contents(&disk), b"syncedearlylate");
+    }
+
+    #[test]
+    fn a_name_is_lost_or_kept_until_its_directory_is_synced() {
+        let (mut lost, mut kept) = (0, 0);
+        for seed in 0..50 {
+            let mut disk = disk();
+            disk.perform(DiskOp::Create(ID.next())).unwrap();
+            assert_eq!(disk.durable().segments().unwrap(), [ID]);
+            match disk.power_fails(ALL, &Key::root(seed), 1, 1).names_lost {
+                0 => kept += 1,
+                _ => lost += 1,
+            }
+        }
+        assert!(lost > 5 && kept > 5, "{lost} lost, {kept} kept");
+    }
+
+    #[test]
+    fn a_truncation_comes_back_or_stays() {
+        let mut base = disk();
+        base.perform(DiskOp::Truncate { segment: ID, len: 3 }).unwrap();
+        assert_eq!(contents(&base), b"syn");
+        assert_eq!(contents(&base.durable()), b"synced");
+        let left: std::collections::BTreeSet<Vec<u8>> = (0..50)
+            .map(|seed| {
+                let mut disk = base.clone();
+                disk.power_fails(ALL, &Key::root(seed), 1, 1);
+                contents(&disk)
+            })
+            .collect();
+        assert_eq!(left.len(), 2);
+    }
+
+    #[test]
+    fn a_newer_segment_fences() {
+        let mut disk = disk();
+        assert!(disk.perform(DiskOp::CheckEpoch { newest: ID }).is_ok());
+        disk.perform(DiskOp::Create(ID.next())).unwrap();
+        let fenced = disk.perform(DiskOp::CheckEpoch { newest: ID });
+        assert!(matches!(fenced, Err(DiskError::Fenced)));
+        let again = disk.perform(DiskOp::Create(ID));
+        assert!(again.is_err_and(|error| error.is_already_there()));
+    }
+}

@@ -1,0 +1,313 @@
+//! Fault plans: numbered lists of what goes wrong and when. The world only executes them; a generator
+//! draws one from a seed and a scenario.
+
+use crate::scenario::{Chaos, Scenario};
+use base::Time;
+use base::prng::{Key, Stream};
+use node::MessageKind;
+use std::time::Duration;
+use wal_core::EventType;
+
+/// Something that a node does, for faults to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A record of this type is appended.
+    Append(EventType),
+    /// A record of this type has become durable.
+    Durable(EventType),
+    /// A message of this kind is about to leave.
+    Send(MessageKind),
+    /// A write is about to be made.
+    Write,
+    /// A sync is about to begin.
+    Sync,
+    /// Anything at all is about to leave the process: a write, a message, an answer to a client.
+    Output,
+    /// A disk operation of a recovery is about to be made.
+    Recovery,
+}
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// At this time.
+    At(Time),
+    /// At a node's `nth` signal (from 1), counted from `from`.
+    On {
+        /// Which signal.
+        signal: Signal,
+        /// Whose.
+        node: u32,
+        /// Which of them.
+        nth: u32,
+        /// Counted from when.
+        from: Time,
+    },
+}
+
+/// Some of the nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeSet {
+    /// All that are not in the other set of a pair; alone, all.
+    Rest,
+    /// Those of one region.
+    Region(u32),
+    /// Those listed.
+    Nodes(Vec<u32>),
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The node loses its power: unsynced data meet their fates. Back after `down`.
+    PowerLoss {
+        /// Who.
+        node: u32,
+        /// For how long.
+        down: Duration,
+        /// At which disk operations of the recoveries that follow it loses power again.
+        again: Vec<u32>,
+    },
+    /// The process dies, the page cache lives. Back after `down`.
+    ProcessCrash {
+        /// Who.
+        node: u32,
+        /// For how long.
+        down: Duration,
+    },
+    /// The process stops in the middle of what it does. A successor takes its logs over after
+    /// `successor`; the old process goes on after `resume`, not knowing, until it notices, or for
+    /// `resume` again.
+    Zombie {
+        /// Who.
+        node: u32,
+        /// When the successor starts.
+        successor: Duration,
+        /// When the zombie wakes.
+        resume: Duration,
+    },
+    /// The process stops, and goes on as if nothing had happened.
+    Pause {
+        /// Who.
+        node: u32,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// No message passes from one set to the other.
+    Partition {
+        /// From here …
+        from: NodeSet,
+        /// … to here.
+        to: NodeSet,
+        /// And back.
+        symmetric: bool,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// Messages of one kind are lost.
+    Drop {
+        /// Which.
+        kind: MessageKind,
+        /// From here …
+        from: NodeSet,
+        /// … to here.
+        to: NodeSet,
+        /// For how long.
+        lasts: Duration,
+    },
+}
+
+/// One entry of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When.
+    pub trigger: Trigger,
+    /// What.
+    pub action: Action,
+    /// It stands in the scenario: a run in which it never strikes has not tested what it says.
+    pub named: bool,
+}
+
+/// What goes wrong in one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By number.
+    pub faults: Vec<Fault>,
+}
+
+impl Action {
+    /// Its name in counters and files.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PowerLoss { .. } => "power-loss",
+            Self::ProcessCrash { .. } => "process-crash",
+            Self::Zombie { .. } => "zombie",
+            Self::Pause { .. } => "pause",
+            Self::Partition { .. } => "partition",
+            Self::Drop { .. } => "drop",
+        }
+    }
+}
+
+impl Plan {
+    /// The plan of a run: what the scenario names, then what its chaos draws from the seed. Each entry
+    /// is a function of the seed, its kind and its number: one more moves no other.
+    #[must_use]
+    pub fn generate(scenario: &Scenario, seed: u64) -> Plan {
+        let mut faults = scenario.named_faults();
+        let draw = Generator {
+            key: Key::root(seed).child("plan"),
+            chaos: &scenario.chaos,
+            nodes: *scenario.cluster.nodes.get_ref(),
+            coordinators: *scenario.cluster.coordinators.get_ref(),
+            regions: *scenario.cluster.regions.get_ref(),
+        };
+        let chaos = &scenario.chaos;
+        let kinds: [(&str, u32, Draw<'_>); 7] = [
+            ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
+            ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),
+            ("process_crashes", chaos.process_crashes, Generator::process_crash),
+            ("zombies", chaos.zombies, Generator::zombie),
+            ("pauses", chaos.pauses, Generator::pause),
+            ("partitions", chaos.partitions, Generator::partition),
+            ("drops", chaos.drops, Generator::drop),
+        ];
+        for (kind, count, make) in kinds {
+            let key = draw.key.child(kind);
+            for number in 0..count {
+                let mut stream = key.keyed(u64::from(number)).stream();
+                faults.push(make(&draw, number, &mut stream));
+            }
+        }
+        Plan { faults }
+    }
+
+    /// True if a process may be replaced while it is still there.
+    #[must_use]
+    pub fn has_zombies(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault.action, Action::Zombie { .. }))
+    }
+
+    /// True if anything goes wrong.
+    #[must_use]
+    pub fn is_not_empty(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    /// The last moment that an entry names, or from which it counts.
+    #[must_use]
+    pub fn last_moment(&self) -> Time {
+        let moments = self.faults.iter().map(|fault| match fault.trigger {
+            Trigger::At(at) => at,
+            Trigger::On { from, .. } => from,
+        });
+        moments.max().unwrap_or(Time::ZERO)
+    }
+}
+
+type Draw<'a> = fn(&Generator<'a>, u32, &mut Stream) -> Fault;
+
+struct Generator<'a> {
+    key: Key,
+    chaos: &'a Chaos,
+    nodes: u32,
+    coordinators: u32,
+    regions: u32,
+}
+
+impl Generator<'_> {
+    fn moment(&self, stream: &mut Stream) -> Time {
+        Time::ZERO + span(self.chaos.window.0, self.chaos.window.1, stream)
+    }
+
+    fn lasts(&self, stream: &mut Stream) -> Duration {
+        span(self.chaos.lasts.0, self.chaos.lasts.1, stream)
+    }
+
+    /// Between two of the node's next outputs after a moment.
+    fn between_outputs(&self, node: u32, stream: &mut Stream) -> Trigger {
+        let from = self.moment(stream);
+        let nth = stream.between(1, 40) as u32;
+        Trigger::On { signal: Signal::Output, node, nth, from }
+    }
+
+    fn a_coordinator(&self, stream: &mut Stream) -> u32 {
+        stream.below(u64::from(self.coordinators)) as u32
+    }
+
+    fn anybody(&self, stream: &mut Stream) -> u32 {
+        stream.below(u64::from(self.nodes)) as u32
+    }
+
+    fn coordinator_crash(&self, number: u32, stream: &mut Stream) -> Fault {
+        let node = self.a_coordinator(stream);
+        let trigger = self.between_outputs(node, stream);
+        let down = self.lasts(stream);
+        let mut again = Vec::new();
+        if number < self.chaos.recovery_crashes {
+            let depth = stream.between(1, 3);
+            again = (0..depth).map(|_| stream.between(1, 12) as u32).collect();
+        }
+        Fault { trigger, action: Action::PowerLoss { node, down, again }, named: false }
+    }
+
+    fn participant_crash(&self, _: u32, stream: &mut Stream) -> Fault {
+        let others = self.nodes - self.coordinators;
+        let node = match others {
+            0 => self.anybody(stream),
+            others => self.coordinators + stream.below(u64::from(others)) as u32,
+        };
+        let trigger = self.between_outputs(node, stream);
+        let again = if stream.below(4) == 0 { vec![stream.between(1, 12) as u32] } else { vec![] };
+        let down = self.lasts(stream);
+        Fault { trigger, action: Action::PowerLoss { node, down, again }, named: false }
+    }
+
+    fn process_crash(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = self.between_outputs(node, stream);
+        let down = self.lasts(stream);
+        Fault { trigger, action: Action::ProcessCrash { node, down }, named: false }
+    }
+
+    fn zombie(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.a_coordinator(stream);
+        let trigger = self.between_outputs(node, stream);
+        let successor = span(Duration::from_millis(1), Duration::from_millis(100), stream);
+        let resume = span(Duration::from_millis(1), Duration::from_secs(1), stream);
+        Fault { trigger, action: Action::Zombie { node, successor, resume }, named: false }
+    }
+
+    fn pause(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = self.between_outputs(node, stream);
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::Pause { node, lasts }, named: false }
+    }
+
+    fn partition(&self, _: u32, stream: &mut Stream) -> Fault {
+        let from = if self.regions > 1 && stream.below(2) == 0 {
+            NodeSet::Region(stream.below(u64::from(self.regions)) as u32)
+        } else {
+            NodeSet::Nodes(vec![self.anybody(stream)])
+        };
+        let (to, symmetric) = (NodeSet::Rest, stream.below(3) > 0);
+        let trigger = Trigger::At(self.moment(stream));
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::Partition { from, to, symmetric, lasts }, named: false }
+    }
+
+    fn drop(&self, _: u32, stream: &mut Stream) -> Fault {
+        let kind = MessageKind::ALL[stream.below(MessageKind::ALL.len() as u64) as usize];
+        let (from, to) = (NodeSet::Rest, NodeSet::Rest);
+        let trigger = Trigger::At(self.moment(stream));
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::Drop { kind, from, to, lasts }, named: false }
+    }
+}
+
+fn span(low: Duration, high: Duration, stream: &mut Stream) -> Duration {
+    let nanos = |duration: Duration| duration.as_nanos() as u64;
+    Duration::from_nanos(stream.between(nanos(low), nanos(high)))
+}

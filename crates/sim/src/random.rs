@@ -1,0 +1,62 @@
+//! Random small worlds: 3 to 9 nodes, a few operations, and faults as dense as they come. Most bugs of
+//! crash recovery need no more (CREB, FSE 2018: four nodes and three crashes).
+
+use base::prng::{Key, Stream};
+
+/// The scenario of a seed, as a file.
+#[must_use]
+pub fn small(seed: u64) -> String {
+    let mut stream = Key::root(seed).child("small").stream();
+    let s = &mut stream;
+    let nodes = s.between(3, 9);
+    let coordinators = s.between(1, nodes.min(3));
+    let kind = ["saga", "twopc", "mixed"][s.below(3) as usize];
+    let shape = ["row", "join", "random"][s.below(3) as usize];
+    let sync = ["50us..500us", "0.2ms..5ms", "1ms..20ms"][s.below(3) as usize];
+    let latency = ["0.1ms..1ms", "1ms..10ms", "1ms..60ms"][s.below(3) as usize];
+    let torn = ["no", "byte", "sector", "both"][s.below(4) as usize];
+    let participants = s.between(1, nodes.min(4));
+    let operations = s.between(1, 12);
+    let (steps, in_flight, cells) = (s.between(1, 6), s.between(1, 8), s.between(1, 20));
+    let interval = s.between(5, 60);
+    let sometimes =
+        |s: &mut Stream, most: u64| if s.below(2) == 0 { 0 } else { s.between(1, most) };
+    let percent = |s: &mut Stream, most: u64| if s.below(2) == 0 { 0 } else { s.between(1, most) };
+    let (no, refuse) = (percent(s, 20), percent(s, 20));
+    let (loss, duplicate, reorder) = (percent(s, 20), percent(s, 20), percent(s, 30));
+    let crashes = s.between(1, 3);
+    let again = if s.below(2) == 0 { 0 } else { s.between(1, crashes) };
+    let (others, processes, zombies) = (sometimes(s, 3), sometimes(s, 2), sometimes(s, 2));
+    let (pauses, partitions, drops) = (sometimes(s, 2), sometimes(s, 2), sometimes(s, 2));
+    let window = ["20ms", "100ms", "500ms"][s.below(3) as usize];
+    let lasts = ["1ms..50ms", "1ms..500ms", "100ms..3s"][s.below(3) as usize];
+    format!(
+        "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
+         [cluster]\nnodes = {nodes}\ncoordinators = {coordinators}\nregions = {coordinators}\n\n\
+         [workload]\nkind = \"{kind}\"\nshape = \"{shape}\"\noperations = {operations}\n\
+         participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
+         vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\n\
+         [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
+         reorder = \"{reorder}%\"\n\n\
+         [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = 16384\n\
+         checkpoint_interval = {interval}\n\n\
+         [node]\nresend = \"50ms\"\nprepare_timeout = \"500ms\"\nstep_timeout = \"2s\"\n\
+         saga_timeout = \"10s\"\ninquire = \"100ms\"\n\n\
+         [chaos]\ncoordinator_crashes = {crashes}\nrecovery_crashes = {again}\n\
+         participant_crashes = {others}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
+         pauses = {pauses}\npartitions = {partitions}\ndrops = {drops}\n\
+         window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn every_small_world_is_a_scenario() {
+        for seed in 0..500 {
+            Scenario::parse("small", &super::small(seed)).expect("it parses");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Clients: what they ask for, of whom, and what they have heard.
+//!
+//! An operation is a function of the seed and its number. A client that hears nothing asks again with
+//! the same request key when its coordinator has recovered, so that every operation ends with an answer.
+
+use crate::scenario::{Kind, Scenario, Shape, Share};
+use base::prng::{Key, Stream};
+use base::{NodeName, RequestKey, ShardId};
+use node::work::{self, Change};
+use node::{Branch, Outcome, Request, Work};
+use saga::{Action, Definition, Step};
+
+/// What a client knows of its operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Asked,
+    Answered,
+}
+
+/// All clients of a world.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    key: Key,
+    kind: Kind,
+    shape: Shape,
+    nodes: u32,
+    coordinators: u32,
+    participants: u32,
+    steps: u32,
+    cells: u32,
+    vote_no: Share,
+    refuse: Share,
+    states: Vec<State>,
+    next: u32,
+    /// The first operation that is not to be started yet: the end of the wave.
+    gate: u32,
+    waves: Vec<u32>,
+    in_flight: u32,
+    asked: u32,
+    answered: u32,
+}
+
+impl Workload {
+    /// The clients of a scenario.
+    #[must_use]
+    pub fn new(scenario: &Scenario, key: &Key) -> Workload {
+        let workload = &scenario.workload;
+        let mut waves = workload.waves.get_ref().clone();
+        waves.reverse();
+        let gate = waves.pop().unwrap_or(workload.operations);
+        Workload {
+            key: key.child("workload"),
+            kind: workload.kind,
+            shape: workload.shape,
+            nodes: *scenario.cluster.nodes.get_ref(),
+            coordinators: *scenario.cluster.coordinators.get_ref(),
+            participants: *workload.participants.get_ref(),
+            steps: *workload.steps.get_ref(),
+            cells: workload.cells.max(1),
+            vote_no: workload.vote_no,
+            refuse: workload.refuse,
+            states: vec![State::Waiting; workload.operations as usize],
+            next: 0,
+            gate,
+            waves,
+            in_flight: workload.in_flight.max(1),
+            asked: 0,
+            answered: 0,
+        }
+    }
+
+    /// The operation that a client begins with now, if there is room for one more.
+    pub fn start(&mut self) -> Option<u32> {
+        if self.next >= self.gate || self.asked - self.answered >= self.in_flight {
+            return None;
+        }
+        let operation = self.next;
+        self.next += 1;
+        self.asked += 1;
+        self.states[operation as usize] = State::Asked;
+        Some(operation)
+    }
+
+    /// True if every operation of the wave is answered and another wave waits.
+    #[must_use]
+    pub fn wave_is_answered(&self) -> bool {
+        self.answered == self.gate && !self.waves.is_empty()
+    }
+
+    /// Lets the next wave begin.
+    pub fn next_wave(&mut self) {
+        if let Some(wave) = self.waves.pop() {
+            self.gate += wave;
+        }
+    }
+
+    /// A client heard how its operation ended. `None` if it had heard before.
+    pub fn answered(&mut self, key: &RequestKey) -> Option<u32> {
+        let operation = Self::operation_of(key)?;
+        let state = self.states.get_mut(operation as usize)?;
+        if *state != State::Asked {
+            return None;
+        }
+        *state = State::Answered;
+        self.answered += 1;
+        Some(operation)
+    }
+
+    /// True if nobody waits for an answer and nobody will ask.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.answered as usize == self.states.len()
+    }
+
+    /// How many operations are answered.
+    #[must_use]
+    pub fn answers(&self) -> u32 {
+        self.answered
+    }
+
+    /// The operations of a coordinator whose clients still wait.
+    pub fn unanswered(&self, coordinator: u32) -> impl Iterator<Item = u32> + '_ {
+        let coordinators = self.coordinators;
+        self.states
+            .iter()
+            .take(self.next as usize)
+            .enumerate()
+            .filter(move |(operation, state)| {
+                **state == State::Asked && *operation as u32 % coordinators == coordinator
+            })
+            .map(|(operation, _)| operation as u32)
+    }
+
+    /// True if a client of this operation waits for an answer.
+    #[must_use]
+    pub fn is_waiting(&self, operation: u32) -> bool {
+        self.states[operation as usize] == State::Asked
+    }
+
+    /// The coordinator that an operation is asked of.
+    #[must_use]
+    pub fn coordinator(&self, operation: u32) -> u32 {
+        operation % self.coordinators
+    }
+
+    /// The operation of a request key.
+    #[must_use]
+    pub fn operation_of(key: &RequestKey) -> Option<u32> {
+        key.as_bytes().try_into().ok().map(u32::from_le_bytes)
+    }
+
+    /// What a client asks for.
+    #[must_use]
+    pub fn request(&self, operation: u32) -> Request {
+        let mut stream = self.key.child("operation").keyed(u64::from(operation)).stream();
+        let is_saga = match self.kind {
+            Kind::Saga => true,
+            Kind::Twopc => false,
+            Kind::Mixed => operation / self.coordinators % 2 == 0,
+        };
+        let key = RequestKey::new(&operation.to_le_bytes()).expect("four bytes are few");
+        let work = if is_saga { self.saga(&mut stream) } else { self.transaction(&mut stream) };
+        Request { key, work }
+    }
+
+    fn transaction(&self, stream: &mut Stream) -> Work {
+        let nodes = stream.distinct(self.participants, self.nodes);
+        let branch = |node: u32, stream: &mut Stream| Branch {
+            shard: ShardId::numbered(u64::from(node)),
+            node: NodeName::numbered(u64::from(node)),
+            work: self.work(self.vote_no, stream),
+        };
+        Work::Transaction(nodes.into_iter().map(|node| branch(node, stream)).collect())
+    }
+
+    fn saga(&self, stream: &mut Stream) -> Work {
+        let mut builder = Definition::builder();
+        let mut limits = saga::Limits::default();
+        limits.dependencies_max = limits.steps_max;
+        builder.limits(limits);
+        for number in 0..self.steps {
+            let node = NodeName::numbered(stream.below(u64::from(self.nodes)));
+            let action = Action::from_code(stream.below(10) as u8);
+            let mut step = Step::new(action, node, self.work(self.refuse, stream));
+            let before = match self.shape {
+                Shape::Row => number.checked_sub(1).into_iter().collect(),
+                Shape::Join if number + 1 == self.steps => (0..number).collect(),
+                Shape::Join => Vec::new(),
+                Shape::Random => {
+                    let most = number.min(3);
+                    let count = stream.below(u64::from(most) + 1) as u32;
+                    let mut chosen = stream.distinct(count, number);
+                    chosen.sort_unstable();
+                    chosen
+                }
+            };
+            for dependency in before {
+                step = step.after(dependency);
+            }
+            builder.step(step);
+        }
+        Work::Saga(builder.build().expect("a step waits only for earlier ones, within the limits"))
+    }
+
+    /// Adds to a cell; one that cannot be done also asks for what no cell ever holds.
+    fn work(&self, impossible: Share, stream: &mut Stream) -> std::sync::Arc<[u8]> {
+        let cell = stream.below(u64::from(self.cells));
+        let amount = stream.between(1, 1_000) as i64;
+        let add = Change::Add { cell, amount };
+        if impossible.0.holds(&stream.draw()) {
+            work::encode(&[add, Change::Require { cell, at_least: i64::MAX }])
+        } else {
+            work::encode(&[add])
+        }
+    }
+}
+
+/// How operations ended, as clients heard it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Transactions.
+    pub committed: u64,
+    /// Transactions.
+    pub aborted: u64,
+    /// Sagas.
+    pub completed: u64,
+    /// Sagas.
+    pub compensated: u64,
+    /// Sagas of which nothing ran.
+    pub saga_aborted: u64,
+}
+
+impl Answers {
+    /// Counts an answer.
+    pub fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Committed => self.committed += 1,
+            Outcome::Aborted => self.aborted += 1,
+            Outcome::Completed => self.completed += 1,
+            Outcome::Compensated => self.compensated += 1,
+            Outcome::SagaAborted => self.saga_aborted += 1,
+            Outcome::Refused(_) => {}
+        }
+    }
+}

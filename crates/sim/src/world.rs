@@ -1,0 +1,1193 @@
+//! The world: nodes, their disks and processes, the network, clients, and one queue of events.
+//!
+//! A process's outputs are performed strictly one at a time, and the disk operations of one of its logs
+//! too; before any of them a fault may strike. Then a crash takes the rest away, and a pause keeps it for
+//! later. A sync takes time, and what is written meanwhile by another process of the node is not in it.
+
+use crate::disk::{Reach, SimDisk};
+use crate::judge::{Findings, Judge, Moment};
+use crate::net::{Fate, Net};
+use crate::plan::{Action, Fault, Plan, Signal, Trigger};
+use crate::queue::{Entry, Heap, Queue, Slab};
+use crate::report::Counters;
+use crate::scenario::Scenario;
+use crate::trace::{Trace, digest};
+use crate::workload::Workload;
+use base::prng::Key;
+use base::{CoordinatorId, NodeName, Sequence, Time};
+use node::{Config, Disks, Input, LogSlot, Message, Node, Outcome, Output};
+use std::collections::VecDeque;
+use std::time::Duration;
+use wal_core::{Directory, DiskError, DiskOp, EventType, OpenMode, SegmentId};
+
+/// Something that will happen, but for messages: those are in a slab of their own.
+#[derive(Debug)]
+enum What {
+    SyncDone { process: u32, slot: LogSlot },
+    Wake { process: u32 },
+    Fault,
+    FaultEnds,
+    Start { boot: u32 },
+    Resume { process: u32 },
+    Retire { process: u32 },
+    Ask,
+    NextWave,
+}
+
+impl What {
+    fn code(&self) -> u64 {
+        match self {
+            Self::SyncDone { slot: LogSlot::Coordinator, .. } => 2,
+            Self::SyncDone { slot: LogSlot::Participant, .. } => 3,
+            Self::Wake { .. } => 4,
+            Self::Fault => 5,
+            Self::FaultEnds => 6,
+            Self::Start { .. } => 7,
+            Self::Resume { .. } => 8,
+            Self::Retire { .. } => 9,
+            Self::Ask => 10,
+            Self::NextWave => 11,
+        }
+    }
+}
+
+const DELIVER: u64 = 1;
+/// Of an entry's `what`: it is a message's place, not that of another event.
+const IS_MESSAGE: u32 = 1 << 31;
+
+/// A message on its way.
+#[derive(Debug)]
+struct Envelope {
+    from: u32,
+    digest: u64,
+    message: Message,
+}
+
+/// Everything that is to come.
+#[derive(Debug, Default)]
+struct Agenda {
+    queue: Heap,
+    events: Slab<What>,
+    messages: Slab<Envelope>,
+    scheduled: u64,
+}
+
+impl Agenda {
+    fn schedule(&mut self, at: Time, target: u32, what: What) {
+        let what = self.events.put(what);
+        self.push(at, target, what);
+    }
+
+    fn deliver(&mut self, at: Time, to: u32, envelope: Envelope) {
+        let what = self.messages.put(envelope) | IS_MESSAGE;
+        self.push(at, to, what);
+    }
+
+    fn push(&mut self, at: Time, target: u32, what: u32) {
+        self.scheduled += 1;
+        self.queue.push(Entry { at, tie: self.scheduled, target, what });
+    }
+}
+
+/// What one log's disk has still to do for a process.
+#[derive(Debug, Default)]
+struct Lane {
+    ops: Option<std::vec::IntoIter<DiskOp>>,
+    syncing: Option<Syncing>,
+}
+
+/// A sync that is under way; `None`: of the directory.
+#[derive(Clone, Copy, Debug)]
+struct Syncing {
+    segment: Option<SegmentId>,
+    reach: Reach,
+}
+
+/// A running process of a node. A zombie is one too: a node may have several.
+#[derive(Debug)]
+struct Process {
+    id: u32,
+    boot: u32,
+    node: Node,
+    lanes: [Lane; 2],
+    /// While it stands still: what it was about to do, and what waits for it.
+    paused: bool,
+    outputs: VecDeque<Output>,
+    inputs: VecDeque<Input>,
+    armed: Time,
+    recovery_ops: u32,
+    /// Appended and not yet durable, only while a fault waits for that.
+    appended: Vec<(LogSlot, EventType, Sequence)>,
+}
+
+#[derive(Debug, Default)]
+struct Machine {
+    disks: NodeDisks,
+    process: Option<Box<Process>>,
+    zombies: Vec<Box<Process>>,
+    boots: u32,
+    processes: u32,
+    power_failures: u64,
+    syncs: u64,
+    /// Faults that wait for a signal of this node.
+    armed: Vec<Armed>,
+    /// Recovery operations at which it crashes again, the next one last.
+    again: Vec<u32>,
+}
+
+impl Machine {
+    fn process(&mut self, id: u32) -> Option<&mut Process> {
+        match &mut self.process {
+            Some(process) if process.id == id => Some(process),
+            _ => self.zombies.iter_mut().find(|zombie| zombie.id == id).map(|z| &mut **z),
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        !self.armed.is_empty() || !self.again.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct Armed {
+    entry: u32,
+    signal: Signal,
+    left: u32,
+}
+
+#[derive(Debug, Default)]
+struct NodeDisks([SimDisk; 2]);
+
+impl Disks for NodeDisks {
+    fn directory(&self, slot: LogSlot) -> &dyn Directory {
+        &self.0[slot as usize]
+    }
+}
+
+const SLOTS: [LogSlot; 2] = [LogSlot::Coordinator, LogSlot::Participant];
+/// A client whose request was refused for want of room asks again after this long.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// A process that stopped is started again after this long.
+const DIED_PAUSE: Duration = Duration::from_millis(50);
+/// How long a node is down that lost its power again while it recovered.
+const AGAIN_DOWN: Duration = Duration::from_millis(20);
+/// How often it is looked whether a wave has ended everywhere.
+const WAVE_PAUSE: Duration = Duration::from_millis(10);
+/// How many events pass between two looks whether anything is left to do.
+const QUIET_LOOK: u64 = 64;
+
+/// One world, made of a scenario and a seed.
+pub struct World<'a> {
+    scenario: &'a Scenario,
+    plan: Plan,
+    now: Time,
+    agenda: Agenda,
+    machines: Vec<Machine>,
+    net: Net,
+    disk_key: Key,
+    power_key: Key,
+    node_key: Key,
+    workload: Workload,
+    judges: Vec<Box<dyn Judge>>,
+    findings: Findings,
+    counters: Counters,
+    trace: Trace,
+    struck: Vec<bool>,
+    /// How logs are opened: where a process may be replaced while it lives, its disk is shared.
+    mode: OpenMode,
+    /// Entries that have not struck, or that last.
+    faults_open: u32,
+    healed: bool,
+    /// When something last went forward: a client was answered, a fault struck or ended.
+    progress: Time,
+    /// Until when faults are waited for.
+    faults_until: Time,
+    out: Vec<Output>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing is left to do.
+    Quiet,
+    /// A judge objected.
+    Violation,
+    /// Faults are long healed, and something is still not done.
+    NoProgress,
+    /// The budget of events is used up.
+    OutOfEvents,
+}
+
+impl<'a> World<'a> {
+    /// A world at its beginning: every node is about to start.
+    #[must_use]
+    pub fn new(
+        scenario: &'a Scenario,
+        seed: u64,
+        plan: Plan,
+        judges: Vec<Box<dyn Judge>>,
+    ) -> World<'a> {
+        let root = Key::root(seed);
+        let nodes = *scenario.cluster.nodes.get_ref();
+        let disk_key = root.child("disk");
+        let mut world = World {
+            scenario,
+            now: Time::ZERO,
+            agenda: Agenda::default(),
+            machines: (0..nodes).map(|_| Machine::default()).collect(),
+            net: Net::new(
+                scenario.network.clone(),
+                nodes,
+                *scenario.cluster.regions.get_ref(),
+                &root,
+            ),
+            disk_key,
+            power_key: disk_key.child("power"),
+            node_key: root.child("node"),
+            workload: Workload::new(scenario, &root),
+            judges,
+            findings: Findings::default(),
+            counters: Counters::default(),
+            trace: Trace::default(),
+            struck: vec![false; plan.faults.len()],
+            mode: if plan.has_zombies() { OpenMode::TakeOver } else { OpenMode::Exclusive },
+            faults_open: 0,
+            healed: false,
+            progress: Time::ZERO,
+            faults_until: plan.last_moment() + scenario.liveness.budget.0,
+            out: Vec::new(),
+            plan,
+        };
+        for node in 0..nodes {
+            world.agenda.schedule(Time::ZERO, node, What::Start { boot: 0 });
+        }
+        for entry in 0..world.plan.faults.len() as u32 {
+            world.arm(entry);
+        }
+        world
+    }
+
+    /// Runs until nothing is left to do, a judge objects, or it takes too long.
+    pub fn run(&mut self) -> Ending {
+        let ending = loop {
+            if let Some(ending) = self.step() {
+                break ending;
+            }
+        };
+        self.end(ending)
+    }
+
+    /// Lets the next event happen.
+    fn step(&mut self) -> Option<Ending> {
+        if !self.findings.violations.is_empty() {
+            return Some(Ending::Violation);
+        }
+        if self.trace.events() >= self.scenario.budget.events {
+            return Some(Ending::OutOfEvents);
+        }
+        let Some(entry) = self.agenda.queue.pop() else {
+            // Nothing will ever happen again: done, or stuck for good.
+            let done = self.workload.is_done() && self.nothing_is_owed();
+            return Some(if done { Ending::Quiet } else { Ending::NoProgress });
+        };
+        assert!(entry.at >= self.now, "time does not go back");
+        self.now = entry.at;
+        if entry.what & IS_MESSAGE == 0 {
+            let what = self.agenda.events.take(entry.what);
+            self.trace.event(self.now.as_nanos(), what.code() << 32 | u64::from(entry.target));
+            self.happen(entry.target, what);
+        } else {
+            let envelope = self.agenda.messages.take(entry.what ^ IS_MESSAGE);
+            self.trace.event(self.now.as_nanos(), DELIVER << 32 | u64::from(entry.target));
+            self.trace.word(envelope.digest);
+            self.arrive(entry.target, envelope);
+        }
+        if self.trace.events().is_multiple_of(QUIET_LOOK) {
+            return self.look();
+        }
+        None
+    }
+
+    /// Looks up from the events now and then: are faults over, is everything done, does nothing go on?
+    fn look(&mut self) -> Option<Ending> {
+        let faults_over = self.faults_open == 0 || self.now > self.faults_until;
+        if !self.healed && (self.workload.is_done() || faults_over && self.plan.is_not_empty()) {
+            self.heal();
+        }
+        if self.healed && self.workload.is_done() && self.nothing_is_owed() {
+            return Some(Ending::Quiet);
+        }
+        let patience = self.scenario.liveness.budget.0;
+        let over = self.healed || faults_over;
+        (over && self.now > self.progress + patience).then_some(Ending::NoProgress)
+    }
+
+    /// No fault strikes any more, and those that last end.
+    fn heal(&mut self) {
+        self.healed = true;
+        self.progress = self.now;
+        self.net.heal();
+        for machine in &mut self.machines {
+            machine.armed.clear();
+            machine.again.clear();
+        }
+    }
+
+    fn end(&mut self, ending: Ending) -> Ending {
+        if ending != Ending::Violation {
+            let moment = self.moment();
+            let nodes: Vec<Option<&Node>> = self
+                .machines
+                .iter()
+                .map(|machine| machine.process.as_ref().map(|process| &process.node))
+                .collect();
+            for judge in &mut self.judges {
+                judge.ended(moment, &nodes, &mut self.findings);
+            }
+        }
+        if ending == Ending::Quiet && !self.findings.violations.is_empty() {
+            return Ending::Violation;
+        }
+        ending
+    }
+
+    /// What happened, counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        counters.events = self.trace.events();
+        counters.simulated = self.now - Time::ZERO;
+        counters.net = self.net.losses;
+        counters.unanswered = self.scenario.workload.operations - self.workload.answers();
+        for judge in &self.judges {
+            judge.observed(&mut counters.sometimes);
+        }
+        counters
+    }
+
+    /// What the judges found.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// The hash of everything that happened.
+    #[must_use]
+    pub fn hash(&self) -> u128 {
+        self.trace.hash()
+    }
+
+    /// Where the run is.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.now, event: self.trace.events() }
+    }
+
+    /// The entries of the plan that never struck.
+    pub fn never_struck(&self) -> impl Iterator<Item = (usize, &Fault)> {
+        self.plan.faults.iter().enumerate().filter(|(entry, _)| !self.struck[*entry])
+    }
+
+    /// What has not ended, for people.
+    #[must_use]
+    pub fn unfinished(&self) -> String {
+        let mut found = Vec::new();
+        for (node, machine) in self.machines.iter().enumerate() {
+            let Some(process) = &machine.process else {
+                found.push(format!("n{node} is down"));
+                continue;
+            };
+            if !process.node.is_ready() {
+                found.push(format!("n{node} recovers"));
+            }
+            if !machine.zombies.is_empty() {
+                found.push(format!("n{node} has a zombie"));
+            }
+            if let Some(engine) = process.node.coordinator() {
+                for tx in engine.active_transactions() {
+                    found.push(format!("n{node}: transaction {} is {}", tx.id(), tx.state()));
+                }
+                for saga in engine.active_sagas() {
+                    found.push(format!("n{node}: saga {} is {}", saga.id(), saga.phase().name()));
+                }
+            }
+            if let Some(host) = process.node.participant() {
+                for (key, _) in host.participant().prepared() {
+                    found.push(format!("n{node}: prepared for transaction {}", key.tx.id));
+                }
+            }
+        }
+        let more = found.len().saturating_sub(5);
+        found.truncate(5);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        format!("{}{more}", found.join("; "))
+    }
+
+    fn nothing_is_owed(&self) -> bool {
+        self.machines.iter().all(|machine| {
+            machine.zombies.is_empty()
+                && machine.process.as_ref().is_some_and(|process| {
+                    let node = &process.node;
+                    !process.paused
+                        && node.is_ready()
+                        && node.coordinator().is_none_or(|engine| engine.active() == 0)
+                        && node
+                            .participant()
+                            .is_none_or(|host| host.participant().prepared().next().is_none())
+                })
+        })
+    }
+
+    fn arrive(&mut self, to: u32, envelope: Envelope) {
+        self.counters.delivered += 1;
+        let Envelope { from, message, .. } = envelope;
+        let name = NodeName::numbered(u64::from(from));
+        let machine = &self.machines[to as usize];
+        let current = machine.process.as_ref().map(|process| process.id);
+        // A zombie that has woken still has its connections: it hears what the node hears.
+        if !machine.zombies.is_empty() {
+            let awake = machine.zombies.iter().filter(|zombie| !zombie.paused);
+            for id in awake.map(|zombie| zombie.id).collect::<Vec<u32>>() {
+                let message = message.clone();
+                self.feed(to, id, Input::Message { from: name, message });
+            }
+        }
+        match current {
+            Some(id) => self.feed(to, id, Input::Message { from: name, message }),
+            None => self.counters.to_nobody += 1,
+        }
+    }
+
+    fn happen(&mut self, target: u32, what: What) {
+        match what {
+            What::SyncDone { process, slot } => self.sync_done(target, process, slot),
+            What::Wake { process } => {
+                let now = self.now;
+                let Some(running) = self.machines[target as usize].process(process) else { return };
+                // Of several timers that were set, the one that counts is the one that was set last.
+                if running.armed != now {
+                    return;
+                }
+                running.armed = Time::NEVER;
+                match running.node.next_wake() {
+                    Some(due) if due > now => self.arm_timer(target, process),
+                    Some(_) => self.feed(target, process, Input::Wake),
+                    None => {}
+                }
+            }
+            What::Fault => self.strike(target),
+            What::FaultEnds => {
+                self.net.unblock(target);
+                self.fault_is_over();
+            }
+            What::Start { boot } => {
+                // Of several starts that are due, the first one counts.
+                let machine = &self.machines[target as usize];
+                if machine.boots == boot && machine.process.is_none() {
+                    self.start(target);
+                }
+                if boot > 0 {
+                    self.fault_is_over();
+                }
+            }
+            What::Resume { process } => {
+                self.resume(target, process);
+                self.fault_is_over();
+            }
+            What::Retire { process } => {
+                let zombies = &mut self.machines[target as usize].zombies;
+                let before = zombies.len();
+                zombies.retain(|zombie| zombie.id != process);
+                self.counters.zombies_retired += (before - zombies.len()) as u64;
+                self.fault_is_over();
+            }
+            What::Ask => self.ask(target),
+            What::NextWave => self.clients_go_on(),
+        }
+    }
+
+    // ---- processes ----
+
+    fn start(&mut self, node: u32) {
+        let config = self.config(node);
+        let machine = &mut self.machines[node as usize];
+        machine.boots += 1;
+        machine.processes += 1;
+        let (id, boot) = (machine.processes, machine.boots);
+        let mut out = std::mem::take(&mut self.out);
+        let running = Node::start(config, self.mode, self.now, &machine.disks, &mut out);
+        machine.process = Some(Box::new(Process {
+            id,
+            boot,
+            node: running,
+            lanes: Default::default(),
+            paused: false,
+            outputs: VecDeque::new(),
+            inputs: VecDeque::new(),
+            armed: Time::NEVER,
+            recovery_ops: 0,
+            appended: Vec::new(),
+        }));
+        if boot > 1 {
+            self.counters.restarts += 1;
+        }
+        self.go_on(node, id, out);
+    }
+
+    fn config(&self, node: u32) -> Config {
+        let scenario = self.scenario;
+        let name = NodeName::numbered(u64::from(node));
+        let key = self.node_key.keyed(u64::from(node));
+        let boots = self.machines[node as usize].boots;
+        let mut config = Config::both(name, key.draw(0, 0).u64(), key.child("engine"));
+        let unix_ms_at_zero = 1_700_000_000_000;
+        if node < *scenario.cluster.coordinators.get_ref() {
+            let engine = config.coordinator.get_or_insert_with(|| {
+                coordinator::Config::new(CoordinatorId(name.0), key.child("engine"))
+            });
+            engine.key = engine.key.keyed(u64::from(boots));
+            engine.resend_after = scenario.node.resend.0;
+            engine.prepare_timeout = scenario.node.prepare_timeout.0;
+            engine.step_timeout = scenario.node.step_timeout.0;
+            engine.saga_timeout = scenario.node.saga_timeout.0;
+            engine.unix_ms_at_zero = unix_ms_at_zero;
+        } else {
+            config.coordinator = None;
+        }
+        if let Some(host) = &mut config.participant {
+            host.inquire_after = scenario.node.inquire.0;
+            host.unix_ms_at_zero = unix_ms_at_zero;
+        }
+        config.log.max_payload = 8 << 10;
+        config.log.max_records = 200;
+        config.log.batch_bytes_max = 16 << 10;
+        config.log.buffered_bytes_max = 256 << 10;
+        config.log.segment_bytes_first = scenario.disk.segment_bytes_first;
+        config.log.segment_bytes_max = scenario.disk.segment_bytes_max;
+        config.log.checkpoint_interval = scenario.disk.checkpoint_interval;
+        config.log.idle_guard_after = scenario.disk.idle_guard.0;
+        config
+    }
+
+    /// Gives a process an input, and performs what it wants.
+    fn feed(&mut self, node: u32, id: u32, input: Input) {
+        let machine = &mut self.machines[node as usize];
+        let process = match &mut machine.process {
+            Some(process) if process.id == id => process,
+            _ => match machine.zombies.iter_mut().find(|zombie| zombie.id == id) {
+                Some(zombie) => zombie,
+                None => return,
+            },
+        };
+        if process.paused {
+            process.inputs.push_back(input);
+            return;
+        }
+        let flushed = flushed_slot(&input);
+        let mut out = std::mem::take(&mut self.out);
+        process.node.handle(self.now, input, &machine.disks, &mut out);
+        if let Some(slot) = flushed
+            && machine.is_watched()
+        {
+            self.signals_durable(node, id, slot);
+        }
+        self.go_on(node, id, out);
+    }
+
+    /// Performs a process's outputs one by one. A fault may strike before any of them; then what is left
+    /// of them never happens, or later. What a process hears meanwhile (a write that needs no sync is
+    /// done at once) it hears afterwards.
+    fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
+        let mut heard: [Option<Result<(), DiskError>>; 2] = [None, None];
+        loop {
+            let watched = self.machines[node as usize].is_watched();
+            let mut rest = out.drain(..);
+            while let Some(output) = rest.next() {
+                if watched {
+                    // A fault may strike before the output, or has struck with the one before.
+                    self.signals(node, id, &output);
+                    match self.machines[node as usize].process(id) {
+                        None => break,
+                        Some(process) if process.paused => {
+                            process.outputs.push_back(output);
+                            process.outputs.extend(rest.by_ref());
+                            break;
+                        }
+                        Some(_) => {}
+                    }
+                }
+                if let Output::Disk { slot, ops } = output {
+                    let Some(process) = self.machines[node as usize].process(id) else { break };
+                    let lane = &mut process.lanes[slot as usize];
+                    assert!(lane.ops.is_none(), "a log has one flush in flight");
+                    lane.ops = Some(ops.into_iter());
+                    heard[slot as usize] = self.disk_goes_on(node, id, slot);
+                } else {
+                    self.perform(node, id, output);
+                }
+            }
+            drop(rest);
+            out.clear();
+            let Some(slot) = SLOTS.into_iter().find(|slot| heard[*slot as usize].is_some()) else {
+                break;
+            };
+            let Some(result) = heard[slot as usize].take() else { break };
+            let machine = &mut self.machines[node as usize];
+            let now = self.now;
+            let process = match &mut machine.process {
+                Some(process) if process.id == id => process,
+                _ => match machine.zombies.iter_mut().find(|zombie| zombie.id == id) {
+                    Some(zombie) => zombie,
+                    None => break,
+                },
+            };
+            let done = result.is_ok();
+            let input = Input::Flushed { slot, result };
+            if process.paused {
+                process.inputs.push_back(input);
+                continue;
+            }
+            process.node.handle(now, input, &machine.disks, &mut out);
+            if done && machine.is_watched() {
+                self.signals_durable(node, id, slot);
+            }
+        }
+        self.out = out;
+        self.arm_timer(node, id);
+    }
+
+    fn arm_timer(&mut self, node: u32, id: u32) {
+        let now = self.now;
+        let Some(process) = self.machines[node as usize].process(id) else { return };
+        if let Some(wake) = process.node.next_wake() {
+            let wake = wake.max(now);
+            if wake < process.armed {
+                process.armed = wake;
+                self.agenda.schedule(wake, node, What::Wake { process: id });
+            }
+        }
+    }
+
+    /// A process that stood still goes on: first with what it was about to do.
+    fn resume(&mut self, node: u32, id: u32) {
+        let Some(process) = self.machines[node as usize].process(id) else { return };
+        process.paused = false;
+        let held: Vec<Output> = std::mem::take(&mut process.outputs).into();
+        for slot in SLOTS {
+            if let Some(result) = self.disk_goes_on(node, id, slot)
+                && let Some(process) = self.machines[node as usize].process(id)
+            {
+                process.inputs.push_back(Input::Flushed { slot, result });
+            }
+        }
+        self.go_on(node, id, held);
+        while let Some(process) = self.machines[node as usize].process(id)
+            && !process.paused
+            && let Some(input) = process.inputs.pop_front()
+        {
+            self.feed(node, id, input);
+        }
+    }
+
+    fn perform(&mut self, node: u32, id: u32, output: Output) {
+        match output {
+            Output::Send { to, message } => self.send(node, to.number() as u32, message),
+            Output::Reply { key, outcome } => {
+                let zombie =
+                    self.machines[node as usize].process.as_ref().is_none_or(|p| p.id != id);
+                if zombie && !is_a_promise(&outcome) {
+                    // Nobody listens to it any more: its clients ask the successor. But what it
+                    // promises must be true all the same.
+                    return;
+                }
+                self.reply(&key, &outcome);
+            }
+            Output::Appended { slot, event, sequence } => {
+                let machine = &mut self.machines[node as usize];
+                let waits =
+                    machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
+                if waits && let Some(process) = machine.process(id) {
+                    process.appended.push((slot, event, sequence));
+                }
+            }
+            Output::Recovered { slot, report } => {
+                let moment = self.moment();
+                let machine = &self.machines[node as usize];
+                let disk = machine.disks.directory(slot);
+                for judge in &mut self.judges {
+                    judge.recovered(moment, node, slot, &report, disk, &mut self.findings);
+                }
+                let boot = machine.boots;
+                self.counters.recovered(slot, boot, &report);
+                if slot == LogSlot::Coordinator {
+                    let unanswered: Vec<u32> = self.workload.unanswered(node).collect();
+                    for operation in unanswered {
+                        self.agenda.schedule(self.now, operation, What::Ask);
+                    }
+                    self.clients_go_on();
+                }
+            }
+            Output::Died { slot, reason } => self.died(node, id, slot, &reason),
+            Output::Disk { .. } => unreachable!("disk operations are performed by their lane"),
+        }
+    }
+
+    fn send(&mut self, from: u32, to: u32, message: Message) {
+        let moment = self.moment();
+        for judge in &mut self.judges {
+            judge.sent(moment, from, to, &message, &mut self.findings);
+        }
+        self.counters.sent += 1;
+        let digest = digest(&message);
+        let Fate { first, second } = self.net.send(self.now, from, to, message.kind(), digest);
+        if let Some(at) = second {
+            let message = message.clone();
+            self.agenda.deliver(at, to, Envelope { from, digest, message });
+        }
+        if let Some(at) = first {
+            self.agenda.deliver(at, to, Envelope { from, digest, message });
+        }
+    }
+
+    fn reply(&mut self, key: &base::RequestKey, outcome: &Outcome) {
+        if let Outcome::Refused(_) = outcome {
+            // Too busy: the client waits and asks again.
+            if let Some(operation) = Workload::operation_of(key) {
+                self.agenda.schedule(self.now + REFUSED_PAUSE, operation, What::Ask);
+            }
+            return;
+        }
+        let moment = self.moment();
+        for judge in &mut self.judges {
+            judge.replied(moment, key, outcome, &mut self.findings);
+        }
+        if self.workload.answered(key).is_some() {
+            self.counters.answers.count(outcome);
+            self.progress = self.now;
+            self.clients_go_on();
+        }
+    }
+
+    /// A process says that it must stop. Its node starts again, unless a successor runs already.
+    fn died(&mut self, node: u32, id: u32, slot: LogSlot, reason: &str) {
+        self.counters.died += 1;
+        self.trace.word(slot as u64);
+        let moment = self.moment();
+        let machine = &mut self.machines[node as usize];
+        if machine.process.as_ref().is_some_and(|process| process.id == id) {
+            let fenced = self.mode == OpenMode::TakeOver && reason.contains("another writer");
+            if !fenced {
+                // No disk fails here, and nobody else has its log: it had no reason to stop.
+                let what = format!("n{node} stops without need: {reason}");
+                self.findings.object("G21", moment, what);
+            }
+            machine.process = None;
+            let boot = machine.boots;
+            self.faults_open += 1;
+            self.agenda.schedule(self.now + DIED_PAUSE, node, What::Start { boot });
+        } else {
+            machine.zombies.retain(|zombie| zombie.id != id);
+            self.counters.zombies_fenced += 1;
+        }
+    }
+
+    // ---- disks ----
+
+    /// Performs a log's disk operations in order, until a sync has to be waited for. The result, once the
+    /// last is done or one has failed.
+    fn disk_goes_on(&mut self, node: u32, id: u32, slot: LogSlot) -> Option<Result<(), DiskError>> {
+        loop {
+            let machine = &mut self.machines[node as usize];
+            let watched = machine.is_watched();
+            let process = machine.process(id)?;
+            if process.paused {
+                return None;
+            }
+            let lane = &mut process.lanes[slot as usize];
+            if lane.syncing.is_some() {
+                return None;
+            }
+            let ops = lane.ops.as_mut()?;
+            let Some(next) = ops.as_slice().first() else {
+                lane.ops = None;
+                return Some(Ok(()));
+            };
+            if watched {
+                let kind = OpKind::of(next);
+                if self.signals_op(node, id, slot, kind) {
+                    let machine = &mut self.machines[node as usize];
+                    if machine.process(id).is_none_or(|process| process.paused) {
+                        return None;
+                    }
+                }
+            }
+            let machine = &mut self.machines[node as usize];
+            let op = machine.process(id)?.lanes[slot as usize].ops.as_mut()?.next()?;
+            self.trace.word(OpKind::of(&op) as u64);
+            let segment = match op {
+                DiskOp::Sync(segment) => Some(segment),
+                DiskOp::SyncDirectory => None,
+                op => {
+                    let done = machine.disks.0[slot as usize].perform(op);
+                    if done.is_err() {
+                        machine.process(id)?.lanes[slot as usize].ops = None;
+                        return Some(done);
+                    }
+                    continue;
+                }
+            };
+            let reach = machine.disks.0[slot as usize].begin_sync();
+            machine.process(id)?.lanes[slot as usize].syncing = Some(Syncing { segment, reach });
+            let at = self.now + self.sync_time(node, slot);
+            self.counters.syncs += 1;
+            self.agenda.schedule(at, node, What::SyncDone { process: id, slot });
+            return None;
+        }
+    }
+
+    fn sync_done(&mut self, node: u32, id: u32, slot: LogSlot) {
+        let moment = self.moment();
+        let machine = &mut self.machines[node as usize];
+        let Some(process) = machine.process(id) else { return };
+        let Some(sync) = process.lanes[slot as usize].syncing.take() else { return };
+        let disk = &mut machine.disks.0[slot as usize];
+        match sync.segment {
+            Some(segment) => {
+                disk.synced(segment, sync.reach);
+                let disk = disk.durable();
+                for judge in &mut self.judges {
+                    judge.synced(moment, node, slot, segment, &disk, &mut self.findings);
+                }
+            }
+            None => disk.directory_synced(sync.reach),
+        }
+        if let Some(result) = self.disk_goes_on(node, id, slot) {
+            self.feed(node, id, Input::Flushed { slot, result });
+        }
+    }
+
+    fn sync_time(&mut self, node: u32, slot: LogSlot) -> Duration {
+        let machine = &mut self.machines[node as usize];
+        machine.syncs += 1;
+        let (low, high) = (self.scenario.disk.sync.0, self.scenario.disk.sync.1);
+        let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, machine.syncs);
+        let nanos = |duration: Duration| duration.as_nanos() as u64;
+        Duration::from_nanos(draw.between(nanos(low), nanos(high)))
+    }
+
+    // ---- clients ----
+
+    fn clients_go_on(&mut self) {
+        while let Some(operation) = self.workload.start() {
+            self.agenda.schedule(self.now, operation, What::Ask);
+        }
+        if self.workload.wave_is_answered() {
+            // The wave has ended everywhere once nothing is owed; until then, look again.
+            if self.nothing_is_owed() {
+                self.workload.next_wave();
+                self.clients_go_on();
+            } else {
+                self.agenda.schedule(self.now + WAVE_PAUSE, 0, What::NextWave);
+            }
+        }
+    }
+
+    fn ask(&mut self, operation: u32) {
+        if !self.workload.is_waiting(operation) {
+            return;
+        }
+        let node = self.workload.coordinator(operation);
+        let Some(process) = &self.machines[node as usize].process else { return };
+        if process.node.coordinator().is_none() {
+            // It recovers: clients ask again once it has.
+            return;
+        }
+        let id = process.id;
+        let request = self.workload.request(operation);
+        let moment = self.moment();
+        for judge in &mut self.judges {
+            judge.submitted(moment, node, &request);
+        }
+        self.feed(node, id, Input::Submit(request));
+    }
+
+    // ---- faults ----
+
+    fn arm(&mut self, entry: u32) {
+        self.faults_open += 1;
+        match self.plan.faults[entry as usize].trigger {
+            Trigger::At(at) => self.agenda.schedule(at, entry, What::Fault),
+            // Counting begins then: see `strike`.
+            Trigger::On { from, .. } if from > Time::ZERO => {
+                self.agenda.schedule(from, entry, What::Fault);
+            }
+            Trigger::On { signal, node, nth, .. } => {
+                self.machines[node as usize].armed.push(Armed { entry, signal, left: nth });
+            }
+        }
+    }
+
+    /// Counts a signal down; true if a fault struck.
+    fn count(&mut self, node: u32, matches: impl Fn(Signal) -> bool) -> bool {
+        let armed = &mut self.machines[node as usize].armed;
+        let mut struck = None;
+        for (at, waiting) in armed.iter_mut().enumerate() {
+            if matches(waiting.signal) {
+                waiting.left -= 1;
+                if waiting.left == 0 && struck.is_none() {
+                    struck = Some(at);
+                } else if waiting.left == 0 {
+                    // One at a time: it strikes at the next such signal.
+                    waiting.left = 1;
+                }
+            }
+        }
+        let Some(at) = struck else { return false };
+        let entry = armed.remove(at).entry;
+        self.act(entry);
+        true
+    }
+
+    /// Only the node's own process counts, not a zombie of it.
+    fn is_current(&self, node: u32, id: u32) -> bool {
+        self.machines[node as usize].process.as_ref().is_some_and(|process| process.id == id)
+    }
+
+    fn signals(&mut self, node: u32, id: u32, output: &Output) -> bool {
+        if !self.is_current(node, id) {
+            return false;
+        }
+        match output {
+            Output::Appended { event, .. } => {
+                self.count(node, |signal| signal == Signal::Append(*event))
+            }
+            Output::Send { message, .. } => {
+                let kind = message.kind();
+                self.count(node, |signal| signal == Signal::Send(kind) || signal == Signal::Output)
+            }
+            Output::Reply { .. } => self.count(node, |signal| signal == Signal::Output),
+            Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => false,
+        }
+    }
+
+    fn signals_op(&mut self, node: u32, id: u32, slot: LogSlot, op: OpKind) -> bool {
+        if !self.is_current(node, id) {
+            return false;
+        }
+        let machine = &mut self.machines[node as usize];
+        let Some(process) = &mut machine.process else { return false };
+        let recovers = match slot {
+            LogSlot::Coordinator => process.node.coordinator().is_none(),
+            LogSlot::Participant => process.node.participant().is_none(),
+        };
+        if recovers && process.boot > 1 {
+            process.recovery_ops += 1;
+            let at = process.recovery_ops;
+            if machine.again.last().is_some_and(|next| *next <= at) {
+                machine.again.pop();
+                self.counters.recovery_crashes += 1;
+                self.faults_open += 1;
+                self.power_loss(node, AGAIN_DOWN);
+                return true;
+            }
+            if self.count(node, |signal| signal == Signal::Recovery) {
+                self.counters.recovery_crashes += 1;
+                return true;
+            }
+        }
+        self.count(node, |signal| match signal {
+            Signal::Write => op == OpKind::Write,
+            Signal::Sync => op == OpKind::Sync,
+            Signal::Output => true,
+            _ => false,
+        })
+    }
+
+    /// After a flush: records that a fault waits for may have become durable. What they let out has not
+    /// left yet.
+    fn signals_durable(&mut self, node: u32, id: u32, slot: LogSlot) {
+        if !self.is_current(node, id) {
+            return;
+        }
+        let Some(process) = &mut self.machines[node as usize].process else { return };
+        let log = match slot {
+            LogSlot::Coordinator => process.node.coordinator().map(|engine| engine.log()),
+            LogSlot::Participant => process.node.participant().map(|host| host.log()),
+        };
+        let Some(durable) = log.map(wal_core::Log::durable) else { return };
+        let mut done = Vec::new();
+        process.appended.retain(|(of, event, sequence)| {
+            let is = *of == slot && *sequence <= durable;
+            if is {
+                done.push(*event);
+            }
+            !is
+        });
+        for event in done {
+            let struck = self.count(node, |signal| signal == Signal::Durable(event));
+            if struck && !self.is_current(node, id) {
+                return;
+            }
+        }
+    }
+
+    /// The moment of an entry has come: it strikes, or begins to wait for its signal.
+    fn strike(&mut self, entry: u32) {
+        if self.healed {
+            return;
+        }
+        match self.plan.faults[entry as usize].trigger {
+            Trigger::At(_) => self.act(entry),
+            Trigger::On { signal, node, nth, .. } => {
+                self.machines[node as usize].armed.push(Armed { entry, signal, left: nth });
+            }
+        }
+    }
+
+    fn act(&mut self, entry: u32) {
+        let fault = self.plan.faults[entry as usize].clone();
+        self.struck[entry as usize] = true;
+        self.progress = self.now;
+        self.trace.word(u64::from(entry) | 1 << 40);
+        self.counters.faults.entry(fault.action.name()).and_modify(|n| *n += 1).or_insert(1);
+        match fault.action {
+            Action::PowerLoss { node, down, mut again } => {
+                again.reverse();
+                if !again.is_empty() {
+                    self.machines[node as usize].again = again;
+                }
+                self.power_loss(node, down);
+            }
+            Action::ProcessCrash { node, down } => {
+                self.crash(node, false);
+                self.start_later(node, down);
+            }
+            Action::Pause { node, lasts } => self.pause(node, lasts),
+            Action::Zombie { node, successor, resume } => self.zombie(node, successor, resume),
+            Action::Partition { from, to, symmetric, lasts } => {
+                self.net.block(entry, None, from.clone(), to.clone());
+                if symmetric {
+                    self.net.block(entry, None, to, from);
+                }
+                self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
+            }
+            Action::Drop { kind, from, to, lasts } => {
+                self.net.block(entry, Some(kind), from, to);
+                self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
+            }
+        }
+    }
+
+    fn fault_is_over(&mut self) {
+        self.progress = self.now;
+        self.faults_open = self.faults_open.saturating_sub(1);
+    }
+
+    fn crash(&mut self, node: u32, power: bool) {
+        let coordinators = *self.scenario.cluster.coordinators.get_ref();
+        let machine = &mut self.machines[node as usize];
+        if machine.process.is_some() && node < coordinators {
+            self.counters.coordinator_crashes += 1;
+        } else if machine.process.is_some() {
+            self.counters.participant_crashes += 1;
+        }
+        machine.process = None;
+        if power {
+            machine.zombies.clear();
+            machine.power_failures += 1;
+            let fates = self.scenario.disk.fates();
+            for slot in SLOTS {
+                let entity = u64::from(node) << 1 | slot as u64;
+                let disk = &mut machine.disks.0[slot as usize];
+                let failure = machine.power_failures;
+                let losses = disk.power_fails(fates, &self.power_key, entity, failure);
+                self.counters.disk_losses(losses);
+            }
+        }
+        let moment = self.moment();
+        let machine = &self.machines[node as usize];
+        for slot in SLOTS {
+            let disk = machine.disks.directory(slot);
+            for judge in &mut self.judges {
+                judge.crashed(moment, node, slot, power, disk, &mut self.findings);
+            }
+        }
+    }
+
+    fn power_loss(&mut self, node: u32, down: Duration) {
+        self.crash(node, true);
+        self.start_later(node, down);
+    }
+
+    fn start_later(&mut self, node: u32, down: Duration) {
+        let machine = &mut self.machines[node as usize];
+        let boot = machine.boots;
+        self.agenda.schedule(self.now + down, node, What::Start { boot });
+    }
+
+    fn pause(&mut self, node: u32, lasts: Duration) {
+        let at = self.now + lasts;
+        match &mut self.machines[node as usize].process {
+            Some(process) => {
+                process.paused = true;
+                let process = process.id;
+                self.agenda.schedule(at, node, What::Resume { process });
+            }
+            None => self.fault_is_over(),
+        }
+    }
+
+    /// The process stops where it is; a successor takes over on the same disks; later the old one goes
+    /// on with what it was about to do.
+    fn zombie(&mut self, node: u32, successor: Duration, resume: Duration) {
+        let machine = &mut self.machines[node as usize];
+        let Some(mut process) = machine.process.take() else { return self.fault_is_over() };
+        process.paused = true;
+        let (id, boot) = (process.id, machine.boots);
+        machine.zombies.push(process);
+        let process = id;
+        self.counters.zombies += 1;
+        self.faults_open += 2;
+        self.agenda.schedule(self.now + successor, node, What::Start { boot });
+        self.agenda.schedule(self.now + resume, node, What::Resume { process });
+        self.agenda.schedule(self.now + resume + resume, node, What::Retire { process });
+    }
+}
+
+/// Which log's flush is done, if that is what the input says.
+fn flushed_slot(input: &Input) -> Option<LogSlot> {
+    match input {
+        Input::Flushed { slot, result: Ok(()) } => Some(*slot),
+        _ => None,
+    }
+}
+
+/// An answer that rests on a durable record: true for ever, whoever gives it.
+fn is_a_promise(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Committed | Outcome::Completed | Outcome::Compensated)
+}
+
+/// The kinds of disk operation, for traces and triggers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum OpKind {
+    Create = 1,
+    Write,
+    Sync,
+    SyncDirectory,
+    Truncate,
+    CheckEpoch,
+}
+
+impl OpKind {
+    fn of(op: &DiskOp) -> OpKind {
+        match op {
+            DiskOp::Create(_) => Self::Create,
+            DiskOp::Write { .. } => Self::Write,
+            DiskOp::Sync(_) => Self::Sync,
+            DiskOp::SyncDirectory => Self::SyncDirectory,
+            DiskOp::Truncate { .. } => Self::Truncate,
+            DiskOp::CheckEpoch { .. } => Self::CheckEpoch,
+        }
+    }
+}
