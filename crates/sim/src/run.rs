@@ -1,21 +1,29 @@
 //! One run: a scenario and a seed in, a report out.
 
-use crate::judge;
+use crate::judge::{self, Violation};
 use crate::plan::Plan;
 use crate::report::{Counters, Report, Verdict};
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs a scenario with a seed, under every judge.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> Report {
     let plan = Plan::generate(scenario, seed);
     let mut world = World::new(scenario, seed, plan.clone(), judge::all(scenario));
-    let ending = world.run();
+    // A broken assertion of a node is a finding like any other: it is reported with its seed.
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     let never_struck: Vec<_> =
         world.never_struck().map(|(entry, fault)| (entry as u32, fault.clone())).collect();
+    let ending = ended.as_ref().copied().unwrap_or(Ending::Violation);
     let verdict = match (ending, world.findings().violations.first()) {
         (_, Some(violation)) => Verdict::Violation(violation.clone()),
+        (Ending::Violation, None) if ended.is_err() => {
+            let what = ended.err().map_or_else(String::new, |panic| message_of(&*panic));
+            Verdict::Violation(Violation { invariant: "panic", at: world.moment(), what })
+        }
         (Ending::NoProgress | Ending::OutOfEvents, None) => {
             let why = if ending == Ending::OutOfEvents {
                 "the budget of events is used up"
@@ -52,6 +60,11 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
     }
 }
 
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
 /// The first expectation that was not met.
 fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
     let expect = &scenario.expect;
@@ -86,7 +99,7 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
     }
     if let Some(recovered) = &expect.recovered {
         for action in coordinator::RecoveryAction::ALL {
-            let expected = recovered.get(action.name()).copied().unwrap_or(0);
+            let expected = recovered.get_ref().get(action.name()).copied().unwrap_or(0);
             let found = counters.recovered.get(action.name()).copied().unwrap_or(0);
             if expected != found {
                 let name = action.name();
@@ -99,4 +112,45 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
         .iter()
         .find(|name| counters.sometimes.get(name.as_str()).is_none_or(|count| *count == 0))
         .map(|name| format!("expected to see {name} at least once, and did not"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, seed: u64) -> Report {
+        let scenario = Scenario::parse("scenario", text).expect("it is a scenario");
+        let report = run(&scenario, seed);
+        assert_eq!(report.verdict, Verdict::Clean, "{}: seed {seed}", scenario.name);
+        assert_eq!(report.hash, run(&scenario, seed).hash, "{}: the same run", scenario.name);
+        report
+    }
+
+    /// The specification's first three scenarios, exactly as it counts, with several seeds.
+    #[test]
+    fn recovery_finds_what_the_specification_says() {
+        for seed in 1..=3 {
+            check(include_str!("../../../sim-scenarios/saga-recovery.toml"), seed);
+            check(include_str!("../../../sim-scenarios/twopc-recovery.toml"), seed);
+            let report = check(include_str!("../../../sim-scenarios/mixed-checkpoint.toml"), seed);
+            assert_eq!(report.counters.checkpoints, 1);
+        }
+    }
+
+    #[test]
+    fn a_named_fault_that_never_strikes_is_a_failure() {
+        let text =
+            include_str!("../../../sim-scenarios/saga-recovery.toml").replace("#50@", "#5000@");
+        let scenario = Scenario::parse("scenario", &text).expect("it is a scenario");
+        let report = run(&scenario, 1);
+        let Verdict::Expectation(_) = report.verdict else { panic!("{:?}", report.verdict) };
+        assert_eq!((report.verdict.exit_code(), report.never_struck.len()), (1, 1));
+    }
+
+    #[test]
+    fn another_seed_is_another_run() {
+        let text = crate::random::small(11);
+        let scenario = Scenario::parse("small", &text).expect("it is a scenario");
+        assert_ne!(run(&scenario, 11).hash, run(&scenario, 12).hash);
+    }
 }

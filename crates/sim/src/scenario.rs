@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
 use wal_core::EventType;
@@ -25,7 +26,7 @@ pub const FORMAT: u32 = 1;
 pub struct ScenarioError {
     message: String,
     #[source_code]
-    source_code: NamedSource<String>,
+    source_code: Arc<NamedSource<String>>,
     #[label("{label}")]
     span: Option<SourceSpan>,
     label: String,
@@ -55,8 +56,8 @@ impl FromStr for Span {
             _ => return Err(bad()),
         };
         let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-        let digits = |s: &str| s.len() <= 9 && s.bytes().all(|b| b.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(decimals) {
+        let digits = |s: &str, most| s.len() <= most && s.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || !digits(whole, 19) || !digits(decimals, 9) {
             return Err(bad());
         }
         let parse = |s: &str| s.parse::<u128>().map_err(|_| bad());
@@ -72,7 +73,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = self.0.as_nanos();
         for (unit, size) in [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)] {
-            if nanos >= size && nanos % size == 0 {
+            if nanos >= size && nanos.is_multiple_of(size) {
                 return write!(f, "{}{unit}", nanos / size);
             }
         }
@@ -272,7 +273,7 @@ pub struct Workload {
     /// What clients ask for.
     pub kind: Kind,
     /// How many operations.
-    pub operations: u32,
+    pub operations: Spanned<u32>,
     /// Participants of a transaction.
     #[serde(default = "three_spanned")]
     pub participants: Spanned<u32>,
@@ -284,7 +285,7 @@ pub struct Workload {
     pub shape: Shape,
     /// How many operations are under way at once, over all coordinators.
     #[serde(default = "sixteen")]
-    pub in_flight: u32,
+    pub in_flight: Spanned<u32>,
     /// How often a participant cannot do its part of a transaction.
     #[serde(default)]
     pub vote_no: Share,
@@ -293,7 +294,7 @@ pub struct Workload {
     pub refuse: Share,
     /// Cells of each node that the operations touch: the fewer, the more they get in each other's way.
     #[serde(default = "cells")]
-    pub cells: u32,
+    pub cells: Spanned<u32>,
     /// The operations come in waves of these sizes; the next begins when the one before has ended
     /// everywhere.
     #[serde(default = "no_waves")]
@@ -308,12 +309,12 @@ fn three_spanned() -> Spanned<u32> {
     Spanned::new(0..0, 3)
 }
 
-fn sixteen() -> u32 {
-    16
+fn sixteen() -> Spanned<u32> {
+    Spanned::new(0..0, 16)
 }
 
-fn cells() -> u32 {
-    1_000
+fn cells() -> Spanned<u32> {
+    Spanned::new(0..0, 1_000)
 }
 
 /// `[network]`
@@ -352,10 +353,30 @@ pub enum Torn {
     Both,
 }
 
+/// Which faults disks have.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskMode {
+    /// Only those that the protocol promises to survive.
+    #[default]
+    Atlas,
+}
+
+/// Which judges watch.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Invariants {
+    /// All of them.
+    #[default]
+    All,
+}
+
 /// `[disk]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Disk {
+    /// Which faults it has.
+    pub mode: DiskMode,
     /// How long a sync takes.
     pub sync: Between,
     /// How unsynced writes may be torn.
@@ -363,7 +384,7 @@ pub struct Disk {
     /// Whether unsynced writes and names may be lost.
     pub lost_unsynced: bool,
     /// The first segment's size, in bytes; they double up to `segment_bytes_max`.
-    pub segment_bytes_first: u64,
+    pub segment_bytes_first: Spanned<u64>,
     /// The largest segment's size, in bytes.
     pub segment_bytes_max: u64,
     /// Records between two checkpoint markers.
@@ -375,10 +396,11 @@ pub struct Disk {
 impl Default for Disk {
     fn default() -> Self {
         Disk {
+            mode: DiskMode::Atlas,
             sync: Between(Duration::from_micros(200), Duration::from_millis(5)),
             torn: Torn::Both,
             lost_unsynced: true,
-            segment_bytes_first: 32 << 10,
+            segment_bytes_first: Spanned::new(0..0, 32 << 10),
             segment_bytes_max: 32 << 10,
             checkpoint_interval: 1_000,
             idle_guard: Span(Duration::from_millis(20)),
@@ -387,6 +409,22 @@ impl Default for Disk {
 }
 
 impl Disk {
+    /// How logs are kept on it: in small segments, so that a run sees many of them.
+    #[must_use]
+    pub fn log(&self) -> wal_core::Config {
+        wal_core::Config {
+            max_payload: 8 << 10,
+            max_records: 200,
+            batch_bytes_max: 16 << 10,
+            buffered_bytes_max: 256 << 10,
+            segment_bytes_first: *self.segment_bytes_first.get_ref(),
+            segment_bytes_max: self.segment_bytes_max,
+            checkpoint_interval: self.checkpoint_interval,
+            idle_guard_after: self.idle_guard.0,
+            ..wal_core::Config::default()
+        }
+    }
+
     /// How unsynced writes may end.
     #[must_use]
     pub fn fates(&self) -> crate::disk::Fates {
@@ -766,6 +804,8 @@ impl Default for Liveness {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
+    /// Which invariants hold throughout.
+    pub invariants: Invariants,
     /// Transactions that clients heard were committed: exactly, …
     pub committed: Option<u64>,
     /// … or at least.
@@ -779,7 +819,7 @@ pub struct Expect {
     /// Sagas that clients heard were compensated.
     pub compensated: Option<u64>,
     /// What the coordinators' recoveries found to do, by the names of the actions: exactly.
-    pub recovered: Option<BTreeMap<String, u64>>,
+    pub recovered: Option<Spanned<BTreeMap<String, u64>>>,
     /// Corrupted records in all recoveries.
     pub corrupted: Option<u64>,
     /// Checkpoint markers that the last coordinator's recovery found.
@@ -843,7 +883,7 @@ impl Scenario {
                 label: if message.starts_with("unknown") { "not known here" } else { "here" }
                     .to_owned(),
                 message,
-                source_code: NamedSource::new(name, text.to_owned()),
+                source_code: Arc::new(NamedSource::new(name, text.to_owned())),
                 span: span.map(Into::into),
                 help,
             };
@@ -892,6 +932,15 @@ impl Scenario {
             let message = format!("expected 1 to {} regions", crate::net::REGIONS);
             return fail(message, regions.span());
         }
+        for (name, number) in [
+            ("operations", &self.workload.operations),
+            ("in_flight", &self.workload.in_flight),
+            ("cells", &self.workload.cells),
+        ] {
+            if !(1..=10_000_000).contains(number.get_ref()) {
+                return fail(format!("expected {name} from 1 to 10000000"), number.span());
+            }
+        }
         let participants = &self.workload.participants;
         if *participants.get_ref() == 0 || *participants.get_ref() > nodes.min(64) {
             let message = format!(
@@ -905,18 +954,47 @@ impl Scenario {
         if *steps.get_ref() == 0 || *steps.get_ref() > 32 {
             return fail("expected 1 to 32 steps".into(), steps.span());
         }
+        let log = self.disk.log();
+        if let Err(error) = log.validate() {
+            return fail(format!("[disk]: {error}"), self.disk.segment_bytes_first.span());
+        }
         let waves = &self.workload.waves;
         let sum: u64 = waves.get_ref().iter().map(|wave| u64::from(*wave)).sum();
-        if !waves.get_ref().is_empty() && sum != u64::from(self.workload.operations) {
-            let operations = self.workload.operations;
+        if !waves.get_ref().is_empty() && sum != u64::from(*self.workload.operations.get_ref()) {
+            let operations = self.workload.operations.get_ref();
             let message = format!("the waves hold {sum} operations, the workload {operations}");
             return fail(message, waves.span());
+        }
+        if let Some(recovered) = &self.expect.recovered {
+            let names: Vec<&str> =
+                coordinator::RecoveryAction::ALL.iter().map(|action| action.name()).collect();
+            let strange = recovered.get_ref().keys().find(|name| !names.contains(&name.as_str()));
+            if let Some(name) = strange {
+                return fail(unknown("action", name, names.into_iter()), recovered.span());
+            }
         }
         for entry in &self.fault {
             let fault = match entry.get_ref().fault() {
                 Ok(fault) => fault,
                 Err(message) => return fail(message, entry.span()),
             };
+            if let Action::PowerLoss { again, .. } = &fault.action
+                && again.len() > 3
+            {
+                let message = "expected at most three entries in `again`".to_owned();
+                return fail(message, entry.span());
+            }
+            if let Action::Partition { from, to, .. } | Action::Drop { from, to, .. } =
+                &fault.action
+            {
+                let regions = *self.cluster.regions.get_ref();
+                let strange =
+                    |set: &NodeSet| matches!(set, NodeSet::Region(region) if *region >= regions);
+                if strange(from) || strange(to) {
+                    let message = format!("there are only the regions 0 to {}", regions - 1);
+                    return fail(message, entry.span());
+                }
+            }
             let named = |set: &NodeSet| match set {
                 NodeSet::Nodes(nodes) => nodes.clone(),
                 NodeSet::Rest | NodeSet::Region(_) => Vec::new(),
@@ -949,4 +1027,109 @@ fn suggestion(message: &str) -> Option<String> {
     let unknown = words.next().filter(|_| message.starts_with("unknown"))?;
     let valid: Vec<&str> = words.collect();
     nearest(unknown, &valid).map(|near| format!("did you mean `{near}`?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use miette::{Diagnostic, NarratableReportHandler};
+
+    const GOOD: &str = r#"
+format = 1
+name = "good"
+[cluster]
+nodes = 5
+regions = 2
+[workload]
+kind = "mixed"
+operations = 10
+participants = 3
+[[fault]]
+on = "append(tx_commit_start)#3@n0"
+kind = "power-loss"
+down = "20ms"
+"#;
+
+    fn parse(text: &str) -> Result<Scenario, ScenarioError> {
+        Scenario::parse("scenario.toml", text)
+    }
+
+    /// The good scenario with `from` replaced by `to` is refused at `place`, with these words.
+    fn check(from: &str, to: &str, place: &str, words: &[&str]) {
+        assert!(GOOD.contains(from), "{from}");
+        let text = GOOD.replace(from, to);
+        let error = parse(&text).expect_err(to);
+        let span = error.span.unwrap_or_else(|| panic!("{error} has no place"));
+        let found = &text[span.offset()..span.offset() + span.len()];
+        assert!(found.contains(place), "{error}: at {found:?}, not {place:?}");
+        let mut said = String::new();
+        NarratableReportHandler::new()
+            .render_report(&mut said, &error as &dyn Diagnostic)
+            .expect("a report prints");
+        for word in words {
+            assert!(said.contains(word), "{word:?} is not in: {said}");
+        }
+        assert!(said.contains("scenario.toml"), "{said}");
+    }
+
+    #[test]
+    fn an_error_names_the_place_what_was_expected_and_the_nearest_word() {
+        parse(GOOD).expect("it is good");
+        check("regions", "regoins", "regoins", &["line 6", "did you mean `regions`?"]);
+        check("[workload]", "[wrokload]", "wrokload", &["did you mean `workload`?"]);
+        check("= 5", "= \"5\"", "\"5\"", &["expected u32"]);
+        check("= 5", "= -5", "-5", &["-5"]);
+        check("participants = 3", "participants = 6", "6", &["1 to 5 participants"]);
+        check("regions = 2", "regions = 10", "10", &["1 to 9 regions"]);
+        check("operations = 10", "operations = 0", "0", &["from 1 to"]);
+        check("operations = 10", "operations = 10\nwaves = [3, 3]", "[3, 3]", &["6 operations"]);
+        check("\"mixed\"", "\"mixd\"", "mixd", &["did you mean `mixed`?"]);
+        check("power-loss", "powerloss", "powerloss", &["did you mean `power-loss`?"]);
+        check("tx_commit_start", "tx_comit", "tx_comit", &["unknown event"]);
+        check("append(", "apend(", "apend", &["did you mean `append`?"]);
+        check("#3", "#0", "#0", &["the first one is #1"]);
+        check("@n0", "@n5", "", &["n0 to n4"]);
+        check("20ms", "20", "20", &["no length of time"]);
+        check("down = \"20ms\"", "", "[[fault]]", &["needs `down`"]);
+        check("down = \"20ms\"", "down = \"1s\"\nagain = [1, 2, 3, 4]", "", &["at most three"]);
+        check("format = 1", "format = 2", "2", &["reads format 1"]);
+        check("[cluster]", "[cluster", "", &[]);
+        check("name = \"good\"", "", "", &["missing field `name`"]);
+    }
+
+    #[test]
+    fn times_and_groups_print_as_they_parse() {
+        for text in ["1ns", "20ms", "1500us", "3s"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+        assert_eq!("1.5s".parse::<Span>().unwrap().to_string(), "1500ms");
+        for text in ["", "s", "1", "1d", "-1s", "1.s.", "99999999999s", "1ms.."] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+        for text in ["rest", "region:3", "n0", "n3,n4"] {
+            assert_eq!(text.parse::<Group>().unwrap().to_string(), text);
+        }
+        for text in ["append(tx_prepared)#3@n4", "send(ack)#1@n0", "recovery#2@n7"] {
+            assert_eq!(text.parse::<When>().unwrap().to_string(), text);
+        }
+        assert!("5ms..1ms".parse::<Between>().is_err());
+    }
+
+    #[test]
+    fn a_plan_goes_through_a_file_and_comes_back() {
+        let text = format!(
+            "{GOOD}[chaos]\ncoordinator_crashes = 5\nrecovery_crashes = 3\nzombies = 2\n\
+            pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n"
+        );
+        let scenario = parse(&text).unwrap();
+        let plan = crate::plan::Plan::generate(&scenario, 7);
+        assert_eq!(plan.faults.len(), 22);
+        for fault in &plan.faults {
+            let entry = FaultEntry::of(fault);
+            let text = toml::to_string(&entry).unwrap();
+            let back: FaultEntry = toml::from_str(&text).unwrap();
+            let back = back.fault().unwrap();
+            assert_eq!((&back.trigger, &back.action), (&fault.trigger, &fault.action), "{text}");
+        }
+    }
 }

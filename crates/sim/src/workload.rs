@@ -48,7 +48,7 @@ impl Workload {
         let workload = &scenario.workload;
         let mut waves = workload.waves.get_ref().clone();
         waves.reverse();
-        let gate = waves.pop().unwrap_or(workload.operations);
+        let gate = waves.pop().unwrap_or(*workload.operations.get_ref());
         Workload {
             key: key.child("workload"),
             kind: workload.kind,
@@ -57,14 +57,14 @@ impl Workload {
             coordinators: *scenario.cluster.coordinators.get_ref(),
             participants: *workload.participants.get_ref(),
             steps: *workload.steps.get_ref(),
-            cells: workload.cells.max(1),
+            cells: *workload.cells.get_ref(),
             vote_no: workload.vote_no,
             refuse: workload.refuse,
-            states: vec![State::Waiting; workload.operations as usize],
+            states: vec![State::Waiting; *workload.operations.get_ref() as usize],
             next: 0,
             gate,
             waves,
-            in_flight: workload.in_flight.max(1),
+            in_flight: *workload.in_flight.get_ref(),
             asked: 0,
             answered: 0,
         }
@@ -157,7 +157,7 @@ impl Workload {
         let is_saga = match self.kind {
             Kind::Saga => true,
             Kind::Twopc => false,
-            Kind::Mixed => operation / self.coordinators % 2 == 0,
+            Kind::Mixed => (operation / self.coordinators).is_multiple_of(2),
         };
         let key = RequestKey::new(&operation.to_le_bytes()).expect("four bytes are few");
         let work = if is_saga { self.saga(&mut stream) } else { self.transaction(&mut stream) };

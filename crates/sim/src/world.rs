@@ -124,7 +124,7 @@ struct Process {
 struct Machine {
     disks: NodeDisks,
     process: Option<Box<Process>>,
-    zombies: Vec<Box<Process>>,
+    zombies: Vec<Process>,
     boots: u32,
     processes: u32,
     power_failures: u64,
@@ -139,7 +139,7 @@ impl Machine {
     fn process(&mut self, id: u32) -> Option<&mut Process> {
         match &mut self.process {
             Some(process) if process.id == id => Some(process),
-            _ => self.zombies.iter_mut().find(|zombie| zombie.id == id).map(|z| &mut **z),
+            _ => self.zombies.iter_mut().find(|zombie| zombie.id == id),
         }
     }
 
@@ -358,7 +358,8 @@ impl<'a> World<'a> {
         counters.events = self.trace.events();
         counters.simulated = self.now - Time::ZERO;
         counters.net = self.net.losses;
-        counters.unanswered = self.scenario.workload.operations - self.workload.answers();
+        counters.unanswered =
+            *self.scenario.workload.operations.get_ref() - self.workload.answers();
         for judge in &self.judges {
             judge.observed(&mut counters.sometimes);
         }
@@ -415,6 +416,10 @@ impl<'a> World<'a> {
                 for (key, _) in host.participant().prepared() {
                     found.push(format!("n{node}: prepared for transaction {}", key.tx.id));
                 }
+                for (cell, grant) in host.locks().held(self.now) {
+                    let id = grant.holder.tx.id;
+                    found.push(format!("n{node}: cell {cell} is locked for transaction {id}"));
+                }
             }
         }
         let more = found.len().saturating_sub(5);
@@ -431,9 +436,10 @@ impl<'a> World<'a> {
                     !process.paused
                         && node.is_ready()
                         && node.coordinator().is_none_or(|engine| engine.active() == 0)
-                        && node
-                            .participant()
-                            .is_none_or(|host| host.participant().prepared().next().is_none())
+                        && node.participant().is_none_or(|host| {
+                            host.participant().prepared().next().is_none()
+                                && host.locks().held(self.now).next().is_none()
+                        })
                 })
         })
     }
@@ -558,14 +564,7 @@ impl<'a> World<'a> {
             host.inquire_after = scenario.node.inquire.0;
             host.unix_ms_at_zero = unix_ms_at_zero;
         }
-        config.log.max_payload = 8 << 10;
-        config.log.max_records = 200;
-        config.log.batch_bytes_max = 16 << 10;
-        config.log.buffered_bytes_max = 256 << 10;
-        config.log.segment_bytes_first = scenario.disk.segment_bytes_first;
-        config.log.segment_bytes_max = scenario.disk.segment_bytes_max;
-        config.log.checkpoint_interval = scenario.disk.checkpoint_interval;
-        config.log.idle_guard_after = scenario.disk.idle_guard.0;
+        config.log = scenario.disk.log();
         config
     }
 
@@ -718,7 +717,11 @@ impl<'a> World<'a> {
                     judge.recovered(moment, node, slot, &report, disk, &mut self.findings);
                 }
                 let boot = machine.boots;
+                let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
                 self.counters.recovered(slot, boot, &report);
+                if ready {
+                    self.forget_again(node);
+                }
                 if slot == LogSlot::Coordinator {
                     let unanswered: Vec<u32> = self.workload.unanswered(node).collect();
                     for operation in unanswered {
@@ -986,7 +989,6 @@ impl<'a> World<'a> {
             if machine.again.last().is_some_and(|next| *next <= at) {
                 machine.again.pop();
                 self.counters.recovery_crashes += 1;
-                self.faults_open += 1;
                 self.power_loss(node, AGAIN_DOWN);
                 return true;
             }
@@ -1054,6 +1056,8 @@ impl<'a> World<'a> {
             Action::PowerLoss { node, down, mut again } => {
                 again.reverse();
                 if !again.is_empty() {
+                    self.forget_again(node);
+                    self.faults_open += again.len() as u32;
                     self.machines[node as usize].again = again;
                 }
                 self.power_loss(node, down);
@@ -1076,6 +1080,12 @@ impl<'a> World<'a> {
                 self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
             }
         }
+    }
+
+    /// A recovery is through, or a new crash brings its own: the crashes that were to hit it do not come.
+    fn forget_again(&mut self, node: u32) {
+        let left = std::mem::take(&mut self.machines[node as usize].again).len() as u32;
+        self.faults_open = self.faults_open.saturating_sub(left);
     }
 
     fn fault_is_over(&mut self) {
@@ -1144,7 +1154,7 @@ impl<'a> World<'a> {
         let Some(mut process) = machine.process.take() else { return self.fault_is_over() };
         process.paused = true;
         let (id, boot) = (process.id, machine.boots);
-        machine.zombies.push(process);
+        machine.zombies.push(*process);
         let process = id;
         self.counters.zombies += 1;
         self.faults_open += 2;
