@@ -301,7 +301,7 @@ fn batch(name: &str, seeds: &[u64], args: &SeedArgs, make: &Make<'_>) -> Result<
         let file = failure::keep(&args.out, &report, &text)?;
         if !args.json {
             println!("\n{}: {}", report.verdict.name(), report.verdict.what());
-            println!("to repeat it: cargo xtask sim repro {}", file.display());
+            println!("to repeat it:\ncargo xtask sim repro {}", file.display());
         }
     }
     Ok(code)
@@ -362,7 +362,7 @@ fn check(run: &RunArgs) -> Result<u8, Stop> {
             let there = line.split("\"hash\":\"").nth(1).and_then(|rest| rest.split('"').next());
             if there != Some(here.as_str()) {
                 println!("not deterministic: {here} here, {} there", there.unwrap_or("nothing"));
-                println!("to repeat it: cargo xtask sim check {name} --seed {seed}");
+                println!("to repeat it:\ncargo xtask sim check {name} --seed {seed}");
                 return Ok(NOT_DETERMINISTIC);
             }
             println!("{here} in both processes");

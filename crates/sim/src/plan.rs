@@ -1,7 +1,7 @@
 //! Fault plans: numbered lists of what goes wrong and when. The world only executes them; a generator
 //! draws one from a seed and a scenario.
 
-use crate::scenario::{Chaos, Scenario};
+use crate::scenario::{Chaos, Kind, Scenario};
 use base::Time;
 use base::prng::{Key, Stream};
 use node::MessageKind;
@@ -76,8 +76,8 @@ pub enum Action {
         down: Duration,
     },
     /// The process stops in the middle of what it does. A successor takes its logs over after
-    /// `successor`; the old process goes on after `resume`, not knowing, until it notices, or for
-    /// `resume` again.
+    /// `successor`; the old process goes on after `resume`, not knowing, until it notices, or for two
+    /// seconds.
     Zombie {
         /// Who.
         node: u32,
@@ -136,6 +136,10 @@ pub struct Plan {
 }
 
 impl Action {
+    /// The names of all.
+    pub const NAMES: [&'static str; 6] =
+        ["power-loss", "process-crash", "zombie", "pause", "partition", "drop"];
+
     /// Its name in counters and files.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -162,6 +166,7 @@ impl Plan {
             nodes: *scenario.cluster.nodes.get_ref(),
             coordinators: *scenario.cluster.coordinators.get_ref(),
             regions: *scenario.cluster.regions.get_ref(),
+            kind: scenario.workload.kind,
         };
         let chaos = &scenario.chaos;
         let kinds: [(&str, u32, Draw<'_>); 7] = [
@@ -206,6 +211,34 @@ impl Plan {
     }
 }
 
+const SAGA_EVENTS: [EventType; 8] = [
+    EventType::SAGA_CREATED,
+    EventType::SAGA_EXECUTE_START,
+    EventType::SAGA_STEP_SUCCEEDED,
+    EventType::SAGA_STEP_FAILED,
+    EventType::SAGA_COMPENSATION_START,
+    EventType::SAGA_COMPENSATION_SUCCEEDED,
+    EventType::SAGA_COMPENSATED,
+    EventType::SAGA_COMPLETED,
+];
+const TRANSACTION_EVENTS: [EventType; 6] = [
+    EventType::TX_CREATED,
+    EventType::TX_PREPARE_START,
+    EventType::TX_VOTE_RECEIVED,
+    EventType::TX_COMMIT_START,
+    EventType::TX_COMMIT_COMPLETE,
+    EventType::TX_ABORT_START,
+];
+const PARTICIPANT_EVENTS: [EventType; 3] = [
+    EventType::TX_PREPARED,
+    EventType::TX_PARTICIPANT_COMMITTED,
+    EventType::TX_PARTICIPANT_ABORTED,
+];
+const TRANSACTION_SENDS: [MessageKind; 4] =
+    [MessageKind::Prepare, MessageKind::Commit, MessageKind::Abort, MessageKind::Answer];
+const PARTICIPANT_SENDS: [MessageKind; 4] =
+    [MessageKind::Vote, MessageKind::Ack, MessageKind::Inquiry, MessageKind::PeerAnswer];
+
 type Draw<'a> = fn(&Generator<'a>, u32, &mut Stream) -> Fault;
 
 struct Generator<'a> {
@@ -214,6 +247,7 @@ struct Generator<'a> {
     nodes: u32,
     coordinators: u32,
     regions: u32,
+    kind: Kind,
 }
 
 impl Generator<'_> {
@@ -225,11 +259,32 @@ impl Generator<'_> {
         span(self.chaos.lasts.0, self.chaos.lasts.1, stream)
     }
 
-    /// Between two of the node's next outputs after a moment.
-    fn between_outputs(&self, node: u32, stream: &mut Stream) -> Trigger {
-        let from = self.moment(stream);
-        let nth = stream.between(1, 40) as u32;
-        Trigger::On { signal: Signal::Output, node, nth, from }
+    /// At one of the node's next doings after a moment: any output, or one that the protocol turns on.
+    fn at_a_signal(&self, node: u32, stream: &mut Stream) -> Trigger {
+        let from = if stream.below(4) == 0 { Time::ZERO } else { self.moment(stream) };
+        let coordinates = node < self.coordinators && stream.below(4) > 0;
+        let saga = match self.kind {
+            Kind::Saga => true,
+            Kind::Twopc => false,
+            Kind::Mixed => stream.below(2) == 0,
+        };
+        let (events, kinds) = match (coordinates, saga) {
+            (true, true) => (&SAGA_EVENTS[..], &[MessageKind::Step][..]),
+            (true, false) => (&TRANSACTION_EVENTS[..], &TRANSACTION_SENDS[..]),
+            (false, true) => (&[EventType::STEP_OUTCOME][..], &[MessageKind::StepReply][..]),
+            (false, false) => (&PARTICIPANT_EVENTS[..], &PARTICIPANT_SENDS[..]),
+        };
+        let signal = match stream.below(8) {
+            0 => Signal::Append(pick(events, stream)),
+            1 => Signal::Durable(pick(events, stream)),
+            2 => Signal::Send(pick(kinds, stream)),
+            3 => Signal::Sync,
+            _ => Signal::Output,
+        };
+        // More often soon than late, so that most of them strike.
+        let most = 1 << stream.below(6);
+        let nth = stream.between(1, most) as u32;
+        Trigger::On { signal, node, nth, from }
     }
 
     fn a_coordinator(&self, stream: &mut Stream) -> u32 {
@@ -242,7 +297,7 @@ impl Generator<'_> {
 
     fn coordinator_crash(&self, number: u32, stream: &mut Stream) -> Fault {
         let node = self.a_coordinator(stream);
-        let trigger = self.between_outputs(node, stream);
+        let trigger = self.at_a_signal(node, stream);
         let down = self.lasts(stream);
         let mut again = Vec::new();
         if number < self.chaos.recovery_crashes {
@@ -258,7 +313,7 @@ impl Generator<'_> {
             0 => self.anybody(stream),
             others => self.coordinators + stream.below(u64::from(others)) as u32,
         };
-        let trigger = self.between_outputs(node, stream);
+        let trigger = self.at_a_signal(node, stream);
         let again = if stream.below(4) == 0 { vec![stream.between(1, 12) as u32] } else { vec![] };
         let down = self.lasts(stream);
         Fault { trigger, action: Action::PowerLoss { node, down, again }, named: false }
@@ -266,14 +321,14 @@ impl Generator<'_> {
 
     fn process_crash(&self, _: u32, stream: &mut Stream) -> Fault {
         let node = self.anybody(stream);
-        let trigger = self.between_outputs(node, stream);
+        let trigger = self.at_a_signal(node, stream);
         let down = self.lasts(stream);
         Fault { trigger, action: Action::ProcessCrash { node, down }, named: false }
     }
 
     fn zombie(&self, _: u32, stream: &mut Stream) -> Fault {
         let node = self.a_coordinator(stream);
-        let trigger = self.between_outputs(node, stream);
+        let trigger = self.at_a_signal(node, stream);
         let successor = span(Duration::from_millis(1), Duration::from_millis(100), stream);
         let resume = span(Duration::from_millis(1), Duration::from_secs(1), stream);
         Fault { trigger, action: Action::Zombie { node, successor, resume }, named: false }
@@ -281,7 +336,7 @@ impl Generator<'_> {
 
     fn pause(&self, _: u32, stream: &mut Stream) -> Fault {
         let node = self.anybody(stream);
-        let trigger = self.between_outputs(node, stream);
+        let trigger = self.at_a_signal(node, stream);
         let lasts = self.lasts(stream);
         Fault { trigger, action: Action::Pause { node, lasts }, named: false }
     }
@@ -305,6 +360,10 @@ impl Generator<'_> {
         let lasts = self.lasts(stream);
         Fault { trigger, action: Action::Drop { kind, from, to, lasts }, named: false }
     }
+}
+
+fn pick<T: Copy>(from: &[T], stream: &mut Stream) -> T {
+    from[stream.below(from.len() as u64) as usize]
 }
 
 fn span(low: Duration, high: Duration, stream: &mut Stream) -> Duration {

@@ -16,7 +16,7 @@ pub fn small(seed: u64) -> String {
     let latency = ["0.1ms..1ms", "1ms..10ms", "1ms..60ms"][s.below(3) as usize];
     let torn = ["no", "byte", "sector", "both"][s.below(4) as usize];
     let participants = s.between(1, nodes.min(4));
-    let operations = s.between(1, 12);
+    let operations = s.between(2, 24);
     let (steps, in_flight, cells) = (s.between(1, 6), s.between(1, 8), s.between(1, 20));
     let interval = s.between(5, 60);
     let sometimes =

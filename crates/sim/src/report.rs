@@ -3,7 +3,7 @@
 use crate::disk;
 use crate::judge::Violation;
 use crate::net;
-use crate::plan::{Fault, Plan};
+use crate::plan::{Action, Fault, Plan};
 use crate::workload::Answers;
 use node::{LogSlot, RecoveryReport};
 use serde_json::{Value, json};
@@ -88,27 +88,45 @@ impl Counters {
         self.disk.names_lost += losses.names_lost;
     }
 
-    /// What strikes, by name, with how often it did.
+    /// Every kind of fault, by name, with how often it came up.
     #[must_use]
     pub fn faults_by_kind(&self) -> BTreeMap<&'static str, u64> {
-        let mut faults = self.faults.clone();
-        for (name, count) in [
+        let mut faults: BTreeMap<&'static str, u64> =
+            Action::NAMES.into_iter().map(|name| (name, 0)).collect();
+        faults.extend(self.faults.iter().map(|(name, count)| (*name, *count)));
+        faults.extend([
             ("crash-in-recovery", self.recovery_crashes),
             ("message-lost", self.net.lost),
             ("message-partitioned", self.net.partitioned),
             ("message-dropped", self.net.dropped),
             ("message-doubled", self.net.duplicated),
             ("message-overtaken", self.net.reordered),
+            ("message-to-nobody", self.to_nobody),
             ("write-lost", self.disk.writes_lost),
+            ("write-kept", self.disk.writes_kept),
             ("write-cut", self.disk.writes_cut),
             ("write-torn", self.disk.writes_torn),
             ("name-lost", self.disk.names_lost),
-        ] {
-            if count > 0 {
-                faults.insert(name, count);
-            }
-        }
+        ]);
         faults
+    }
+
+    /// Conditions that a run should sometimes reach, by name, with how often they came up: the judges'
+    /// and the world's own.
+    #[must_use]
+    pub fn conditions(&self) -> BTreeMap<&'static str, u64> {
+        let recovered = |name| self.recovered.get(name).copied().unwrap_or(0);
+        let mut conditions = self.sometimes.clone();
+        conditions.extend([
+            ("recovered_commit", recovered("tx_resume_commit")),
+            ("presumed_abort", recovered("tx_resume_abort")),
+            ("recovered_forward", recovered("saga_resume_execute")),
+            ("recovered_backward", recovered("saga_resume_compensate")),
+            ("torn_tail_cut", self.torn_tails),
+            ("zombie_fenced", self.zombies_fenced),
+            ("recovery_crashed", self.recovery_crashes),
+        ]);
+        conditions
     }
 }
 
@@ -209,7 +227,7 @@ impl Report {
             "aborted": c.answers.aborted,
             "completed": c.answers.completed,
             "compensated": c.answers.compensated + c.answers.saga_aborted,
-            "sometimes": c.sometimes,
+            "sometimes": c.conditions(),
         });
         if self.verdict != Verdict::Clean {
             line["violation"] = Value::from(self.verdict.what());

@@ -107,10 +107,11 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
             }
         }
     }
+    let conditions = counters.conditions();
     expect
         .sometimes
         .iter()
-        .find(|name| counters.sometimes.get(name.as_str()).is_none_or(|count| *count == 0))
+        .find(|name| conditions.get(name.as_str()).is_none_or(|count| *count == 0))
         .map(|name| format!("expected to see {name} at least once, and did not"))
 }
 

@@ -43,7 +43,7 @@ impl Tally {
         };
         add(&mut self.faults, &c.faults_by_kind());
         add(&mut self.recovered, &c.recovered);
-        add(&mut self.sometimes, &c.sometimes);
+        add(&mut self.sometimes, &c.conditions());
         for (name, count) in [
             ("committed", c.answers.committed),
             ("aborted", c.answers.aborted),
@@ -68,8 +68,11 @@ impl Tally {
         let cpu = watch.cpu().as_secs_f64();
         let rate = self.messages as f64 / cpu.max(1e-9) / 1e6;
         let list = |map: &BTreeMap<&'static str, u64>| {
-            let entries: Vec<String> =
-                map.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            let entries: Vec<String> = map
+                .iter()
+                .filter(|(_, count)| **count > 0)
+                .map(|(name, count)| format!("{count} {name}"))
+                .collect();
             if entries.is_empty() { "none".to_owned() } else { entries.join(", ") }
         };
         let mut row = |label: &str, value: String| {
@@ -100,8 +103,16 @@ impl Tally {
         row("recoveries", format!("{} of coordinators' logs after a crash", self.recoveries));
         row("found there", list(&self.recovered));
         row("operations", list(&self.ended));
-        if !self.sometimes.is_empty() {
-            row("seen", list(&self.sometimes));
+        row("seen", list(&self.sometimes));
+        let unseen: Vec<&str> = self
+            .faults
+            .iter()
+            .chain(&self.sometimes)
+            .filter(|(_, count)| **count == 0)
+            .map(|(name, _)| *name)
+            .collect();
+        if !unseen.is_empty() {
+            row("never seen", unseen.join(", "));
         }
         row("verdict", list(&self.verdicts));
         row("run hash", format!("{:032x}", self.hash));

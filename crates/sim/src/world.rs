@@ -171,6 +171,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 const DIED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a node is down that lost its power again while it recovered.
 const AGAIN_DOWN: Duration = Duration::from_millis(20);
+/// A zombie that has not noticed anything stops this long after it woke.
+const ZOMBIE_LIFE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a wave has ended everywhere.
 const WAVE_PAUSE: Duration = Duration::from_millis(10);
 /// How many events pass between two looks whether anything is left to do.
@@ -1160,7 +1162,8 @@ impl<'a> World<'a> {
         self.faults_open += 2;
         self.agenda.schedule(self.now + successor, node, What::Start { boot });
         self.agenda.schedule(self.now + resume, node, What::Resume { process });
-        self.agenda.schedule(self.now + resume + resume, node, What::Retire { process });
+        let end = self.now + resume + ZOMBIE_LIFE;
+        self.agenda.schedule(end, node, What::Retire { process });
     }
 }
 
