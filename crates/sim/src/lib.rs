@@ -47,7 +47,7 @@ mod world;
 
 pub use disk::{Fates, Losses as DiskLosses, SimDisk};
 pub use net::Losses as NetLosses;
-pub use random::small;
+pub use random::{random_small, small};
 pub use report::{Counters, Report, Verdict};
 pub use run::run;
 pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span};

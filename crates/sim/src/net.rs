@@ -132,6 +132,11 @@ impl Net {
         self.blocks.retain(|block| block.entry != entry);
     }
 
+    /// Ends every block.
+    pub fn unblock_all(&mut self) {
+        self.blocks.clear();
+    }
+
     /// From now on nothing is lost, doubled or reordered.
     pub fn heal(&mut self) {
         self.healed = true;

@@ -104,6 +104,8 @@ pub enum Action {
         /// For how long.
         lasts: Duration,
     },
+    /// Every partition and drop that lasts ends now.
+    Heal,
     /// Messages of one kind are lost.
     Drop {
         /// Which.
@@ -137,8 +139,8 @@ pub struct Plan {
 
 impl Action {
     /// The names of all.
-    pub const NAMES: [&'static str; 6] =
-        ["power-loss", "process-crash", "zombie", "pause", "partition", "drop"];
+    pub const NAMES: [&'static str; 7] =
+        ["power-loss", "process-crash", "zombie", "pause", "partition", "heal", "drop"];
 
     /// Its name in counters and files.
     #[must_use]
@@ -149,6 +151,7 @@ impl Action {
             Self::Zombie { .. } => "zombie",
             Self::Pause { .. } => "pause",
             Self::Partition { .. } => "partition",
+            Self::Heal => "heal",
             Self::Drop { .. } => "drop",
         }
     }

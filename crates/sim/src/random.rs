@@ -1,6 +1,7 @@
 //! Random small worlds: 3 to 9 nodes, a few operations, and faults as dense as they come. Most bugs of
 //! crash recovery need no more (CREB, FSE 2018: four nodes and three crashes).
 
+use crate::scenario::Scenario;
 use base::prng::{Key, Stream};
 
 /// The scenario of a seed, as a file.
@@ -49,14 +50,21 @@ pub fn small(seed: u64) -> String {
     )
 }
 
+/// The scenario of a seed.
+///
+/// # Panics
+/// Never: what [`small`] writes is a scenario.
+#[must_use]
+pub fn random_small(seed: u64) -> Scenario {
+    Scenario::parse("small", &small(seed)).expect("a small world's text is a scenario")
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::scenario::Scenario;
-
     #[test]
     fn every_small_world_is_a_scenario() {
         for seed in 0..500 {
-            Scenario::parse("small", &super::small(seed)).expect("it parses");
+            assert_eq!(super::random_small(seed).seed, seed);
         }
     }
 }

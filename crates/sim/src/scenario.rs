@@ -636,6 +636,8 @@ pub enum FaultKind {
     Pause,
     /// Nothing passes between two groups.
     Partition,
+    /// Partitions and drops end.
+    Heal,
     /// One kind of message is lost.
     Drop,
 }
@@ -721,6 +723,7 @@ impl FaultEntry {
                 let symmetric = self.symmetric.unwrap_or(true);
                 Action::Partition { from, to, symmetric, lasts: lasts()? }
             }
+            FaultKind::Heal => Action::Heal,
             FaultKind::Drop => {
                 let name = self.message.as_deref().ok_or("this fault needs `message`")?;
                 let (kind, (from, to)) = (message_kind(name)?, pair());
@@ -776,6 +779,7 @@ impl FaultEntry {
                 entry.between = Some([Group(from), Group(to)]);
                 (entry.symmetric, entry.lasts) = (Some(symmetric), Some(Span(lasts)));
             }
+            Action::Heal => entry.kind = FaultKind::Heal,
             Action::Drop { kind, from, to, lasts } => {
                 entry.kind = FaultKind::Drop;
                 entry.between = Some([Group(from), Group(to)]);
@@ -1004,6 +1008,7 @@ impl Scenario {
                 | Action::ProcessCrash { node, .. }
                 | Action::Zombie { node, .. }
                 | Action::Pause { node, .. } => vec![*node],
+                Action::Heal => Vec::new(),
                 Action::Partition { from, to, .. } | Action::Drop { from, to, .. } => {
                     [named(from), named(to)].concat()
                 }

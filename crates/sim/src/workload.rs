@@ -50,7 +50,7 @@ impl Workload {
         waves.reverse();
         let gate = waves.pop().unwrap_or(*workload.operations.get_ref());
         Workload {
-            key: key.child("workload"),
+            key: key.child("workload").child("operation"),
             kind: workload.kind,
             shape: workload.shape,
             nodes: *scenario.cluster.nodes.get_ref(),
@@ -153,7 +153,7 @@ impl Workload {
     /// What a client asks for.
     #[must_use]
     pub fn request(&self, operation: u32) -> Request {
-        let mut stream = self.key.child("operation").keyed(u64::from(operation)).stream();
+        let mut stream = self.key.keyed(u64::from(operation)).stream();
         let is_saga = match self.kind {
             Kind::Saga => true,
             Kind::Twopc => false,

@@ -448,21 +448,29 @@ impl<'a> World<'a> {
 
     fn arrive(&mut self, to: u32, envelope: Envelope) {
         self.counters.delivered += 1;
-        let Envelope { from, message, .. } = envelope;
-        let name = NodeName::numbered(u64::from(from));
-        let machine = &self.machines[to as usize];
-        let current = machine.process.as_ref().map(|process| process.id);
-        // A zombie that has woken still has its connections: it hears what the node hears.
-        if !machine.zombies.is_empty() {
-            let awake = machine.zombies.iter().filter(|zombie| !zombie.paused);
-            for id in awake.map(|zombie| zombie.id).collect::<Vec<u32>>() {
-                let message = message.clone();
-                self.feed(to, id, Input::Message { from: name, message });
-            }
+        let from = NodeName::numbered(u64::from(envelope.from));
+        let machine = &mut self.machines[to as usize];
+        let Some(process) = &mut machine.process else {
+            self.counters.to_nobody += 1;
+            return self.zombies_hear(to, from, &envelope.message);
+        };
+        let id = process.id;
+        if process.paused || !machine.zombies.is_empty() {
+            self.zombies_hear(to, from, &envelope.message);
+            return self.feed(to, id, Input::Message { from, message: envelope.message });
         }
-        match current {
-            Some(id) => self.feed(to, id, Input::Message { from: name, message }),
-            None => self.counters.to_nobody += 1,
+        let mut out = std::mem::take(&mut self.out);
+        let input = Input::Message { from, message: envelope.message };
+        process.node.handle(self.now, input, &machine.disks, &mut out);
+        self.go_on(to, id, out);
+    }
+
+    /// A zombie that has woken still has its connections: it hears what the node hears.
+    fn zombies_hear(&mut self, node: u32, from: NodeName, message: &Message) {
+        let zombies = &self.machines[node as usize].zombies;
+        let awake = zombies.iter().filter(|zombie| !zombie.paused).map(|zombie| zombie.id);
+        for id in awake.collect::<Vec<u32>>() {
+            self.feed(node, id, Input::Message { from, message: message.clone() });
         }
     }
 
@@ -1076,6 +1084,10 @@ impl<'a> World<'a> {
                     self.net.block(entry, None, to, from);
                 }
                 self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
+            }
+            Action::Heal => {
+                self.net.unblock_all();
+                self.fault_is_over();
             }
             Action::Drop { kind, from, to, lasts } => {
                 self.net.block(entry, Some(kind), from, to);
