@@ -788,7 +788,9 @@ impl<'a> World<'a> {
         let moment = self.moment();
         let machine = &mut self.machines[node as usize];
         if machine.process.as_ref().is_some_and(|process| process.id == id) {
-            let fenced = self.mode == OpenMode::TakeOver && reason.contains("another writer");
+            // A zombie that goes on opening the log takes it over in turn.
+            let fenced = self.mode == OpenMode::TakeOver
+                && ["another writer", "already exists"].iter().any(|word| reason.contains(word));
             if !fenced {
                 // No disk fails here, and nobody else has its log: it had no reason to stop.
                 let what = format!("n{node} stops without need: {reason}");
