@@ -1,23 +1,25 @@
 //! A simulated disk, and what may go wrong with it.
 //!
-//! A write is visible at once (page cache) and durable once a sync of its file that began after it is
-//! done. What is not durable when the power fails meets one of these fates, each by a keyed draw:
+//! A write is visible at once (page cache) and durable once a sync of its file that began after it
+//! is done. What is not durable when the power fails meets one of these fates, each by a keyed
+//! draw:
 //!
 //! - *lost*: nothing of it is there;
 //! - *kept*: all of it is there, although nobody synced it;
 //! - *cut*: a prefix of it is there, down to the byte;
-//! - *torn*: each sector of 512 bytes is there or not; where the file grew, what is missing reads as
-//!   zeros, and the file may have its full length or end with the last sector that is there.
+//! - *torn*: each sector of 512 bytes is there or not; where the file grew, what is missing reads
+//!   as zeros, and the file may have its full length or end with the last sector that is there.
 //!
-//! One write is cut or torn, never both. Writes meet their fates independently, and those that overlap
-//! in any order: that is every order in which a disk may have done them. Now and then all of a file's
-//! writes are lost, or all are kept. An unsynced truncation is lost or kept. A new file's name is there
-//! after a crash if the directory was synced since, else perhaps, each name for itself. When only the
-//! process dies, the page cache lives on, and what was not synced still is not.
+//! One write is cut or torn, never both. Writes meet their fates independently, and those that
+//! overlap in any order: that is every order in which a disk may have done them. Now and then all
+//! of a file's writes are lost, or all are kept. An unsynced truncation is lost or kept. A new
+//! file's name is there after a crash if the directory was synced since, else perhaps, each name
+//! for itself. When only the process dies, the page cache lives on, and what was not synced still
+//! is not.
 //!
 //! These are the faults that the protocol promises to survive (*atlas* mode): nothing is acted upon
-//! before a sync of it was done. What synced data may suffer (bit rot, stale sectors, failing syncs) is
-//! not here.
+//! before a sync of it was done. What synced data may suffer (bit rot, stale sectors, failing
+//! syncs) is not here.
 
 use base::prng::{Draw, Key};
 use std::io;

@@ -1,13 +1,13 @@
-//! A world of virtual nodes in one thread, from one seed: their disks, network and clients, the faults
-//! that strike them, and judges that share no code with what they judge.
+//! A world of virtual nodes in one thread, from one seed: their disks, network and clients, the
+//! faults that strike them, and judges that share no code with what they judge.
 //!
 //! The nodes are the ones that run in production ([`node::Node`]); nothing in them knows that it is
-//! simulated. Faults live in the world: see the heads of `disk` and `net` for what may go wrong, and
-//! [`plan`] for when. The same scenario and seed give the same run, event for event, in every build
-//! and process; [`Report::hash`] proves it.
+//! simulated. Faults live in the world: see the heads of `disk` and `net` for what may go wrong,
+//! and [`plan`] for when. The same scenario and seed give the same run, event for event, in every
+//! build and process; [`Report::hash`] proves it.
 //!
-//! What it does not show: bugs of the file and socket shells, which it replaces; faults that it does not
-//! know (bit rot and failing syncs among them).
+//! What it does not show: bugs of the file and socket shells, which it replaces; faults that it
+//! does not know (bit rot and failing syncs among them).
 //!
 //! ```
 //! let scenario = sim::Scenario::parse(

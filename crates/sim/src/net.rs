@@ -1,10 +1,10 @@
-//! The network, and what may go wrong with it: delay, loss, duplication, reordering, partitions, and
-//! the loss of one kind of message for a while. Messages in flight when a node goes down reach whoever
-//! is there when they arrive.
+//! The network, and what may go wrong with it: delay, loss, duplication, reordering, partitions,
+//! and the loss of one kind of message for a while. Messages in flight when a node goes down reach
+//! whoever is there when they arrive.
 //!
 //! A message's fate is a function of the key, of what the message is (sender, addressee, kind,
-//! operation, answer) and of how often the same was sent before: one fault more leaves the fate of every
-//! other message as it was.
+//! operation, answer) and of how often the same was sent before: one fault more leaves the fate of
+//! the other messages as it was (but for those few that share a counter, see `Occurrences`).
 
 use crate::plan::NodeSet;
 use crate::scenario::{Latency, Network};
@@ -66,9 +66,9 @@ struct Block {
     to: NodeSet,
 }
 
-/// How often each message was sent before, by its hash. A table of fixed size: two messages may share a
-/// count, which then tells more than it should. That happens to one in a thousand, changes nothing but
-/// which of the fates they get, and is the same in every run.
+/// How often each message was sent before, by its hash, in a table of fixed size that stays in the
+/// cache. Two messages may share a counter; then one that is sent more or less often can give the
+/// other one another fate. The same run is the same all the same.
 #[derive(Clone, Debug)]
 struct Occurrences(Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! Fault plans: numbered lists of what goes wrong and when. The world only executes them; a generator
-//! draws one from a seed and a scenario.
+//! Fault plans: numbered lists of what goes wrong and when. The world only executes them; a
+//! generator draws one from a seed and a scenario.
 
 use crate::scenario::{Chaos, Kind, Scenario};
 use base::Time;
@@ -76,8 +76,8 @@ pub enum Action {
         down: Duration,
     },
     /// The process stops in the middle of what it does. A successor takes its logs over after
-    /// `successor`; the old process goes on after `resume`, not knowing, until it notices, or for two
-    /// seconds.
+    /// `successor`; the old process goes on after `resume`, not knowing, until it notices, or for
+    /// two seconds.
     Zombie {
         /// Who.
         node: u32,
@@ -158,8 +158,8 @@ impl Action {
 }
 
 impl Plan {
-    /// The plan of a run: what the scenario names, then what its chaos draws from the seed. Each entry
-    /// is a function of the seed, its kind and its number: one more moves no other.
+    /// The plan of a run: what the scenario names, then what its chaos draws from the seed. Each
+    /// entry is a function of the seed, its kind and its number: one more moves no other.
     #[must_use]
     pub fn generate(scenario: &Scenario, seed: u64) -> Plan {
         let mut faults = scenario.named_faults();
@@ -262,7 +262,8 @@ impl Generator<'_> {
         span(self.chaos.lasts.0, self.chaos.lasts.1, stream)
     }
 
-    /// At one of the node's next doings after a moment: any output, or one that the protocol turns on.
+    /// At one of the node's next doings after a moment: any output, or one that the protocol turns
+    /// on.
     fn at_a_signal(&self, node: u32, stream: &mut Stream) -> Trigger {
         let from = if stream.below(4) == 0 { Time::ZERO } else { self.moment(stream) };
         let coordinates = node < self.coordinators && stream.below(4) > 0;

@@ -9,7 +9,8 @@ use std::collections::BinaryHeap;
 pub struct Entry {
     /// When.
     pub at: Time,
-    /// Unique, ascending: events of the same moment happen in the order in which they were scheduled.
+    /// Unique, ascending: events of the same moment happen in the order in which they were
+    /// scheduled.
     pub tie: u64,
     /// Which node, or which entry of the plan, or which operation.
     pub target: u32,

@@ -1,5 +1,5 @@
-//! Random small worlds: 3 to 9 nodes, a few operations, and faults as dense as they come. Most bugs of
-//! crash recovery need no more (CREB, FSE 2018: four nodes and three crashes).
+//! Random small worlds: 3 to 9 nodes, a few operations, and faults as dense as they come. Most bugs
+//! of crash recovery need no more (CREB, FSE 2018: four nodes and three crashes).
 
 use crate::scenario::Scenario;
 use base::prng::{Key, Stream};

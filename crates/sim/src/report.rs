@@ -111,8 +111,8 @@ impl Counters {
         faults
     }
 
-    /// Conditions that a run should sometimes reach, by name, with how often they came up: the judges'
-    /// and the world's own.
+    /// Conditions that a run should sometimes reach, by name, with how often they came up: the
+    /// judges' and the world's own.
     #[must_use]
     pub fn conditions(&self) -> BTreeMap<&'static str, u64> {
         let recovered = |name| self.recovered.get(name).copied().unwrap_or(0);

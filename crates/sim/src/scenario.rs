@@ -292,7 +292,8 @@ pub struct Workload {
     /// How often a step cannot be done.
     #[serde(default)]
     pub refuse: Share,
-    /// Cells of each node that the operations touch: the fewer, the more they get in each other's way.
+    /// Cells of each node that the operations touch: the fewer, the more they get in each other's
+    /// way.
     #[serde(default = "cells")]
     pub cells: Spanned<u32>,
     /// The operations come in waves of these sizes; the next begins when the one before has ended
@@ -436,7 +437,8 @@ impl Disk {
     }
 }
 
-/// `[node]`: shorter than the specification's defaults, so that a run shows what happens after them.
+/// `[node]`: shorter than the specification's defaults, so that a run shows what happens after
+/// them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeTimes {

@@ -2,8 +2,8 @@
 
 use node::Message;
 
-/// What tells a message from others, in 64 bits: its kind, operation, shard or step, and answer. Two
-/// copies of a message have the same.
+/// What tells a message from others, in 64 bits: its kind, operation, shard or step, and answer.
+/// Two copies of a message have the same.
 #[must_use]
 pub fn digest(message: &Message) -> u64 {
     let mut digest = 0x4528_21E6_38D0_1377;
@@ -20,8 +20,8 @@ fn fold(a: u64, b: u64) -> u64 {
 /// A running hash of 128 bits over words of 64. Fixed arithmetic on fixed widths: the same in every
 /// build and on every processor.
 ///
-/// Each word is folded into one half by a 64 x 64 -> 128 bit multiply, and the halves change places, so
-/// that the order of words counts. It is for telling runs apart, not for secrets.
+/// Each word is folded into one half by a 64 x 64 -> 128 bit multiply, and the halves change
+/// places, so that the order of words counts. It is for telling runs apart, not for secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
     left: u64,

@@ -1,7 +1,8 @@
 //! Clients: what they ask for, of whom, and what they have heard.
 //!
-//! An operation is a function of the seed and its number. A client that hears nothing asks again with
-//! the same request key when its coordinator has recovered, so that every operation ends with an answer.
+//! An operation is a function of the seed and its number. A client that hears nothing asks again
+//! with the same request key when its coordinator has recovered, so that every operation ends with
+//! an answer.
 
 use crate::scenario::{Kind, Scenario, Shape, Share};
 use base::prng::{Key, Stream};

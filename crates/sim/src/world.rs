@@ -1,8 +1,9 @@
 //! The world: nodes, their disks and processes, the network, clients, and one queue of events.
 //!
-//! A process's outputs are performed strictly one at a time, and the disk operations of one of its logs
-//! too; before any of them a fault may strike. Then a crash takes the rest away, and a pause keeps it for
-//! later. A sync takes time, and what is written meanwhile by another process of the node is not in it.
+//! A process's outputs are performed strictly one at a time, and the disk operations of one of its
+//! logs too; before any of them a fault may strike. Then a crash takes the rest away, and a pause
+//! keeps it for later. A sync takes time, and what is written meanwhile by another process of the
+//! node is not in it.
 
 use crate::disk::{Reach, SimDisk};
 use crate::judge::{Findings, Judge, Moment};
@@ -310,7 +311,8 @@ impl<'a> World<'a> {
         None
     }
 
-    /// Looks up from the events now and then: are faults over, is everything done, does nothing go on?
+    /// Looks up from the events now and then: are faults over, is everything done, does nothing go
+    /// on?
     fn look(&mut self) -> Option<Ending> {
         let faults_over = self.faults_open == 0 || self.now > self.faults_until;
         if !self.healed && (self.workload.is_done() || faults_over && self.plan.is_not_empty()) {
@@ -480,7 +482,8 @@ impl<'a> World<'a> {
             What::Wake { process } => {
                 let now = self.now;
                 let Some(running) = self.machines[target as usize].process(process) else { return };
-                // Of several timers that were set, the one that counts is the one that was set last.
+                // Of several timers that were set, the one that counts is the one that was set
+                // last.
                 if running.armed != now {
                     return;
                 }
@@ -603,9 +606,9 @@ impl<'a> World<'a> {
         self.go_on(node, id, out);
     }
 
-    /// Performs a process's outputs one by one. A fault may strike before any of them; then what is left
-    /// of them never happens, or later. What a process hears meanwhile (a write that needs no sync is
-    /// done at once) it hears afterwards.
+    /// Performs a process's outputs one by one. A fault may strike before any of them; then what is
+    /// left of them never happens, or later. What a process hears meanwhile (a write that needs no
+    /// sync is done at once) it hears afterwards.
     fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
         let mut heard: [Option<Result<(), DiskError>>; 2] = [None, None];
         loop {
@@ -808,8 +811,8 @@ impl<'a> World<'a> {
 
     // ---- disks ----
 
-    /// Performs a log's disk operations in order, until a sync has to be waited for. The result, once the
-    /// last is done or one has failed.
+    /// Performs a log's disk operations in order, until a sync has to be waited for. The result,
+    /// once the last is done or one has failed.
     fn disk_goes_on(&mut self, node: u32, id: u32, slot: LogSlot) -> Option<Result<(), DiskError>> {
         loop {
             let machine = &mut self.machines[node as usize];
@@ -1017,8 +1020,8 @@ impl<'a> World<'a> {
         })
     }
 
-    /// After a flush: records that a fault waits for may have become durable. What they let out has not
-    /// left yet.
+    /// After a flush: records that a fault waits for may have become durable. What they let out has
+    /// not left yet.
     fn signals_durable(&mut self, node: u32, id: u32, slot: LogSlot) {
         if !self.is_current(node, id) {
             return;
@@ -1098,7 +1101,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A recovery is through, or a new crash brings its own: the crashes that were to hit it do not come.
+    /// A recovery is through, or a new crash brings its own: the crashes that were to hit it do not
+    /// come.
     fn forget_again(&mut self, node: u32) {
         let left = std::mem::take(&mut self.machines[node as usize].again).len() as u32;
         self.faults_open = self.faults_open.saturating_sub(left);
@@ -1163,8 +1167,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The process stops where it is; a successor takes over on the same disks; later the old one goes
-    /// on with what it was about to do.
+    /// The process stops where it is; a successor takes over on the same disks; later the old one
+    /// goes on with what it was about to do.
     fn zombie(&mut self, node: u32, successor: Duration, resume: Duration) {
         let machine = &mut self.machines[node as usize];
         let Some(mut process) = machine.process.take() else { return self.fault_is_over() };
