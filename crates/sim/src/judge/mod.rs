@@ -7,6 +7,7 @@
 use base::{RequestKey, Time};
 use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
 use node::Node;
+use std::collections::BTreeMap;
 use std::fmt;
 use wal_core::Directory;
 
@@ -49,6 +50,12 @@ impl Findings {
     pub fn object(&mut self, invariant: &'static str, at: Moment, what: impl Into<String>) {
         self.violations.push(Violation { invariant, at, what: what.into() });
     }
+}
+
+/// Every judge, for one run of this scenario.
+#[must_use]
+pub fn all(_scenario: &crate::scenario::Scenario) -> Vec<Box<dyn Judge>> {
+    Vec::new()
 }
 
 /// One judge. Every method is called in the order in which things happen. Nodes are numbered from 0;
@@ -99,6 +106,9 @@ pub trait Judge {
         _found: &mut Findings,
     ) {
     }
+
+    /// Adds how often each condition that a run should sometimes reach was seen, by its name.
+    fn observed(&self, _into: &mut BTreeMap<&'static str, u64>) {}
 
     /// Faults are healed, the time to finish is over or nothing is left to do.
     fn ended(&mut self, _at: Moment, _nodes: &[Option<&Node>], _found: &mut Findings) {}
