@@ -1,2 +1,103 @@
-//! The operators binary.
-fn main() {}
+//! `trinity`: what operators run on a log. It looks at logs and carries events into and out of them;
+//! it coordinates nothing.
+//!
+//! | module | what |
+//! |---|---|
+//! | `recover`, `dump`, `import`, `export` | one command each |
+//! | `line` | a record as a line of JSON: what `dump` writes and `import` reads |
+//! | `source` | what a path names: a log's directory, or a raw stream |
+//! | `error` | what goes wrong, whose fault it is, and the exit code |
+//! | `terminal` | standard output and error |
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod dump;
+mod error;
+mod export;
+mod import;
+mod line;
+mod recover;
+mod source;
+mod terminal;
+
+use error::{Error, Exit};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  clean; a torn tail, which a crash leaves, is clean
+  2  corruption, or events that do not follow each other
+  3  I/O error, or the log is in use (a writer excludes everybody, readers exclude writers)
+  4  usage, bad input, or not a Trinity log";
+
+/// Tools for the durable log of Trinity's coordinators and participants.
+#[derive(Parser)]
+#[command(name = "trinity", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Looks at logs, and carries events into and out of them.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Wal(Wal),
+}
+
+#[derive(Subcommand)]
+enum Wal {
+    /// Replays a log and says what a recovery would do; writes nothing.
+    #[command(after_help = EXIT_CODES)]
+    Recover(recover::Args),
+    /// Prints a log's records, one line each.
+    #[command(after_help = EXIT_CODES)]
+    Dump(dump::Args),
+    /// Appends events from standard input, one JSON object per line, to a log.
+    #[command(after_help = EXIT_CODES, after_long_help = import_help())]
+    Import(import::Args),
+    /// Writes a log's records to standard output, as a raw stream of the published format.
+    #[command(after_help = EXIT_CODES)]
+    Export(export::Args),
+}
+
+fn import_help() -> String {
+    format!("{}\n\n{EXIT_CODES}", import::LINES)
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Nobody is left to tell if not even the usage can be printed.
+            let _ = usage.print();
+            return if usage.use_stderr() { Exit::Usage } else { Exit::Clean }.into();
+        }
+    };
+    terminal::plain_errors();
+    let ended = match &cli.command {
+        Command::Wal(Wal::Recover(args)) => recover::run(args),
+        Command::Wal(Wal::Dump(args)) => dump::run(args),
+        Command::Wal(Wal::Import(args)) => import::run(args),
+        Command::Wal(Wal::Export(args)) => export::run(args),
+    };
+    ended.unwrap_or_else(report).into()
+}
+
+fn report(error: Error) -> Exit {
+    let exit = error.exit();
+    eprintln!("{:?}", miette::Report::new(error));
+    exit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

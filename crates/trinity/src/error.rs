@@ -1,0 +1,228 @@
+//! What goes wrong, and the exit code that says so.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use miette::{Diagnostic, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+use wal_core::{DurableError, FileError, OpenError, ScanError, Scanned};
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well; a torn tail is.
+    Clean = 0,
+    /// Corruption, or an event that does not follow.
+    Damaged = 2,
+    /// The disk, a pipe, or a lock that somebody else holds.
+    Io = 3,
+    /// Whoever called: a wrong argument, a bad line, a file that is no log.
+    Usage = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum Error {
+    /// The system refused a file or a directory.
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    /// Standard input or output failed.
+    #[error("{stream}: {error}")]
+    Stream { stream: &'static str, error: io::Error },
+    /// Somebody else holds the log's lock.
+    #[error("{}: the log is in use", path.display())]
+    #[diagnostic(help(
+        "a writer excludes everybody, and readers exclude writers: wait for the process that has it \
+         open, or stop it"
+    ))]
+    InUse { path: PathBuf },
+    /// The log failed while it was written.
+    #[error("{}: {error}", path.display())]
+    #[diagnostic(help(
+        "what was acknowledged is durable; `trinity wal recover` tells what else survived"
+    ))]
+    Failed { path: PathBuf, error: DurableError },
+    /// The log could not be opened, through nobody's damage.
+    #[error("{}: {error}", path.display())]
+    #[diagnostic(help("try again once no other writer is at work"))]
+    Open { path: PathBuf, error: Box<OpenError> },
+    /// There is damage in the log.
+    #[error("{}: the log is damaged {places}", path.display())]
+    #[diagnostic(help("{remedy}"))]
+    Damaged { path: PathBuf, places: Places, remedy: &'static str },
+    /// The path names something else.
+    #[error("{}: not a Trinity log: {why}", path.display())]
+    #[diagnostic(help("{remedy}"))]
+    NotALog { path: PathBuf, why: &'static str, remedy: String },
+    /// The log is from the future.
+    #[error("{}: the log has format version {version}, newer than this program's", path.display())]
+    #[diagnostic(help("use the trinity that wrote it, or a newer one"))]
+    NewerFormat { path: PathBuf, version: u32 },
+    /// A line of standard input is no event of this log.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Line(Box<LineError>),
+}
+
+impl Error {
+    /// What a path may name, for when it names something else.
+    pub const REMEDY: &'static str =
+        "PATH is a log's directory, or a file that holds a raw stream of the published format";
+
+    /// The exit code that says it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Io { .. }
+            | Error::Stream { .. }
+            | Error::InUse { .. }
+            | Error::Failed { .. }
+            | Error::Open { .. } => Exit::Io,
+            Error::Damaged { .. } => Exit::Damaged,
+            Error::NotALog { .. } | Error::NewerFormat { .. } | Error::Line(_) => Exit::Usage,
+        }
+    }
+
+    pub fn stdout(error: io::Error) -> Error {
+        Error::Stream { stream: "standard output", error }
+    }
+
+    pub fn io(path: &Path, error: io::Error) -> Error {
+        Error::Io { path: path.to_owned(), error }
+    }
+
+    pub fn not_a_log(path: &Path, why: &'static str) -> Error {
+        Error::NotALog { path: path.to_owned(), why, remedy: Self::REMEDY.to_owned() }
+    }
+
+    /// A scan that gave up.
+    pub fn scan(path: &Path, error: ScanError) -> Error {
+        match error {
+            ScanError::Io(error) => Error::io(path, error),
+            ScanError::NewerFormat { version } => {
+                Error::NewerFormat { path: path.to_owned(), version }
+            }
+            ScanError::NotALog => Error::not_a_log(path, "nothing in it is a record or a header"),
+            other => Error::io(path, io::Error::other(other)),
+        }
+    }
+
+    /// A directory that could not be opened as a log.
+    pub fn file(path: &Path, error: FileError) -> Error {
+        let path = path.to_owned();
+        match error {
+            FileError::InUse { .. } => Error::InUse { path },
+            FileError::Io { path, error } => Error::Io { path, error },
+            FileError::Open(OpenError::Scan(error)) => Error::scan(&path, error),
+            FileError::Open(OpenError::Corrupt(scanned)) => Error::damaged(
+                &path,
+                &scanned,
+                "nothing was appended and the log was left as it is; `trinity wal recover` tells \
+                 which operations are in doubt",
+            ),
+            FileError::Open(error) => Error::Open { path, error: Box::new(error) },
+            other => Error::Io { path, error: io::Error::other(other) },
+        }
+    }
+
+    /// The damage that a scan found.
+    pub fn damaged(path: &Path, scanned: &Scanned, remedy: &'static str) -> Error {
+        let first = scanned.corruption.iter().take(Places::SHOWN_MAX);
+        let places = Places {
+            shown: first.map(ToString::to_string).collect(),
+            total: scanned.corruption.len() as u64 + scanned.corruption_left_out,
+        };
+        Error::Damaged { path: path.to_owned(), places, remedy }
+    }
+}
+
+/// Where a log is damaged: the first few places, one line each.
+#[derive(Debug)]
+pub struct Places {
+    shown: Vec<String>,
+    total: u64,
+}
+
+impl Places {
+    const SHOWN_MAX: usize = 10;
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.total {
+            1 => f.write_str("in one place")?,
+            total => write!(f, "in {total} places")?,
+        }
+        for place in &self.shown {
+            write!(f, "\n{place}")?;
+        }
+        let hidden = self.total - self.shown.len() as u64;
+        if hidden > 0 {
+            write!(f, "\n... and {hidden} more")?;
+        }
+        Ok(())
+    }
+}
+
+/// A line of standard input that cannot be appended.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("standard input, line {line}, column {column}: {what}")]
+#[diagnostic(help("{help}"))]
+pub struct LineError {
+    line: u64,
+    column: u64,
+    what: String,
+    help: String,
+    #[source_code]
+    shown: Option<InputLine>,
+    #[label("here")]
+    span: SourceSpan,
+}
+
+impl LineError {
+    /// Longer lines are not shown.
+    const SHOWN_BYTES_MAX: usize = 240;
+
+    /// `column` counts bytes from 1.
+    pub fn new(line: u64, column: u64, text: &[u8], what: String) -> LineError {
+        let before = line - 1;
+        let kept = match before {
+            0 => "nothing was appended".to_owned(),
+            1 => "line 1 is appended and durable".to_owned(),
+            before => format!("lines 1 to {before} are appended and durable"),
+        };
+        let help = format!("{kept}; `trinity wal import --help` says what a line looks like");
+        let shown = std::str::from_utf8(text).ok().filter(|t| t.len() <= Self::SHOWN_BYTES_MAX);
+        let shown = shown.map(|text| InputLine { line, text: text.to_owned() });
+        let at = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX).min(text.len());
+        LineError { line, column, what, help, shown, span: at.into() }
+    }
+}
+
+/// One line of standard input, under its own number.
+#[derive(Debug)]
+struct InputLine {
+    line: u64,
+    text: String,
+}
+
+impl SourceCode for InputLine {
+    fn read_span<'a>(
+        &'a self,
+        _: &SourceSpan,
+        _: usize,
+        _: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let bytes = self.text.as_bytes();
+        let above = usize::try_from(self.line - 1).unwrap_or(usize::MAX);
+        let name = "standard input".to_owned();
+        let whole = (0, bytes.len()).into();
+        Ok(Box::new(MietteSpanContents::new_named(name, bytes, whole, above, 0, 1)))
+    }
+}

@@ -1,0 +1,292 @@
+//! `trinity wal import`: events from standard input, through the durable log.
+
+use std::io::{self, IsTerminal, Read, StdinLock, Write};
+use std::path::{Path, PathBuf};
+
+use base::Sequence;
+use wal_core::{AppendError, Config, DurableError, FileLog, Record};
+
+use crate::error::{Error, Exit, LineError};
+use crate::line::{self, Checksum, Event, checksum};
+use crate::terminal::{Progress, print_notes};
+
+/// What a line looks like, for `--help`.
+pub const LINES: &str = r#"A line is an event:
+
+  {"type":"tx_vote_received","timestamp_ms":1700000000000,
+   "payload":{"id":3,"shard":"<64 hex digits>","vote":"commit"}}
+
+A line of `trinity wal dump --json` is one too: its `file`, `off`, `len` and `hash` are ignored, `seq`
+must be the log's next (a new log's first is 1), and what was read with a wrong checksum
+("crc_ok":false) is refused. Guards are passed over, and so are empty lines.
+
+Each event has the fields of the published format and no other: `id`, `coordinator`, `step`, `action`
+(a number), `error_code`, `attempt`, `shard`, `node`, `vote` (commit, abort), `active_sagas`,
+`active_txs`. A value of 32 bytes that is missing is zero; every other field must be there. Behind
+the fields there may be "ext":{"version":1,"tags":[[TAG,"HEX"],...]}. Any payload may stand as
+{"raw":"HEX"} instead; of a type that has no name, such as "0x2a", it has to.
+
+A line that is none of this ends the import with exit code 4; the lines before it are kept. Whether an
+event follows from those before it is not asked: the log keeps what it is told, and `trinity wal
+recover` reports what does not follow."#;
+
+/// Where the events go.
+///
+/// When it ends with exit code 0, every event is durable.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The log's directory; it is created if it is not there
+    dir: PathBuf,
+    /// Print `ack SEQUENCE HASH` for each event as soon as it is durable, in order (the hash is the
+    /// CRC-32 of its payload)
+    #[arg(long)]
+    acks: bool,
+}
+
+/// Imports events.
+///
+/// # Errors
+/// [`Error`]; the events before it are durable, unless the log itself failed.
+pub fn run(args: &Args) -> Result<Exit, Error> {
+    refuse_file(&args.dir)?;
+    let opened = FileLog::open(&args.dir, &Config::default(), &mut ());
+    let (log, scanned) = opened.map_err(|error| Error::file(&args.dir, error))?;
+    print_notes(&scanned);
+    let mut import = Import {
+        dir: &args.dir,
+        log,
+        acks: args.acks.then(Vec::new),
+        progress: Progress::new("events", args.acks && io::stdout().is_terminal()),
+        scratch: Vec::new(),
+    };
+    let fed = import.feed(&mut Lines::new(io::stdin().lock()));
+    import.finish(fed)?;
+    Ok(Exit::Clean)
+}
+
+fn refuse_file(path: &Path) -> Result<(), Error> {
+    if path.is_file() {
+        return Err(Error::NotALog {
+            path: path.to_owned(),
+            why: "it is a file, not a log's directory",
+            remedy: "name a directory, or a path where one can be created".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+struct Import<'a> {
+    dir: &'a Path,
+    log: FileLog,
+    /// Appended and not acknowledged yet, if acknowledgements are wanted.
+    acks: Option<Vec<(Sequence, Checksum)>>,
+    progress: Progress,
+    scratch: Vec<u8>,
+}
+
+impl Import<'_> {
+    /// Appends line by line. Whatever is at hand is one group: it is acknowledged when the next read
+    /// may have to wait.
+    fn feed(&mut self, lines: &mut Lines<StdinLock<'_>>) -> Result<(), Error> {
+        loop {
+            while let Some(line) = lines.at_hand()? {
+                self.append(&line)?;
+            }
+            self.acknowledge()?;
+            if !lines.read_more()? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn append(&mut self, line: &Line<'_>) -> Result<(), Error> {
+        if line.text.iter().all(u8::is_ascii_whitespace) {
+            return Ok(());
+        }
+        let event = line::parse(line.text);
+        let Some(event) = event.map_err(|wrong| line.error(wrong.column, wrong.what))? else {
+            return Ok(());
+        };
+        self.check_sequence(line, &event)?;
+        let appended = self.log.append(event.event, event.timestamp_ms, &event.payload);
+        let sequence = appended.map_err(|error| match error {
+            AppendError::PayloadTooLarge { .. } => {
+                line.error(line.column_of(b"\"payload\""), error.to_string())
+            }
+            AppendError::Reserved => line.error(line.column_of(b"\"type\""), error.to_string()),
+            error => self.failed(DurableError::Append(error)),
+        })?;
+        self.progress.tick();
+        if let Some(acks) = &mut self.acks {
+            let Event { event, timestamp_ms, payload, .. } = &event;
+            let record = Record { sequence, event: *event, timestamp_ms: *timestamp_ms, payload };
+            acks.push((sequence, checksum(&record, &mut self.scratch)));
+        }
+        Ok(())
+    }
+
+    fn check_sequence(&self, line: &Line<'_>, event: &Event) -> Result<(), Error> {
+        let next = self.log.last().next().0;
+        match event.sequence {
+            Some(sequence) if sequence != next => {
+                let what = format!("`seq` is {sequence}: the log's next is {next}");
+                Err(line.error(line.column_of(b"\"seq\""), what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn acknowledge(&mut self) -> Result<(), Error> {
+        let Some(&(last, _)) = self.acks.as_ref().and_then(|acks| acks.last()) else {
+            return Ok(());
+        };
+        self.log.wait(last).map_err(|error| self.failed(error))?;
+        let mut text = String::new();
+        for (sequence, checksum) in self.acks.iter_mut().flat_map(|acks| acks.drain(..)) {
+            text += &format!("ack {sequence} {checksum}\n");
+        }
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        written.map_err(Error::stdout)
+    }
+
+    /// Acknowledges what is left and closes the log. What ended the feeding matters only if the log
+    /// has kept what was fed.
+    fn finish(mut self, fed: Result<(), Error>) -> Result<(), Error> {
+        let acknowledged = self.acknowledge();
+        let path = self.dir;
+        self.log.close().map_err(|error| Error::Failed { path: path.to_owned(), error })?;
+        fed.and(acknowledged)
+    }
+
+    fn failed(&self, error: DurableError) -> Error {
+        Error::Failed { path: self.dir.to_owned(), error }
+    }
+}
+
+/// One line of the input, without its end.
+struct Line<'a> {
+    number: u64,
+    text: &'a [u8],
+}
+
+impl Line<'_> {
+    fn error(&self, column: u64, what: String) -> Error {
+        Error::Line(Box::new(LineError::new(self.number, column, self.text, what)))
+    }
+
+    fn column_of(&self, quoted: &[u8]) -> u64 {
+        let place = self.text.windows(quoted.len()).position(|window| window == quoted);
+        place.map_or(1, |at| at as u64 + 1)
+    }
+}
+
+/// The lines of a reader. They are told apart from reading, so that whoever waits for them can be
+/// answered before the next read.
+struct Lines<R> {
+    reader: R,
+    bytes: Vec<u8>,
+    /// Where the next line begins.
+    at: usize,
+    /// No line ends before here.
+    searched: usize,
+    number: u64,
+    ended: bool,
+}
+
+impl<R: Read> Lines<R> {
+    const READ_BYTES: usize = 256 << 10;
+    /// No event needs more: a payload's limit in hexadecimal digits is an eighth of it.
+    const LINE_BYTES_MAX: usize = 1 << 20;
+
+    fn new(reader: R) -> Lines<R> {
+        Lines { reader, bytes: Vec::new(), at: 0, searched: 0, number: 0, ended: false }
+    }
+
+    /// The next line, if it is at hand whole.
+    fn at_hand(&mut self) -> Result<Option<Line<'_>>, Error> {
+        let (from, len) = (self.at, self.bytes.len());
+        let end = self.bytes[self.searched..].iter().position(|&byte| byte == b'\n');
+        let end = match end {
+            Some(found) => self.searched + found,
+            None if self.ended && from < len => len,
+            None => {
+                self.searched = len;
+                return if len - from > Self::LINE_BYTES_MAX { self.too_long() } else { Ok(None) };
+            }
+        };
+        if end - from > Self::LINE_BYTES_MAX {
+            return self.too_long();
+        }
+        self.at = (end + 1).min(len);
+        self.searched = self.at;
+        self.number += 1;
+        let text = &self.bytes[from..end];
+        Ok(Some(Line { number: self.number, text: text.strip_suffix(b"\r").unwrap_or(text) }))
+    }
+
+    fn too_long(&self) -> Result<Option<Line<'_>>, Error> {
+        let line = Line { number: self.number + 1, text: &[] };
+        let what = format!("the line is longer than {} bytes", Self::LINE_BYTES_MAX);
+        Err(line.error(1, what))
+    }
+
+    /// Reads what there is, and waits if there is nothing. False at the end.
+    fn read_more(&mut self) -> Result<bool, Error> {
+        if self.ended {
+            return Ok(false);
+        }
+        self.bytes.drain(..self.at);
+        self.searched -= self.at;
+        self.at = 0;
+        let filled = self.bytes.len();
+        self.bytes.resize(filled + Self::READ_BYTES, 0);
+        let read = loop {
+            match self.reader.read(&mut self.bytes[filled..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
+        let read = read.map_err(|error| Error::Stream { stream: "standard input", error })?;
+        self.ended = read == 0;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives its parts one read at a time.
+    struct Parts(Vec<&'static [u8]>);
+
+    impl Read for Parts {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let part = self.0.remove(0);
+            into[..part.len()].copy_from_slice(part);
+            Ok(part.len())
+        }
+    }
+
+    #[test]
+    fn lines_are_told_as_they_come() {
+        let mut lines = Lines::new(Parts(vec![b"a\nb\r\nc", b"d", b"\n\ne"]));
+        let mut told = Vec::new();
+        while lines.read_more().unwrap() {
+            while let Some(line) = lines.at_hand().unwrap() {
+                told.push((line.number, String::from_utf8(line.text.to_vec()).unwrap()));
+            }
+            told.push((0, String::new()));
+        }
+        let told: Vec<(u64, &str)> = told.iter().map(|(n, text)| (*n, text.as_str())).collect();
+        let wait = (0, "");
+        assert_eq!(
+            told,
+            [(1, "a"), (2, "b"), wait, wait, (3, "cd"), (4, ""), wait, (5, "e"), wait]
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! What a path names: a log's directory, or a file that holds a raw stream.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use wal_core::{Directory, FileStorage, ScanConfig, Scanned, SegmentId, Visitor};
+
+use crate::error::Error;
+use crate::terminal::Brake;
+
+/// A log to be read. A directory's lock is held, shared, as long as this lives.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Log(FileStorage),
+    Stream { beginning: Vec<u8>, rest: File },
+}
+
+impl Source {
+    /// Opens a path for reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::InUse`], [`Error::NotALog`].
+    pub fn open(path: &Path) -> Result<Source, Error> {
+        let metadata = path.metadata().map_err(|error| Error::io(path, error))?;
+        let kind = if metadata.is_dir() { directory(path)? } else { stream(path)? };
+        Ok(Source { path: path.to_owned(), kind })
+    }
+
+    /// As [`Source::open`], of what must be a log's directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::InUse`], [`Error::NotALog`].
+    pub fn open_directory(path: &Path) -> Result<Source, Error> {
+        let source = Source::open(path)?;
+        match source.kind {
+            Kind::Log(_) => Ok(source),
+            Kind::Stream { .. } => Err(Error::NotALog {
+                path: path.to_owned(),
+                why: "it is a file, not a log's directory",
+                remedy: "a raw stream is what `trinity wal export` writes".to_owned(),
+            }),
+        }
+    }
+
+    /// What its files are called.
+    pub fn file_names(&self) -> FileNames {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        FileNames { stream: name.to_string_lossy().into_owned() }
+    }
+
+    /// Reads it to its end, or until the brake is pulled: then the error means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NotALog`], [`Error::NewerFormat`]. Damage is none.
+    pub fn scan(&mut self, brake: &Brake, visitor: &mut dyn Visitor) -> Result<Scanned, Error> {
+        let config = ScanConfig::default();
+        let scanned = match &mut self.kind {
+            Kind::Log(storage) => {
+                wal_core::scan(&Braked { brake, inner: storage }, &config, visitor)
+            }
+            Kind::Stream { beginning, rest } => {
+                let mut reader = Cursor::new(beginning).chain(Braked { brake, inner: rest });
+                wal_core::scan_stream(&mut reader, &config, visitor)
+            }
+        };
+        scanned.map_err(|error| Error::scan(&self.path, error))
+    }
+}
+
+/// What the files of a log are called.
+#[derive(Clone, Debug)]
+pub struct FileNames {
+    stream: String,
+}
+
+impl FileNames {
+    /// The name of a segment's file; a raw stream, whose places have no segment, has its own.
+    pub fn of(&self, segment: SegmentId) -> Cow<'_, str> {
+        match segment {
+            SegmentId(0) => Cow::Borrowed(&self.stream),
+            segment => Cow::Owned(segment.file_name()),
+        }
+    }
+}
+
+fn directory(path: &Path) -> Result<Kind, Error> {
+    let storage = FileStorage::read(path).map_err(|error| Error::file(path, error))?;
+    let segments = storage.segments().map_err(|error| Error::io(path, error))?;
+    if segments.is_empty() && !is_before_first_segment(path).map_err(|e| Error::io(path, e))? {
+        return Err(Error::not_a_log(path, "the directory holds no segments"));
+    }
+    Ok(Kind::Log(storage))
+}
+
+/// A crash in the first opening may leave the lock file and nothing else: a log without records.
+fn is_before_first_segment(path: &Path) -> io::Result<bool> {
+    let mut lock = false;
+    for entry in path.read_dir()? {
+        if entry?.file_name() != FileStorage::LOCK {
+            return Ok(false);
+        }
+        lock = true;
+    }
+    Ok(lock)
+}
+
+fn stream(path: &Path) -> Result<Kind, Error> {
+    let io = |error| Error::io(path, error);
+    let mut rest = File::open(path).map_err(io)?;
+    let mut beginning = Vec::new();
+    (&mut rest).take(1024).read_to_end(&mut beginning).map_err(io)?;
+    if is_segment(&beginning) {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        return Err(Error::NotALog {
+            path: path.to_owned(),
+            why: "it is one segment of a log",
+            remedy: format!("name the directory that holds it: {}", directory.display()),
+        });
+    }
+    Ok(Kind::Stream { beginning, rest })
+}
+
+/// One of the two header copies has a segment's magic.
+fn is_segment(beginning: &[u8]) -> bool {
+    [0, 512].iter().any(|&copy| beginning.get(copy + 1..copy + 8) == Some(b"TRINWAL"))
+}
+
+struct Braked<'a, T> {
+    brake: &'a Brake,
+    inner: T,
+}
+
+impl<R: Read> Read for Braked<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.brake.check()?;
+        self.inner.read(into)
+    }
+}
+
+impl Directory for Braked<'_, &mut FileStorage> {
+    fn segments(&self) -> io::Result<Vec<SegmentId>> {
+        self.inner.segments()
+    }
+
+    fn len(&self, segment: SegmentId) -> io::Result<u64> {
+        self.inner.len(segment)
+    }
+
+    fn read_at(&self, segment: SegmentId, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.brake.check()?;
+        self.inner.read_at(segment, offset, into)
+    }
+}
