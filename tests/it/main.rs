@@ -1,4 +1,5 @@
 //! What crosses crates.
 
 mod forces;
+mod vectors;
 mod village;

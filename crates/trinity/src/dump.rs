@@ -37,6 +37,7 @@ pub fn run(args: &Args) -> Result<Exit, Error> {
         output: Output::new(&brake),
         progress: Progress::new("records", io::stdout().is_terminal()),
         scratch: Vec::new(),
+        hole: String::new(),
     };
     let scanned = source.scan(&brake, &mut dump);
     drop(dump.progress);
@@ -60,6 +61,8 @@ struct Dump<'a> {
     output: Output<'a>,
     progress: Progress,
     scratch: Vec<u8>,
+    /// Damage that was found and not printed. What no record follows is told at the end.
+    hole: String,
 }
 
 impl Dump<'_> {
@@ -77,7 +80,10 @@ impl Dump<'_> {
             payload: Fields::of(record.event, record.payload),
         };
         let json = self.json;
-        self.output.write(|to| if json { json_line(to, &dumped) } else { text_line(to, &dumped) });
+        let print = |to: &mut dyn Write| {
+            if json { json_line(to, &dumped) } else { text_line(to, &dumped) }
+        };
+        write(&mut self.output, &mut self.hole, print);
     }
 }
 
@@ -111,15 +117,31 @@ impl Visitor for Dump<'_> {
             },
         };
         let json = self.json;
-        self.output.write(|to| if json { json_line(to, &dumped) } else { text_guard(to, &dumped) });
+        let print = |to: &mut dyn Write| {
+            if json { json_line(to, &dumped) } else { text_guard(to, &dumped) }
+        };
+        write(&mut self.output, &mut self.hole, print);
     }
 
     fn hole(&mut self, hole: &Corruption) {
         // A line of JSON is a record; people see the damage where it is.
         if !self.json {
-            self.output.write(|to| writeln!(to, "!!! damage: {hole}"));
+            self.hole.push_str(&format!("!!! damage: {hole}\n"));
         }
     }
+}
+
+/// Writes a line, and in front of it the damage that was found since the last.
+fn write(
+    output: &mut Output<'_>,
+    hole: &mut String,
+    print: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) {
+    output.write(|to| {
+        to.write_all(hole.as_bytes())?;
+        print(to)
+    });
+    hole.clear();
 }
 
 fn json_line(to: &mut dyn Write, line: &impl serde::Serialize) -> io::Result<()> {

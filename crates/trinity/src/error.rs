@@ -39,8 +39,8 @@ pub enum Error {
     /// Somebody else holds the log's lock.
     #[error("{}: the log is in use", path.display())]
     #[diagnostic(help(
-        "a writer excludes everybody, and readers exclude writers: wait for the process that has it \
-         open, or stop it"
+        "a writer excludes everybody, and readers exclude writers: wait for the process that has \
+         it open, or stop it"
     ))]
     InUse { path: PathBuf },
     /// The log failed while it was written.
@@ -215,14 +215,16 @@ struct InputLine {
 impl SourceCode for InputLine {
     fn read_span<'a>(
         &'a self,
-        _: &SourceSpan,
-        _: usize,
-        _: usize,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         let bytes = self.text.as_bytes();
         let above = usize::try_from(self.line - 1).unwrap_or(usize::MAX);
         let name = "standard input".to_owned();
+        // Without lines around it, it is asked where the span itself is.
+        let column = if lines_before + lines_after == 0 { span.offset() } else { 0 };
         let whole = (0, bytes.len()).into();
-        Ok(Box::new(MietteSpanContents::new_named(name, bytes, whole, above, 0, 1)))
+        Ok(Box::new(MietteSpanContents::new_named(name, bytes, whole, above, column, 1)))
     }
 }

@@ -11,7 +11,7 @@ use crate::terminal::{Brake, Output, Progress, print_notes};
 
 /// What to export.
 ///
-/// Of a damaged log only the records in front of the first damage are written, and the exit code is 2.
+/// Of a damaged log only the records in front of the first damage are written; the exit code is 2.
 #[derive(clap::Args)]
 pub struct Args {
     /// A log's directory

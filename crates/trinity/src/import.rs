@@ -11,24 +11,25 @@ use crate::line::{self, Checksum, Event, checksum};
 use crate::terminal::{Progress, print_notes};
 
 /// What a line looks like, for `--help`.
-pub const LINES: &str = r#"A line is an event:
+pub const LINES: &str = "\
+A line is an event:
 
-  {"type":"tx_vote_received","timestamp_ms":1700000000000,
-   "payload":{"id":3,"shard":"<64 hex digits>","vote":"commit"}}
+  {\"type\":\"tx_vote_received\",\"timestamp_ms\":1700000000000,
+   \"payload\":{\"id\":3,\"shard\":\"<64 hex digits>\",\"vote\":\"commit\"}}
 
-A line of `trinity wal dump --json` is one too: its `file`, `off`, `len` and `hash` are ignored, `seq`
-must be the log's next (a new log's first is 1), and what was read with a wrong checksum
-("crc_ok":false) is refused. Guards are passed over, and so are empty lines.
+A line of `trinity wal dump --json` is one too: its `file`, `off`, `len` and `hash` are ignored, \
+`seq` must be the log's next (a new log's first is 1), and what was read with a wrong checksum \
+(\"crc_ok\":false) is refused. Guards are passed over, and so are empty lines.
 
-Each event has the fields of the published format and no other: `id`, `coordinator`, `step`, `action`
-(a number), `error_code`, `attempt`, `shard`, `node`, `vote` (commit, abort), `active_sagas`,
-`active_txs`. A value of 32 bytes that is missing is zero; every other field must be there. Behind
-the fields there may be "ext":{"version":1,"tags":[[TAG,"HEX"],...]}. Any payload may stand as
-{"raw":"HEX"} instead; of a type that has no name, such as "0x2a", it has to.
+Each event has the fields of the published format and no other: `id`, `coordinator`, `step`, \
+`action` (a number), `error_code`, `attempt`, `shard`, `node`, `vote` (commit, abort), \
+`active_sagas`, `active_txs`. A value of 32 bytes that is missing is zero; every other field must be \
+there. Beside the fields there may be \"ext\":{\"version\":1,\"tags\":[[TAG,\"HEX\"],...]}. Any payload \
+may stand as {\"raw\":\"HEX\"} instead; of a type that has no name, such as \"0x2a\", it has to.
 
-A line that is none of this ends the import with exit code 4; the lines before it are kept. Whether an
-event follows from those before it is not asked: the log keeps what it is told, and `trinity wal
-recover` reports what does not follow."#;
+A line that is none of this ends the import with exit code 4; the lines before it are kept. \
+Whether an event follows from those before it is not asked: the log keeps what it is told, and \
+`trinity wal recover` reports what does not follow.";
 
 /// Where the events go.
 ///
@@ -85,8 +86,8 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Appends line by line. Whatever is at hand is one group: it is acknowledged when the next read
-    /// may have to wait.
+    /// Appends line by line. Whatever is at hand is one group: it is acknowledged when the next
+    /// read may have to wait.
     fn feed(&mut self, lines: &mut Lines<StdinLock<'_>>) -> Result<(), Error> {
         loop {
             while let Some(line) = lines.at_hand()? {

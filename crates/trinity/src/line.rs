@@ -342,8 +342,8 @@ impl Fields {
         let raw = || Fields { raw: Some(Hex(payload.to_vec())), ..Fields::default() };
         let Ok(decoded) = Payload::decode(event, payload) else { return raw() };
         let fields = Fields::of_decoded(decoded);
-        // 41 bytes may be a vote that is neither commit nor abort; and whatever else is read, it must
-        // be possible to write it again.
+        // 41 bytes may be a vote that is neither commit nor abort; and whatever else is read, it
+        // must be possible to write it again.
         match fields.clone().into_payload(event) {
             Ok(written) if written == payload => fields,
             _ => raw(),
@@ -485,11 +485,10 @@ impl From<[u8; 32]> for Name {
 }
 
 impl Name {
-    /// Its beginning; JSON has it whole.
+    /// Its beginning and its end; JSON has it whole.
     pub fn short(&self) -> String {
-        let mut text = self.to_string();
-        text.truncate(16);
-        text + "..."
+        let whole = self.to_string();
+        format!("{}..{}", &whole[..8], &whole[56..])
     }
 }
 
@@ -714,9 +713,8 @@ mod tests {
         let unknown = r#"{"type":"0x2a","timestamp_ms":7,"payload":{}}"#;
         check_refused(unknown, r#""payload""#, "0x2a: `raw` is missing");
         let long = Hex(vec![0; 65_536]);
-        let long = format!(
-            r#"{{"type":"tx_created","timestamp_ms":7,"payload":{{"id":1,"ext":{{"version":1,"tags":[[1,"{long}"]]}}}}}}"#
-        );
+        let long = format!(r#"{{"id":1,"ext":{{"version":1,"tags":[[1,"{long}"]]}}}}"#);
+        let long = format!(r#"{{"type":"tx_created","timestamp_ms":7,"payload":{long}}}"#);
         check_refused(&long, r#""ext""#, "longer than 65,535 bytes");
     }
 

@@ -1,5 +1,5 @@
-//! `trinity`: what operators run on a log. It looks at logs and carries events into and out of them;
-//! it coordinates nothing.
+//! `trinity`: what operators run on a log. It looks at logs, and carries events into and out of
+//! them; it coordinates nothing.
 //!
 //! | module | what |
 //! |---|---|
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 
 fn report(error: Error) -> Exit {
     let exit = error.exit();
-    eprintln!("{:?}", miette::Report::new(error));
+    terminal::say(format_args!("{:?}\n", miette::Report::new(error)));
     exit
 }
 

@@ -324,12 +324,12 @@ fn print(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
     let stats = &scanned.stats;
     writeln!(
         to,
-        "{} records up to sequence {}: {} of sagas, {} of transactions, {} checkpoints; integrity: {}",
-        scanned.records,
+        "{} up to sequence {}: {}, {}, {}; integrity: {}",
+        counted(scanned.records, "record"),
         scanned.last_sequence,
-        stats.saga_events,
-        stats.transaction_events,
-        stats.checkpoints,
+        counted(stats.saga_events, "saga event"),
+        counted(stats.transaction_events, "transaction event"),
+        counted(stats.checkpoints, "checkpoint"),
         integrity(scanned)
     )?;
     for note in notes(scanned) {
@@ -337,13 +337,15 @@ fn print(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
     }
     print_operations(to, report)?;
     let (sagas, txs) = (&report.completed_sagas, &report.completed_transactions);
-    writeln!(to, "completed: {} sagas, {} transactions", sagas.total(), txs.total())?;
+    let (sagas, txs) = (counted(sagas.total(), "saga"), counted(txs.total(), "transaction"));
+    writeln!(to, "completed: {sagas}, {txs}")?;
     if report.unknown_ids_in_doubt {
         writeln!(to, "in doubt besides: operations that the damage may hide altogether")?;
     }
     let anomalies = report.anomalies.total();
     if anomalies > 0 {
-        writeln!(to, "anomalies: {anomalies} events that do not follow; they changed nothing")?;
+        let events = counted(anomalies, "event");
+        writeln!(to, "anomalies: {events} out of place; they changed nothing")?;
         for anomaly in report.anomalies.entries.iter().take(LISTED_MAX) {
             writeln!(to, "  record {}: {}", anomaly.sequence, anomaly.what)?;
         }
@@ -351,14 +353,20 @@ fn print(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
     }
     let places = scanned.corruption.len() as u64 + scanned.corruption_left_out;
     if places > 0 {
-        let records = scanned.corrupted_records;
-        writeln!(to, "corruption: {places} places, at least {records} records lost or changed")?;
+        let (in_places, records) =
+            (counted(places, "place"), counted(scanned.corrupted_records, "record"));
+        writeln!(to, "corruption: {in_places}, at least {records} lost or changed")?;
         for damage in scanned.corruption.iter().take(LISTED_MAX) {
             writeln!(to, "  {damage}")?;
         }
         print_rest(to, places)?;
     }
     Ok(())
+}
+
+/// "1 record", "2 records".
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn print_rest(to: &mut dyn Write, total: u64) -> io::Result<()> {
@@ -388,13 +396,20 @@ fn print_operations(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<(
         }
         writeln!(to, "{}", line.trim_end())?;
     }
-    writeln!(to, "{report}")
+    let actions = report.actions();
+    let actions = actions.iter().map(|(action, count)| format!("{count} x {}", action.name()));
+    let mut summary: Vec<String> = actions.collect();
+    let doubt = report.operations.iter().filter(|operation| operation.in_doubt).count();
+    if doubt > 0 {
+        summary.push(format!("{doubt} in doubt"));
+    }
+    writeln!(to, "unfinished: {}", summary.join(", "))
 }
 
 fn row(operation: &OperationReport) -> [String; 8] {
     let (kind, mut detail) = match &operation.kind {
         OperationKind::Saga { steps, run, undo, .. } => {
-            let mut detail = format!("{steps} steps");
+            let mut detail = counted(u64::from(*steps), "step");
             for (what, which) in [("run", run), ("undo", undo)] {
                 if !which.is_empty() {
                     let which: Vec<String> = which.iter().map(u32::to_string).collect();
@@ -406,8 +421,8 @@ fn row(operation: &OperationReport) -> [String; 8] {
         OperationKind::Transaction { members, votes } => {
             let commit = votes.iter().filter(|(_, vote)| *vote == Vote::Commit).count();
             let abort = votes.len() - commit;
-            let members = members.len();
-            ("tx", format!("{members} participants, {commit} voted commit, {abort} abort"))
+            let members = counted(members.len() as u64, "participant");
+            ("tx", format!("{members}, {commit} voted commit, {abort} abort"))
         }
         OperationKind::Promise { coordinator, shard } => {
             let (coordinator, shard) = (Name::from(coordinator.0), Name::from(shard.0));

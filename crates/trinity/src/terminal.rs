@@ -1,6 +1,7 @@
 //! Standard output and error, as a person or a pipe sees them.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use wal_core::Scanned;
 
 use crate::error::Error;
 
-/// Errors are one sentence to a line, however narrow the terminal: places can be searched for. Colours
-/// are left out if `NO_COLOR` says so, or if nobody looks.
+/// Errors are one sentence to a line, however narrow the terminal: places can be searched for.
+/// Colours are left out if `NO_COLOR` says so, or if nobody looks.
 pub fn plain_errors() {
     let handler = |_: &(dyn miette::Diagnostic + 'static)| -> Box<dyn miette::ReportHandler> {
         Box::new(MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())
@@ -19,10 +20,15 @@ pub fn plain_errors() {
     let _ = miette::set_hook(Box::new(handler));
 }
 
+/// Writes to standard error. If that is closed, nobody is left to tell.
+pub fn say(what: fmt::Arguments<'_>) {
+    let _ = io::stderr().lock().write_fmt(what);
+}
+
 /// What a crash has left in a log, and is no damage: one line each on standard error.
 pub fn print_notes(scanned: &Scanned) {
     for note in notes(scanned) {
-        eprintln!("note: {note}");
+        say(format_args!("note: {note}\n"));
     }
 }
 
@@ -37,8 +43,8 @@ pub fn notes(scanned: &Scanned) -> Vec<String> {
             None => String::new(),
         };
         notes.push(format!(
-            "a torn tail of {bytes} bytes behind record {last}{place}: a crash has left it, and nothing \
-             of it was acknowledged"
+            "a torn tail of {bytes} bytes behind record {last}{place}: a crash has left it, and \
+             nothing of it was acknowledged"
         ));
     }
     if scanned.lost_header_copies > 0 {
@@ -142,7 +148,7 @@ impl Progress {
             Some(shown) => now - shown > Self::PERIOD,
         };
         if due {
-            eprint!("\r{} {}", self.count, self.unit);
+            say(format_args!("\r{} {}", self.count, self.unit));
             self.shown = Some(now);
         }
     }
@@ -151,7 +157,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown.is_some() {
-            eprint!("\r{:width$}\r", "", width = 21 + self.unit.len());
+            say(format_args!("\r{:width$}\r", "", width = 21 + self.unit.len()));
         }
     }
 }

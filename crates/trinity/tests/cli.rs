@@ -1,0 +1,765 @@
+//! The binary as people and scripts meet it: what it prints, and the exit code.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use base::{CoordinatorId, Epoch, OperationId, ShardId};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+// ---- running it ----
+
+struct Ran {
+    code: i32,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Ran {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.out).unwrap()
+    }
+}
+
+fn command<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trinity"));
+    command.arg("wal").args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(mut command: Command) -> Ran {
+    let output = command.output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(!err.contains("panicked"), "{err}");
+    Ran { code: output.status.code().unwrap(), out: output.stdout, err }
+}
+
+fn trinity(verb: &str, path: impl AsRef<OsStr>, flags: &[&str]) -> Ran {
+    let args = [OsStr::new(verb), path.as_ref()].into_iter().chain(flags.iter().map(OsStr::new));
+    run(command(args))
+}
+
+/// Runs, and insists on the exit code.
+#[track_caller]
+fn check(verb: &str, path: impl AsRef<OsStr>, flags: &[&str], code: i32) -> Ran {
+    let ran = trinity(verb, path, flags);
+    assert_eq!(ran.code, code, "{verb} {flags:?}: {}{}", ran.text(), ran.err);
+    ran
+}
+
+#[track_caller]
+fn import(dir: &Path, lines: impl AsRef<[u8]>, flags: &[&str], code: i32) -> Ran {
+    let input = TempDir::new().unwrap();
+    let file = input.path().join("lines");
+    fs::write(&file, lines).unwrap();
+    let args = [OsStr::new("import"), dir.as_ref()].into_iter();
+    let mut command = command(args.chain(flags.iter().map(OsStr::new)));
+    command.stdin(File::open(file).unwrap());
+    let ran = run(command);
+    assert_eq!(ran.code, code, "{}", ran.err);
+    ran
+}
+
+/// A path that is not there yet.
+fn fresh() -> (TempDir, PathBuf) {
+    let inside = TempDir::new().unwrap();
+    let path = inside.path().join("log");
+    (inside, path)
+}
+
+/// Every file of a directory, with what is in it.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = dir.read_dir().unwrap().map(|entry| entry.unwrap());
+    files
+        .map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()))
+        .collect()
+}
+
+fn segment(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{number:016x}.wal"))
+}
+
+fn vectors() -> Vec<(PathBuf, Value)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors");
+    let expected = fs::read(folder.join("expected.json")).unwrap();
+    let expected: BTreeMap<String, Value> = serde_json::from_slice(&expected).unwrap();
+    assert_eq!(expected.len(), 8);
+    expected.into_iter().map(|(name, value)| (folder.join(name), value)).collect()
+}
+
+fn vector(beginning: &str) -> PathBuf {
+    let named = |path: &PathBuf| {
+        path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(beginning))
+    };
+    vectors().into_iter().map(|(path, _)| path).find(named).unwrap()
+}
+
+/// A log in a directory, imported from the vector.
+fn imported(path: &Path) -> (TempDir, PathBuf) {
+    let (inside, dir) = fresh();
+    import(&dir, check("dump", path, &["--json"], 0).out, &[], 0);
+    (inside, dir)
+}
+
+fn event(event: &str, payload: &str) -> String {
+    format!("{{\"type\":\"{event}\",\"timestamp_ms\":1700000000000,\"payload\":{payload}}}\n")
+}
+
+// ---- the published logs ----
+
+fn check_expected(report: &Value, expected: &Value, integrity: &str) {
+    for count in
+        ["records", "last_sequence", "saga_events", "tx_events", "checkpoints", "corrupted_records"]
+    {
+        assert_eq!(report[count], expected[count], "{count}");
+    }
+    assert_eq!(report["integrity"], integrity);
+    assert_eq!(report["torn_tail_bytes"], 0);
+    for empty in ["anomalies", "corruption"] {
+        assert_eq!(report[empty], json!([]));
+    }
+    for kind in ["saga", "tx"] {
+        let completed = report["completed"][kind].as_object().unwrap();
+        let mut ids: Vec<u64> = completed.keys().map(|id| id.parse().unwrap()).collect();
+        ids.sort_unstable();
+        assert_eq!(json!(ids), expected["completed"][kind]);
+    }
+    let (found, expected) = (&report["operations"], &expected["operations"]);
+    let (found, expected) = (found.as_array().unwrap(), expected.as_array().unwrap());
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found["in_doubt"], false);
+        for (field, value) in expected.as_object().unwrap() {
+            let votes = |which: &str| {
+                found["votes"].as_object().unwrap().values().filter(|vote| *vote == which).count()
+            };
+            let found = match field.as_str() {
+                "participants" => json!(found["participants"].as_array().unwrap().len()),
+                "votes_commit" => json!(votes("commit")),
+                "votes_abort" => json!(votes("abort")),
+                field => found[field].clone(),
+            };
+            assert_eq!(found, *value, "{field}");
+        }
+    }
+}
+
+#[test]
+fn published_logs_are_recovered() {
+    for (path, expected) in vectors() {
+        let report = check("recover", &path, &["--json"], 0).json();
+        check_expected(&report, &expected, "unprotected");
+        check("recover", &path, &[], 0);
+    }
+}
+
+#[test]
+fn published_logs_go_in_and_out_unchanged() {
+    for (path, expected) in vectors() {
+        let (_inside, dir) = imported(&path);
+        let report = check("recover", &dir, &["--json"], 0).json();
+        check_expected(&report, &expected, "guarded");
+        assert_eq!(check("export", &dir, &[], 0).out, fs::read(&path).unwrap());
+
+        let (_inside, again) = fresh();
+        import(&again, check("dump", &dir, &["--json", "--guards"], 0).out, &[], 0);
+        assert_eq!(check("export", &again, &[], 0).out, fs::read(&path).unwrap());
+    }
+}
+
+#[test]
+fn evidence_is_the_record_that_proves_the_class() {
+    let evidence = |name| {
+        let report = check("recover", vector(name), &["--json"], 0).json();
+        let operations = report["operations"].as_array().unwrap().iter();
+        operations.map(|found| found["evidence_sequence"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(evidence("05"), [10]);
+    assert_eq!(evidence("22"), [117, 122, 130, 137, 144]);
+}
+
+// ---- what is printed ----
+
+#[test]
+fn a_report_has_its_fields_in_order() {
+    let report = check("recover", vector("04"), &["--json"], 0);
+    assert_eq!(
+        report.text(),
+        concat!(
+            r#"{"records":7,"last_sequence":7,"saga_events":7,"tx_events":0,"checkpoints":0,"#,
+            r#""corrupted_records":0,"torn_tail_bytes":0,"integrity":"unprotected","#,
+            r#""operations":[{"kind":"saga","id":1,"state":"executing","#,
+            r#""action":"saga_resume_execute","in_doubt":false,"steps":3,"next_step":2,"run":[2],"#,
+            r#""undo":[],"parked":[],"evidence_sequence":5,"last_sequence":7,"created_ms":1000}],"#,
+            r#""completed":{"saga":{},"tx":{}},"completed_left_out":0,"anomalies":[],"#,
+            r#""anomalies_left_out":0,"corruption":[],"corruption_left_out":0}"#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn a_dumped_record_has_its_fields_in_order() {
+    let (_inside, dir) = fresh();
+    let shard = "ab".repeat(32);
+    let lines = [
+        event("tx_vote_received", &format!(r#"{{"id":3,"shard":"{shard}","vote":"commit"}}"#)),
+        event("saga_completed", r#"{"id":5,"ext":{"version":1,"tags":[[7,"0a0b"],[7,""]]}}"#),
+        event("0x2a", r#"{"raw":"00ff"}"#),
+        event("saga_completed", r#"{"raw":""}"#),
+    ];
+    import(&dir, lines.concat(), &[], 0);
+    let dump = check("dump", &dir, &["--json"], 0);
+    let mut off = 1024 + 58 + 4;
+    for (line, (kind, len, payload)) in [
+        ("tx_vote_received", 70, format!(r#"{{"id":3,"shard":"{shard}","vote":"commit"}}"#)),
+        (
+            "saga_completed",
+            46,
+            r#"{"id":5,"ext":{"version":1,"tags":[[7,"0a0b"],[7,""]]}}"#.to_owned(),
+        ),
+        ("0x2a", 31, r#"{"raw":"00ff"}"#.to_owned()),
+        ("saga_completed", 29, r#"{"raw":""}"#.to_owned()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (seq, hash) = (line + 1, hash(&dump, line));
+        let what = format!(r#"{{"seq":{seq},"type":"{kind}","timestamp_ms":1700000000000,"#);
+        let place = format!(r#""file":"0000000000000001.wal","off":{off},"len":{len},"#);
+        let rest = format!(r#""crc_ok":true,"hash":"{hash}","payload":{payload}}}"#);
+        assert_eq!(dump.text().lines().nth(line), Some(&*(what + &place + &rest)));
+        off += len;
+    }
+    assert_eq!(hash(&dump, 3), "00000000");
+    let text = check("dump", &dir, &[], 0);
+    let lines: Vec<&str> = text.text().lines().collect();
+    assert_eq!(lines.len(), 4);
+    assert!(lines[0].contains("tx_vote_received"), "{}", lines[0]);
+    assert!(lines[0].contains("2023-11-14T22:13:20.000Z"), "{}", lines[0]);
+    assert!(lines[0].contains("id=3 shard=abababab..abababab vote=commit"), "{}", lines[0]);
+}
+
+/// A dumped record's hash. It is the CRC-32 of its payload, as the raw stream has it.
+fn hash(dump: &Ran, line: usize) -> String {
+    let line: Value = serde_json::from_str(dump.text().lines().nth(line).unwrap()).unwrap();
+    line["hash"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_hash_is_the_records_own() {
+    for (path, _) in vectors() {
+        let bytes = fs::read(&path).unwrap();
+        let dump = check("dump", &path, &["--json"], 0);
+        for line in dump.text().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let at = line["off"].as_u64().unwrap() as usize;
+            let field = [bytes[at + 28], bytes[at + 27], bytes[at + 26], bytes[at + 25]];
+            assert_eq!(line["hash"], format!("{:08x}", u32::from_be_bytes(field)));
+            assert_eq!(line["file"], path.file_name().unwrap().to_str().unwrap());
+        }
+    }
+}
+
+#[test]
+fn guards_are_shown_on_demand() {
+    let (_inside, dir) = imported(&vector("04"));
+    assert!(!check("dump", &dir, &["--json"], 0).text().contains("guard"));
+    for flags in [&["--guards"][..], &["--guards", "--json"]] {
+        let dump = check("dump", &dir, flags, 0);
+        // The batch, and the two of a clean close.
+        assert_eq!(dump.text().lines().filter(|line| line.contains("guard")).count(), 3);
+        assert_eq!(dump.text().lines().count(), 7 + 3);
+    }
+    // A raw stream has none.
+    assert_eq!(check("dump", vector("04"), &["--guards"], 0).text().lines().count(), 7);
+}
+
+#[test]
+fn integers_are_exact() {
+    let (_inside, dir) = fresh();
+    let id = u64::MAX;
+    let line = |event: &str, ms: i64| {
+        format!("{{\"type\":\"{event}\",\"timestamp_ms\":{ms},\"payload\":{{\"id\":{id}}}}}\n")
+    };
+    import(&dir, line("tx_created", i64::MIN) + &line("tx_abort_complete", i64::MAX), &[], 0);
+    let report = check("recover", &dir, &["--json"], 0);
+    assert!(report.text().contains(r#""tx":{"18446744073709551615":"aborted"}"#));
+    let dump = check("dump", &dir, &["--json"], 0);
+    assert!(dump.text().contains(r#""timestamp_ms":-9223372036854775808,"#));
+    assert!(dump.text().contains(r#""payload":{"id":18446744073709551615,"coordinator":"#));
+    check("dump", &dir, &[], 0);
+}
+
+#[test]
+fn a_promise_is_told_with_its_coordinator() {
+    let (coordinator, shard) = (CoordinatorId::numbered(1), ShardId::numbered(2));
+    let key = twopc::participant::PromiseKey {
+        tx: twopc::TxKey { coordinator, id: OperationId(9) },
+        shard,
+    };
+    let prepared = twopc::participant::Event::Prepared {
+        key,
+        epoch: Epoch::new(1),
+        peers: [].into(),
+        work: [1, 2, 3].into(),
+    };
+    let mut payload = Vec::new();
+    coordinator::codec::encode_participant(&prepared, &mut payload);
+    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (_inside, dir) = fresh();
+    import(&dir, event("tx_prepared", &format!(r#"{{"raw":"{hex}"}}"#)), &[], 0);
+    let report = check("recover", &dir, &["--json"], 0).json();
+    assert_eq!(
+        report["operations"],
+        json!([{
+            "kind": "participant", "coordinator": coordinator.to_string(), "id": 9,
+            "state": "prepared", "action": "none", "in_doubt": true, "shard": shard.to_string(),
+            "evidence_sequence": 1, "last_sequence": 1, "created_ms": 1_700_000_000_000u64,
+        }])
+    );
+    assert!(check("recover", &dir, &[], 0).text().contains("1 in doubt"));
+}
+
+#[test]
+fn nobody_has_to_read_to_the_end() {
+    let (_inside, dir) = fresh();
+    let lines: String =
+        (1..=5_000).map(|id| event("tx_created", &format!(r#"{{"id":{id}}}"#))).collect();
+    import(&dir, lines, &[], 0);
+    for verb in ["dump", "export", "recover"] {
+        let mut command = command([OsStr::new(verb), dir.as_ref()]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut first = [0; 1];
+        let mut stdout = child.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut stdout, &mut first).unwrap();
+        drop(stdout);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{verb}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{verb}");
+    }
+}
+
+#[test]
+fn help_names_the_exit_codes() {
+    for args in [&["--help"][..], &["recover", "--help"], &["dump", "-h"], &["import", "--help"]] {
+        let ran = run(command(args));
+        assert_eq!(ran.code, 0);
+        assert!(ran.text().contains("Exit codes:\n  0  clean"), "{}", ran.text());
+    }
+    for args in [&[][..], &["recover"], &["recover", "x", "--jsno"], &["dmup", "x"]] {
+        let ran = run(command(args));
+        assert_eq!(ran.code, 4, "{args:?}: {}", ran.err);
+        assert_eq!(ran.text(), "");
+    }
+}
+
+// ---- importing ----
+
+#[test]
+fn acknowledgements_come_in_order_with_the_hash() {
+    let (_inside, dir) = fresh();
+    let dump = check("dump", vector("22"), &["--json"], 0);
+    let acks = import(&dir, &dump.out, &["--acks"], 0);
+    let expected: String =
+        (0..144).map(|line| format!("ack {} {}\n", line + 1, hash(&dump, line))).collect();
+    assert_eq!(acks.text(), expected);
+    assert_eq!(
+        import(&dir, event("0x2a", r#"{"raw":""}"#), &["--acks"], 0).text(),
+        "ack 145 00000000\n"
+    );
+}
+
+#[test]
+fn a_log_grows_over_several_imports() {
+    let (_inside, dir) = fresh();
+    let bytes = fs::read(vector("22")).unwrap();
+    let dump = check("dump", vector("22"), &["--json"], 0);
+    for line in dump.text().split_inclusive('\n') {
+        import(&dir, line, &[], 0);
+    }
+    assert_eq!(check("export", &dir, &[], 0).out, bytes);
+    import(&dir, "", &[], 0);
+    assert_eq!(check("export", &dir, &[], 0).out, bytes);
+}
+
+#[test]
+fn no_marker_is_written() {
+    let (_inside, dir) = fresh();
+    let lines: String =
+        (1..=2_500).map(|id| event("tx_created", &format!(r#"{{"id":{id}}}"#))).collect();
+    import(&dir, lines, &[], 0);
+    let report = check("recover", &dir, &["--json"], 0).json();
+    assert_eq!((&report["records"], &report["checkpoints"]), (&json!(2_500), &json!(0)));
+}
+
+#[test]
+fn a_wrong_line_ends_the_import_and_those_before_it_are_kept() {
+    let good =
+        event("saga_created", r#"{"id":1}"#) + "\n" + &event("saga_execute_start", r#"{"id":1}"#);
+    let over_limit = event("0x2a", &format!(r#"{{"raw":"{}"}}"#, "00".repeat(65_537)));
+    let long_line = " ".repeat(2 << 20);
+    for (wrong, what) in [
+        ("{\"type\":\"saga_completed\"\n", "line 4, column 24: EOF"),
+        (
+            &*event("saga_complete", r#"{"id":1}"#),
+            "line 4, column 23: unknown event type `saga_complete`",
+        ),
+        (&*event("saga_completed", r#"{"ID":1}"#), "line 4, column 69: unknown field `ID`"),
+        (&*event("saga_completed", r#"{"id":"1"}"#), "line 4, column 73: invalid type: string"),
+        (&*event("0xf1", r#"{"raw":""}"#), "line 4, column 2: event code 0xf1"),
+        (&*over_limit, "line 4, column 45: a payload of 65537 bytes"),
+        (&*long_line, "line 4, column 1: the line is longer"),
+        ("\u{1}\n", "line 4, column 1: expected a JSON object"),
+        (
+            r#"{"seq":2,"type":"0x2a","timestamp_ms":0,"raw":""}"#,
+            "line 4, column 2: `seq` is 2: the log's next is 3",
+        ),
+        (r#"{"seq":4,"type":"0x2a","timestamp_ms":0,"raw":""}"#, "`seq` is 4: the log's next is 3"),
+        (
+            r#"{"crc_ok":false,"type":"0x2a","timestamp_ms":0,"raw":""}"#,
+            "line 4, column 2: the record was read with a wrong checksum",
+        ),
+    ] {
+        let (_inside, dir) = fresh();
+        let lines = format!("{good}{wrong}\n{good}");
+        let ran = import(&dir, &lines, &["--acks"], 4);
+        assert!(ran.err.contains(what), "{what}: {}", ran.err);
+        assert!(ran.err.contains("lines 1 to 3 are appended and durable"), "{}", ran.err);
+        assert_eq!(ran.text().lines().count(), 2);
+        assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 2);
+        let with_seq = r#"{"seq":3,"type":"saga_completed","timestamp_ms":0,"payload":{"id":1}}"#;
+        import(&dir, with_seq, &[], 0);
+    }
+}
+
+#[test]
+fn a_new_log_begins_with_the_first_sequence() {
+    let line = r#"{"seq":7,"type":"0x2a","timestamp_ms":0,"payload":{"raw":""}}"#;
+    let (_inside, dir) = fresh();
+    let ran = import(&dir, line, &[], 4);
+    assert!(ran.err.contains("`seq` is 7: the log's next is 1"), "{}", ran.err);
+    assert!(ran.err.contains("nothing was appended"), "{}", ran.err);
+    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 0);
+}
+
+#[test]
+fn an_input_that_fails_is_no_end_of_input() {
+    let (inside, dir) = fresh();
+    let mut command = command([OsStr::new("import"), dir.as_ref()]);
+    command.stdin(File::open(inside.path()).unwrap());
+    let ran = run(command);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("standard input"), "{}", ran.err);
+}
+
+#[test]
+fn an_event_out_of_place_is_kept_and_told() {
+    let (_inside, dir) = fresh();
+    let lines = event("tx_created", r#"{"id":1}"#)
+        + &event("tx_commit_complete", r#"{"id":1}"#)
+        + &event("0x2a", r#"{"raw":"00"}"#);
+    import(&dir, lines, &[], 0);
+    let report = check("recover", &dir, &["--json"], 2).json();
+    assert_eq!(report["records"], 3);
+    assert_eq!(report["corruption"], json!([]));
+    let anomalies = report["anomalies"].as_array().unwrap();
+    assert_eq!(anomalies.len(), 2);
+    assert_eq!((&anomalies[0]["sequence"], &anomalies[1]["sequence"]), (&json!(2), &json!(3)));
+    assert_eq!(report["operations"][0]["action"], "tx_resume_abort");
+    let text = check("recover", &dir, &[], 2);
+    assert!(text.text().contains("anomalies: 2 events"), "{}", text.text());
+    // They are no damage.
+    check("dump", &dir, &[], 0);
+    check("export", &dir, &[], 0);
+}
+
+#[test]
+fn lists_are_cut_and_what_is_left_out_is_counted() {
+    let (_inside, dir) = fresh();
+    let mut lines = String::new();
+    for id in 0..60_000 {
+        for kind in ["saga", "tx"] {
+            lines += &event(&format!("{kind}_created"), &format!(r#"{{"id":{id}}}"#));
+            let end = if kind == "saga" { "saga_aborted" } else { "tx_abort_complete" };
+            lines += &event(end, &format!(r#"{{"id":{id}}}"#));
+        }
+    }
+    for id in 0..100_007 {
+        lines += &event("saga_execute_start", &format!(r#"{{"id":{}}}"#, 1_000_000 + id));
+    }
+    import(&dir, lines, &[], 0);
+    let report = check("recover", &dir, &["--json"], 2).json();
+    let listed = |kind: &str| report["completed"][kind].as_object().unwrap().len();
+    assert_eq!((listed("saga"), listed("tx")), (50_000, 50_000));
+    assert_eq!(report["completed_left_out"], 20_000);
+    assert_eq!(report["anomalies"].as_array().unwrap().len(), 100_000);
+    assert_eq!(report["anomalies_left_out"], 7);
+    let text = check("recover", &dir, &[], 2);
+    assert!(text.text().contains("... and 99987 more"), "{}", text.text());
+}
+
+// ---- what is not a log, or not a whole one ----
+
+#[test]
+fn a_path_must_be_a_log() {
+    let (inside, dir) = fresh();
+    let foreign = inside.path().join("foreign");
+    fs::write(&foreign, "# Not a log\n").unwrap();
+    let empty_dir = inside.path().join("empty");
+    fs::create_dir(&empty_dir).unwrap();
+    let dir_of_files = inside.path().join("files");
+    fs::create_dir(&dir_of_files).unwrap();
+    fs::write(dir_of_files.join("lock"), "").unwrap();
+    fs::write(dir_of_files.join("data"), "").unwrap();
+    let foreign_segments = inside.path().join("segments");
+    fs::create_dir(&foreign_segments).unwrap();
+    fs::write(segment(&foreign_segments, 1), [7; 5000]).unwrap();
+    import(&dir, event("0x2a", r#"{"raw":""}"#), &[], 0);
+    let one_segment = segment(&dir, 1);
+    for verb in ["recover", "dump", "export"] {
+        for path in [&empty_dir, &dir_of_files, &foreign_segments, &foreign, &one_segment] {
+            let ran = check(verb, path, &[], 4);
+            assert!(ran.err.contains("not a Trinity log"), "{}", ran.err);
+            assert!(ran.err.contains(path.to_str().unwrap()), "{}", ran.err);
+            assert_eq!(ran.text(), "");
+        }
+        let ran = check(verb, inside.path().join("missing"), &[], 3);
+        assert!(ran.err.contains("missing: No such file"), "{}", ran.err);
+    }
+    for path in [&foreign, &one_segment] {
+        let before = fs::read(path).unwrap();
+        import(path, "", &[], 4);
+        assert_eq!(fs::read(path).unwrap(), before);
+    }
+    import(&foreign_segments, "", &[], 4);
+}
+
+#[test]
+fn a_log_may_be_empty() {
+    let (inside, dir) = fresh();
+    let stream = inside.path().join("stream");
+    fs::write(&stream, "").unwrap();
+    import(&dir, "", &[], 0);
+    let only_lock = inside.path().join("begun");
+    fs::create_dir(&only_lock).unwrap();
+    fs::write(only_lock.join("lock"), "").unwrap();
+    for path in [&stream, &dir, &only_lock] {
+        assert_eq!(check("recover", path, &["--json"], 0).json()["records"], 0);
+        assert_eq!(check("recover", path, &[], 0).err, "");
+        assert_eq!(check("dump", path, &[], 0).text(), "");
+    }
+    assert_eq!(check("export", &dir, &[], 0).text(), "");
+    check("export", &stream, &[], 4);
+}
+
+#[test]
+fn a_newer_format_is_not_damage() {
+    let (_inside, dir) = imported(&vector("04"));
+    // Format version 2 with a claim that verifies, as FORMAT.md promises of every version.
+    let mut bytes = fs::read(segment(&dir, 1)).unwrap();
+    for copy in [0, 512] {
+        bytes[copy + 8] = 2;
+        bytes[copy + 12..copy + 16].fill(0);
+        let checksum = crc32c(&bytes[copy..copy + 48]);
+        bytes[copy + 12..copy + 16].copy_from_slice(&checksum.to_le_bytes());
+    }
+    fs::write(segment(&dir, 1), bytes).unwrap();
+    for verb in ["recover", "dump", "export", "import"] {
+        let ran = check(verb, &dir, &[], 4);
+        assert!(ran.err.contains("format version 2"), "{}", ran.err);
+    }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |mut crc, &byte| {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 };
+        }
+        crc
+    })
+}
+
+#[test]
+fn a_stream_that_ends_inside_a_record_is_torn() {
+    let (inside, _) = fresh();
+    let bytes = fs::read(vector("09")).unwrap();
+    let path = inside.path().join("torn");
+    let dump = check("dump", vector("09"), &["--json"], 0);
+    let last: Value = serde_json::from_str(dump.text().lines().last().unwrap()).unwrap();
+    let end = last["off"].as_u64().unwrap() as usize;
+    for len in end + 1..bytes.len() {
+        fs::write(&path, &bytes[..len]).unwrap();
+        let report = check("recover", &path, &["--json"], 0).json();
+        assert_eq!(report["records"], 8, "{len}");
+        assert_eq!(report["operations"][0]["action"], "tx_resume_abort");
+        if report["torn_tail_bytes"] != json!(0) {
+            assert_eq!(report["end"], json!({"file": "torn", "offset": end}));
+        }
+    }
+    let text = check("recover", &path, &[], 0);
+    assert!(text.text().contains(&format!("behind record 8 (offset {end})")), "{}", text.text());
+    let dump = check("dump", &path, &[], 0);
+    assert_eq!(dump.text().lines().count(), 8);
+    assert!(dump.err.contains("a torn tail"), "{}", dump.err);
+}
+
+#[test]
+fn a_torn_log_is_read_as_it_is_and_mended_by_writing() {
+    let (_inside, dir) = imported(&vector("09"));
+    let whole = fs::read(segment(&dir, 1)).unwrap();
+    for len in (1025..1024 + 58 + 656).step_by(7) {
+        fs::write(segment(&dir, 1), &whole[..len]).unwrap();
+        let before = contents(&dir);
+        let report = check("recover", &dir, &["--json"], 0).json();
+        assert_eq!(report["records"], 0);
+        assert!(report["torn_tail_bytes"].as_u64().unwrap() > 0, "{len}");
+        check("recover", &dir, &[], 0);
+        check("dump", &dir, &["--guards"], 0);
+        check("export", &dir, &[], 0);
+        assert_eq!(contents(&dir), before, "reading writes nothing");
+    }
+    let ran = import(&dir, check("dump", vector("09"), &["--json"], 0).out, &[], 0);
+    assert!(ran.err.contains("a torn tail"), "{}", ran.err);
+    let report = check("recover", &dir, &["--json"], 0).json();
+    assert_eq!((&report["records"], &report["torn_tail_bytes"]), (&json!(9), &json!(0)));
+}
+
+#[test]
+fn a_lost_header_copy_is_told() {
+    let (_inside, dir) = fresh();
+    import(&dir, "", &[], 0);
+    let mut bytes = fs::read(segment(&dir, 1)).unwrap();
+    bytes.truncate(1024);
+    bytes[512..].fill(0);
+    fs::write(segment(&dir, 1), bytes).unwrap();
+    let report = check("recover", &dir, &["--json"], 0).json();
+    assert_eq!(report["lost_header_copies"], 1);
+    assert!(check("recover", &dir, &[], 0).text().contains("1 header copies"));
+}
+
+#[test]
+fn damage_in_a_stream_is_named() {
+    let (inside, _) = fresh();
+    let path = inside.path().join("damaged");
+    let mut bytes = fs::read(vector("22")).unwrap();
+    let dump = check("dump", vector("22"), &["--json"], 0);
+    let record: Value = serde_json::from_str(dump.text().lines().nth(70).unwrap()).unwrap();
+    let (off, len) = (record["off"].as_u64().unwrap(), record["len"].as_u64().unwrap());
+    bytes[off as usize + 33] ^= 0x10;
+    fs::write(&path, &bytes).unwrap();
+
+    let report = check("recover", &path, &["--json"], 2).json();
+    assert_eq!((&report["records"], &report["corrupted_records"]), (&json!(143), &json!(1)));
+    let damage = &report["corruption"][0];
+    assert_eq!((&damage["file"], &damage["offset"]), (&json!("damaged"), &json!(off)));
+    assert_eq!(damage["bytes"], len);
+    assert_eq!(report["corruption"].as_array().unwrap().len(), 1);
+    let text = check("recover", &path, &[], 2);
+    assert!(text.text().contains(&format!("offset {off}, {len} bytes")), "{}", text.text());
+
+    // It is dumped as what it is, and import does not take it.
+    let dump = check("dump", &path, &["--json"], 2);
+    assert_eq!(dump.text().lines().count(), 144);
+    assert!(dump.err.contains(&format!("offset {off}")), "{}", dump.err);
+    let wrong: Value = serde_json::from_str(dump.text().lines().nth(70).unwrap()).unwrap();
+    assert_eq!((&wrong["seq"], &wrong["crc_ok"]), (&json!(71), &json!(false)));
+    let (_inside, dir) = fresh();
+    let ran = import(&dir, &dump.out, &[], 4);
+    assert!(ran.err.contains("line 71"), "{}", ran.err);
+    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 70);
+}
+
+#[test]
+fn damage_in_a_log_is_named_and_nothing_is_appended() {
+    let (_inside, dir) = fresh();
+    let dump = check("dump", vector("22"), &["--json"], 0);
+    for line in dump.text().split_inclusive('\n').collect::<Vec<_>>().chunks(36) {
+        import(&dir, line.concat(), &[], 0);
+    }
+    let damaged = segment(&dir, 3);
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[1024 + 1000] ^= 4;
+    fs::write(&damaged, bytes).unwrap();
+    let before = contents(&dir);
+
+    let report = check("recover", &dir, &["--json"], 2).json();
+    let places = report["corruption"].as_array().unwrap();
+    assert_eq!(places[0]["file"], "0000000000000003.wal");
+    assert!(places[0]["offset"].as_u64().unwrap() >= 1024);
+    let doubtful = report["operations"].as_array().unwrap().iter();
+    assert!(doubtful.filter(|operation| operation["in_doubt"] == true).count() > 0);
+    let text = check("recover", &dir, &[], 2);
+    assert!(text.text().contains("IN DOUBT"), "{}", text.text());
+
+    // Both sides of the damage are dumped, only the near one is exported.
+    let dump = check("dump", &dir, &["--json"], 2);
+    assert!(dump.err.contains("0000000000000003.wal offset"), "{}", dump.err);
+    assert!(dump.text().lines().last().unwrap().starts_with(r#"{"seq":144,"#));
+    assert!(check("dump", &dir, &[], 2).text().contains("!!! damage: 0000000000000003.wal"));
+    let export = check("export", &dir, &[], 2);
+    assert!(export.out.len() > 2000);
+    assert!(fs::read(vector("22")).unwrap().starts_with(&export.out));
+    assert!(export.err.contains("0000000000000003.wal"), "{}", export.err);
+
+    let ran = import(&dir, event("0x2a", r#"{"raw":""}"#), &["--acks"], 2);
+    assert!(ran.err.contains("0000000000000003.wal"), "{}", ran.err);
+    assert_eq!(ran.text(), "");
+    assert_eq!(contents(&dir), before, "a damaged log is left as it is");
+}
+
+// ---- somebody else is there ----
+
+/// An import that has acknowledged the event with that sequence, and waits for more.
+fn writer(dir: &Path, sequence: u64) -> (Child, ChildStdin) {
+    let mut command = command([OsStr::new("import"), dir.as_ref(), OsStr::new("--acks")]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // What is whole is not held up by what is not.
+    let lines = event("tx_created", &format!(r#"{{"id":{sequence}}}"#)) + "{\"type\":";
+    stdin.write_all(lines.as_bytes()).unwrap();
+    let mut ack = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ack).unwrap();
+    assert!(ack.starts_with(&format!("ack {sequence} ")), "{ack}");
+    (child, stdin)
+}
+
+#[test]
+fn a_log_in_use_is_left_alone() {
+    let (_inside, dir) = fresh();
+    let (mut child, stdin) = writer(&dir, 1);
+    for verb in ["recover", "dump", "export", "import"] {
+        let ran = check(verb, &dir, &[], 3);
+        assert!(ran.err.contains("in use"), "{}", ran.err);
+        assert!(ran.err.contains(dir.to_str().unwrap()), "{}", ran.err);
+    }
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(4), "the line it was told was not whole");
+    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 1);
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    let (_inside, dir) = fresh();
+    for killed in 1..4 {
+        let (mut child, _stdin) = writer(&dir, killed);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let report = check("recover", &dir, &["--json"], 0).json();
+        assert_eq!(report["records"], killed);
+        assert_eq!(report["corruption"], json!([]));
+    }
+}
