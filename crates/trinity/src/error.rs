@@ -32,6 +32,10 @@ impl From<Exit> for ExitCode {
 pub enum Error {
     /// The system refused a file or a directory.
     #[error("{}: {error}", path.display())]
+    #[diagnostic(help(
+        "check the path, its permissions and the disk; what cannot be read is never taken for a \
+         log's end"
+    ))]
     Io { path: PathBuf, error: io::Error },
     /// Standard input or output failed.
     #[error("{stream}: {error}")]

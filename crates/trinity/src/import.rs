@@ -23,9 +23,10 @@ A line of `trinity wal dump --json` is one too: its `file`, `off`, `len` and `ha
 
 Each event has the fields of the published format and no other: `id`, `coordinator`, `step`, \
 `action` (a number), `error_code`, `attempt`, `shard`, `node`, `vote` (commit, abort), \
-`active_sagas`, `active_txs`. A value of 32 bytes that is missing is zero; every other field must be \
-there. Beside the fields there may be \"ext\":{\"version\":1,\"tags\":[[TAG,\"HEX\"],...]}. Any payload \
-may stand as {\"raw\":\"HEX\"} instead; of a type that has no name, such as \"0x2a\", it has to.
+`active_sagas`, `active_txs`. A value of 32 bytes that is missing is zero; every other field must \
+be there. Beside the fields there may be \"ext\":{\"version\":1,\"tags\":[[TAG,\"HEX\"],...]}. Any \
+payload may stand as {\"raw\":\"HEX\"} instead; of a type that has no name, such as \"0x2a\", it \
+has to.
 
 A line that is none of this ends the import with exit code 4; the lines before it are kept. \
 Whether an event follows from those before it is not asked: the log keeps what it is told, and \
