@@ -100,7 +100,6 @@ struct Json<'a> {
     unknown_ids_in_doubt: bool,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
