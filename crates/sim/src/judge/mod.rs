@@ -4,6 +4,17 @@
 //! durable or survive a crash, what clients are told, and what a node says it recovered; it never asks
 //! a machine for its opinion.
 
+mod court;
+mod facts;
+mod ids;
+mod ledger;
+pub mod model;
+mod payload;
+pub mod reader;
+
+pub use court::Court;
+pub use ids::IdMap;
+
 use base::{RequestKey, Time};
 use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
 use node::Node;
@@ -54,8 +65,8 @@ impl Findings {
 
 /// Every judge, for one run of this scenario.
 #[must_use]
-pub fn all(_scenario: &crate::scenario::Scenario) -> Vec<Box<dyn Judge>> {
-    Vec::new()
+pub fn all(scenario: &crate::scenario::Scenario) -> Vec<Box<dyn Judge>> {
+    vec![Box::new(Court::new(*scenario.cluster.nodes.get_ref()))]
 }
 
 /// One judge. Every method is called in the order in which things happen. Nodes are numbered from 0;
@@ -65,7 +76,15 @@ pub trait Judge {
     fn submitted(&mut self, _at: Moment, _node: u32, _request: &Request) {}
 
     /// A message leaves a node (whether or not the network then loses it).
-    fn sent(&mut self, _at: Moment, _from: u32, _to: u32, _message: &Message, _found: &mut Findings) {}
+    fn sent(
+        &mut self,
+        _at: Moment,
+        _from: u32,
+        _to: u32,
+        _message: &Message,
+        _found: &mut Findings,
+    ) {
+    }
 
     /// A sync of one of a node's logs is done: everything written to that segment before it is durable.
     fn synced(
@@ -80,7 +99,14 @@ pub trait Judge {
     }
 
     /// A client is told how its request ended.
-    fn replied(&mut self, _at: Moment, _key: &RequestKey, _outcome: &Outcome, _found: &mut Findings) {}
+    fn replied(
+        &mut self,
+        _at: Moment,
+        _key: &RequestKey,
+        _outcome: &Outcome,
+        _found: &mut Findings,
+    ) {
+    }
 
     /// A node's process is gone; if its power failed, `power` is true and `disk` is what survived.
     fn crashed(

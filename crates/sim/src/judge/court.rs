@@ -1,0 +1,160 @@
+//! The court: every rule, over one reading of the logs.
+//!
+//! The rules share what the logs say, so they sit together: each sync is read once, each message is
+//! looked up once.
+
+use super::facts::Facts;
+use super::ledger::{Ledger, Objection};
+use super::{Findings, Judge, Moment};
+use base::RequestKey;
+use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
+use node::Node;
+use std::collections::BTreeMap;
+use wal_core::{Directory, SegmentId};
+
+/// Judges a run by what its nodes' logs hold for good.
+///
+/// | rule | what is objected to |
+/// |---|---|
+/// | `G1`, `G3`, `G6` | a record that was durable is gone, or another one; a log that does not read; a log that says of another node what that node's log does not say |
+/// | `G9` | a watermark that promises too much |
+/// | `legal` | a record that does not follow from those before it in its log |
+/// | `gate` | COMMIT, "committed", YES, ACK, a promised NO, a step's call, compensation or answer, the end told to a client, before the records that it rests on are durable |
+/// | `G13`, `G14` | a commit without every durable YES; a promise broken or decided alone |
+/// | `I1`, `I2`, `I3` | two ends of one transaction, at participants, to clients, in messages |
+/// | `I4`, `I5`, `G20` | a token with two effects, an effect behind its tombstone, an undo out of order, an end with effects missing or left |
+/// | `I6`, `G15` | at a quiet end: a saga without an end, stores that differ from what clients were promised |
+/// | `I7` | a recovery that finds another state than the model does in the same bytes |
+/// | `I8`, `G17` | an effect of a replaced epoch; a command under an epoch that is not durable |
+/// | `I12` | a cell with two holders, or changed under somebody's lock |
+#[derive(Debug)]
+pub struct Court {
+    ledgers: Vec<[Ledger; 2]>,
+    facts: Facts,
+    buffer: Vec<u8>,
+    recoveries: u64,
+    kept_unsynced: u64,
+    wrote_behind_a_seal: u64,
+}
+
+impl Court {
+    /// A court for a world of so many nodes.
+    #[must_use]
+    pub fn new(nodes: u32) -> Court {
+        Court {
+            ledgers: (0..nodes).map(|_| Default::default()).collect(),
+            facts: Facts::new(nodes),
+            buffer: Vec::new(),
+            recoveries: 0,
+            kept_unsynced: 0,
+            wrote_behind_a_seal: 0,
+        }
+    }
+}
+
+/// Keeps the first objection.
+fn note(first: &mut Option<Objection>, checked: Result<(), Objection>) {
+    if let Err(objection) = checked
+        && first.is_none()
+    {
+        *first = Some(objection);
+    }
+}
+
+fn settle(at: Moment, node: Option<u32>, objection: Option<Objection>, found: &mut Findings) {
+    if let Some(Objection { invariant, what }) = objection {
+        match node {
+            Some(node) => found.object(invariant, at, format!("n{node}: {what}")),
+            None => found.object(invariant, at, what),
+        }
+    }
+}
+
+impl Judge for Court {
+    fn submitted(&mut self, _at: Moment, _node: u32, request: &Request) {
+        self.facts.submitted(request);
+    }
+
+    fn sent(&mut self, at: Moment, from: u32, to: u32, message: &Message, found: &mut Findings) {
+        let ledgers = &self.ledgers;
+        let epoch = |by: u32| ledgers[by as usize][LogSlot::Coordinator as usize].epoch;
+        let store = |of: u32| {
+            let ledger = &ledgers[of as usize][LogSlot::Participant as usize];
+            (ledger.log_id, ledger.epoch)
+        };
+        if let Err(objection) = self.facts.sent(from, to, message, epoch, store) {
+            settle(at, None, Some(objection), found);
+        }
+    }
+
+    fn synced(
+        &mut self,
+        at: Moment,
+        node: u32,
+        slot: LogSlot,
+        segment: SegmentId,
+        disk: &dyn Directory,
+        found: &mut Findings,
+    ) {
+        let (facts, mut first) = (&mut self.facts, None);
+        let ledger = &mut self.ledgers[node as usize][slot as usize];
+        let read = ledger.synced(segment, disk, &mut self.buffer, &mut |record| {
+            let checked = match slot {
+                LogSlot::Coordinator => facts.coordinated(node, record),
+                LogSlot::Participant => facts.taken(node, record),
+            };
+            note(&mut first, checked);
+        });
+        note(&mut first, read);
+        settle(at, Some(node), first, found);
+    }
+
+    fn replied(&mut self, at: Moment, key: &RequestKey, outcome: &Outcome, found: &mut Findings) {
+        settle(at, None, self.facts.replied(key, outcome).err(), found);
+    }
+
+    fn recovered(
+        &mut self,
+        at: Moment,
+        node: u32,
+        slot: LogSlot,
+        report: &RecoveryReport,
+        disk: &dyn Directory,
+        found: &mut Findings,
+    ) {
+        self.recoveries += 1;
+        let (facts, mut first) = (&mut self.facts, None);
+        let ledger = &mut self.ledgers[node as usize][slot as usize];
+        let before = ledger.durable();
+        let read = ledger.recovered(disk, &mut |record| {
+            let checked = match slot {
+                LogSlot::Coordinator => facts.coordinated(node, record),
+                LogSlot::Participant => facts.taken(node, record),
+            };
+            note(&mut first, checked);
+        });
+        self.kept_unsynced += u64::from(ledger.durable() > before);
+        match read {
+            Ok(end) => self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0),
+            Err(objection) => note(&mut first, Err(objection)),
+        }
+        if first.is_none() {
+            let checked = match slot {
+                LogSlot::Coordinator => facts.coordinator_recovered(node, report),
+                LogSlot::Participant => facts.participant_recovered(node, report),
+            };
+            note(&mut first, checked);
+        }
+        settle(at, Some(node), first, found);
+    }
+
+    fn observed(&self, into: &mut BTreeMap<&'static str, u64>) {
+        self.facts.observed(into);
+        *into.entry("kept_unsynced").or_default() += self.kept_unsynced;
+        *into.entry("wrote_behind_a_seal").or_default() += self.wrote_behind_a_seal;
+    }
+
+    fn ended(&mut self, at: Moment, nodes: &[Option<&Node>], found: &mut Findings) {
+        settle(at, None, self.facts.ended(nodes).err(), found);
+    }
+}

@@ -1,0 +1,1075 @@
+//! What all logs together say, and the rules that hold across nodes.
+//!
+//! Every durable record of every log comes here once, in the order in which the disks made them
+//! durable. What a node says or does is then held against it. Messages carry no proof; the logs are
+//! the proof, and they are read by the judges' own reader.
+//!
+//! Names of nodes, coordinators and shards are those of a simulated world: numbers.
+
+use super::ids::IdMap;
+use super::ledger::Objection;
+use super::model::{Change, Model, Saga, StepSet};
+use super::payload::{self, Fields, tag};
+use super::reader::LogRecord;
+use base::{CoordinatorId, OperationId, RequestKey, ShardId};
+use coordinator::{
+    Message, OperationKind, Outcome, RecoveryAction, RecoveryReport, Request, StepAnswer, Work,
+};
+use node::Node;
+use saga::{Direction, End};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use twopc::coordinator::Decision;
+use twopc::{PeerVerdict, Verdict, Vote};
+use wal_core::EventType;
+
+/// A branch of a transaction, as its participant's log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Promise {
+    Prepared,
+    Committed,
+    /// After a promise, or instead of one.
+    Aborted,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Branch {
+    shard: u64,
+    node: u32,
+    promise: Promise,
+}
+
+/// A transaction, as everybody but its coordinator's log knows it.
+#[derive(Clone, Debug, Default)]
+struct Spread {
+    branches: Vec<Branch>,
+    committed: u32,
+    aborted: u32,
+    /// Its coordinator has told somebody that it is aborted.
+    abort_said: bool,
+    request: Option<u32>,
+}
+
+impl Spread {
+    fn branch(&self, shard: u64) -> Option<&Branch> {
+        self.branches.iter().find(|branch| branch.shard == shard)
+    }
+
+    fn promise(&self, shard: ShardId, node: u32) -> Option<Promise> {
+        let branch = self.branch(shard.number())?;
+        (branch.node == node).then_some(branch.promise)
+    }
+}
+
+/// A saga's calls, as the nodes that run its steps have them in their logs.
+#[derive(Clone, Debug, Default)]
+struct Calls {
+    done: StepSet,
+    refused: StepSet,
+    changed: StepSet,
+    compensated: StepSet,
+    not_compensated: StepSet,
+    taken_back: StepSet,
+    /// The highest epoch that has called each step, forward and backward.
+    epochs: Vec<[u32; 2]>,
+    request: Option<u32>,
+}
+
+/// A coordinator: its log, and what became of its operations elsewhere.
+#[derive(Clone, Debug, Default)]
+struct Coordinator {
+    model: Model,
+    spread: IdMap<Spread>,
+    calls: IdMap<Calls>,
+}
+
+/// A promise without an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Open {
+    key: (u64, OperationId, u64),
+    at: u64,
+    ms: i64,
+}
+
+/// A cell that a promise holds, and what its commit adds to it.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    key: (u64, OperationId, u64),
+    cell: u64,
+    add: i64,
+}
+
+/// A participant's log, as far as it is not about operations alone.
+#[derive(Clone, Debug, Default)]
+struct Participant {
+    open: Vec<Open>,
+    held: Vec<Held>,
+    /// What its records add up to.
+    cells: BTreeMap<u64, i64>,
+    /// What clients were promised.
+    expected: BTreeMap<u64, i64>,
+    /// The highest epoch of each coordinator that its log holds.
+    epochs: Vec<u32>,
+    records: u64,
+}
+
+impl Participant {
+    fn saw(&mut self, coordinator: u32, epoch: u32) {
+        let at = coordinator as usize;
+        if self.epochs.len() <= at {
+            self.epochs.resize(at + 1, 0);
+        }
+        self.epochs[at] = self.epochs[at].max(epoch);
+    }
+
+    fn seen(&self, coordinator: u32) -> u32 {
+        self.epochs.get(coordinator as usize).copied().unwrap_or(0)
+    }
+
+    fn value(&self, cell: u64) -> i64 {
+        self.cells.get(&cell).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, cell: u64, amount: i64) {
+        let value = self.cells.entry(cell).or_insert(0);
+        *value = value.wrapping_add(amount);
+    }
+
+    fn close(&mut self, key: (u64, OperationId, u64), commits: bool) {
+        if let Some(at) = self.open.iter().position(|open| open.key == key) {
+            self.open.swap_remove(at);
+        }
+        let mut at = 0;
+        while at < self.held.len() {
+            if self.held[at].key == key {
+                let Held { cell, add, .. } = self.held.swap_remove(at);
+                if commits && add != 0 {
+                    self.add(cell, add);
+                }
+            } else {
+                at += 1;
+            }
+        }
+    }
+}
+
+/// A client's request.
+#[derive(Clone, Debug)]
+struct Asked {
+    /// Where what is done; taken when it is.
+    work: Vec<(u32, Arc<[u8]>)>,
+    /// How it ended, by its coordinator's log.
+    ended: Option<Ended>,
+    told: Option<Ended>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Committed,
+    /// Without a record that proves it: aborts are presumed.
+    Aborted,
+    Saga(End),
+}
+
+/// How often things were seen that a run should sometimes see.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    null_compensation: u64,
+    refused_by_tombstone: u64,
+    tombstone_before_prepare: u64,
+    peer_promise: u64,
+    peer_decided: u64,
+    stale_epoch_sent: u64,
+    unknown_effect: u64,
+    late_outcome: u64,
+    aborted_after_promise: u64,
+    recovered_all_yes: u64,
+    recovered_promise: u64,
+}
+
+/// Everything that is durable somewhere, and what was said.
+#[derive(Debug, Default)]
+pub struct Facts {
+    coordinators: Vec<Coordinator>,
+    participants: Vec<Participant>,
+    requests: Vec<Asked>,
+    /// By the request's key, where it is no number of four bytes.
+    named: BTreeMap<Box<[u8]>, u32>,
+    /// By the number that the key is: the request's place plus one.
+    numbered: Vec<u32>,
+    seen: Seen,
+}
+
+type Checked = Result<(), Objection>;
+
+fn ensure(holds: bool, invariant: &'static str, what: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(Objection::new(invariant, what())) }
+}
+
+impl Facts {
+    /// Nothing yet, of a world of so many nodes.
+    #[must_use]
+    pub fn new(nodes: u32) -> Facts {
+        Facts {
+            coordinators: (0..nodes).map(|_| Coordinator::default()).collect(),
+            participants: (0..nodes).map(|_| Participant::default()).collect(),
+            ..Facts::default()
+        }
+    }
+
+    // ---- clients ----
+
+    /// A request is handed to a coordinator, perhaps again.
+    pub fn submitted(&mut self, request: &Request) {
+        if self.place(request.key.as_bytes()).is_some() {
+            return;
+        }
+        let work = match &request.work {
+            Work::Transaction(branches) => {
+                branches.iter().map(|b| (b.node.number() as u32, b.work.clone())).collect()
+            }
+            Work::Saga(definition) => {
+                let steps = definition.steps().iter();
+                steps.map(|step| (step.node.number() as u32, step.body.clone())).collect()
+            }
+        };
+        self.requests.push(Asked { work, ended: None, told: None });
+        let place = u32::try_from(self.requests.len()).expect("fewer than 2^32 requests");
+        match number_of(request.key.as_bytes()) {
+            Some(number) => {
+                if self.numbered.len() <= number {
+                    self.numbered.resize(number + 1, 0);
+                }
+                self.numbered[number] = place;
+            }
+            None => {
+                self.named.insert(request.key.as_bytes().into(), place - 1);
+            }
+        }
+    }
+
+    fn place(&self, key: &[u8]) -> Option<u32> {
+        match number_of(key) {
+            Some(number) => self.numbered.get(number)?.checked_sub(1),
+            None => self.named.get(key).copied(),
+        }
+    }
+
+    /// A client is told how its request ended.
+    ///
+    /// # Errors
+    /// Nothing durable says so, or it was told something else before.
+    pub fn replied(&mut self, key: &RequestKey, outcome: &Outcome) -> Checked {
+        let Some(place) = self.place(key.as_bytes()) else {
+            return Err(Objection::new("reply", format!("{key:?} was never asked for")));
+        };
+        let told = match outcome {
+            Outcome::Committed => Ended::Committed,
+            Outcome::Aborted => Ended::Aborted,
+            Outcome::Completed => Ended::Saga(End::Completed),
+            Outcome::Compensated => Ended::Saga(End::Compensated),
+            Outcome::SagaAborted => Ended::Saga(End::Aborted),
+            Outcome::Refused(_) => return Ok(()),
+        };
+        let asked = &mut self.requests[place as usize];
+        let before = asked.told.replace(told);
+        ensure(before.is_none_or(|before| before == told), "I2", || {
+            format!("the client of {key:?} was told {before:?}, and now {told:?}")
+        })?;
+        let proved = match told {
+            Ended::Aborted => asked.ended.is_none(),
+            told => asked.ended == Some(told),
+        };
+        let invariant = if told == Ended::Aborted { "I2" } else { "G1" };
+        ensure(proved, invariant, || {
+            format!(
+                "the client of {key:?} is told {told:?}; what is durable says {:?}",
+                asked.ended
+            )
+        })
+    }
+
+    /// A request has ended, says its coordinator's log; what it asked for is expected if it succeeded.
+    fn decided(&mut self, request: Option<u32>, ended: Ended) -> Checked {
+        // Work that nobody asked for under a name that is known has no client.
+        let Some(place) = request else { return Ok(()) };
+        let asked = &mut self.requests[place as usize];
+        let before = asked.ended.replace(ended);
+        ensure(before.is_none(), "G15", || {
+            format!("one request ended twice, {before:?} and {ended:?}")
+        })?;
+        let told = asked.told;
+        ensure(told.is_none_or(|told| told == ended), "I2", || {
+            format!("a client was told {told:?}, and then it was {ended:?}")
+        })?;
+        let work = std::mem::take(&mut asked.work);
+        if matches!(ended, Ended::Committed | Ended::Saga(End::Completed)) {
+            for (node, work) in work {
+                let Some(participant) = self.participants.get_mut(node as usize) else { continue };
+                for change in payload::changes(&work).filter(|change| !change.condition) {
+                    let value = participant.expected.entry(change.cell).or_insert(0);
+                    *value = value.wrapping_add(change.amount);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // ---- durable records of coordinators ----
+
+    /// A record of a coordinator's log counts from now on.
+    ///
+    /// # Errors
+    /// It must not be there, or not yet.
+    pub fn coordinated(&mut self, node: u32, record: &LogRecord<'_>) -> Checked {
+        let event = EventType(record.event);
+        let LogRecord { sequence, timestamp_ms, payload, .. } = *record;
+        let coordinator = &mut self.coordinators[node as usize];
+        let Some(change) = coordinator.model.take(sequence, event, timestamp_ms, payload) else {
+            return Err(anomaly(node, event, sequence));
+        };
+        let mut fields = Fields(payload);
+        let id = fields.id().unwrap_or_default();
+        match change {
+            Change::Saga | Change::Transaction | Change::Checkpoint => Ok(()),
+            Change::UnbackedCommit => {
+                Err(Objection::new("G13", format!("transaction {id} commits without all votes")))
+            }
+            Change::SagaCreated | Change::TransactionCreated => {
+                let _ = fields.coordinator();
+                let key = fields.tags().and_then(|tags| tags.request_key());
+                let request = key.and_then(|key| self.place(key));
+                let coordinator = &mut self.coordinators[node as usize];
+                if change == Change::SagaCreated {
+                    coordinator.calls.entry(id, Calls::default).request = request;
+                } else {
+                    coordinator.spread.entry(id, Spread::default).request = request;
+                }
+                Ok(())
+            }
+            Change::Voted(shard, vote) => self.voted(node, id, shard, vote),
+            Change::CommitStart => self.commit_decided(node, id),
+            Change::CommitComplete => self.commit_complete(node, id),
+            Change::StepSucceeded(step) => {
+                let late = self.saga(node, id).is_some_and(|saga| saga.turned > 0);
+                self.seen.late_outcome += u64::from(late);
+                self.has_call(node, id, step, "succeeded", |calls| calls.done)
+            }
+            Change::StepFailed { step, unknown } => {
+                self.seen.unknown_effect += u64::from(unknown);
+                // A tombstone refuses too.
+                let refusals = |calls: &Calls| calls.refused | calls.compensated;
+                if unknown {
+                    Ok(())
+                } else {
+                    self.has_call(node, id, step, "was refused", refusals)
+                }
+            }
+            Change::Undone(step) => {
+                self.has_call(node, id, step, "was undone", |calls| calls.compensated)
+            }
+            Change::SagaEnded(end) => self.saga_ended(node, id, end),
+        }
+    }
+
+    fn voted(&self, node: u32, id: OperationId, shard: ShardId, vote: Vote) -> Checked {
+        let spread = self.coordinators[node as usize].spread.get(id);
+        let promise = spread.and_then(|spread| spread.branch(shard.number()));
+        let promised = promise.is_some_and(|branch| branch.promise != Promise::Aborted)
+            || promise.is_some_and(|_| spread.is_some_and(|spread| spread.abort_said));
+        ensure(vote == Vote::Abort || promised, "G1", || {
+            format!("n{node} logs a YES of {shard:?} for transaction {id}: no such promise")
+        })
+    }
+
+    fn commit_decided(&mut self, node: u32, id: OperationId) -> Checked {
+        let coordinator = &mut self.coordinators[node as usize];
+        let Some(tx) = coordinator.model.transactions.get(id) else { return Ok(()) };
+        let spread = coordinator.spread.entry(id, Spread::default);
+        ensure(!spread.abort_said, "I3", || {
+            format!("n{node} commits transaction {id}, of which somebody was told that it aborts")
+        })?;
+        for (member, _) in &tx.members {
+            let on = member.node.number() as u32;
+            let promise = spread.promise(member.shard, on);
+            ensure(promise == Some(Promise::Prepared), "G13", || {
+                let shard = member.shard.number();
+                format!("n{node} commits transaction {id}; shard {shard} at n{on} has {promise:?}")
+            })?;
+        }
+        let request = spread.request;
+        self.decided(request, Ended::Committed)
+    }
+
+    fn commit_complete(&self, node: u32, id: OperationId) -> Checked {
+        let coordinator = &self.coordinators[node as usize];
+        let (tx, spread) = (coordinator.model.transactions.get(id), coordinator.spread.get(id));
+        let (Some(tx), Some(spread)) = (tx, spread) else { return Ok(()) };
+        let all = tx.members.len() as u32;
+        ensure(spread.committed == all, "I2", || {
+            format!(
+                "n{node}: everybody has committed transaction {id}, says its log; of {all} \
+                 participants {} have",
+                spread.committed
+            )
+        })
+    }
+
+    fn saga(&self, node: u32, id: OperationId) -> Option<&Saga> {
+        self.coordinators[node as usize].model.sagas.get(id)
+    }
+
+    fn has_call(
+        &self,
+        node: u32,
+        id: OperationId,
+        step: StepSet,
+        what: &str,
+        of: impl Fn(&Calls) -> StepSet,
+    ) -> Checked {
+        let calls = self.coordinators[node as usize].calls.get(id);
+        ensure(calls.is_some_and(|calls| of(calls) & step == step), "G1", || {
+            let step = step.trailing_zeros();
+            format!("n{node} logs that step {step} of saga {id} {what}: no node's log says so")
+        })
+    }
+
+    fn saga_ended(&mut self, node: u32, id: OperationId, end: End) -> Checked {
+        let coordinator = &mut self.coordinators[node as usize];
+        let calls = coordinator.calls.entry(id, Calls::default);
+        let Some(saga) = coordinator.model.sagas.get(id) else { return Ok(()) };
+        let left = calls.changed & !calls.taken_back;
+        let right = if end == End::Completed { saga.all() } else { 0 };
+        ensure(left == right, "G20", || {
+            format!(
+                "n{node}: saga {id} is {}, and the effects of steps {left:#b} are there",
+                end.name()
+            )
+        })?;
+        let request = calls.request;
+        self.decided(request, Ended::Saga(end))
+    }
+
+    // ---- durable records of participants ----
+
+    /// A record of a participant's log counts from now on.
+    ///
+    /// # Errors
+    /// It must not be there, or not yet.
+    pub fn taken(&mut self, node: u32, record: &LogRecord<'_>) -> Checked {
+        let event = EventType(record.event);
+        self.participants[node as usize].records += 1;
+        let unreadable = || anomaly(node, event, record.sequence);
+        let mut fields = Fields(record.payload);
+        let (Some(id), Some(coordinator)) = (fields.id(), fields.coordinator()) else {
+            return Err(unreadable());
+        };
+        let tags = fields.tags().ok_or_else(unreadable)?;
+        let by = coordinator.number() as u32;
+        if by as usize >= self.coordinators.len() {
+            return Err(unreadable());
+        }
+        let epoch = tags.u32(tag::EPOCH).unwrap_or(0);
+        let shard = tags.array(tag::SHARD).map_or(0, |shard| ShardId(shard).number());
+        let key = (coordinator.number(), id, shard);
+        match event {
+            EventType::TX_PREPARED => {
+                let work = tags.find(tag::BODY).unwrap_or(&[]);
+                let open = Open { key, at: record.sequence, ms: record.timestamp_ms };
+                self.prepared(node, open, epoch, work)
+            }
+            EventType::TX_PARTICIPANT_COMMITTED => {
+                self.participants[node as usize].saw(by, epoch);
+                self.committed(node, key)
+            }
+            EventType::TX_PARTICIPANT_ABORTED => {
+                self.seen.peer_promise += u64::from(tags.array(tag::PROMISED) == Some([1]));
+                self.aborted(node, key)
+            }
+            EventType::COORDINATOR_SEEN => {
+                self.participants[node as usize].saw(by, epoch);
+                Ok(())
+            }
+            EventType::STEP_OUTCOME => {
+                let (Some(call), Some(answer)) = (tags.array(tag::CALL), tags.array(tag::ANSWER))
+                else {
+                    return Err(unreadable());
+                };
+                let work = tags.find(tag::BODY).unwrap_or(&[]);
+                self.step_taken(node, by, id, StepRecord::of(call, answer), work)
+            }
+            _ => Err(unreadable()),
+        }
+    }
+
+    fn prepared(&mut self, node: u32, open: Open, epoch: u32, work: &[u8]) -> Checked {
+        let (by, id, shard) = (open.key.0 as u32, open.key.1, open.key.2);
+        let participant = &mut self.participants[node as usize];
+        let seen = participant.seen(by);
+        ensure(epoch >= seen, "I8", || {
+            format!("n{node} promises for epoch {epoch} of n{by}; its log holds {seen}")
+        })?;
+        participant.saw(by, epoch);
+        for change in payload::changes(work) {
+            if let Some(other) = participant.held.iter().find(|held| held.cell == change.cell)
+                && other.key != open.key
+            {
+                let (cell, other) = (change.cell, other.key.1);
+                let what = format!("n{node}: cell {cell} is locked for {id} and for {other}");
+                return Err(Objection::new("I12", what));
+            }
+            let value = participant.value(change.cell);
+            ensure(!change.condition || value >= change.amount, "G13", || {
+                format!("n{node} promises {id} although cell {} holds {value}", change.cell)
+            })?;
+            let add = if change.condition { 0 } else { change.amount };
+            participant.held.push(Held { key: open.key, cell: change.cell, add });
+        }
+        participant.open.push(open);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::default);
+        let before = spread.branch(shard).copied();
+        ensure(before.is_none(), "G14", || {
+            format!("n{node} promises transaction {id} after {before:?}")
+        })?;
+        spread.branches.push(Branch { shard, node, promise: Promise::Prepared });
+        Ok(())
+    }
+
+    fn committed(&mut self, node: u32, key: (u64, OperationId, u64)) -> Checked {
+        let (by, id, shard) = (key.0 as u32, key.1, key.2);
+        self.participants[node as usize].close(key, true);
+        let coordinator = &mut self.coordinators[by as usize];
+        let committing = coordinator.model.transactions.get(id).is_some_and(|t| t.committing > 0);
+        let spread = coordinator.spread.entry(id, Spread::default);
+        spread.committed += 1;
+        let aborted = spread.aborted;
+        let branch = spread.branches.iter_mut().find(|branch| branch.shard == shard);
+        let Some(branch) = branch.filter(|b| b.node == node && b.promise == Promise::Prepared)
+        else {
+            let what = format!("n{node} commits transaction {id} and has not promised to");
+            return Err(Objection::new("G14", what));
+        };
+        branch.promise = Promise::Committed;
+        ensure(aborted == 0, "I1", || {
+            format!("n{node} commits transaction {id}, which another participant has aborted")
+        })?;
+        ensure(committing, "G14", || {
+            format!("n{node} commits transaction {id}, and n{by} has not decided so durably")
+        })
+    }
+
+    fn aborted(&mut self, node: u32, key: (u64, OperationId, u64)) -> Checked {
+        let (by, id, shard) = (key.0 as u32, key.1, key.2);
+        self.participants[node as usize].close(key, false);
+        let coordinator = &mut self.coordinators[by as usize];
+        let committing = coordinator.model.transactions.get(id).is_some_and(|t| t.committing > 0);
+        let spread = coordinator.spread.entry(id, Spread::default);
+        let heard = spread.abort_said || spread.aborted > 0;
+        spread.aborted += 1;
+        let committed = spread.committed;
+        let branch = spread.branches.iter_mut().find(|branch| branch.shard == shard);
+        let before = branch.as_ref().map(|branch| branch.promise);
+        match branch {
+            None => {
+                spread.branches.push(Branch { shard, node, promise: Promise::Aborted });
+                self.seen.tombstone_before_prepare += 1;
+            }
+            Some(branch) => branch.promise = Promise::Aborted,
+        }
+        ensure(committed == 0 && !committing, "I1", || {
+            format!("n{node} aborts transaction {id}, which others commit")
+        })?;
+        match before {
+            None => Ok(()),
+            Some(Promise::Prepared) => {
+                self.seen.aborted_after_promise += 1;
+                ensure(heard, "G14", || {
+                    format!("n{node} aborts transaction {id} alone, after its promise")
+                })
+            }
+            Some(before) => {
+                let what = format!("n{node} aborts transaction {id}, which it had {before:?}");
+                Err(Objection::new("G14", what))
+            }
+        }
+    }
+
+    fn step_taken(
+        &mut self,
+        node: u32,
+        by: u32,
+        id: OperationId,
+        record: StepRecord,
+        work: &[u8],
+    ) -> Checked {
+        let StepRecord { step, backward, refused, changed } = record;
+        let Coordinator { model, calls, .. } = &mut self.coordinators[by as usize];
+        let place = || format!("n{node}: step {step} of saga {id} of n{by}");
+        let saga = model.sagas.get(id);
+        let Some((saga, index)) = saga.and_then(|saga| Some((saga, saga.index(step)?))) else {
+            return Err(Objection::new("G1", format!("{} is not durable there", place())));
+        };
+        let on = saga.steps[index].node.number() as u32;
+        ensure(on == node, "I4", || format!("{} belongs to n{on}", place()))?;
+        let bit: StepSet = 1 << index;
+        let calls = calls.entry(id, Calls::default);
+        let participant = &mut self.participants[node as usize];
+        let seen = participant.seen(by);
+        let called = calls.epochs.get(index).map_or(0, |epochs| epochs[usize::from(backward)]);
+        ensure(called >= seen, "I8", || {
+            format!("{} was called by epoch {called}; the log holds {seen}", place())
+        })?;
+        let known = if backward {
+            calls.compensated | calls.not_compensated
+        } else {
+            calls.done | calls.refused
+        };
+        ensure(known & bit == 0, "I4", || format!("{} is recorded twice", place()))?;
+        ensure(!(changed && refused), "I4", || format!("{}: a refusal changes things", place()))?;
+        if backward {
+            ensure(saga.turned > 0, "I5", || format!("{} is undone going forward", place()))?;
+            let before = saga.dependents(index) & calls.changed & !calls.taken_back;
+            ensure(refused || before == 0, "I5", || {
+                format!("{} is undone before steps {before:#b}, which depend on it", place())
+            })?;
+            let there = calls.changed & bit > 0;
+            ensure(refused || changed == there, "I4", || {
+                format!("{} is undone; it had an effect: {there}; taken back: {changed}", place())
+            })?;
+            self.seen.null_compensation += u64::from(!changed && !refused);
+        } else {
+            ensure(changed != refused, "I4", || format!("{} is done and did nothing", place()))?;
+            let tombstone = calls.compensated & bit > 0;
+            ensure(!(changed && tombstone), "I4", || {
+                format!("{} has an effect after its compensation", place())
+            })?;
+        }
+        let set = match (backward, refused) {
+            (false, false) => &mut calls.done,
+            (false, true) => &mut calls.refused,
+            (true, false) => &mut calls.compensated,
+            (true, true) => &mut calls.not_compensated,
+        };
+        *set |= bit;
+        if !changed {
+            return Ok(());
+        }
+        if backward {
+            calls.taken_back |= bit;
+        } else {
+            calls.changed |= bit;
+        }
+        for change in payload::changes(work) {
+            let held = participant.held.iter().find(|held| held.cell == change.cell);
+            ensure(held.is_none(), "I12", || {
+                format!("{} touches cell {}, which is locked", place(), change.cell)
+            })?;
+            let value = participant.value(change.cell);
+            if change.condition {
+                ensure(backward || value >= change.amount, "I4", || {
+                    format!("{} is done although cell {} holds {value}", place(), change.cell)
+                })?;
+            } else if backward {
+                participant.add(change.cell, change.amount.wrapping_neg());
+            } else {
+                participant.add(change.cell, change.amount);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- messages ----
+
+    /// A message leaves a node. `epoch` gives the highest epoch that is durable in a coordinator's
+    /// log; `store` gives id and highest boot count of a node's store.
+    ///
+    /// # Errors
+    /// What it says does not rest on anything durable, or contradicts it.
+    pub fn sent(
+        &mut self,
+        from: u32,
+        to: u32,
+        message: &Message,
+        epoch: impl Fn(u32) -> u32,
+        store: impl Fn(u32) -> (u64, u32),
+    ) -> Checked {
+        match message {
+            Message::Transaction(message) => {
+                let by = self.known(message.key().coordinator)?;
+                if let Some(sent) = message.coordinator_epoch() {
+                    self.commands(from, to, by, sent.value(), epoch)?;
+                }
+                self.transaction(from, by, message, store)
+            }
+            Message::StepCall { key, epoch: sent, step, direction, .. } => {
+                let by = self.known(key.coordinator)?;
+                self.commands(from, to, by, sent.value(), epoch)?;
+                self.step_called(to, by, key.id, *step, *direction, sent.value())
+            }
+            Message::StepReply { key, step, direction, answer, .. } => {
+                let by = self.known(key.coordinator)?;
+                self.step_answered(from, by, key.id, *step, *direction, answer)
+            }
+            Message::Announce { store: id, boot } => announces(from, id.0, boot.0, store(from)),
+            Message::Hello => Ok(()),
+        }
+    }
+
+    fn known(&self, coordinator: CoordinatorId) -> Result<u32, Objection> {
+        let number = coordinator.number();
+        if number < self.coordinators.len() as u64 {
+            Ok(number as u32)
+        } else {
+            Err(Objection::new("gate", format!("a message of an unknown {coordinator:?}")))
+        }
+    }
+
+    /// A coordinator speaks for itself, and only under an epoch that is durable.
+    fn commands(
+        &mut self,
+        from: u32,
+        to: u32,
+        by: u32,
+        sent: u32,
+        epoch: impl Fn(u32) -> u32,
+    ) -> Checked {
+        ensure(from == by, "gate", || format!("n{from} speaks as coordinator n{by}"))?;
+        ensure((1..=epoch(by)).contains(&sent), "G17", || {
+            format!("n{from} speaks under epoch {sent}; durable are those up to {}", epoch(by))
+        })?;
+        let seen = self.participants.get(to as usize).map_or(0, |there| there.seen(by));
+        self.seen.stale_epoch_sent += u64::from(sent < seen);
+        Ok(())
+    }
+
+    fn transaction(
+        &mut self,
+        from: u32,
+        by: u32,
+        message: &twopc::Message,
+        store: impl Fn(u32) -> (u64, u32),
+    ) -> Checked {
+        use twopc::Message as M;
+        let id = message.key().id;
+        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
+        let decided = |model: &Model| model.transactions.get(id).is_some_and(|t| t.committing > 0);
+        match message {
+            M::Prepare { .. } | M::Inquiry { .. } | M::PeerInquiry { .. } => Ok(()),
+            M::Commit { .. } | M::Answer { verdict: Verdict::Committed, .. } => {
+                ensure(decided(model), "gate", || {
+                    format!("n{from} says that transaction {id} commits: not durably so")
+                })
+            }
+            M::Abort { .. } | M::Answer { verdict: Verdict::Aborted, .. } => {
+                ensure(!decided(model), "I3", || {
+                    format!("n{from} says that transaction {id} aborts; it has decided to commit")
+                })?;
+                spread.entry(id, Spread::default).abort_said = true;
+                Ok(())
+            }
+            M::Answer { .. } => Ok(()),
+            M::Vote { shard, vote, store: named, boot, .. } => {
+                announces(from, named.0, boot.0, store(from))?;
+                let promise = spread.get(id).and_then(|spread| spread.promise(*shard, from));
+                match vote {
+                    Vote::Commit => ensure(
+                        matches!(promise, Some(Promise::Prepared | Promise::Committed)),
+                        "gate",
+                        || format!("n{from} votes YES for transaction {id} without a promise"),
+                    ),
+                    Vote::Abort => ensure(promise != Some(Promise::Committed), "G14", || {
+                        format!("n{from} votes NO for transaction {id} and has committed it")
+                    }),
+                }
+            }
+            M::Ack { shard, heuristic, .. } => {
+                ensure(!heuristic, "I1", || {
+                    format!("n{from} could not commit transaction {id}, and no disk was lost")
+                })?;
+                let promise = spread.get(id).and_then(|spread| spread.promise(*shard, from));
+                ensure(promise == Some(Promise::Committed), "gate", || {
+                    format!("n{from} acknowledges transaction {id}; it has {promise:?} durably")
+                })
+            }
+            M::PeerAnswer { verdict, .. } => {
+                // It does not say for which of its shards it answers.
+                let expected = match verdict {
+                    PeerVerdict::Committed => Promise::Committed,
+                    PeerVerdict::Aborted => Promise::Aborted,
+                    PeerVerdict::Prepared | PeerVerdict::Unknown => return Ok(()),
+                };
+                self.seen.peer_decided += 1;
+                let has = spread.get(id).is_some_and(|spread| {
+                    let of = |b: &&Branch| b.node == from && b.promise == expected;
+                    spread.branches.iter().any(|branch| of(&branch))
+                });
+                ensure(has, "gate", || {
+                    format!("n{from} tells a peer {verdict:?} of transaction {id}: not durably so")
+                })
+            }
+        }
+    }
+
+    fn step_called(
+        &mut self,
+        to: u32,
+        by: u32,
+        id: OperationId,
+        step: u32,
+        direction: Direction,
+        epoch: u32,
+    ) -> Checked {
+        let Coordinator { model, calls, .. } = &mut self.coordinators[by as usize];
+        let known = model.sagas.get(id).and_then(|saga| Some((saga, saga.index(step)?)));
+        let Some((saga, index)) = known.filter(|(saga, _)| saga.started > 0) else {
+            let what = format!("n{by} calls step {step} of saga {id}, which is not durable");
+            return Err(Objection::new("gate", what));
+        };
+        let on = saga.steps[index].node.number() as u32;
+        ensure(on == to, "gate", || {
+            format!("n{by} calls step {step} of saga {id} at n{to}; it belongs to n{on}")
+        })?;
+        let bit: StepSet = 1 << index;
+        match direction {
+            Direction::Forward => {
+                let may_run = if saga.turned > 0 {
+                    saga.may_have_started & bit > 0
+                } else {
+                    saga.needs(index) & !saga.succeeded == 0
+                };
+                ensure(may_run, "gate", || {
+                    format!("n{by} calls step {step} of saga {id} before what it waits for")
+                })?;
+            }
+            Direction::Backward => {
+                let listed = saga.succeeded | saga.unknown | saga.may_have_started;
+                ensure(saga.turned > 0 && listed & bit > 0, "gate", || {
+                    format!("n{by} undoes step {step} of saga {id}; turned at {}", saga.turned)
+                })?;
+                let list = saga.to_undo(&model.rules);
+                if list & !bit > 0 {
+                    let before = saga.dependents(index) & list;
+                    ensure(before == 0, "I5", || {
+                        format!("n{by} undoes step {step} of saga {id} before {before:#b}")
+                    })?;
+                }
+            }
+        }
+        let calls = calls.entry(id, Calls::default);
+        if calls.epochs.len() <= index {
+            calls.epochs.resize(saga.steps.len(), [0; 2]);
+        }
+        let highest = &mut calls.epochs[index][usize::from(direction == Direction::Backward)];
+        *highest = epoch.max(*highest);
+        Ok(())
+    }
+
+    fn step_answered(
+        &mut self,
+        from: u32,
+        by: u32,
+        id: OperationId,
+        step: u32,
+        direction: Direction,
+        answer: &StepAnswer,
+    ) -> Checked {
+        let Coordinator { model, calls, .. } = &self.coordinators[by as usize];
+        let known = model.sagas.get(id).and_then(|saga| Some((saga, saga.index(step)?)));
+        let (Some((saga, index)), Some(calls)) = (known, calls.get(id)) else {
+            let what = format!("n{from} answers step {step} of saga {id}, which was never called");
+            return Err(Objection::new("gate", what));
+        };
+        let here = saga.steps[index].node.number() as u32 == from;
+        let durable = match (answer, direction) {
+            (StepAnswer::NotNow, _) => return Ok(()),
+            (StepAnswer::Done, Direction::Forward) => calls.done,
+            (StepAnswer::Refused { .. }, Direction::Forward) => calls.refused | calls.compensated,
+            (StepAnswer::Done, Direction::Backward) => calls.compensated,
+            (StepAnswer::Refused { .. }, Direction::Backward) => calls.not_compensated,
+        };
+        let tombstone = matches!(answer, StepAnswer::Refused { .. })
+            && direction == Direction::Forward
+            && calls.refused >> index & 1 == 0;
+        self.seen.refused_by_tombstone += u64::from(tombstone);
+        ensure(here && durable >> index & 1 == 1, "gate", || {
+            format!("n{from} answers {answer:?} to step {step} of saga {id}: not durably so")
+        })
+    }
+
+    // ---- recovery ----
+
+    /// A coordinator's log was recovered, and this is what its node found in it.
+    ///
+    /// # Errors
+    /// The model finds something else in the same bytes.
+    pub fn coordinator_recovered(&mut self, node: u32, report: &RecoveryReport) -> Checked {
+        let model = &self.coordinators[node as usize].model;
+        for operation in &report.operations {
+            if let OperationKind::Transaction { members, votes } = &operation.kind {
+                let yes = votes.iter().filter(|(_, vote)| *vote == Vote::Commit).count();
+                let undecided = operation.action == RecoveryAction::TxResumeAbort;
+                self.seen.recovered_all_yes +=
+                    u64::from(undecided && yes > 0 && yes == members.len());
+            }
+        }
+        model.compare(report).map_err(|what| {
+            Objection::new("I7", format!("n{node} recovers its coordinator otherwise: {what}"))
+        })
+    }
+
+    /// A participant's log was recovered.
+    ///
+    /// # Errors
+    /// The promises that its records leave open are not those that are reported.
+    pub fn participant_recovered(&mut self, node: u32, report: &RecoveryReport) -> Checked {
+        let participant = &mut self.participants[node as usize];
+        let wrong = |what: String| {
+            Err(Objection::new("I7", format!("n{node} recovers its participant otherwise: {what}")))
+        };
+        participant.open.sort_unstable_by_key(|open| open.key);
+        self.seen.recovered_promise += participant.open.len() as u64;
+        let mut found = Vec::with_capacity(report.operations.len());
+        for operation in &report.operations {
+            let OperationKind::Promise { coordinator, shard } = &operation.kind else {
+                return wrong(format!("{operation:?} is no promise"));
+            };
+            let key = (coordinator.number(), operation.id, shard.number());
+            let ms = operation.created_ms.unwrap_or(i64::MIN);
+            let as_promised = operation.state == "prepared"
+                && operation.action == RecoveryAction::None
+                && operation.in_doubt
+                && operation.last == operation.evidence;
+            if !as_promised {
+                return wrong(format!("{operation:?} is no promise that waits"));
+            }
+            found.push(Open { key, at: operation.evidence.0, ms });
+        }
+        found.sort_unstable_by_key(|open| open.key);
+        if found != participant.open {
+            return wrong(format!("expected {:?}, found {found:?}", participant.open));
+        }
+        let (records, told) = (participant.records, report.scanned.records);
+        if records != told || report.anomalies.total() > 0 {
+            return wrong(format!(
+                "{told} records of {records}, {} anomalies",
+                report.anomalies.total()
+            ));
+        }
+        Ok(())
+    }
+
+    // ---- the end ----
+
+    /// Everything is quiet, so everything must have ended, and nothing may be lost, doubled or half
+    /// done. Nothing is said of a world in which something still goes on: whether it should have
+    /// ended by now is the world's to say.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn ended(&self, nodes: &[Option<&Node>]) -> Checked {
+        let told = self.requests.iter().all(|asked| asked.told.is_some());
+        if !told || !nodes.iter().all(|node| node.is_some_and(is_quiet)) {
+            return Ok(());
+        }
+        for (node, coordinator) in self.coordinators.iter().enumerate() {
+            for (id, tx) in coordinator.model.transactions.iter() {
+                if tx.committing == 0 && tx.ended != Some(Decision::Commit) {
+                    continue;
+                }
+                let committed = coordinator.spread.get(id).map_or(0, |spread| spread.committed);
+                let all = tx.members.len();
+                ensure(committed as usize == all, "I2", || {
+                    format!("n{node}: transaction {id} committed at {committed} of {all} nodes")
+                })?;
+            }
+            for (id, saga) in coordinator.model.sagas.iter() {
+                ensure(saga.ended.is_some(), "I6", || format!("n{node}: saga {id} never ended"))?;
+            }
+        }
+        for (at, (node, facts)) in nodes.iter().zip(&self.participants).enumerate() {
+            let Some(host) = node.and_then(|node| node.participant()) else { continue };
+            let stored: BTreeMap<u64, i64> =
+                host.store().cells().filter(|(_, v)| *v != 0).collect();
+            let of = |cells: &BTreeMap<u64, i64>| -> BTreeMap<u64, i64> {
+                cells.iter().map(|(cell, value)| (*cell, *value)).filter(|(_, v)| *v != 0).collect()
+            };
+            let (expected, logged) = (of(&facts.expected), of(&facts.cells));
+            ensure(stored == expected, "G15", || {
+                format!("n{at} holds {stored:?}; what clients were promised is {expected:?}")
+            })?;
+            ensure(stored == logged, "G3", || {
+                format!("n{at} holds {stored:?}; its log adds up to {logged:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds what was seen, by name.
+    pub fn observed(&self, into: &mut BTreeMap<&'static str, u64>) {
+        let seen = &self.seen;
+        for (name, count) in [
+            ("null_compensation", seen.null_compensation),
+            ("refused_by_tombstone", seen.refused_by_tombstone),
+            ("tombstone_before_prepare", seen.tombstone_before_prepare),
+            ("peer_promise", seen.peer_promise),
+            ("peer_decided", seen.peer_decided),
+            ("stale_epoch_refused", seen.stale_epoch_sent),
+            ("unknown_effect", seen.unknown_effect),
+            ("late_outcome", seen.late_outcome),
+            ("aborted_after_promise", seen.aborted_after_promise),
+            ("recovered_all_yes", seen.recovered_all_yes),
+            ("recovered_promise", seen.recovered_promise),
+        ] {
+            *into.entry(name).or_default() += count;
+        }
+    }
+}
+
+/// The number that a key of four bytes is; large ones are no index.
+fn number_of(key: &[u8]) -> Option<usize> {
+    let number = u32::from_le_bytes(key.try_into().ok()?) as usize;
+    (number < 1 << 26).then_some(number)
+}
+
+fn anomaly(node: u32, event: EventType, sequence: u64) -> Objection {
+    let name = event.name().unwrap_or("an unknown event");
+    Objection::new("legal", format!("n{node}: record {sequence}, {name}, does not follow"))
+}
+
+/// A node names its own store, and no boot that is not durable.
+fn announces(node: u32, id: u64, boot: u32, (own, boots): (u64, u32)) -> Checked {
+    ensure(id == own && (1..=boots).contains(&boot), "gate", || {
+        format!("n{node} says that its store is {id:x}, boot {boot}; it is {own:x}, boot {boots}")
+    })
+}
+
+fn is_quiet(node: &Node) -> bool {
+    node.is_ready()
+        && node.coordinator().is_none_or(|engine| engine.active() == 0)
+        && node.participant().is_none_or(|host| {
+            host.participant().prepared().next().is_none()
+                && host.locks().held(base::Time::ZERO).next().is_none()
+        })
+}
+
+/// A `step_outcome`, as its record says it.
+#[derive(Clone, Copy)]
+struct StepRecord {
+    step: u32,
+    backward: bool,
+    refused: bool,
+    changed: bool,
+}
+
+impl StepRecord {
+    fn of(call: [u8; 21], answer: [u8; 6]) -> StepRecord {
+        let [a, b, c, d, direction, ..] = call;
+        let [refused, .., changed] = answer;
+        StepRecord {
+            step: u32::from_le_bytes([a, b, c, d]),
+            backward: direction == 1,
+            refused: refused == 1,
+            changed: changed == 1,
+        }
+    }
+}

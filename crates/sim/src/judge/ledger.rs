@@ -1,0 +1,152 @@
+//! What one log has on its disk for good, as the judges know it.
+//!
+//! A record counts once a sync of it is done while no newer segment's name is durable: whoever takes
+//! the log over later reads it. What is synced behind a successor's back counts only if a recovery
+//! keeps it. Since nothing is ever taken back, the ledger of a log is a list of fingerprints that
+//! only grows.
+
+use super::reader::{self, Cursor, End, LogRecord, NoBatch};
+use wal_core::{Directory, SegmentId};
+
+/// What a rule has against something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// The rule.
+    pub invariant: &'static str,
+    /// What happened, for people.
+    pub what: String,
+}
+
+impl Objection {
+    /// An objection.
+    pub fn new(invariant: &'static str, what: impl Into<String>) -> Objection {
+        Objection { invariant, what: what.into() }
+    }
+}
+
+/// One log's durable records.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    cursor: Option<Cursor>,
+    /// The fingerprint of every durable record, from sequence 1.
+    sums: Vec<u32>,
+    /// The log's id, known from its first recovery on.
+    pub log_id: u64,
+    /// The highest epoch that opened it.
+    pub epoch: u32,
+}
+
+/// How much is read at once, at first.
+const READ_BYTES: usize = 16 << 10;
+
+impl Ledger {
+    /// How many records are durable: the last one's sequence.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.sums.len() as u64
+    }
+
+    /// A sync of a segment is done; `disk` shows what is durable. Tells each record that is newly so.
+    ///
+    /// # Errors
+    /// What was synced does not read.
+    pub fn synced(
+        &mut self,
+        segment: SegmentId,
+        disk: &dyn Directory,
+        buffer: &mut Vec<u8>,
+        each: &mut impl FnMut(&LogRecord<'_>),
+    ) -> Result<(), Objection> {
+        let Some(cursor) = &mut self.cursor else { return Ok(()) };
+        let newest = disk.segments().ok().and_then(|segments| segments.last().copied());
+        if newest.is_some_and(|newest| newest > segment) || segment.0 < cursor.segment() {
+            return Ok(());
+        }
+        if segment.0 > cursor.segment() {
+            let unreadable = |flaw: reader::Unreadable| Objection::new("G3", flaw.to_string());
+            let Some(claim) = reader::claim(disk, segment).map_err(unreadable)? else {
+                return Ok(());
+            };
+            *cursor = Cursor::new(claim, cursor.next - 1, cursor.chain);
+        }
+        let bytes = read_from(disk, segment, cursor.offset, buffer).map_err(|error| {
+            Objection::new("G3", format!("{segment:?} cannot be read: {error}"))
+        })?;
+        let (offset, durable) = (cursor.offset, self.sums.len() as u64);
+        let sums = &mut self.sums;
+        let stop = cursor.read(bytes, &mut |record| {
+            sums.push(record.sum);
+            each(record);
+        });
+        if stop != NoBatch::End {
+            let at = cursor.offset;
+            let what = format!("{segment:?} at {at}: synced bytes are no batch ({stop:?})");
+            return Err(Objection::new("G3", what));
+        }
+        if cursor.watermark > durable {
+            let mark = cursor.watermark;
+            let what = format!(
+                "{segment:?} behind {offset}: a watermark says that {mark} records are durable, \
+                 {durable} were"
+            );
+            return Err(Objection::new("G9", what));
+        }
+        Ok(())
+    }
+
+    /// A recovery has read the log, and has sealed what it read. Tells each record that counts from
+    /// now on.
+    ///
+    /// # Errors
+    /// A record that counted is gone or another, or the log does not read.
+    pub fn recovered(
+        &mut self,
+        disk: &dyn Directory,
+        each: &mut impl FnMut(&LogRecord<'_>),
+    ) -> Result<End, Objection> {
+        let mut changed = None;
+        let durable = self.sums.len() as u64;
+        let sums = &mut self.sums;
+        let read = reader::read_log(disk, &mut |record| {
+            if record.sequence > durable {
+                if changed.is_none() {
+                    sums.push(record.sum);
+                    each(record);
+                }
+            } else if sums[record.sequence as usize - 1] != record.sum {
+                changed.get_or_insert(record.sequence);
+            }
+        });
+        let end = read.map_err(|flaw| Objection::new("G3", flaw.to_string()))?;
+        if let Some(sequence) = changed {
+            let what = format!("record {sequence} was durable and is another one now");
+            return Err(Objection::new("G6", what));
+        }
+        let last = end.cursor.map_or(0, |cursor| cursor.next - 1);
+        if last < durable {
+            let what = format!("{durable} records were durable, recovery kept {last}");
+            return Err(Objection::new("G1", what));
+        }
+        self.cursor = end.cursor.map(Cursor::quick);
+        if let Some(cursor) = &self.cursor {
+            (self.log_id, self.epoch) = (cursor.claim().log_id, cursor.claim().epoch);
+        }
+        Ok(end)
+    }
+}
+
+/// A segment's bytes from an offset to its end.
+fn read_from<'a>(
+    disk: &dyn Directory,
+    segment: SegmentId,
+    offset: u64,
+    buffer: &'a mut Vec<u8>,
+) -> std::io::Result<&'a [u8]> {
+    loop {
+        let read = disk.read_at(segment, offset, buffer)?;
+        if read < buffer.len() {
+            return Ok(&buffer[..read]);
+        }
+        buffer.resize((buffer.len() * 2).max(READ_BYTES), 0);
+    }
+}

@@ -1,0 +1,742 @@
+//! What a coordinator's log says, by the specification's tables: an independent model of legal
+//! transitions and of recovery's classes.
+//!
+//! An operation is what its legal records say of it: sets of steps, sets of votes, and the first
+//! record of each kind. A record is legal or not by a rule over these sets, and the class follows
+//! from them. There is no state machine here, and no code of the recovery that this model judges.
+
+use super::ids::IdMap;
+use super::payload::{Fields, PARTICIPANT_BYTES, Tags, tag};
+use base::{BootCount, NodeName, OperationId, Sequence, ShardId, StoreId};
+use coordinator::{Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
+use saga::End;
+use std::collections::BTreeMap;
+use twopc::Vote;
+use twopc::coordinator::{Decision, Member};
+use wal_core::EventType;
+
+/// A set of a saga's steps, by the order in which they were added.
+pub type StepSet = u128;
+
+/// The most steps that the model knows how to follow.
+pub const STEPS_MAX: u32 = StepSet::BITS;
+
+/// The rules that a test may turn off, to show that their absence is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Steps that may have been started are undone too.
+    pub undo_what_may_have_started: bool,
+    /// A step that failed with an unknown effect is undone too.
+    pub undo_unknown_effects: bool,
+    /// Undo goes backward: what depends on a step is undone before it.
+    pub undo_backward: bool,
+    /// An aborted saga with effects goes backward.
+    pub abort_undoes: bool,
+    /// Without a decision a transaction is aborted, even if all voted yes.
+    pub presumed_abort: bool,
+    /// A commit decision stands even if votes are missing.
+    pub unbacked_commit_stands: bool,
+    /// The first decision wins.
+    pub first_decision_wins: bool,
+    /// A rollback inside an abort does not end the transaction.
+    pub rollback_inside_abort_goes_on: bool,
+    /// Sagas and transactions are two name spaces.
+    pub two_name_spaces: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            undo_what_may_have_started: true,
+            undo_unknown_effects: true,
+            undo_backward: true,
+            abort_undoes: true,
+            presumed_abort: true,
+            unbacked_commit_stands: true,
+            first_decision_wins: true,
+            rollback_inside_abort_goes_on: true,
+            two_name_spaces: true,
+        }
+    }
+}
+
+/// A step as its saga's log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its number.
+    pub number: u32,
+    /// Where it runs.
+    pub node: NodeName,
+    /// What it waits for. `None`: for the step with the next lower number.
+    needs: Option<StepSet>,
+}
+
+/// What a log says of one saga.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saga {
+    /// Its `saga_created`.
+    pub created: u64,
+    /// That record's timestamp.
+    pub created_ms: i64,
+    /// Its last legal record.
+    pub last: u64,
+    /// Its `saga_execute_start`; 0: none.
+    pub started: u64,
+    /// The record that turned it; 0: none.
+    pub turned: u64,
+    /// It has a `saga_compensation_start`.
+    pub announced: bool,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// Steps that succeeded.
+    pub succeeded: StepSet,
+    /// Steps that failed without an effect.
+    pub refused: StepSet,
+    /// Steps that failed and may have had an effect.
+    pub unknown: StepSet,
+    /// Steps that were undone.
+    pub undone: StepSet,
+    /// Steps that may have been started when it turned.
+    pub may_have_started: StepSet,
+    /// How it ended, and by which record.
+    pub ended: Option<(End, u64)>,
+}
+
+impl Saga {
+    /// The step of this number, as a set of one; nothing if there is none.
+    #[must_use]
+    pub fn step(&self, number: u32) -> Option<StepSet> {
+        self.index(number).map(|index| 1 << index)
+    }
+
+    /// The place of a step.
+    #[must_use]
+    pub fn index(&self, number: u32) -> Option<usize> {
+        match self.steps.get(number as usize) {
+            Some(step) if step.number == number => Some(number as usize),
+            _ => self.steps.iter().position(|step| step.number == number),
+        }
+    }
+
+    /// Every step.
+    #[must_use]
+    pub fn all(&self) -> StepSet {
+        match self.steps.len() {
+            0 => 0,
+            steps => StepSet::MAX >> (STEPS_MAX as usize - steps),
+        }
+    }
+
+    /// What the step at this place waits for.
+    #[must_use]
+    pub fn needs(&self, index: usize) -> StepSet {
+        let Step { number, needs, .. } = self.steps[index];
+        needs.unwrap_or_else(|| {
+            let lower = self.steps.iter().enumerate().filter(|(_, step)| step.number < number);
+            lower.max_by_key(|(_, step)| step.number).map_or(0, |(before, _)| 1 << before)
+        })
+    }
+
+    /// The steps that wait for this one.
+    #[must_use]
+    pub fn dependents(&self, index: usize) -> StepSet {
+        let waits = |other: &usize| self.needs(*other) >> index & 1 == 1;
+        (0..self.steps.len()).filter(waits).fold(0, |set, other| set | 1 << other)
+    }
+
+    /// The steps whose outcome is known.
+    #[must_use]
+    pub fn outcomes(&self) -> StepSet {
+        self.succeeded | self.refused | self.unknown
+    }
+
+    /// The steps of which everything that they wait for has succeeded.
+    #[must_use]
+    pub fn ready(&self) -> StepSet {
+        let ready = |index: &usize| self.needs(*index) & !self.succeeded == 0;
+        (0..self.steps.len()).filter(ready).fold(0, |set, index| set | 1 << index)
+    }
+
+    /// The steps that are still to be undone.
+    #[must_use]
+    pub fn to_undo(&self, rules: &Rules) -> StepSet {
+        if self.turned == 0 {
+            return 0;
+        }
+        let mut listed = self.succeeded;
+        if rules.undo_unknown_effects {
+            listed |= self.unknown;
+        }
+        if rules.undo_what_may_have_started {
+            listed |= self.may_have_started & !self.outcomes();
+        }
+        listed & !self.undone
+    }
+
+    fn turn(&mut self, at: u64) {
+        self.may_have_started = self.ready();
+        self.turned = at;
+    }
+
+    fn numbers(&self, set: StepSet) -> Vec<u32> {
+        let chosen = self.steps.iter().enumerate().filter(|(index, _)| set >> index & 1 == 1);
+        let mut numbers: Vec<u32> = chosen.map(|(_, step)| step.number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// What recovery has to report of it; nothing if it has ended.
+    #[must_use]
+    pub fn report(&self, id: OperationId, rules: &Rules) -> Option<OperationReport> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let (mut run, mut undo) = (Vec::new(), Vec::new());
+        let (state, action, evidence) = if self.turned > 0 {
+            undo = self.numbers(self.to_undo(rules));
+            if rules.undo_backward {
+                undo.reverse();
+            }
+            ("compensating", RecoveryAction::SagaResumeCompensate, self.turned)
+        } else if self.started > 0 {
+            run = self.numbers(self.ready() & !self.outcomes());
+            ("executing", RecoveryAction::SagaResumeExecute, self.started)
+        } else {
+            ("created", RecoveryAction::None, self.created)
+        };
+        let next_step = run.first().or(undo.first()).copied();
+        let steps = self.steps.len() as u32;
+        Some(OperationReport {
+            id,
+            kind: OperationKind::Saga { steps, next_step, run, undo },
+            state,
+            action,
+            in_doubt: false,
+            evidence: Sequence(evidence),
+            last: Sequence(self.last),
+            created_ms: Some(self.created_ms),
+        })
+    }
+
+    /// Takes a record if it is legal.
+    fn take(
+        &mut self,
+        at: u64,
+        event: EventType,
+        fields: &mut Fields<'_>,
+        rules: &Rules,
+    ) -> Option<Change> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let (started, turned) = (self.started > 0, self.turned > 0);
+        let executing = started && !turned;
+        let mut change = Change::Saga;
+        match event {
+            EventType::SAGA_STEP_ADDED => {
+                let (number, _action) = (fields.u32()?, fields.u8()?);
+                let tags = fields.tags()?;
+                let fits = !started && self.step(number).is_none();
+                let step = self.added(number, tags).filter(|_| fits)?;
+                assert!(self.steps.len() < STEPS_MAX as usize, "a saga of at most 128 steps");
+                self.steps.push(step);
+            }
+            EventType::SAGA_EXECUTE_START => {
+                (!started).then_some(())?;
+                self.started = at;
+            }
+            EventType::SAGA_STEP_SUCCEEDED => {
+                let step = self.in_flight(fields.u32()?)?;
+                self.succeeded |= step;
+                change = Change::StepSucceeded(step);
+            }
+            EventType::SAGA_STEP_FAILED => {
+                let (number, _code) = (fields.u32()?, fields.u32()?);
+                let unknown = match fields.tags()?.find(tag::EFFECT) {
+                    None | Some([0]) => false,
+                    Some([1]) => true,
+                    Some(_) => return None,
+                };
+                let step = self.in_flight(number)?;
+                if unknown {
+                    self.unknown |= step;
+                } else {
+                    self.refused |= step;
+                }
+                if executing {
+                    self.turn(at);
+                }
+                change = Change::StepFailed { step, unknown };
+            }
+            EventType::SAGA_COMPENSATION_START => {
+                let _cause = fields.u32()?;
+                (started && !self.announced).then_some(())?;
+                self.announced = true;
+                if executing {
+                    self.turn(at);
+                }
+            }
+            EventType::SAGA_COMPENSATION_SUCCEEDED => {
+                let index = self.index(fields.u32()?)?;
+                let list = self.to_undo(rules);
+                let due = list >> index & 1 == 1 && self.dependents(index) & list == 0;
+                (turned && due).then_some(())?;
+                self.undone |= 1 << index;
+                change = Change::Undone(1 << index);
+            }
+            EventType::SAGA_COMPENSATION_FAILED => {
+                let (step, _attempt) = (self.step(fields.u32()?)?, fields.u32()?);
+                (turned && self.to_undo(rules) & step > 0).then_some(())?;
+            }
+            EventType::SAGA_COMPLETED => {
+                (executing && self.succeeded == self.all()).then_some(())?;
+                self.ended = Some((End::Completed, at));
+            }
+            EventType::SAGA_COMPENSATED => {
+                (turned && self.to_undo(rules) == 0).then_some(())?;
+                self.ended = Some((End::Compensated, at));
+            }
+            EventType::SAGA_ABORTED => {
+                if executing && rules.abort_undoes {
+                    self.turn(at);
+                }
+                if self.to_undo(rules) == 0 {
+                    self.ended = Some((End::Aborted, at));
+                }
+            }
+            _ => return None,
+        }
+        self.last = at;
+        Some(self.ended.map_or(change, |(end, _)| Change::SagaEnded(end)))
+    }
+
+    fn added(&self, number: u32, tags: Tags<'_>) -> Option<Step> {
+        let node = match tags.find(tag::NODE) {
+            None => NodeName::default(),
+            Some(_) => NodeName(tags.array(tag::NODE)?),
+        };
+        let Some(list) = tags.find(tag::DEPENDENCIES) else {
+            return Some(Step { number, node, needs: None });
+        };
+        let (list, rest) = list.as_chunks::<4>();
+        let mut needs = 0;
+        for dependency in list {
+            let dependency = u32::from_le_bytes(*dependency);
+            needs |= self.step(dependency).filter(|_| dependency < number)?;
+        }
+        rest.is_empty().then_some(Step { number, node, needs: Some(needs) })
+    }
+
+    /// A step of which an outcome is news.
+    fn in_flight(&self, number: u32) -> Option<StepSet> {
+        let index = self.index(number)?;
+        let step = 1 << index;
+        let running = if self.turned > 0 {
+            self.may_have_started & !self.undone & step > 0
+        } else {
+            self.started > 0 && self.needs(index) & !self.succeeded == 0
+        };
+        (running && self.outcomes() & step == 0).then_some(step)
+    }
+}
+
+/// What a log says of one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its `tx_created`.
+    pub created: u64,
+    /// That record's timestamp.
+    pub created_ms: i64,
+    /// Its last legal record.
+    pub last: u64,
+    /// Its participants, each with its vote.
+    pub members: Vec<(Member, Option<Vote>)>,
+    /// Its `tx_prepare_start`; 0: none.
+    pub prepared: u64,
+    /// Its `tx_commit_start`; 0: none.
+    pub committing: u64,
+    /// Its first `tx_abort_start`; 0: none.
+    pub aborting: u64,
+    /// Its first `tx_rollback_start`; 0: none.
+    pub rolling_back: u64,
+    /// How it ended.
+    pub ended: Option<Decision>,
+}
+
+impl Transaction {
+    fn vote_mut(&mut self, shard: ShardId) -> Option<&mut Option<Vote>> {
+        let member = self.members.iter_mut().find(|(member, _)| member.shard == shard)?;
+        Some(&mut member.1)
+    }
+
+    fn undecided(&self) -> bool {
+        self.committing == 0 && self.aborting == 0 && self.rolling_back == 0
+    }
+
+    /// What recovery has to report of it; nothing if it has ended.
+    #[must_use]
+    pub fn report(&self, id: OperationId, rules: &Rules) -> Option<OperationReport> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let all_yes = self.prepared > 0 && self.all_voted_commit();
+        let (state, evidence) = if self.committing > 0 {
+            ("committing", self.committing)
+        } else if self.aborting > 0 {
+            ("aborting", self.first_abort())
+        } else if self.rolling_back > 0 {
+            ("rolling_back", self.rolling_back)
+        } else if self.prepared > 0 {
+            ("preparing", self.last)
+        } else {
+            ("created", self.last)
+        };
+        let commit = self.committing > 0
+            || !rules.presumed_abort && self.undecided() && all_yes && !self.members.is_empty();
+        let action =
+            if commit { RecoveryAction::TxResumeCommit } else { RecoveryAction::TxResumeAbort };
+        let voted = |(member, vote): &(Member, Option<Vote>)| Some((member.shard, (*vote)?));
+        Some(OperationReport {
+            id,
+            kind: OperationKind::Transaction {
+                members: self.members.iter().map(|(member, _)| *member).collect(),
+                votes: self.members.iter().filter_map(voted).collect(),
+            },
+            state,
+            action,
+            in_doubt: false,
+            evidence: Sequence(evidence),
+            last: Sequence(self.last),
+            created_ms: Some(self.created_ms),
+        })
+    }
+
+    fn first_abort(&self) -> u64 {
+        match self.rolling_back {
+            0 => self.aborting,
+            rolling_back => self.aborting.min(rolling_back),
+        }
+    }
+
+    fn all_voted_commit(&self) -> bool {
+        self.members.iter().all(|(_, vote)| *vote == Some(Vote::Commit))
+    }
+
+    /// Takes a record if it is legal. An unbacked commit is taken and is not legal.
+    fn take(
+        &mut self,
+        at: u64,
+        event: EventType,
+        fields: &mut Fields<'_>,
+        rules: &Rules,
+    ) -> Option<Change> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let aborting = self.aborting > 0 || self.rolling_back > 0;
+        let begun = self.prepared > 0;
+        let mut change = Change::Transaction;
+        let mut legal = true;
+        match event {
+            EventType::TX_PARTICIPANT_ADDED => {
+                let member = added(fields)?;
+                let fits = !begun && self.undecided() && self.vote_mut(member.shard).is_none();
+                fits.then_some(())?;
+                self.members.push((member, None));
+            }
+            EventType::TX_PREPARE_START => {
+                (!begun && self.undecided()).then_some(())?;
+                self.prepared = at;
+            }
+            EventType::TX_VOTE_RECEIVED => {
+                let shard = fields.shard()?;
+                let vote = match fields.u8()? {
+                    0 => Vote::Abort,
+                    1 => Vote::Commit,
+                    _ => return None,
+                };
+                (self.committing == 0 && (begun || aborting)).then_some(())?;
+                let known = self.vote_mut(shard)?;
+                known.is_none().then_some(())?;
+                *known = Some(vote);
+                change = Change::Voted(shard, vote);
+            }
+            EventType::TX_COMMIT_START => {
+                let list = fields.tags()?.find(tag::PARTICIPANTS).unwrap_or(&[]);
+                let (list, rest) = list.as_chunks::<PARTICIPANT_BYTES>();
+                let late = aborting && rules.first_decision_wins;
+                (rest.is_empty() && self.committing == 0 && !late).then_some(())?;
+                legal = begun && self.all_voted_commit();
+                (legal || rules.unbacked_commit_stands).then_some(())?;
+                list.iter().for_each(|bytes| self.learn(bytes));
+                self.committing = at;
+                change = Change::CommitStart;
+            }
+            EventType::TX_COMMIT_COMPLETE => {
+                (self.committing > 0).then_some(())?;
+                self.ended = Some(Decision::Commit);
+                change = Change::CommitComplete;
+            }
+            EventType::TX_ABORT_START => {
+                (self.committing == 0).then_some(())?;
+                if self.aborting == 0 {
+                    self.aborting = at;
+                }
+            }
+            EventType::TX_ABORT_COMPLETE => {
+                (self.committing == 0).then_some(())?;
+                self.ended = Some(Decision::Abort);
+            }
+            EventType::TX_ROLLBACK_START => {
+                (self.committing == 0 && (begun || aborting)).then_some(())?;
+                if self.rolling_back == 0 {
+                    self.rolling_back = at;
+                }
+            }
+            EventType::TX_ROLLBACK_COMPLETE => {
+                (self.committing == 0 && self.rolling_back > 0).then_some(())?;
+                if self.aborting == 0 || !rules.rollback_inside_abort_goes_on {
+                    self.ended = Some(Decision::Abort);
+                }
+            }
+            _ => return None,
+        }
+        self.last = at;
+        Some(if legal { change } else { Change::UnbackedCommit })
+    }
+
+    /// A commit decision's own list counts for what it names.
+    fn learn(&mut self, bytes: &[u8; PARTICIPANT_BYTES]) {
+        let mut fields = Fields(bytes);
+        let (Some(shard), Some(node), Some(store), Some(boot)) =
+            (fields.shard(), fields.node(), fields.u64(), fields.u32())
+        else {
+            unreachable!("76 bytes hold all four");
+        };
+        let store = (boot > 0).then_some((StoreId(store), BootCount(boot)));
+        let named = Member { shard, node, store };
+        match self.members.iter_mut().find(|(member, _)| member.shard == shard) {
+            Some((member, _)) => *member = named,
+            None => self.members.push((named, None)),
+        }
+    }
+}
+
+fn added(fields: &mut Fields<'_>) -> Option<Member> {
+    let (shard, node) = (fields.shard()?, fields.node()?);
+    let tags = fields.tags()?;
+    let store = match tags.find(tag::STORE) {
+        None => None,
+        Some(mut value) => {
+            let whole = value.len() == 12;
+            let mut value = Fields(std::mem::take(&mut value));
+            let store = (StoreId(value.u64()?), BootCount(value.u32()?));
+            whole.then_some(())?;
+            Some(store)
+        }
+    };
+    Some(Member { shard, node, store })
+}
+
+/// What a legal record has changed, as far as others have to look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Something of a saga.
+    Saga,
+    /// A saga exists.
+    SagaCreated,
+    /// A step succeeded.
+    StepSucceeded(StepSet),
+    /// A step failed.
+    StepFailed {
+        /// Which.
+        step: StepSet,
+        /// It may have had an effect.
+        unknown: bool,
+    },
+    /// A step was undone.
+    Undone(StepSet),
+    /// A saga ended.
+    SagaEnded(End),
+    /// Something of a transaction.
+    Transaction,
+    /// A transaction exists.
+    TransactionCreated,
+    /// A vote is in.
+    Voted(ShardId, Vote),
+    /// The decision to commit.
+    CommitStart,
+    /// A decision to commit without all votes: it stands, and is an anomaly.
+    UnbackedCommit,
+    /// Everybody has committed.
+    CommitComplete,
+    /// A marker.
+    Checkpoint,
+}
+
+/// Everything that a coordinator's log says.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// The rules that it goes by.
+    pub rules: Rules,
+    /// Sagas.
+    pub sagas: IdMap<Saga>,
+    /// Transactions.
+    pub transactions: IdMap<Transaction>,
+    /// Records that are not legal.
+    pub anomalies: Vec<u64>,
+    /// How many records there were.
+    pub records: u64,
+    /// Those of sagas.
+    pub saga_events: u64,
+    /// Those of transactions.
+    pub transaction_events: u64,
+    /// Markers.
+    pub checkpoints: u64,
+}
+
+impl Model {
+    /// Takes the next record, and says what it changed; `None`: it is an anomaly.
+    pub fn take(
+        &mut self,
+        sequence: u64,
+        event: EventType,
+        timestamp_ms: i64,
+        payload: &[u8],
+    ) -> Option<Change> {
+        self.records += 1;
+        self.saga_events += u64::from((0x01..=0x0B).contains(&event.0));
+        self.transaction_events += u64::from((0x10..=0x19).contains(&event.0));
+        let change = self.change(sequence, event, timestamp_ms, payload);
+        if matches!(change, None | Some(Change::UnbackedCommit)) {
+            self.anomalies.push(sequence);
+        }
+        change
+    }
+
+    fn change(
+        &mut self,
+        sequence: u64,
+        event: EventType,
+        timestamp_ms: i64,
+        payload: &[u8],
+    ) -> Option<Change> {
+        let mut fields = Fields(payload);
+        let rules = self.rules;
+        match event.0 {
+            0xF0 => {
+                fields.array::<16>()?;
+                self.checkpoints += 1;
+                Some(Change::Checkpoint)
+            }
+            0x01 => {
+                let id = fields.id()?;
+                created(&mut fields)?;
+                let other = !rules.two_name_spaces && self.transactions.get(id).is_some();
+                (!other && self.sagas.get(id).is_none()).then_some(())?;
+                let saga = self.sagas.entry(id, Saga::default);
+                (saga.created, saga.last, saga.created_ms) = (sequence, sequence, timestamp_ms);
+                Some(Change::SagaCreated)
+            }
+            0x02..=0x0B => {
+                let saga = self.sagas.get_mut(fields.id()?)?;
+                saga.take(sequence, event, &mut fields, &rules)
+            }
+            0x10 => {
+                let id = fields.id()?;
+                created(&mut fields)?;
+                let other = !rules.two_name_spaces && self.sagas.get(id).is_some();
+                (!other && self.transactions.get(id).is_none()).then_some(())?;
+                let tx = self.transactions.entry(id, Transaction::default);
+                (tx.created, tx.last, tx.created_ms) = (sequence, sequence, timestamp_ms);
+                Some(Change::TransactionCreated)
+            }
+            0x11..=0x19 => {
+                let transaction = self.transactions.get_mut(fields.id()?)?;
+                transaction.take(sequence, event, &mut fields, &rules)
+            }
+            _ => None,
+        }
+    }
+
+    /// Compares what recovery reports of this log with what the model says.
+    ///
+    /// # Errors
+    /// The first difference, for people.
+    pub fn compare(&self, report: &RecoveryReport) -> Result<(), String> {
+        self.compare_counts(report)?;
+        let mut expected: Vec<OperationReport> = Vec::new();
+        let sagas = self.sagas.iter().filter_map(|(id, saga)| saga.report(id, &self.rules));
+        expected.extend(sagas);
+        expected.sort_unstable_by_key(|operation| operation.id);
+        let sagas = expected.len();
+        let transactions = self.transactions.iter();
+        expected.extend(transactions.filter_map(|(id, tx)| tx.report(id, &self.rules)));
+        expected[sagas..].sort_unstable_by_key(|operation| operation.id);
+        let found = &report.operations;
+        for (at, expected) in expected.iter().enumerate() {
+            if found.get(at) != Some(expected) {
+                return Err(format!("expected {expected:?}, found {:?}", found.get(at)));
+            }
+        }
+        if let Some(more) = found.get(expected.len()) {
+            return Err(format!("nothing of this should be there: {more:?}"));
+        }
+        let sagas = self.sagas.iter().filter_map(|(id, saga)| Some((id, saga.ended?.0)));
+        compare_ended(sagas.collect(), &report.completed_sagas)?;
+        let transactions = self.transactions.iter();
+        let ended = transactions.filter_map(|(id, tx)| Some((id, tx.ended?)));
+        compare_ended(ended.collect(), &report.completed_transactions)?;
+        let anomalies = report.anomalies.entries.iter().map(|anomaly| anomaly.sequence.0);
+        if !anomalies.clone().eq(self.anomalies.iter().copied()) {
+            let found: Vec<u64> = anomalies.collect();
+            return Err(format!("expected anomalies {:?}, found {found:?}", self.anomalies));
+        }
+        Ok(())
+    }
+
+    fn compare_counts(&self, report: &RecoveryReport) -> Result<(), String> {
+        let (scanned, stats) = (&report.scanned, &report.scanned.stats);
+        let counts = [
+            ("records", scanned.records, self.records),
+            ("records in all", stats.records, self.records),
+            ("the last sequence", scanned.last_sequence.0, self.records),
+            ("saga events", stats.saga_events, self.saga_events),
+            ("transaction events", stats.transaction_events, self.transaction_events),
+            ("checkpoints", stats.checkpoints, self.checkpoints),
+            ("corrupted records", scanned.corrupted_records, 0),
+            ("damaged places", scanned.corruption.len() as u64, 0),
+            ("unknown ids in doubt", u64::from(report.unknown_ids_in_doubt), 0),
+        ];
+        for (name, found, expected) in counts {
+            if found != expected {
+                return Err(format!("{name}: expected {expected}, found {found}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compare_ended<H: Copy + PartialEq + std::fmt::Debug>(
+    ended: Vec<(OperationId, H)>,
+    report: &Capped<(OperationId, H)>,
+) -> Result<(), String> {
+    if report.total() != ended.len() as u64 {
+        return Err(format!("{} operations ended, {} are reported", ended.len(), report.total()));
+    }
+    let found: BTreeMap<OperationId, H> = report.entries.iter().copied().collect();
+    for (id, how) in ended {
+        if report.left_out == 0 && found.get(&id) != Some(&how) {
+            return Err(format!("operation {id} ended {how:?}, reported {:?}", found.get(&id)));
+        }
+    }
+    Ok(())
+}
+
+/// What stands behind a created record's id; its extensions.
+fn created<'a>(fields: &mut Fields<'a>) -> Option<Tags<'a>> {
+    fields.coordinator()?;
+    let tags = fields.tags()?;
+    let key = tags.find(tag::REQUEST_KEY);
+    key.is_none_or(|key| key.len() <= 64).then_some(tags)
+}

@@ -1,0 +1,622 @@
+//! A second reader of logs, written from the format's document alone, for judges.
+//!
+//! It reads what a healthy disk holds: the log ends at the first batch that does not verify, and
+//! nothing is looked for behind it. What must verify and does not is [`Unreadable`]. It has two ways
+//! in: [`read_log`] reads a whole log, headers and seals first; a [`Cursor`] goes on from where a log
+//! was read to, so that what a sync adds costs as much as it is long.
+
+use std::fmt;
+use std::io;
+use wal_core::{Directory, SegmentId};
+
+const SECTOR: usize = 512;
+/// Two header copies stand before the first batch.
+pub const FIRST_BATCH: u64 = 1024;
+const HEADER: usize = 29;
+const HEAD: usize = 58;
+const MARK: u8 = 0xDB;
+const MARK_MIN: usize = 8;
+const MARK_MAX: usize = 519;
+const BATCH_LIMIT: u32 = 16 << 20;
+const GUARD: u8 = 0xF1;
+
+/// A record, as the log holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRecord<'a> {
+    /// Its number.
+    pub sequence: u64,
+    /// The event's code.
+    pub event: u8,
+    /// Unix milliseconds.
+    pub timestamp_ms: i64,
+    /// What it says.
+    pub payload: &'a [u8],
+    /// CRC-32C of header and payload: the record's fingerprint.
+    pub sum: u32,
+}
+
+/// The claim of a segment: whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The log's id.
+    pub log_id: u64,
+    /// The segment's id.
+    pub segment: u64,
+    /// Under which epoch it was created.
+    pub epoch: u32,
+    /// No record's payload is longer.
+    pub max_payload: u32,
+    /// No batch is longer.
+    pub batch_bytes_max: u32,
+}
+
+/// The seal of a segment: where the log ended before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The newest older segment that held a batch; 0 if none did.
+    pub segment: u64,
+    /// Where its last batch ends.
+    pub length: u64,
+    /// The last record's number.
+    pub last: u64,
+    /// The head checksum of its last guard.
+    pub guard: u32,
+    /// It was set by a take-over: the old writer may still write.
+    pub take_over: bool,
+}
+
+/// What should have verified and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// In which segment.
+    pub segment: u64,
+    /// At which offset.
+    pub offset: u64,
+    /// What.
+    pub what: Flaw,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each says what it is, and `Display` says it in words")]
+pub enum Flaw {
+    Io,
+    Gap,
+    HeaderCorrupt,
+    HeaderCopiesDiffer,
+    HeaderCopyLost,
+    NoHeader,
+    NoSeal,
+    OtherLog,
+    OtherSegment,
+    EpochBack,
+    SealNamesNothing,
+    FirstSequence,
+    EndsEarly(NoBatch),
+    EndsOtherwise,
+    BytesBehindSeal,
+    BytesBehindEnd(NoBatch),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {} at {}: ", self.segment, self.offset)?;
+        match self.what {
+            Flaw::Io => f.write_str("it cannot be read"),
+            Flaw::Gap => f.write_str("a segment is missing before it"),
+            Flaw::HeaderCorrupt => f.write_str("a header copy is corrupt"),
+            Flaw::HeaderCopiesDiffer => f.write_str("its header copies differ"),
+            Flaw::HeaderCopyLost => f.write_str("it holds batches and has lost a header copy"),
+            Flaw::NoHeader => f.write_str("it holds batches and has no header"),
+            Flaw::NoSeal => f.write_str("it holds batches and seals nothing"),
+            Flaw::OtherLog => f.write_str("its header names another log"),
+            Flaw::OtherSegment => f.write_str("its header names another segment"),
+            Flaw::EpochBack => f.write_str("its epoch is below an older segment's"),
+            Flaw::SealNamesNothing => f.write_str("the seal names no older segment"),
+            Flaw::FirstSequence => f.write_str("the seal names the wrong last record"),
+            Flaw::EndsEarly(why) => write!(f, "it is sealed further than it reads: {why:?}"),
+            Flaw::EndsOtherwise => f.write_str("the seal names another last batch"),
+            Flaw::BytesBehindSeal => f.write_str("bytes behind a seal that no take-over set"),
+            Flaw::BytesBehindEnd(why) => write!(f, "bytes that are no batch: {why:?}"),
+        }
+    }
+}
+
+impl Unreadable {
+    fn at(segment: u64, offset: u64, what: Flaw) -> Unreadable {
+        Unreadable { segment, offset, what }
+    }
+
+    fn io(segment: u64) -> impl Fn(io::Error) -> Unreadable {
+        move |_| Unreadable::at(segment, 0, Flaw::Io)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes are four"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes are eight"))
+}
+
+// ---- headers ----
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part<T> {
+    Absent,
+    Lost,
+    Valid(T),
+    Corrupt,
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+fn claim_of(copy: &[u8]) -> Part<Claim> {
+    let part = &copy[..48];
+    if part[0] == 0 || part[47] == 0 {
+        return Part::Lost;
+    }
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&part[..12]), &[0; 4]);
+    let sum = crc32c::crc32c_append(sum, &part[16..]);
+    let claim = Claim {
+        log_id: u64_at(part, 16),
+        segment: u64_at(part, 24),
+        epoch: u32_at(part, 32),
+        max_payload: u32_at(part, 36),
+        batch_bytes_max: u32_at(part, 40),
+    };
+    let valid = part[0] == 0xC7
+        && &part[1..8] == b"TRINWAL"
+        && u32_at(part, 8) == 1
+        && u32_at(part, 12) == sum
+        && (1..1 << 24).contains(&claim.epoch)
+        && claim.batch_bytes_max <= BATCH_LIMIT
+        && is_zero(&part[44..47])
+        && part[47] == 0xE9;
+    if valid { Part::Valid(claim) } else { Part::Corrupt }
+}
+
+fn seal_of(copy: &[u8]) -> Part<Seal> {
+    let part = &copy[64..120];
+    if is_zero(part) {
+        return Part::Absent;
+    }
+    if part[0] == 0 || part[55] == 0 {
+        return Part::Lost;
+    }
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&copy[..48]), &copy[64..68]);
+    let sum = crc32c::crc32c_append(sum, &[0; 4]);
+    let sum = crc32c::crc32c_append(sum, &copy[72..120]);
+    let seal = Seal {
+        segment: u64_at(copy, 72),
+        length: u64_at(copy, 80),
+        last: u64_at(copy, 88),
+        guard: u32_at(copy, 96),
+        take_over: copy[65] & 1 == 1,
+    };
+    let valid = part[0] == 0xD3
+        && copy[65] & !1 == 0
+        && is_zero(&copy[66..68])
+        && u32_at(copy, 68) == sum
+        && is_zero(&copy[100..104])
+        && u64_at(copy, 104) == seal.last + 1
+        && is_zero(&copy[112..119])
+        && part[55] == 0xE9;
+    if valid { Part::Valid(seal) } else { Part::Corrupt }
+}
+
+/// The first valid claim of a segment: what a writer has claimed, as far as it is on the disk.
+///
+/// # Errors
+/// It cannot be read.
+pub fn claim(disk: &dyn Directory, segment: SegmentId) -> Result<Option<Claim>, Unreadable> {
+    let mut copies = [0; 1024];
+    disk.read_at(segment, 0, &mut copies).map_err(Unreadable::io(segment.0))?;
+    let of = |copy: &[u8]| match claim_of(copy) {
+        Part::Valid(claim) => Some(claim),
+        _ => None,
+    };
+    Ok(of(&copies[..SECTOR]).or_else(|| of(&copies[SECTOR..])))
+}
+
+/// What the two copies say together; `None`: an abandoned start.
+type Header = Option<(Claim, Option<Seal>)>;
+
+fn header(id: u64, bytes: &[u8], holds_batch: bool) -> Result<Header, Unreadable> {
+    let mut padded = [0; 1024];
+    let there = bytes.len().min(1024);
+    padded[..there].copy_from_slice(&bytes[..there]);
+    let mut claims = [Part::Lost; 2];
+    let mut seals = [Part::Absent; 2];
+    let flaw = |copy: usize, what| Unreadable::at(id, (copy * SECTOR) as u64, what);
+    for copy in 0..2 {
+        let bytes = &padded[copy * SECTOR..(copy + 1) * SECTOR];
+        claims[copy] = claim_of(bytes);
+        if claims[copy] != Part::Lost {
+            seals[copy] = seal_of(bytes);
+        }
+        let foreign = !is_zero(&bytes[48..64]) || !is_zero(&bytes[120..]);
+        if claims[copy] == Part::Corrupt || seals[copy] == Part::Corrupt || foreign {
+            return Err(flaw(copy, Flaw::HeaderCorrupt));
+        }
+    }
+    let claim = match claims {
+        [Part::Valid(first), Part::Valid(second)] if first != second => {
+            return Err(flaw(1, Flaw::HeaderCopiesDiffer));
+        }
+        [Part::Valid(claim), Part::Valid(_)] => claim,
+        [Part::Valid(_), _] | [_, Part::Valid(_)] if holds_batch => {
+            return Err(flaw(0, Flaw::HeaderCopyLost));
+        }
+        [Part::Valid(claim), _] | [_, Part::Valid(claim)] => claim,
+        _ if holds_batch => return Err(flaw(0, Flaw::NoHeader)),
+        _ => return Ok(None),
+    };
+    let seal = match seals {
+        [Part::Valid(first), Part::Valid(second)] if first != second => {
+            return Err(flaw(1, Flaw::HeaderCopiesDiffer));
+        }
+        [Part::Valid(seal), Part::Valid(_)] => Some(seal),
+        _ if holds_batch => return Err(flaw(0, Flaw::NoSeal)),
+        [Part::Valid(seal), _] | [_, Part::Valid(seal)] => Some(seal),
+        _ => None,
+    };
+    Ok(Some((claim, seal)))
+}
+
+// ---- batches ----
+
+/// Why no batch begins somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each names the field")]
+pub enum NoBatch {
+    /// Nothing but the end.
+    End,
+    Head,
+    HeadChecksum,
+    Length,
+    Watermark,
+    Sequence,
+    Chain,
+    ListChecksum,
+    Crc,
+    Sector,
+    Record,
+    RecordCrc,
+    Mark,
+}
+
+/// Where a log was read to: what the next batch has to fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    claim: Claim,
+    /// Where the next batch begins.
+    pub offset: u64,
+    /// The number of the next record.
+    pub next: u64,
+    /// The head checksum of the guard before.
+    pub chain: u32,
+    /// The highest watermark that was read.
+    pub watermark: u64,
+    /// Also look at each record's own CRC.
+    thorough: bool,
+}
+
+impl Cursor {
+    /// The beginning of a segment that goes on behind record `last` and the guard of checksum
+    /// `chain`.
+    #[must_use]
+    pub fn new(claim: Claim, last: u64, chain: u32) -> Cursor {
+        let (offset, watermark) = (FIRST_BATCH, 0);
+        Cursor { claim, offset, next: last + 1, chain, watermark, thorough: false }
+    }
+
+    /// The same place, to go on from without a look at each record's own CRC: the sectors' checksums
+    /// are enough to trust them.
+    #[must_use]
+    pub fn quick(self) -> Cursor {
+        Cursor { thorough: false, ..self }
+    }
+
+    /// The segment that it is in.
+    #[must_use]
+    pub fn segment(&self) -> u64 {
+        self.claim.segment
+    }
+
+    /// Whose segment it is.
+    #[must_use]
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Reads whole batches from `bytes`, which begin at [`Self::offset`], tells each record, and says
+    /// why it stopped. A batch's records are told only if all of it verifies.
+    pub fn read<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+        each: &mut impl FnMut(&LogRecord<'a>),
+    ) -> NoBatch {
+        loop {
+            match self.batch(bytes, each) {
+                Ok(length) => bytes = &bytes[length..],
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    fn batch<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        each: &mut impl FnMut(&LogRecord<'a>),
+    ) -> Result<usize, NoBatch> {
+        if bytes.len() < HEAD + 4 + MARK_MIN {
+            return Err(if is_zero(bytes) { NoBatch::End } else { NoBatch::Length });
+        }
+        let head: &[u8; HEAD] = bytes[..HEAD].try_into().expect("there are as many");
+        if &head[..4] != b"WAL!" || head[4] != GUARD || head[57] != 0xB7 {
+            let end = head[0] == 0 && is_zero(bytes);
+            return Err(if end { NoBatch::End } else { NoBatch::Head });
+        }
+        let sum = self.head_sum(head);
+        if u32_at(head, 53) != sum {
+            return Err(NoBatch::HeadChecksum);
+        }
+        let length = u32_at(head, 29) as usize;
+        if length > self.claim.batch_bytes_max as usize || length > bytes.len() || length < HEAD {
+            return Err(NoBatch::Length);
+        }
+        let at = self.offset as usize;
+        let sectors = (at + length - 1) / SECTOR - at / SECTOR + 1;
+        let list_end = HEAD + 4 * sectors;
+        if length < list_end + MARK_MIN || u32_at(head, 21) as usize != HEADER + 4 * sectors {
+            return Err(NoBatch::Length);
+        }
+        let (sequence, watermark) = (u64_at(head, 5), u64_at(head, 37));
+        if watermark >= sequence || u64_at(head, 13) != 0 {
+            return Err(NoBatch::Watermark);
+        }
+        if sequence != self.next {
+            return Err(NoBatch::Sequence);
+        }
+        if u32_at(head, 45) != self.chain {
+            return Err(NoBatch::Chain);
+        }
+        let batch = &bytes[..length];
+        let list = &batch[HEAD..list_end];
+        if u32_at(head, 49) != crc32c::crc32c(list) {
+            return Err(NoBatch::ListChecksum);
+        }
+        if u32_at(head, 25) != crc32fast::hash(&batch[HEADER..list_end]) {
+            return Err(NoBatch::Crc);
+        }
+        let mut from = list_end;
+        for (sector, entry) in list.as_chunks::<4>().0.iter().enumerate() {
+            let end = ((at / SECTOR + sector + 1) * SECTOR - at).min(length);
+            let part = if end > from { &batch[from..end] } else { &[] };
+            if u32::from_le_bytes(*entry) != crc32c::crc32c(part) {
+                return Err(NoBatch::Sector);
+            }
+            from = from.max(end);
+        }
+        let count = u32_at(head, 33);
+        let marked = self.check_records(batch, list_end, count)?;
+        let mark = &batch[marked..];
+        if !(MARK_MIN..=MARK_MAX).contains(&mark.len()) || mark.iter().any(|byte| *byte != MARK) {
+            return Err(NoBatch::Mark);
+        }
+        let mut place = list_end;
+        while place < marked {
+            let record = record_at(batch, place);
+            place += HEADER + record.payload.len();
+            each(&record);
+        }
+        self.next += u64::from(count);
+        self.offset += length as u64;
+        self.chain = sum;
+        self.watermark = self.watermark.max(watermark);
+        Ok(length)
+    }
+
+    /// Where the records end, if there are so many and they are as they should be.
+    fn check_records(&self, batch: &[u8], from: usize, count: u32) -> Result<usize, NoBatch> {
+        let mut place = from;
+        for number in 0..u64::from(count) {
+            let rest = &batch[place..];
+            if rest.len() < HEADER || &rest[..4] != b"WAL!" || rest[4] == GUARD {
+                return Err(NoBatch::Record);
+            }
+            let length = u32_at(rest, 21) as usize;
+            let fits = length <= self.claim.max_payload as usize && HEADER + length <= rest.len();
+            if !fits || u64_at(rest, 5) != self.next + number {
+                return Err(NoBatch::Record);
+            }
+            let payload = &rest[HEADER..HEADER + length];
+            if self.thorough && u32_at(rest, 25) != crc32fast::hash(payload) {
+                return Err(NoBatch::RecordCrc);
+            }
+            place += HEADER + length;
+        }
+        Ok(place)
+    }
+
+    fn head_sum(&self, head: &[u8; HEAD]) -> u32 {
+        let mut seeded = [0; 28 + HEAD];
+        seeded[..8].copy_from_slice(&self.claim.log_id.to_le_bytes());
+        seeded[8..16].copy_from_slice(&self.claim.segment.to_le_bytes());
+        seeded[16..20].copy_from_slice(&self.claim.epoch.to_le_bytes());
+        seeded[20..28].copy_from_slice(&self.offset.to_le_bytes());
+        seeded[28..].copy_from_slice(head);
+        seeded[28 + 25..28 + 29].fill(0);
+        seeded[28 + 53..28 + 57].fill(0);
+        crc32c::crc32c(&seeded)
+    }
+}
+
+fn record_at(batch: &[u8], place: usize) -> LogRecord<'_> {
+    let rest = &batch[place..];
+    let length = u32_at(rest, 21) as usize;
+    let whole = &rest[..HEADER + length];
+    LogRecord {
+        sequence: u64_at(whole, 5),
+        event: whole[4],
+        timestamp_ms: u64_at(whole, 13) as i64,
+        payload: &whole[HEADER..],
+        sum: crc32c::crc32c(whole),
+    }
+}
+
+// ---- whole logs ----
+
+/// Where a whole log was read to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The open segment and what comes next in it; `None`: there is no segment with a header, so
+    /// there is no log yet.
+    pub cursor: Option<Cursor>,
+    /// Bytes behind the last batch of the open segment up to the last that is not zero.
+    pub torn_bytes: u64,
+    /// Bytes that fenced writers wrote behind the seals of take-overs.
+    pub fenced_bytes: u64,
+}
+
+struct Segment {
+    id: u64,
+    claim: Claim,
+    seal: Option<Seal>,
+    bytes: Vec<u8>,
+    /// Where it is sealed, and by which seal; `None`: it is open.
+    sealed: Option<Sealed>,
+}
+
+#[derive(Clone, Copy)]
+enum Sealed {
+    Empty { take_over: bool },
+    At(Seal),
+}
+
+/// Reads a log from its first record to its end, and tells each record.
+///
+/// # Errors
+/// [`Unreadable`]: what no crash leaves behind. Records before it may have been told.
+pub fn read_log(
+    disk: &dyn Directory,
+    each: &mut impl FnMut(&LogRecord<'_>),
+) -> Result<End, Unreadable> {
+    let mut segments = load(disk)?;
+    settle_seals(&mut segments)?;
+    let mut end = End { cursor: None, torn_bytes: 0, fenced_bytes: 0 };
+    // What the next batch has to follow.
+    let (mut last, mut chain) = (0, 0);
+    for segment in &segments {
+        let Segment { id, claim, seal, bytes, sealed } = segment;
+        let flaw = |offset, what| Unreadable::at(*id, offset, what);
+        let mut cursor = Cursor { thorough: true, ..Cursor::new(*claim, last, chain) };
+        let batches = bytes.get(FIRST_BATCH as usize..).unwrap_or(&[]);
+        if seal.is_some_and(|seal| (seal.last, seal.guard) != (last, chain)) {
+            return Err(flaw(0, Flaw::FirstSequence));
+        }
+        let behind = match *sealed {
+            None => {
+                cursor.read(batches, each);
+                let behind = behind(bytes, cursor.offset);
+                end.cursor = Some(cursor);
+                end.torn_bytes = behind;
+                continue;
+            }
+            Some(Sealed::Empty { take_over }) => (FIRST_BATCH, take_over),
+            Some(Sealed::At(seal)) => {
+                let length = (seal.length - FIRST_BATCH) as usize;
+                let Some(batches) = batches.get(..length) else {
+                    return Err(flaw(bytes.len() as u64, Flaw::EndsEarly(NoBatch::End)));
+                };
+                let stop = cursor.read(batches, each);
+                if cursor.offset != seal.length {
+                    return Err(flaw(cursor.offset, Flaw::EndsEarly(stop)));
+                }
+                if (cursor.next - 1, cursor.chain) != (seal.last, seal.guard) {
+                    return Err(flaw(cursor.offset, Flaw::EndsOtherwise));
+                }
+                (last, chain) = (seal.last, seal.guard);
+                (seal.length, seal.take_over)
+            }
+        };
+        let (from, take_over) = behind;
+        let left = self::behind(bytes, from);
+        if left > 0 && !take_over {
+            return Err(flaw(from, Flaw::BytesBehindSeal));
+        }
+        end.fenced_bytes += left;
+    }
+    Ok(end)
+}
+
+/// How many bytes there are from an offset to the last that is not zero.
+fn behind(bytes: &[u8], from: u64) -> u64 {
+    let rest = bytes.get(from as usize..).unwrap_or(&[]);
+    rest.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+}
+
+/// The segments that have a header, in order.
+fn load(disk: &dyn Directory) -> Result<Vec<Segment>, Unreadable> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let ids = disk.segments().map_err(Unreadable::io(0))?;
+    for (at, id) in ids.into_iter().enumerate() {
+        if id.0 != at as u64 + 1 {
+            return Err(Unreadable::at(id.0, 0, Flaw::Gap));
+        }
+        let length = disk.len(id).map_err(Unreadable::io(id.0))?;
+        let mut bytes = vec![0; length as usize];
+        let read = disk.read_at(id, 0, &mut bytes).map_err(Unreadable::io(id.0))?;
+        bytes.truncate(read);
+        let holds_batch = behind(&bytes, FIRST_BATCH) > 0;
+        let Some((claim, seal)) = header(id.0, &bytes, holds_batch)? else { continue };
+        let flaw = |what| Err(Unreadable::at(id.0, 0, what));
+        if claim.segment != id.0 {
+            return flaw(Flaw::OtherSegment);
+        }
+        if let Some(older) = segments.last() {
+            if older.claim.log_id != claim.log_id {
+                return flaw(Flaw::OtherLog);
+            }
+            if older.claim.epoch > claim.epoch {
+                return flaw(Flaw::EpochBack);
+            }
+        }
+        segments.push(Segment { id: id.0, claim, seal, bytes, sealed: None });
+    }
+    Ok(segments)
+}
+
+/// From the newest seal down: it seals the segment that it names, and those between as empty; then
+/// the named one's own seal counts. What is newer than the open segment holds nothing yet.
+fn settle_seals(segments: &mut Vec<Segment>) -> Result<(), Unreadable> {
+    // A claim without a seal holds no batch, and the log still ends before it.
+    while segments.len() > 1 && segments.last().is_some_and(|newest| newest.seal.is_none()) {
+        segments.pop();
+    }
+    let mut at = segments.len();
+    while at > 0 {
+        at -= 1;
+        let Some(seal) = segments[at].seal else { continue };
+        let mut named = None;
+        for older in (0..at).rev() {
+            let take_over = seal.take_over;
+            if segments[older].id == seal.segment && seal.length >= FIRST_BATCH {
+                segments[older].sealed = Some(Sealed::At(seal));
+                named = Some(older);
+                break;
+            }
+            segments[older].sealed = Some(Sealed::Empty { take_over });
+        }
+        match named {
+            Some(older) => at = older + 1,
+            None if seal.segment == 0 => break,
+            None => return Err(Unreadable::at(segments[at].id, 64, Flaw::SealNamesNothing)),
+        }
+    }
+    Ok(())
+}
