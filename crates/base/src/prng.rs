@@ -44,6 +44,18 @@ impl Key {
         key
     }
 
+    /// The key of one of many numbered things within this one.
+    #[must_use]
+    pub fn keyed(&self, number: u64) -> Key {
+        let mut bytes = self.bytes();
+        for (at, byte) in number.to_le_bytes().into_iter().enumerate() {
+            bytes[at] ^= byte;
+        }
+        // No path does this: see `child`.
+        bytes[30] ^= 0xFF;
+        Key::from_chacha(bytes)
+    }
+
     /// The draw for `entity` (a node, a link, an operation) at its `occurrence`-th time of asking.
     #[must_use]
     pub fn draw(&self, entity: u64, occurrence: u64) -> Draw {
@@ -217,6 +229,8 @@ mod tests {
         let root = Key::root(9);
         assert_ne!(root.child("ab"), root.child("a").child("b"));
         assert_ne!(root.child(""), root.child("a"));
+        assert_ne!(root.keyed(0), root.keyed(1));
+        assert_ne!(root.keyed(0x61), root.child("a"));
         assert_ne!(root.child("0123456789abcdef"), root.child("0123456789abcdef\0"));
     }
 

@@ -37,6 +37,8 @@ struct Branch {
     shard: u64,
     node: u32,
     promise: Promise,
+    /// It has promised to commit, whatever came after.
+    prepared: bool,
 }
 
 /// A transaction, as everybody but its coordinator's log knows it.
@@ -56,8 +58,11 @@ impl Spread {
     }
 
     fn promise(&self, shard: ShardId, node: u32) -> Option<Promise> {
-        let branch = self.branch(shard.number())?;
-        (branch.node == node).then_some(branch.promise)
+        self.branch_at(shard, node).map(|branch| branch.promise)
+    }
+
+    fn branch_at(&self, shard: ShardId, node: u32) -> Option<&Branch> {
+        self.branch(shard.number()).filter(|branch| branch.node == node)
     }
 }
 
@@ -374,9 +379,8 @@ impl Facts {
 
     fn voted(&self, node: u32, id: OperationId, shard: ShardId, vote: Vote) -> Checked {
         let spread = self.coordinators[node as usize].spread.get(id);
-        let promise = spread.and_then(|spread| spread.branch(shard.number()));
-        let promised = promise.is_some_and(|branch| branch.promise != Promise::Aborted)
-            || promise.is_some_and(|_| spread.is_some_and(|spread| spread.abort_said));
+        let branch = spread.and_then(|spread| spread.branch(shard.number()));
+        let promised = branch.is_some_and(|branch| branch.prepared);
         ensure(vote == Vote::Abort || promised, "G1", || {
             format!("n{node} logs a YES of {shard:?} for transaction {id}: no such promise")
         })
@@ -531,7 +535,7 @@ impl Facts {
         ensure(before.is_none(), "G14", || {
             format!("n{node} promises transaction {id} after {before:?}")
         })?;
-        spread.branches.push(Branch { shard, node, promise: Promise::Prepared });
+        spread.branches.push(Branch { shard, node, promise: Promise::Prepared, prepared: true });
         Ok(())
     }
 
@@ -571,7 +575,8 @@ impl Facts {
         let before = branch.as_ref().map(|branch| branch.promise);
         match branch {
             None => {
-                spread.branches.push(Branch { shard, node, promise: Promise::Aborted });
+                let promise = Promise::Aborted;
+                spread.branches.push(Branch { shard, node, promise, prepared: false });
                 self.seen.tombstone_before_prepare += 1;
             }
             Some(branch) => branch.promise = Promise::Aborted,
@@ -770,16 +775,20 @@ impl Facts {
             M::Answer { .. } => Ok(()),
             M::Vote { shard, vote, store: named, boot, .. } => {
                 announces(from, named.0, boot.0, store(from))?;
-                let promise = spread.get(id).and_then(|spread| spread.promise(*shard, from));
+                let branch = spread.get(id).and_then(|spread| spread.branch_at(*shard, from));
                 match vote {
-                    Vote::Commit => ensure(
-                        matches!(promise, Some(Promise::Prepared | Promise::Committed)),
-                        "gate",
-                        || format!("n{from} votes YES for transaction {id} without a promise"),
-                    ),
-                    Vote::Abort => ensure(promise != Some(Promise::Committed), "G14", || {
-                        format!("n{from} votes NO for transaction {id} and has committed it")
-                    }),
+                    // An ABORT may have come while the promise was on its way to the disk.
+                    Vote::Commit => {
+                        ensure(branch.is_some_and(|branch| branch.prepared), "gate", || {
+                            format!("n{from} votes YES for transaction {id} without a promise")
+                        })
+                    }
+                    Vote::Abort => {
+                        let committed = branch.is_some_and(|b| b.promise == Promise::Committed);
+                        ensure(!committed, "G14", || {
+                            format!("n{from} votes NO for transaction {id} and has committed it")
+                        })
+                    }
                 }
             }
             M::Ack { shard, heuristic, .. } => {
