@@ -1,7 +1,7 @@
 //! G1-G6, G21: a crash at any operation, whatever becomes of what was not synced.
 
 use base::{Sequence, Time};
-use wal_core::{EventType, MemoryStorage};
+use wal_core::{EventType, MemoryStorage, OpenMode};
 
 use crate::support::{Choices, Journal, Seen, config, open, payload, scan};
 
@@ -208,4 +208,70 @@ fn a_number_that_was_never_acknowledged_is_used_again() {
     let (seen, scanned): (Seen, _) = scan(&storage);
     assert_eq!(seen.payloads, [b"kept".to_vec(), b"new".to_vec()]);
     assert_eq!(scanned.torn_tail_bytes, 0);
+}
+
+/// One log's long life: it is opened, written to and killed over and over, by power loss (what was not
+/// synced meets its fate) or alone (the page cache stays), sometimes while it is opened, sometimes by a
+/// take-over, sometimes after a failed sync.
+fn long_life(seed: u64, lives: usize) {
+    let mut choices = Choices(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut journal = Journal::over(MemoryStorage::new());
+    // What must be there, and what may be there behind it.
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    let mut appended: Vec<Vec<u8>> = Vec::new();
+    let mut unique = 0u64;
+    for life in 0..lives {
+        if choices.below(4) == 0 {
+            journal.fail_sync_in = Some(choices.below(25) as u32);
+        }
+        let mode = if choices.below(5) == 0 { OpenMode::TakeOver } else { OpenMode::Exclusive };
+        let mut seen = Seen::default();
+        let opened = wal_core::open(&mut journal, &config(), mode, seed, Time::ZERO, &mut seen);
+        let what = format!("seed {seed}, life {life}, {mode:?}");
+        let seen = seen.payloads;
+        assert!(seen.starts_with(&kept), "{what}: {} of {}", seen.len(), kept.len());
+        assert!(appended.starts_with(&seen), "{what}: {} of {}", seen.len(), appended.len());
+        match opened {
+            Ok((mut log, scanned)) => {
+                assert!(!scanned.is_corrupt());
+                kept.clone_from(&seen);
+                appended = seen;
+                let mut now = Time::ZERO;
+                for _ in 0..choices.below(25) {
+                    unique += 1;
+                    let mut payload = payload(choices.below(64) as u64);
+                    payload.truncate(890);
+                    payload.extend_from_slice(&unique.to_le_bytes());
+                    let Ok(sequence) = log.append(EventType::TX_CREATED, 0, &payload) else {
+                        break;
+                    };
+                    appended.push(payload);
+                    if choices.below(3) == 0 {
+                        log.force(sequence);
+                    }
+                    now += config().idle_guard_after / 2;
+                    while choices.below(5) != 0 && wal_core::drive(&mut journal, &mut log, now) {}
+                }
+                if choices.below(4) == 0 {
+                    wal_core::close(&mut journal, &mut log, now);
+                }
+                let durable = log.durable().0 as usize;
+                if durable > kept.len() {
+                    kept = appended[..durable].to_vec();
+                }
+            }
+            Err(error) => assert!(error.to_string().contains("the sync failed"), "{what}: {error}"),
+        }
+        journal.fail_sync_in = None;
+        if choices.below(3) > 0 {
+            journal = journal.power_loss(&mut choices);
+        }
+    }
+}
+
+#[test]
+fn many_lives_in_a_row() {
+    for seed in 1..150 {
+        long_life(seed, 40);
+    }
 }

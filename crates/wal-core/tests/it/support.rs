@@ -191,6 +191,29 @@ impl Journal {
         }
     }
 
+    /// The power is lost after everything: one of the states that can be left, as a new disk.
+    pub fn power_loss(&self, choices: &mut Choices) -> Journal {
+        let done = self.entries.len();
+        let mut fates = Vec::new();
+        for index in self.uncertain(done) {
+            let write = match &self.entries[index] {
+                Entry::Done(DiskOp::Write { offset, bytes, .. }) => Some((*offset, bytes.len())),
+                _ => None,
+            };
+            let fate = match (choices.below(4), write) {
+                (0, _) => Fate::Lost,
+                (1, _) | (_, None) => Fate::Kept,
+                (2, Some((_, len))) => Fate::Cut(choices.below(len + 1)),
+                (_, Some((offset, len))) => {
+                    let sectors = sector_parts(offset as usize, len).len().min(62);
+                    Fate::Sectors(choices.below(1 << sectors) as u64)
+                }
+            };
+            fates.push((index, fate));
+        }
+        Journal::over(self.state(done, &fates))
+    }
+
     /// The operations whose effect is not certain.
     fn uncertain(&self, done: usize) -> Vec<usize> {
         let end = (done + 1).min(self.entries.len());
