@@ -1,2 +1,45 @@
-//! Automation.
-fn main() {}
+//! The project's own automation, as `cargo xtask COMMAND`. It depends on nothing, so that it starts at
+//! once, and runs what cargo built.
+
+mod canary;
+mod edges;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  sim [SCENARIO…] [OPTIONS]   run scenario files in the simulator (default: the showcase at 600 nodes);
+                              `cargo xtask sim --help` lists its options and subcommands
+  sim canary [NAME…]          plant one bug at a time and see that the simulator finds each;
+                              `cargo xtask sim canary --help`
+  test                        everything that CI runs: format, lints, unit, property, scenario and doc
+                              tests, and a few canaries
+  edges                       check which crate may depend on which
+
+Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
+3 not deterministic · 4 usage or scenario error · 5 infrastructure. Of the others: 0 or 1; 4 usage.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
+    match arguments.first().map(String::as_str) {
+        Some("sim") if rest.first().is_some_and(|first| first == "canary") => {
+            canary::main(&rest[1..])
+        }
+        Some("sim") => run::sim(rest),
+        Some("test") => test::main(rest),
+        Some("edges") => edges::main(),
+        Some("help" | "--help" | "-h") | None => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Some(other) => {
+            eprintln!("xtask: no such command: {other}\n\n{HELP}");
+            ExitCode::from(run::USAGE)
+        }
+    }
+}

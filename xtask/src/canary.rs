@@ -1,0 +1,291 @@
+//! `cargo xtask sim canary`: plants one bug at a time into a copy of the sources, builds the simulator
+//! from it, and looks for a seed that objects. A simulator that never objects is not evidence.
+//!
+//! Nothing in the production crates knows of this: a canary is a text to be replaced, and one that no
+//! longer fits its file is an error, not a pass.
+
+use crate::run::{INFRASTRUCTURE, USAGE, cargo, root, target};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// One bug to plant.
+struct Canary {
+    name: &'static str,
+    /// What it breaks, for the table.
+    breaks: &'static str,
+    file: &'static str,
+    find: &'static str,
+    replace: &'static str,
+}
+
+const CANARIES: &[Canary] = include!("canaries.in");
+
+/// The seeds that each canary gets, and that the clean build must pass.
+const SEEDS: u32 = 1_000;
+
+/// Those that `cargo xtask test` plants: one of the log, one of each protocol.
+const FEW: &[&str] = &["act-before-durable", "forget-after-first-ack", "no-tombstone"];
+
+const HELP: &str = "\
+cargo xtask sim canary [NAME…] [--seeds N] [--list]
+
+Plants one bug at a time (default: all) into a copy of the sources under the target folder, builds the
+simulator from it, and runs random fault plans on 3 to 9 nodes, seeds 0 to N-1 (default 1000), until one
+objects. The clean build has to pass the same seeds. Exit codes: 0 each was found and the clean build
+passes · 1 one was missed, or the clean build failed · 4 usage, or a bug that no longer fits the sources ·
+5 a build failed.
+";
+
+/// `cargo xtask sim canary …`
+pub fn main(arguments: &[String]) -> ExitCode {
+    let (mut names, mut seeds) = (Vec::new(), SEEDS);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--help" | "-h" => {
+                print!("{HELP}");
+                return ExitCode::SUCCESS;
+            }
+            "--list" => {
+                for canary in CANARIES {
+                    println!("{:36} {}", canary.name, canary.breaks);
+                }
+                return ExitCode::SUCCESS;
+            }
+            "--seeds" => match rest.next().and_then(|n| n.parse().ok()) {
+                Some(n) if n > 0 => seeds = n,
+                _ => return usage("--seeds takes a number above 0"),
+            },
+            name if CANARIES.iter().any(|canary| canary.name == name) => names.push(name),
+            other => return usage(&format!("no canary is called {other}; --list names them")),
+        }
+    }
+    if names.is_empty() {
+        names = CANARIES.iter().map(|canary| canary.name).collect();
+    }
+    match hunt(&names, seeds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Missed(error)) => {
+            eprintln!("canary: {error}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Stale(error)) => usage(&error),
+        Err(Failure::Infrastructure(error)) => {
+            eprintln!("canary: {error}");
+            ExitCode::from(INFRASTRUCTURE)
+        }
+    }
+}
+
+/// The small version that CI runs.
+pub fn few() -> Result<(), String> {
+    hunt(FEW, SEEDS).map_err(|failure| match failure {
+        Failure::Missed(error) | Failure::Stale(error) | Failure::Infrastructure(error) => error,
+    })
+}
+
+fn usage(error: &str) -> ExitCode {
+    eprintln!("canary: {error}\n\n{HELP}");
+    ExitCode::from(USAGE)
+}
+
+enum Failure {
+    Missed(String),
+    Stale(String),
+    Infrastructure(String),
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::Infrastructure(error.to_string())
+    }
+}
+
+fn hunt(names: &[&str], seeds: u32) -> Result<(), Failure> {
+    let cage = Cage::open()?;
+    println!("{:36} {:>9}  found by", "planted bug", "seeds");
+    let mut missed = Vec::new();
+    let mut taken = Vec::new();
+    for canary in CANARIES.iter().filter(|canary| names.contains(&canary.name)) {
+        let found = {
+            let _planted = cage.plant(canary)?;
+            cage.build()?;
+            cage.first_objection(seeds)?
+        };
+        match found {
+            Some(Objection { seed, what }) => {
+                println!("{:36} {:>9}  {what}", canary.name, seed + 1);
+                taken.push(seed + 1);
+            }
+            None => {
+                println!("{:36} {:>9}  MISSED: {}", canary.name, "-", canary.breaks);
+                missed.push(canary.name);
+            }
+        }
+    }
+    cage.build()?;
+    let clean = cage.first_objection(seeds)?;
+    taken.sort_unstable();
+    match taken.get(taken.len() / 2) {
+        Some(median) => println!("{} of {} found; median {median} seeds", taken.len(), names.len()),
+        None => println!("none of {} found", names.len()),
+    }
+    match clean {
+        None => println!("the clean build passes the same {seeds} seeds"),
+        Some(Objection { seed, what }) => {
+            return Err(Failure::Missed(format!("the clean build fails at seed {seed}: {what}")));
+        }
+    }
+    if missed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Missed(format!("missed: {}", missed.join(", "))))
+    }
+}
+
+struct Objection {
+    seed: u32,
+    what: String,
+}
+
+/// A copy of the sources, and the builds made of it.
+struct Cage {
+    sources: PathBuf,
+    build: PathBuf,
+}
+
+/// Puts the file back as it was.
+struct Planted {
+    file: PathBuf,
+    clean: String,
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.file, &self.clean) {
+            eprintln!("canary: cannot restore {}: {error}", self.file.display());
+        }
+    }
+}
+
+impl Cage {
+    fn open() -> Result<Cage, Failure> {
+        let folder = target().join("canary");
+        let cage = Cage { sources: folder.join("sources"), build: folder.join("build") };
+        for part in
+            ["Cargo.toml", "Cargo.lock", "clippy.toml", "crates", "tests", "xtask", "sim-scenarios"]
+        {
+            mirror(&root().join(part), &cage.sources.join(part))?;
+        }
+        Ok(cage)
+    }
+
+    fn plant(&self, canary: &Canary) -> Result<Planted, Failure> {
+        let file = self.sources.join(canary.file);
+        let clean = fs::read_to_string(&file)?;
+        let places = clean.matches(canary.find).count();
+        if places != 1 {
+            return Err(Failure::Stale(format!(
+                "{} no longer fits: its text stands {places} times in {}, not once; \
+                 mend it in xtask/src/canaries.in",
+                canary.name, canary.file
+            )));
+        }
+        fs::write(&file, clean.replacen(canary.find, canary.replace, 1))?;
+        Ok(Planted { file, clean })
+    }
+
+    fn build(&self) -> Result<(), Failure> {
+        let built = cargo(&["build", "--quiet", "--package", "sim", "--profile", "canary"])
+            .current_dir(&self.sources)
+            .env("CARGO_TARGET_DIR", &self.build)
+            .env("RUSTFLAGS", "--cap-lints allow")
+            .status()?;
+        if built.success() {
+            Ok(())
+        } else {
+            Err(Failure::Infrastructure("the simulator with the planted bug does not build".into()))
+        }
+    }
+
+    /// The first seed at which the simulator exits with a verdict against the code, or dies.
+    fn first_objection(&self, seeds: u32) -> Result<Option<Objection>, Failure> {
+        let sim = self.build.join("canary").join(format!("sim{}", std::env::consts::EXE_SUFFIX));
+        let output = Command::new(&sim)
+            .args(["random", "--seeds", &format!("0..{seeds}"), "--first", "--json"])
+            .current_dir(&self.sources)
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match output.status.code() {
+            Some(0) => return Ok(None),
+            Some(1..=3 | 101) | None => {}
+            Some(_) => {
+                let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Err(Failure::Infrastructure(error));
+            }
+        }
+        let last = text.lines().rev().find(|line| line.contains("\"seed\":")).unwrap_or("");
+        let seed = field(last, "\"seed\":").and_then(|seed| seed.parse().ok()).unwrap_or(0);
+        let what = field(last, "\"violation\":\"").unwrap_or_else(|| "a panic".to_owned());
+        Ok(Some(Objection { seed, what }))
+    }
+}
+
+/// The value behind `key` in a line of JSON, up to the next quote, comma or brace.
+fn field(line: &str, key: &str) -> Option<String> {
+    let (_, value) = line.split_once(key)?;
+    let end = if key.ends_with('"') { &['"'][..] } else { &[',', '}'][..] };
+    value.split(end).next().map(str::to_owned)
+}
+
+/// Makes `to` a copy of `from`: writes only what differs, so that builds stay incremental, and removes
+/// what is gone.
+fn mirror(from: &Path, to: &Path) -> Result<(), Failure> {
+    if !from.is_dir() {
+        let bytes = fs::read(from)?;
+        if fs::read(to).ok().as_ref() != Some(&bytes) {
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(to, bytes)?;
+        }
+        return Ok(());
+    }
+    fs::create_dir_all(to)?;
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        mirror(&from.join(&name), &to.join(&name))?;
+        names.insert(name);
+    }
+    for entry in fs::read_dir(to)? {
+        let entry = entry?;
+        if !names.contains(&entry.file_name()) {
+            if entry.path().is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_canary_fits_its_file_and_has_a_name_of_its_own() {
+        let mut names = BTreeSet::new();
+        for canary in CANARIES {
+            let text = fs::read_to_string(root().join(canary.file)).expect(canary.file);
+            assert_eq!(text.matches(canary.find).count(), 1, "{}", canary.name);
+            assert_ne!(canary.find, canary.replace, "{}", canary.name);
+            assert!(names.insert(canary.name), "{}", canary.name);
+        }
+        assert!(FEW.iter().all(|name| names.contains(name)));
+    }
+}
