@@ -180,7 +180,7 @@ impl Replay {
                 in_doubt: true,
                 evidence: at,
                 last: at,
-                created_ms: self.promised_ms.get(key).copied(),
+                created_ms: self.promised_ms.get(&key).copied(),
             });
         }
         let mut completed_sagas = Capped::default();
