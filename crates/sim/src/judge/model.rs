@@ -466,9 +466,12 @@ impl Transaction {
                 let (list, rest) = list.as_chunks::<PARTICIPANT_BYTES>();
                 let late = aborting && rules.first_decision_wins;
                 (rest.is_empty() && self.committing == 0 && !late).then_some(())?;
-                legal = begun && self.all_voted_commit();
-                (legal || rules.unbacked_commit_stands).then_some(())?;
+                let known = self.members.len();
+                let begun_and_voted = begun && self.all_voted_commit();
+                (begun_and_voted || rules.unbacked_commit_stands).then_some(())?;
                 list.iter().for_each(|bytes| self.learn(bytes));
+                // Whom only the decision names has not voted either.
+                legal = begun_and_voted && self.members.len() == known;
                 self.committing = at;
                 change = Change::CommitStart;
             }
