@@ -614,6 +614,7 @@ impl Model {
         self.records += 1;
         self.saga_events += u64::from((0x01..=0x0B).contains(&event.0));
         self.transaction_events += u64::from((0x10..=0x19).contains(&event.0));
+        self.checkpoints += u64::from(event.0 == 0xF0);
         let change = self.change(sequence, event, timestamp_ms, payload);
         if matches!(change, None | Some(Change::UnbackedCommit)) {
             self.anomalies.push(sequence);
@@ -633,7 +634,6 @@ impl Model {
         match event.0 {
             0xF0 => {
                 fields.array::<16>()?;
-                self.checkpoints += 1;
                 Some(Change::Checkpoint)
             }
             0x01 => {
