@@ -46,7 +46,8 @@ pub fn small(seed: u64) -> String {
          [chaos]\ncoordinator_crashes = {crashes}\nrecovery_crashes = {again}\n\
          participant_crashes = {others}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
          pauses = {pauses}\npartitions = {partitions}\ndrops = {drops}\n\
-         window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n"
+         window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n\n\
+         [budget]\nevents = 1_000_000\n"
     )
 }
 

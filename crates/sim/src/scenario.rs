@@ -842,13 +842,13 @@ pub struct Expect {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Events in all.
+    /// Events in all, those that still wait included.
     pub events: u64,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { events: 50_000_000 }
+        Budget { events: 10_000_000 }
     }
 }
 
