@@ -122,6 +122,8 @@ pub struct Participant {
     store: StoreId,
     boot: BootCount,
     epochs: BTreeMap<CoordinatorId, Epoch>,
+    /// The last record that says a new epoch: no coordinator is answered before it is durable.
+    seen_at: Sequence,
     promises: BTreeMap<PromiseKey, Promise>,
     prepared: BTreeMap<PromiseKey, Sequence>,
 }
@@ -135,6 +137,7 @@ impl Participant {
             store,
             boot,
             epochs: BTreeMap::new(),
+            seen_at: Sequence::NONE,
             promises: BTreeMap::new(),
             prepared: BTreeMap::new(),
         }
@@ -176,6 +179,15 @@ impl Participant {
                 } else {
                     Event::Aborted { key, promised: false }
                 })
+            }
+            // Nothing is known of it: that is worth an ACK only if this log is still ours, and nobody
+            // else has promised meanwhile. A record that becomes durable proves it.
+            Message::Commit { key, shard, epoch, .. }
+                if !self.promises.contains_key(&PromiseKey { tx: *key, shard: *shard }) =>
+            {
+                let coordinator = key.coordinator;
+                let epoch = self.epoch_seen(coordinator).max(*epoch);
+                Some(Event::CoordinatorSeen { coordinator, epoch })
             }
             Message::Commit { key, shard, epoch, .. }
             | Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
@@ -230,7 +242,7 @@ impl Participant {
                 let (peers, work) = (peers.clone(), work.clone());
                 self.promises.insert(*key, Promise::Prepared { at: sequence, peers, work });
                 self.prepared.insert(*key, sequence);
-                self.saw(key.tx.coordinator, *epoch);
+                self.saw(key.tx.coordinator, *epoch, sequence);
             }
             Event::Committed { key, epoch } => {
                 match before(self, key) {
@@ -240,7 +252,7 @@ impl Participant {
                 }
                 self.promises.insert(*key, Promise::Committed { at: sequence });
                 self.prepared.remove(key);
-                self.saw(key.tx.coordinator, *epoch);
+                self.saw(key.tx.coordinator, *epoch, sequence);
             }
             Event::Aborted { key, .. } => {
                 match before(self, key) {
@@ -250,15 +262,26 @@ impl Participant {
                 self.promises.insert(*key, Promise::Aborted { at: sequence });
                 self.prepared.remove(key);
             }
-            Event::CoordinatorSeen { coordinator, epoch } => self.saw(*coordinator, *epoch),
+            Event::CoordinatorSeen { coordinator, epoch } => {
+                self.saw(*coordinator, *epoch, sequence);
+                self.seen_at = sequence;
+            }
         }
         Ok(())
     }
 
     /// What this message is answered, given all that has been applied. `from` is the node that sent
-    /// it.
+    /// it. A coordinator is answered only once its epoch is durable here.
     #[must_use]
     pub fn reply(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        let mut reply = self.answer(from, message)?;
+        if message.coordinator_epoch().is_some() {
+            reply.after = reply.after.max(self.seen_at);
+        }
+        Some(reply)
+    }
+
+    fn answer(&self, from: NodeName, message: &Message) -> Option<Reply> {
         match message {
             Message::Prepare { key, shard, .. } => {
                 let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
@@ -341,6 +364,13 @@ impl Participant {
         self.epochs.get(&coordinator).copied().unwrap_or(Epoch::NONE)
     }
 
+    /// The last record that says a new epoch of some coordinator: nothing is answered to one, no
+    /// call of a step either, before it is durable.
+    #[must_use]
+    pub fn seen_at(&self) -> Sequence {
+        self.seen_at
+    }
+
     /// The coordinators that were heard of.
     pub fn coordinators(&self) -> impl Iterator<Item = CoordinatorId> + '_ {
         self.epochs.keys().copied()
@@ -381,8 +411,11 @@ impl Participant {
         peers.iter().any(|peer| peer.shard == shard && self.is(peer))
     }
 
-    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch) {
+    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch, at: Sequence) {
         let seen = self.epochs.entry(coordinator).or_default();
-        *seen = epoch.max(*seen);
+        if epoch > *seen {
+            *seen = epoch;
+            self.seen_at = at;
+        }
     }
 }
