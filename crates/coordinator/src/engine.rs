@@ -379,7 +379,12 @@ impl Engine {
 
     /// Time has passed: whatever is due by `now` is done.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
-        while !self.dead && self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+        // A timer that is set meanwhile waits for the next call, due or not: each one ends.
+        for _ in 0..self.desk.timers.len() {
+            let due = self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now);
+            if self.dead || !due {
+                break;
+            }
             let Some(Reverse((at, op))) = self.desk.timers.pop() else { break };
             match op {
                 OpRef::Transaction(id) => {
@@ -1000,10 +1005,15 @@ impl Desk {
         self.owed_saga = owed;
         self.schedule(&mut op.pace, now, OpRef::Saga(id));
         if op.machine.phase() == saga::Phase::Executing {
-            let steps = op.called.iter().map(|(_, since)| *since + self.config.step_timeout);
+            let (machine, called) = (&op.machine, &mut op.called);
+            called.retain(|(step, _)| machine.step(*step).is_some_and(|s| s.outcome().is_none()));
+            let steps = called.iter().map(|(_, since)| *since + self.config.step_timeout);
             let whole = op.pace.started + self.config.saga_timeout;
             let deadline = steps.fold(whole, Time::min);
-            self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
+            // A deadline that this wake found passed, and could not log, is tried again in time.
+            if !resend || deadline > now {
+                self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
+            }
         }
     }
 

@@ -164,6 +164,7 @@ impl Host {
                     return;
                 }
                 let (answer, after) = self.call(now, *key, *step, *direction, *token, body, out);
+                let after = after.max(self.participant.seen_at());
                 let (key, step, direction, token) = (*key, *step, *direction, *token);
                 let message = Message::StepReply { key, step, direction, token, answer };
                 self.log.owe(after, Output::Send { to: from, message }, out);
@@ -295,7 +296,8 @@ impl Host {
         }
         let at = At { now, store: &self.store, locks: &self.locks };
         let event = self.participant.decide(message, &at);
-        let carries_epoch = matches!(event, Some(Event::Prepared { .. } | Event::Committed { .. }));
+        let carries_epoch =
+            event.as_ref().is_some_and(|event| !matches!(event, Event::Aborted { .. }));
         if let Some(epoch) = message.coordinator_epoch()
             && !carries_epoch
             && !self.admit(now, coordinator, epoch, out)

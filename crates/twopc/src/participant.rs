@@ -134,6 +134,8 @@ pub struct Participant {
     boot: BootCount,
     /// Few coordinators and many transactions: each compares the name once, not per transaction.
     coordinators: BTreeMap<CoordinatorId, Ward>,
+    /// The last record that says a new epoch: no coordinator is answered before it is durable.
+    seen_at: Sequence,
 }
 
 /// A transaction of one coordinator, at one shard.
@@ -158,7 +160,8 @@ impl Participant {
     /// A participant that has promised nothing. Its log's events follow by [`apply`](Self::apply).
     #[must_use]
     pub fn new(node: NodeName, store: StoreId, boot: BootCount) -> Participant {
-        Participant { node, store, boot, coordinators: BTreeMap::new() }
+        let (coordinators, seen_at) = (BTreeMap::new(), Sequence::NONE);
+        Participant { node, store, boot, coordinators, seen_at }
     }
 
     /// The store and boot count that this start has, known once its log is open.
@@ -197,6 +200,15 @@ impl Participant {
                 } else {
                     Event::Aborted { key, promised: false }
                 })
+            }
+            // Nothing is known of it: that is worth an ACK only if this log is still ours, and nobody
+            // else has promised meanwhile. A record that becomes durable proves it.
+            Message::Commit { key, shard, epoch, .. }
+                if self.promise(&PromiseKey { tx: *key, shard: *shard }).is_none() =>
+            {
+                let coordinator = key.coordinator;
+                let epoch = self.epoch_seen(coordinator).max(*epoch);
+                Some(Event::CoordinatorSeen { coordinator, epoch })
             }
             Message::Commit { key, shard, epoch, .. }
             | Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
@@ -245,7 +257,7 @@ impl Participant {
                 let (peers, work) = (peers.clone(), work.clone());
                 place.insert(Promise::Prepared { at: sequence, peers, work });
                 ward.prepared.insert(key.branch(), sequence);
-                ward.epoch = ward.epoch.max(*epoch);
+                self.saw(key.tx.coordinator, *epoch, sequence);
             }
             Event::Committed { key, epoch } => {
                 let ward = self.coordinators.entry(key.tx.coordinator).or_default();
@@ -257,7 +269,7 @@ impl Participant {
                 }
                 *promise = Promise::Committed { at: sequence };
                 ward.prepared.remove(&key.branch());
-                ward.epoch = ward.epoch.max(*epoch);
+                self.saw(key.tx.coordinator, *epoch, sequence);
             }
             Event::Aborted { key, .. } => {
                 let ward = self.coordinators.entry(key.tx.coordinator).or_default();
@@ -277,17 +289,25 @@ impl Participant {
                 }
             }
             Event::CoordinatorSeen { coordinator, epoch } => {
-                let ward = self.coordinators.entry(*coordinator).or_default();
-                ward.epoch = ward.epoch.max(*epoch);
+                self.saw(*coordinator, *epoch, sequence);
+                self.seen_at = sequence;
             }
         }
         Ok(())
     }
 
     /// What this message is answered, given all that has been applied. `from` is the node that sent
-    /// it.
+    /// it. A coordinator is answered only once its epoch is durable here.
     #[must_use]
     pub fn reply(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        let mut reply = self.answer(from, message)?;
+        if message.coordinator_epoch().is_some() {
+            reply.after = reply.after.max(self.seen_at);
+        }
+        Some(reply)
+    }
+
+    fn answer(&self, from: NodeName, message: &Message) -> Option<Reply> {
         match message {
             Message::Prepare { key, shard, .. } => {
                 let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
@@ -375,6 +395,13 @@ impl Participant {
         self.coordinators.get(&coordinator).map_or(Epoch::NONE, |ward| ward.epoch)
     }
 
+    /// The last record that says a new epoch of some coordinator: nothing is answered to one, no
+    /// call of a step either, before it is durable.
+    #[must_use]
+    pub fn seen_at(&self) -> Sequence {
+        self.seen_at
+    }
+
     /// The coordinators that were heard of.
     pub fn coordinators(&self) -> impl Iterator<Item = CoordinatorId> + '_ {
         let heard_of = self.coordinators.iter().filter(|(_, ward)| ward.epoch > Epoch::NONE);
@@ -414,6 +441,14 @@ impl Participant {
 
     fn is_named(&self, peers: &[Peer], shard: ShardId) -> bool {
         peers.iter().any(|peer| peer.shard == shard && self.is(peer))
+    }
+
+    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch, at: Sequence) {
+        let ward = self.coordinators.entry(coordinator).or_default();
+        if epoch > ward.epoch {
+            ward.epoch = epoch;
+            self.seen_at = at;
+        }
     }
 }
 
