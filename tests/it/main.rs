@@ -1,5 +1,6 @@
 //! What crosses crates.
 
+mod answers;
 mod forces;
 mod histories;
 mod vectors;

@@ -299,7 +299,21 @@ impl Engine {
             return;
         }
         match self.requests.get(&request.key) {
-            Some(Known::Active(_)) => return,
+            Some(&Known::Active(op)) => {
+                // Whoever asks again after the outcome was told, such as after a restart, hears it too.
+                if let OpRef::Transaction(id) = op
+                    && let Some(op) = self.transactions.get(&id)
+                    && let Some(decision) = op.machine.decision()
+                {
+                    let after = match decision {
+                        Decision::Commit => op.machine.evidence(),
+                        Decision::Abort => Sequence::NONE,
+                    };
+                    let reply = Output::Reply { key: request.key, outcome: decision.into() };
+                    self.desk.log.owe(after, reply, out);
+                }
+                return;
+            }
             Some(&Known::Ended { at, outcome }) => {
                 let reply = Output::Reply { key: request.key, outcome: outcome.into() };
                 // An abort may be told at once; its records are never forced.
