@@ -1,5 +1,6 @@
 //! What crosses crates.
 
 mod forces;
+mod histories;
 mod vectors;
 mod village;

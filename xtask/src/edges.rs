@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "crc32fast",
             "indicatif",
             "miette",
+            "mimalloc",
             "rustix",
             "serde",
             "serde_json",

@@ -147,6 +147,8 @@ struct SagaOp {
 struct Waiting {
     request_key: RequestKey,
     branches: Vec<Branch>,
+    /// How many of their nodes have not announced themselves.
+    missing: u32,
     pace: Pace,
 }
 
@@ -198,6 +200,8 @@ pub struct Engine {
     transactions: BTreeMap<OperationId, TransactionOp>,
     sagas: BTreeMap<OperationId, SagaOp>,
     waiting: BTreeMap<u64, Waiting>,
+    /// Who waits for a node to announce itself; some may have given up since.
+    expected: BTreeMap<NodeName, Vec<u64>>,
     requests: BTreeMap<RequestKey, Known>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
@@ -235,6 +239,7 @@ impl Engine {
             transactions: BTreeMap::new(),
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            expected: BTreeMap::new(),
             requests: BTreeMap::new(),
             decided: BTreeMap::new(),
             stores: BTreeMap::new(),
@@ -425,7 +430,7 @@ impl Engine {
         }
         let timer = self.desk.timers.peek().map(|Reverse((at, _))| *at);
         let log = self.desk.log.log().next_wake();
-        [timer, log].into_iter().flatten().min()
+        Time::earliest(timer, log)
     }
 
     /// The epoch of this start.
@@ -516,7 +521,7 @@ impl Engine {
         if self.transactions.len() + self.waiting.len() >= active_max as usize {
             return Err(Refusal::TooManyActive { active_max });
         }
-        let unknown: Vec<NodeName> = branches
+        let unknown: BTreeSet<NodeName> = branches
             .iter()
             .map(|branch| branch.node)
             .filter(|node| !self.stores.contains_key(node))
@@ -524,15 +529,22 @@ impl Engine {
         if unknown.is_empty() {
             return self.begin_transaction(now, key, branches, out);
         }
-        for node in unknown {
-            out.push(Output::Send { to: node, message: Message::Hello });
-        }
         let number = self.waited;
         self.waited += 1;
+        let missing = unknown.len() as u32;
+        for node in unknown {
+            // Whoever waits for it already has asked, and asks again.
+            let others = self.expected.entry(node).or_default();
+            others.retain(|other| self.waiting.contains_key(other));
+            if others.is_empty() {
+                out.push(Output::Send { to: node, message: Message::Hello });
+            }
+            others.push(number);
+        }
         let mut pace = Pace::new(now);
         self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
         self.requests.insert(key.clone(), Known::Active(OpRef::Waiting(number)));
-        self.waiting.insert(number, Waiting { request_key: key, branches, pace });
+        self.waiting.insert(number, Waiting { request_key: key, branches, missing, pace });
         Ok(())
     }
 
@@ -602,15 +614,14 @@ impl Engine {
         if known.0 != store || known.1 < boot {
             *known = (store, boot);
         }
-        let ready: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| {
-                waiting.branches.iter().any(|branch| branch.node == from)
-                    && waiting.branches.iter().all(|b| self.stores.contains_key(&b.node))
-            })
-            .map(|(number, _)| *number)
-            .collect();
+        let mut ready = Vec::new();
+        for number in self.expected.remove(&from).unwrap_or_default() {
+            let Some(waiting) = self.waiting.get_mut(&number) else { continue };
+            waiting.missing -= 1;
+            if waiting.missing == 0 {
+                ready.push(number);
+            }
+        }
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
             let key = waiting.request_key;

@@ -13,6 +13,10 @@ mod clock;
 mod failure;
 mod table;
 
+/// A run makes and drops a message or a buffer every few hundred nanoseconds.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit codes: see `--help`.
 const NOT_DETERMINISTIC: u8 = 3;
 const USAGE: u8 = 4;

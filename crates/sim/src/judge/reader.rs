@@ -31,7 +31,7 @@ pub struct LogRecord<'a> {
     pub timestamp_ms: i64,
     /// What it says.
     pub payload: &'a [u8],
-    /// CRC-32C of header and payload: the record's fingerprint.
+    /// CRC-32C of the header, and so of the payload's CRC-32 too: the record's fingerprint.
     pub sum: u32,
 }
 
@@ -465,7 +465,7 @@ fn record_at(batch: &[u8], place: usize) -> LogRecord<'_> {
         event: whole[4],
         timestamp_ms: u64_at(whole, 13) as i64,
         payload: &whole[HEADER..],
-        sum: crc32c::crc32c(whole),
+        sum: crc32c::crc32c(&whole[..HEADER]),
     }
 }
 
