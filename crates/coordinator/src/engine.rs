@@ -868,10 +868,10 @@ impl Engine {
             let Some(op) = self.sagas.get_mut(&id) else { return };
             let limit = self.desk.config.step_timeout;
             let late = op.called.iter().find(|(_, since)| now >= *since + limit);
-            if let Some(&(step, _)) = late {
-                if self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out) {
-                    return;
-                }
+            if let Some(&(step, _)) = late
+                && self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out)
+            {
+                return;
             }
         }
         let Some(op) = self.sagas.get_mut(&id) else { return };

@@ -1,7 +1,5 @@
 //! What a participant answers about transactions of which it knows nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test: a panic is a failed test")]
-
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
 use twopc::participant::{Event, Participant, PromiseKey, Reply, Resources};
 use twopc::{Message, TxKey, Vote};

@@ -200,11 +200,12 @@ fn a_claim_in_between_does_not_make_the_tail_proven() {
         let mut opening = Opening::scan(&disk, config(), OpenMode::TakeOver, &mut ()).unwrap();
         disk.perform_all(&opening.claim(Epoch::NONE, 1).unwrap()).unwrap();
         let ops = opening.read_tail(&disk, &mut ()).unwrap();
-        let [DiskOp::Write { segment, bytes, .. }, DiskOp::Sync(synced), ..] = ops.as_slice()
+        let [DiskOp::Sync(before), DiskOp::Write { segment, bytes, .. }, DiskOp::Sync(after), ..] =
+            ops.as_slice()
         else {
             panic!("nothing is rewritten (claimed before: {claimed_before}): {ops:?}");
         };
-        assert_eq!((*segment, *synced), (SegmentId::FIRST, SegmentId::FIRST));
+        assert_eq!([before, segment, after], [&SegmentId::FIRST; 3]);
         let [DiskOp::Write { bytes: written, .. }] = guard.ops.as_slice() else {
             panic!("an idle guard is one write: {:?}", guard.ops);
         };
