@@ -2,5 +2,6 @@
 
 mod forces;
 mod histories;
+mod readme;
 mod vectors;
 mod village;
