@@ -3,5 +3,6 @@
 mod answers;
 mod forces;
 mod histories;
+mod readme;
 mod vectors;
 mod village;
