@@ -1,7 +1,7 @@
 //! What the front pages say is so: their example runs, their scenario is clean, their links lead
 //! somewhere, and their tables name the crates that are there.
 
-#[path = "../../crates/node/examples/embed.rs"]
+#[path = "../../crates/runtime/examples/embed.rs"]
 mod embed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,15 +51,15 @@ fn rows(page: &str) -> BTreeMap<String, Vec<String>> {
 
 #[test]
 fn the_example_is_the_one_that_is_built_and_it_runs() {
-    let example = read("crates/node/examples/embed.rs");
+    let example = read("crates/runtime/examples/embed.rs");
     assert_eq!(block(&read("README.md"), "rust"), example);
-    embed::main().unwrap();
+    embed::main().expect("it runs to its end");
 }
 
 #[test]
 fn the_scenario_is_one_and_runs_clean() {
     let text = block(&read("README.md"), "toml");
-    let scenario = sim::Scenario::parse("README.md", &text).unwrap();
+    let scenario = sim::Scenario::parse("README.md", &text).expect("it is one");
     let report = sim::run(&scenario, scenario.seed);
     assert_eq!(report.verdict, sim::Verdict::Clean, "{}", report.verdict.what());
 }
