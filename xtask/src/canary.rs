@@ -117,7 +117,8 @@ fn hunt(names: &[&str], seeds: u32) -> Result<(), Failure> {
         };
         match found {
             Some(Objection { seed, what }) => {
-                println!("{:36} {:>9}  {what}", canary.name, seed + 1);
+                let short: String = what.chars().take(110).collect();
+                println!("{:36} {:>9}  {short}", canary.name, seed + 1);
                 taken.push(seed + 1);
             }
             None => {

@@ -4,6 +4,7 @@ use base::{NodeName, RequestKey, ShardId};
 use node::{Branch, Outcome, Request, Work, work::Change, work::encode};
 use runtime::{Network, Options, start};
 
+/// Two lives of one node.
 #[tokio::main(flavor = "current_thread")]
 pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (folder, network) = (tempfile::tempdir()?, Network::default());
