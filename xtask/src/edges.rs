@@ -49,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "miette",
             "serde",
             "serde_json",
+            "strsim",
             "thiserror",
         ],
     ),
