@@ -51,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "miette",
             "serde",
             "serde_json",
+            "strsim",
             "thiserror",
         ],
     ),

@@ -39,7 +39,8 @@ pub enum Error {
     Io { path: PathBuf, error: io::Error },
     /// Standard input or output failed.
     #[error("{stream}: {error}")]
-    Stream { stream: &'static str, error: io::Error },
+    #[diagnostic(help("{remedy}"))]
+    Stream { stream: &'static str, error: io::Error, remedy: &'static str },
     /// Somebody else holds the log's lock.
     #[error("{}: the log is in use", path.display())]
     #[diagnostic(help(
@@ -48,11 +49,11 @@ pub enum Error {
     ))]
     InUse { path: PathBuf },
     /// The log failed while it was written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), because(cause))]
     #[diagnostic(help(
         "what was acknowledged is durable; `trinity wal recover` tells what else survived"
     ))]
-    Failed { path: PathBuf, error: DurableError },
+    Failed { path: PathBuf, error: DurableError, cause: Option<String> },
     /// The log could not be opened, through nobody's damage.
     #[error("{}: {error}", path.display())]
     #[diagnostic(help("try again once no other writer is at work"))]
@@ -75,6 +76,10 @@ pub enum Error {
     Line(Box<LineError>),
 }
 
+fn because(cause: &Option<String>) -> String {
+    cause.as_ref().map_or_else(String::new, |cause| format!(": {cause}"))
+}
+
 impl Error {
     /// What a path may name, for when it names something else.
     pub const REMEDY: &'static str =
@@ -94,7 +99,20 @@ impl Error {
     }
 
     pub fn stdout(error: io::Error) -> Error {
-        Error::Stream { stream: "standard output", error }
+        let remedy = "what was printed is not all there is; the log is as it was";
+        Error::Stream { stream: "standard output", error, remedy }
+    }
+
+    /// Standard output failed while events were acknowledged.
+    pub fn acks(error: io::Error) -> Error {
+        let remedy = "events that were read are durable, also those whose acknowledgement was lost; \
+                      `trinity wal dump` shows them";
+        Error::Stream { stream: "standard output", error, remedy }
+    }
+
+    pub fn stdin(error: io::Error) -> Error {
+        let remedy = "the lines before it are appended and durable";
+        Error::Stream { stream: "standard input", error, remedy }
     }
 
     pub fn io(path: &Path, error: io::Error) -> Error {
@@ -202,7 +220,13 @@ impl LineError {
             before => format!("lines 1 to {before} are appended and durable"),
         };
         let help = format!("{kept}; `trinity wal import --help` says what a line looks like");
-        let shown = std::str::from_utf8(text).ok().filter(|t| t.len() <= Self::SHOWN_BYTES_MAX);
+        // What a terminal would take for a command is not shown either.
+        let showable = |text: &&str| {
+            !text.is_empty()
+                && text.len() <= Self::SHOWN_BYTES_MAX
+                && !text.chars().any(|c| c.is_control() && c != '\t')
+        };
+        let shown = std::str::from_utf8(text).ok().filter(showable);
         let shown = shown.map(|text| InputLine { line, text: text.to_owned() });
         let at = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX).min(text.len());
         LineError { line, column, what, help, shown, span: at.into() }

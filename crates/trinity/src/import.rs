@@ -149,20 +149,22 @@ impl Import<'_> {
         }
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        written.map_err(Error::stdout)
+        written.map_err(Error::acks)
     }
 
     /// Acknowledges what is left and closes the log. What ended the feeding matters only if the log
     /// has kept what was fed.
     fn finish(mut self, fed: Result<(), Error>) -> Result<(), Error> {
         let acknowledged = self.acknowledge();
-        let path = self.dir;
-        self.log.close().map_err(|error| Error::Failed { path: path.to_owned(), error })?;
+        // Waited for while the log can still tell what made it fail.
+        self.log.wait(self.log.last()).map_err(|error| self.failed(error))?;
+        let path = self.dir.to_owned();
+        self.log.close().map_err(|error| Error::Failed { path, error, cause: None })?;
         fed.and(acknowledged)
     }
 
     fn failed(&self, error: DurableError) -> Error {
-        Error::Failed { path: self.dir.to_owned(), error }
+        Error::Failed { path: self.dir.to_owned(), error, cause: self.log.failure() }
     }
 }
 
@@ -250,7 +252,7 @@ impl<R: Read> Lines<R> {
             }
         };
         self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
-        let read = read.map_err(|error| Error::Stream { stream: "standard input", error })?;
+        let read = read.map_err(Error::stdin)?;
         self.ended = read == 0;
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use base::{CoordinatorId, NodeName, OperationId, ShardId};
 use serde::de::{self, Deserializer, IgnoredAny, Visitor};
@@ -100,6 +101,7 @@ struct Line {
     #[serde(rename = "type")]
     event: EventName,
     timestamp_ms: i64,
+    #[serde(default, deserialize_with = "object")]
     payload: Option<Fields>,
     raw: Option<Hex>,
     crc_ok: Option<bool>,
@@ -111,6 +113,30 @@ struct Line {
     _len: Option<IgnoredAny>,
     #[serde(rename = "hash")]
     _hash: Option<IgnoredAny>,
+}
+
+/// An object or null. What is derived would also take an array, its values for the fields in their
+/// order: nobody means that, and a line with its brackets mixed up must not become an event.
+fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Option<T>, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Option<T>, A::Error> {
+            T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    from.deserialize_any(Object(PhantomData))
 }
 
 /// Reads a line; `None` of a guard's, which is no event.
@@ -154,9 +180,25 @@ fn is_guard(text: &[u8]) -> bool {
 fn malformed(text: &[u8], error: &serde_json::Error) -> Malformed {
     let what = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = what.strip_suffix(&place).unwrap_or(&what).to_owned();
+    let what = in_words(what.strip_suffix(&place).unwrap_or(&what));
     let column = (error.column() as u64).clamp(1, text.len() as u64 + 1);
     Malformed { column, what }
+}
+
+/// What a type of this program's is called in an error, for people who do not write programs.
+fn in_words(what: &str) -> String {
+    let words = [
+        ("expected u64", "expected a whole number from 0 to 18446744073709551615"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected i64", "expected a whole number of milliseconds, 64 bits wide"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a tuple of size 2", "expected [TAG,\"HEX\"]"),
+    ];
+    match words.iter().find_map(|(name, words)| Some((what.strip_suffix(name)?, words))) {
+        Some((before, words)) => format!("{before}{words}"),
+        None => what.to_owned(),
+    }
 }
 
 /// Where a field's name stands; where the payload begins, or the line, if it does not.
@@ -191,12 +233,30 @@ impl<'de> Deserialize<'de> for EventName {
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<EventName, E> {
                 let event = EventType::from_name(name).or_else(|| code(name));
-                let unknown = || E::custom(format!("unknown event type `{name}`"));
-                event.map(EventName).ok_or_else(unknown)
+                event.map(EventName).ok_or_else(|| E::custom(unknown_event(name)))
             }
         }
 
         deserializer.deserialize_str(Name)
+    }
+}
+
+/// With the nearest name, if one is near; else with what a name looks like.
+fn unknown_event(name: &str) -> String {
+    let named = || EventType::NAMED.iter().filter_map(|event| event.name());
+    let lower = name.to_ascii_lowercase();
+    // A long word is near nothing, and comparing it takes long.
+    let near = named().filter(|_| name.len() <= 64).map(|valid| {
+        let distance = strsim::damerau_levenshtein(&lower, valid);
+        (distance, valid)
+    });
+    let shown: String = name.chars().take(64).flat_map(char::escape_debug).collect();
+    match near.min().filter(|(distance, _)| *distance <= name.len() / 3) {
+        Some((_, valid)) => format!("unknown event type `{shown}`: did you mean `{valid}`?"),
+        None => format!(
+            "unknown event type `{shown}`: expected a name such as \"tx_created\", or a code such as \
+             \"0x2a\""
+        ),
     }
 }
 
@@ -280,11 +340,36 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 /// A participant's vote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Vote {
     Abort = 0,
     Commit = 1,
+}
+
+/// What is derived calls a vote that is no string "expected value".
+impl<'de> Deserialize<'de> for Vote {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Vote, D::Error> {
+        struct Word;
+
+        impl Visitor<'_> for Word {
+            type Value = Vote;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`abort` or `commit`")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Vote, E> {
+                match word {
+                    "abort" => Ok(Vote::Abort),
+                    "commit" => Ok(Vote::Commit),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(word), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Word)
+    }
 }
 
 /// What stands behind the fixed fields.
@@ -321,7 +406,7 @@ pub struct Fields {
     active_sagas: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     active_txs: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     ext: Option<Ext>,
     #[serde(skip_serializing_if = "Option::is_none")]
     raw: Option<Hex>,
@@ -685,6 +770,10 @@ mod tests {
                 "missing field `payload`",
             ),
             (r#"{"type":"saga_complete"}"#, r#""saga_complete""#, "unknown event type"),
+            (r#"{"type":"tx_commit_strat"}"#, r#"strat""#, "did you mean `tx_commit_start`?"),
+            (r#"{"type":"TX_CREATED"}"#, r#"CREATED""#, "did you mean `tx_created`?"),
+            (r#"{"type":"nonsense"}"#, r#"nonsense""#, r#"such as "tx_created""#),
+            (r#"{"type":"\u001b[2J"}"#, r#"2J""#, r"unknown event type `\u{1b}[2J`"),
             (r#"{"type":"0x+2"}"#, r#""0x+2""#, "unknown event type `0x+2`"),
             (r#"{"kind":1}"#, r#""kind""#, "unknown field `kind`"),
             ("[]", "[]", "expected a JSON object"),
@@ -695,7 +784,21 @@ mod tests {
         for (payload, place, what) in [
             (r#"{"ix":1}"#, r#""ix""#, "unknown field `ix`"),
             (r#"{"id":1.0}"#, "1.0", "floating point"),
-            (r#"{"id":-1}"#, "-1", "invalid value: integer `-1`"),
+            (
+                r#"{"id":-1}"#,
+                "-1",
+                "integer `-1`, expected a whole number from 0 to 18446744073709551615",
+            ),
+            (r#"{"step":4294967296}"#, "4294967296", "from 0 to 4294967295"),
+            (r#"{"action":256}"#, "256", "from 0 to 255"),
+            (r#"{"vote":true}"#, "true", "boolean `true`, expected `abort` or `commit`"),
+            (
+                r#"[1,null,null,null,null,null,null,null,null,null,null,null,null]"#,
+                "[",
+                "a JSON object",
+            ),
+            (r#"{"id":1,"ext":[1,[]]}"#, "[1,", "expected a JSON object"),
+            (r#"{"ext":{"version":1,"tags":[[7]]}}"#, "[7]", r#"expected [TAG,"HEX"]"#),
             (r#"{"id":18446744073709551616}"#, "18446744073709551616", "floating point"),
             (r#"{"id":1,"step":2}"#, r#""step""#, "tx_created: `step` is none of its fields"),
             (r#"{}"#, r#""payload""#, "tx_created: `id` is missing"),

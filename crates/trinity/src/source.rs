@@ -104,7 +104,8 @@ fn directory(path: &Path) -> Result<Kind, Error> {
 fn is_before_first_segment(path: &Path) -> io::Result<bool> {
     let mut lock = false;
     for entry in path.read_dir()? {
-        if entry?.file_name() != FileStorage::LOCK {
+        let entry = entry?;
+        if entry.file_name() != FileStorage::LOCK || !entry.file_type()?.is_file() {
             return Ok(false);
         }
         lock = true;

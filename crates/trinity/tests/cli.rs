@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use base::{CoordinatorId, Epoch, OperationId, ShardId};
+use coordinator::{OperationReport, RecoveryReport, Replay};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use wal_core::{MemoryStorage, ScanConfig, SegmentId};
 
 // ---- running it ----
 
@@ -41,6 +43,8 @@ fn run(mut command: Command) -> Ran {
     let output = command.output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(!err.contains("panicked"), "{err}");
+    // No terminal looks: neither colours nor progress.
+    assert!(!err.contains(['\x1b', '\r']), "{err:?}");
     Ran { code: output.status.code().unwrap(), out: output.stdout, err }
 }
 
@@ -353,7 +357,14 @@ fn nobody_has_to_read_to_the_end() {
 
 #[test]
 fn help_names_the_exit_codes() {
-    for args in [&["--help"][..], &["recover", "--help"], &["dump", "-h"], &["import", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["recover", "--help"],
+        &["dump", "-h"],
+        &["import", "--help"],
+        &["import", "-h"],
+        &["export", "--help"],
+    ] {
         let ran = run(command(args));
         assert_eq!(ran.code, 0);
         assert!(ran.text().contains("Exit codes:\n  0  clean"), "{}", ran.text());
@@ -455,6 +466,95 @@ fn a_new_log_begins_with_the_first_sequence() {
 }
 
 #[test]
+fn lines_may_end_as_they_like() {
+    let (_inside, dir) = fresh();
+    let line = |id: u32| event("tx_created", &format!(r#"{{"id":{id}}}"#)).trim().to_owned();
+    let lines = format!("{}\r\n\n \t\r\n  {}  \n{}", line(1), line(2), line(3));
+    assert_eq!(import(&dir, lines, &["--acks"], 0).text().lines().count(), 3);
+    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 3);
+}
+
+#[test]
+fn a_line_that_is_not_text_is_refused_and_not_shown() {
+    let good = event("tx_created", r#"{"id":1}"#);
+    for (wrong, what) in [
+        (&b"{\"type\":\"tx_\xFFcreated\"}"[..], "line 2, column 13: invalid unicode"),
+        (b"\xFF\xFE", "line 2, column 1: expected a JSON object"),
+        (b"\xEF\xBB\xBF{}", "line 2, column 1: expected a JSON object"),
+        (b"\0\0\0", "line 2, column 1: expected a JSON object"),
+        (b"\x1b[2J", "line 2, column 1: expected a JSON object"),
+        (b"{\"type\":\"\\u001b[2J\"}", r"unknown event type `\u{1b}[2J`"),
+    ] {
+        let (_inside, dir) = fresh();
+        let ran = import(&dir, [good.as_bytes(), wrong].concat(), &[], 4);
+        assert!(ran.err.contains(what), "{what}: {}", ran.err);
+        assert!(!ran.err.contains('\0'), "{}", ran.err);
+        assert!(ran.err.contains("line 1 is appended and durable"), "{}", ran.err);
+        assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 1);
+    }
+}
+
+#[test]
+fn events_are_kept_when_nobody_hears_the_acknowledgements() {
+    let (_inside, dir) = fresh();
+    let mut command = command([OsStr::new("import"), dir.as_ref(), OsStr::new("--acks")]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(event("tx_created", r#"{"id":1}"#).as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    assert!(err.contains("standard output: ") && err.contains("are durable"), "{err}");
+    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_fails_is_told() {
+    let (_inside, dir) = imported(&vector("09"));
+    for (verb, flags) in
+        [("recover", &[][..]), ("recover", &["--json"]), ("dump", &[]), ("export", &[])]
+    {
+        let args = [OsStr::new(verb), dir.as_ref()].into_iter();
+        let mut command = command(args.chain(flags.iter().map(OsStr::new)));
+        command.stdout(File::options().write(true).open("/dev/full").unwrap());
+        let ran = run(command);
+        assert_eq!(ran.code, 3, "{verb}: {}", ran.err);
+        assert!(ran.err.contains("standard output: No space left"), "{}", ran.err);
+        assert!(ran.err.contains("help: "), "{}", ran.err);
+    }
+}
+
+/// Where a file may not grow, the error says which and why, and what was acknowledged is there.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_told_with_its_cause() {
+    for acks in [true, false] {
+        let (inside, dir) = fresh();
+        let input = inside.path().join("lines");
+        let lines: String =
+            (1..=5_000).map(|id| event("tx_created", &format!(r#"{{"id":{id}}}"#))).collect();
+        fs::write(&input, lines).unwrap();
+        let flag = if acks { "--acks" } else { "" };
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(r#"trap "" XFSZ; ulimit -f 64; exec "$0" wal import "$1" $2"#);
+        shell.arg(env!("CARGO_BIN_EXE_trinity")).arg(&dir).arg(flag);
+        shell.stdin(File::open(&input).unwrap());
+        let ran = run(shell);
+        assert_eq!(ran.code, 3, "{}", ran.err);
+        let cause = "0000000000000001.wal: File too large";
+        assert!(ran.err.contains(cause), "{}", ran.err);
+        let acknowledged = ran.text().lines().count() as u64;
+        let report = check("recover", &dir, &["--json"], 0).json();
+        assert!(report["records"].as_u64().unwrap() >= acknowledged);
+        assert!(report["records"].as_u64().unwrap() < 5_000);
+    }
+}
+
+#[test]
 fn an_input_that_fails_is_no_end_of_input() {
     let (inside, dir) = fresh();
     let mut command = command([OsStr::new("import"), dir.as_ref()]);
@@ -544,6 +644,70 @@ fn a_path_must_be_a_log() {
         assert_eq!(fs::read(path).unwrap(), before);
     }
     import(&foreign_segments, "", &[], 4);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    // An empty segment 2 that is no file: even root cannot read it.
+    let (_inside, dir) = imported(&vector("04"));
+    fs::create_dir(segment(&dir, 2)).unwrap();
+    for verb in ["recover", "dump", "export", "import"] {
+        let ran = check(verb, &dir, &[], 3);
+        assert!(ran.err.contains("0000000000000002.wal: "), "{}", ran.err);
+        assert!(ran.err.contains("help: check the path"), "{}", ran.err);
+        assert_eq!(ran.text(), "");
+    }
+    // A path below a file is no missing log: it cannot be one.
+    let below = vector("04").join("log");
+    for verb in ["recover", "dump", "export", "import"] {
+        let ran = check(verb, &below, &[], 3);
+        assert!(ran.err.contains("04_saga_mid_execution.bin/log: "), "{}", ran.err);
+    }
+}
+
+#[test]
+fn names_in_a_log_are_not_trusted() {
+    let (inside, dir) = imported(&vector("09"));
+    // Whatever is not a segment's name is none of the log.
+    for foreign in
+        ["notes.txt", "0000000000000000.wal", "ffffffffffffffff.wal", "000000000000000A.wal"]
+    {
+        fs::copy(segment(&dir, 1), dir.join(foreign)).unwrap();
+    }
+    fs::create_dir(dir.join("folder")).unwrap();
+    check("recover", &dir, &["--json"], 0);
+    import(&dir, "", &[], 0);
+    // A segment under another segment's name is.
+    fs::copy(segment(&dir, 1), dir.join("fffffffffffffffe.wal")).unwrap();
+    let report = check("recover", &dir, &["--json"], 2).json();
+    assert_eq!(report["corruption"][0]["what"], "one or more segments are missing");
+    import(&dir, "", &[], 2);
+    // The only segment under a name that no log reaches: there is no log.
+    let lost = inside.path().join("lost");
+    fs::create_dir(&lost).unwrap();
+    fs::copy(segment(&dir, 1), lost.join("ffffffffffffffff.wal")).unwrap();
+    check("recover", &lost, &[], 4);
+    // A folder called `lock` is no sign of a log either.
+    let locked = inside.path().join("locked");
+    fs::create_dir_all(locked.join("lock")).unwrap();
+    check("recover", &locked, &[], 4);
+    import(&locked, "", &[], 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_broken_ones_named() {
+    let (inside, dir) = imported(&vector("09"));
+    let link = inside.path().join("link");
+    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    assert_eq!(check("recover", &link, &["--json"], 0).json()["records"], 9);
+    import(&link, event("tx_commit_complete", r#"{"id":1}"#), &[], 0);
+    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 10);
+    std::os::unix::fs::symlink("nowhere", segment(&dir, 3)).unwrap();
+    for verb in ["recover", "dump", "export", "import"] {
+        let ran = check(verb, &dir, &[], 3);
+        assert!(ran.err.contains("0000000000000003.wal: No such file"), "{}", ran.err);
+    }
 }
 
 #[test]
@@ -718,6 +882,157 @@ fn damage_in_a_log_is_named_and_nothing_is_appended() {
     assert!(ran.err.contains("0000000000000003.wal"), "{}", ran.err);
     assert_eq!(ran.text(), "");
     assert_eq!(contents(&dir), before, "a damaged log is left as it is");
+}
+
+// ---- every bit, every cut ----
+
+/// The segments of a log's directory, to be damaged many times over.
+fn loaded(dir: &Path) -> MemoryStorage {
+    let mut storage = MemoryStorage::new();
+    for (name, bytes) in contents(dir) {
+        if let Some(id) = SegmentId::from_file_name(&name) {
+            *storage.file_mut(id) = bytes;
+        }
+    }
+    storage
+}
+
+fn recovered(storage: &MemoryStorage) -> RecoveryReport {
+    let mut replay = Replay::default();
+    let scanned = wal_core::scan(storage, &ScanConfig::default(), &mut replay).unwrap();
+    replay.report(&scanned)
+}
+
+/// A log of several segments, each with a batch of a few of the vector's records.
+fn imported_in_parts(path: &Path) -> (TempDir, PathBuf) {
+    let (inside, dir) = fresh();
+    let dump = check("dump", path, &["--json"], 0);
+    for lines in dump.text().split_inclusive('\n').collect::<Vec<_>>().chunks(3) {
+        import(&dir, lines.concat(), &[], 0);
+    }
+    (inside, dir)
+}
+
+#[test]
+fn a_flipped_bit_changes_no_class_unseen() {
+    for name in ["05", "09"] {
+        let (_inside, dir) = imported_in_parts(&vector(name));
+        let mut damaged = loaded(&dir);
+        let whole = recovered(&damaged);
+        let [operation] = &whole.operations[..] else { panic!("{whole:?}") };
+        assert!(!operation.in_doubt && !whole.scanned.is_corrupt());
+        let is_same =
+            |told: &OperationReport| (told.id, told.action) == (operation.id, operation.action);
+        let mut doubtful = 0;
+        let ids: Vec<SegmentId> = damaged.files().map(|(id, _)| id).collect();
+        assert!(ids.len() >= 3);
+        for id in ids {
+            for at in 0..damaged.file_mut(id).len() {
+                for bit in 0..8 {
+                    damaged.file_mut(id)[at] ^= 1 << bit;
+                    let report = recovered(&damaged);
+                    let what = format!("{name}: {id}, byte {at}, bit {bit}");
+                    assert!(report.scanned.is_corrupt(), "{what}: not seen");
+                    for told in &report.operations {
+                        assert!(told.in_doubt || is_same(told), "{what}: {told:?}");
+                        doubtful += u32::from(told.in_doubt);
+                    }
+                    damaged.file_mut(id)[at] ^= 1 << bit;
+                }
+            }
+        }
+        assert!(doubtful > 1000, "{name}: {doubtful}");
+    }
+}
+
+/// The binary says the same of some of them, and writes nothing.
+#[test]
+fn a_flipped_bit_is_told_with_exit_code_2() {
+    let (_inside, dir) = imported(&vector("09"));
+    let whole = fs::read(segment(&dir, 1)).unwrap();
+    for at in
+        (0..whole.len()).filter(|at| !(120..512).contains(&(at % 512)) || *at > 1024).step_by(61)
+    {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(segment(&dir, 1), bytes).unwrap();
+        let before = contents(&dir);
+        let report = check("recover", &dir, &["--json"], 2).json();
+        let places = report["corruption"].as_array().unwrap();
+        assert_eq!(places[0]["file"], "0000000000000001.wal", "byte {at}");
+        for (verb, flags) in [("dump", &["--json"][..]), ("export", &[]), ("import", &["--acks"])] {
+            let ran = check(verb, &dir, flags, 2);
+            assert!(ran.err.contains("0000000000000001.wal offset"), "byte {at}: {}", ran.err);
+        }
+        assert_eq!(contents(&dir), before, "byte {at}");
+    }
+}
+
+#[test]
+fn a_log_cut_anywhere_is_read_up_to_there() {
+    let (_inside, dir) = fresh();
+    let dump = check("dump", vector("09"), &["--json"], 0);
+    let path = segment(&dir, 1);
+    import(&dir, &dump.out, &[], 0);
+    let whole = loaded(&dir);
+    let bytes = fs::read(&path).unwrap();
+    let mut seen = [0; 2];
+    for len in 0..bytes.len() {
+        let mut cut = whole.clone();
+        cut.file_mut(SegmentId::FIRST).truncate(len);
+        let report = recovered(&cut);
+        assert!(!report.scanned.is_corrupt(), "{len}: {:?}", report.scanned.corruption);
+        // The events are one batch: all of them, or none.
+        let records = report.scanned.records;
+        assert!([0, 9].contains(&records), "{len}: {records}");
+        seen[usize::from(records > 0)] += 1;
+        if len % 97 == 0 {
+            fs::write(&path, &bytes[..len]).unwrap();
+            assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], records);
+            assert_eq!(fs::read(&path).unwrap(), &bytes[..len]);
+            // And writing goes on from there.
+            import(&dir, event("0x2a", r#"{"raw":""}"#), &[], 0);
+            assert_eq!(check("recover", &dir, &["--json"], 2).json()["records"], records + 1);
+            fs::remove_file(segment(&dir, 2)).unwrap();
+        }
+    }
+    assert!(seen[0] > 1000 && seen[1] > 100, "{seen:?}");
+}
+
+/// What a raw stream cannot prove may pass, but nothing makes the program do anything but tell.
+#[test]
+fn a_flipped_bit_in_a_stream_ends_in_a_verdict() {
+    let bytes = fs::read(vector("05")).unwrap();
+    let mut corrupt = 0;
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            let mut replay = Replay::default();
+            let scanned =
+                wal_core::scan_stream(&mut &flipped[..], &ScanConfig::default(), &mut replay);
+            let report = replay.report(&scanned.unwrap());
+            corrupt += u32::from(report.scanned.is_corrupt());
+        }
+    }
+    assert!(corrupt > 1000, "{corrupt}");
+}
+
+#[test]
+fn a_length_is_not_believed() {
+    let (inside, _) = fresh();
+    let path = inside.path().join("long");
+    let dump = check("dump", vector("09"), &["--json"], 0);
+    for line in [0, 4, 8] {
+        let record: Value = serde_json::from_str(dump.text().lines().nth(line).unwrap()).unwrap();
+        let at = record["off"].as_u64().unwrap() as usize;
+        let mut bytes = fs::read(vector("09")).unwrap();
+        bytes[at + 21..at + 25].fill(0xFF);
+        fs::write(&path, bytes).unwrap();
+        let report = check("recover", &path, &["--json"], 2).json();
+        assert_eq!(report["corruption"][0]["offset"], at);
+        assert_eq!(report["records"], 8);
+    }
 }
 
 // ---- somebody else is there ----

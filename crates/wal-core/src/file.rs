@@ -130,12 +130,12 @@ impl FileStorage {
         // Whoever panicked here left nothing half done: a file handle at most.
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         match &*reading {
-            Some((open, file)) if *open == segment => read(file),
+            Some((open, file)) if *open == segment => read(file).map_err(|e| of(segment, &e)),
             _ => {
-                let file = File::open(self.file_path(segment))?;
+                let file = File::open(self.file_path(segment)).map_err(|e| of(segment, &e))?;
                 let result = read(&file);
                 *reading = Some((segment, file));
-                result
+                result.map_err(|e| of(segment, &e))
             }
         }
     }
@@ -154,6 +154,11 @@ impl FileStorage {
         }
         self.writing.insert(segment, file);
     }
+}
+
+/// An error, with the file that it is about: a log has many.
+fn of(segment: SegmentId, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{segment}: {error}"))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, FileError> {
@@ -266,18 +271,25 @@ impl Directory for FileStorage {
 
 impl Storage for FileStorage {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        let on = |&segment: &SegmentId| move |error: io::Error| of(segment, &error);
         match op {
             DiskOp::Create(segment) => {
                 let path = self.file_path(*segment);
-                let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-                self.keep(*segment, file);
+                let file = OpenOptions::new().write(true).create_new(true).open(path);
+                self.keep(*segment, file.map_err(on(segment))?);
             }
             DiskOp::Write { segment, offset, bytes } => {
-                write_all(self.writable(*segment)?, bytes, *offset)?;
+                let written = self.writable(*segment).and_then(|f| write_all(f, bytes, *offset));
+                written.map_err(on(segment))?;
             }
-            DiskOp::Sync(segment) => self.writable(*segment)?.sync_data()?,
+            DiskOp::Sync(segment) => {
+                self.writable(*segment).and_then(File::sync_data).map_err(on(segment))?;
+            }
             DiskOp::SyncDirectory => sync_directory(&self.path)?,
-            DiskOp::Truncate { segment, len } => self.writable(*segment)?.set_len(*len)?,
+            DiskOp::Truncate { segment, len } => {
+                let cut = self.writable(*segment).and_then(|file| file.set_len(*len));
+                cut.map_err(on(segment))?;
+            }
             DiskOp::CheckEpoch { newest } => {
                 // Ids have no gaps: whoever takes over creates the very next segment.
                 if self.file_path(newest.next()).try_exists()? {

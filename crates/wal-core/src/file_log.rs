@@ -181,6 +181,13 @@ impl FileLog {
         self.shared.lock().log.stats().clone()
     }
 
+    /// What made the log fail, if it did, in words: an error of the disk with its file, or another
+    /// writer.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.shared.lock().log.poisoned().map(ToString::to_string)
+    }
+
     /// This start's epoch.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

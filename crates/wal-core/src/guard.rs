@@ -3,7 +3,7 @@
 
 use base::Sequence;
 
-use crate::record::{EventType, MAGIC, decode_unchecked, u32_at, u64_at};
+use crate::record::{EventType, MAGIC, SEQUENCE_MAX, decode_unchecked, u32_at, u64_at};
 use crate::segment::{Claim, SECTOR, is_zero};
 
 /// The guard's fixed head, in bytes.
@@ -176,7 +176,8 @@ pub(crate) fn decode_head(
     let fits = u64::from(guard.batch_bytes) >= (HEAD_BYTES + MARK_BYTES) as u64 + list_bytes
         && u64::from(u32_at(bytes, 21)) == 29 + list_bytes
         && is_zero(&bytes[13..21])
-        && guard.watermark < guard.first;
+        && guard.watermark < guard.first
+        && guard.first <= SEQUENCE_MAX;
     fits.then_some(guard)
 }
 

@@ -246,6 +246,10 @@ pub(crate) fn decode_unchecked(bytes: &[u8], max_payload: u32) -> Result<Decoded
     Ok(Decoded { record, len, crc_ok: true })
 }
 
+/// No log counts further. A header that does is damaged or forged, and whoever reads on from it would
+/// run out of numbers.
+pub(crate) const SEQUENCE_MAX: Sequence = Sequence(1 << 63);
+
 /// The u32 at `at`, which the caller has made sure is there.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])

@@ -3,7 +3,7 @@
 
 use base::{Epoch, Sequence};
 
-use crate::record::{u32_at, u64_at};
+use crate::record::{SEQUENCE_MAX, u32_at, u64_at};
 use crate::scan::Damage;
 use crate::storage::SegmentId;
 
@@ -202,7 +202,8 @@ fn decode_seal(copy: &[u8; COPY]) -> Part<Seal> {
         && is_zero(&copy[66..68])
         && is_zero(&copy[100..104])
         && is_zero(&copy[112..119])
-        && Some(u64_at(copy, 104)) == seal.last.0.checked_add(1);
+        && seal.last <= SEQUENCE_MAX
+        && u64_at(copy, 104) == seal.last.next().0;
     let own = Seal { take_over: seal.take_over, ..Seal::NOTHING };
     let consistent = if seal.segment == SegmentId(0) {
         seal == own

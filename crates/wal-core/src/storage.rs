@@ -27,7 +27,8 @@ impl SegmentId {
     }
 
     /// The segment of that [`file_name`](Self::file_name), or `None` for a file that is foreign to
-    /// the log.
+    /// the log: no log reaches the last id, and a file of that name must not make anybody ask for
+    /// the one behind it.
     #[must_use]
     pub fn from_file_name(name: &str) -> Option<SegmentId> {
         let digits = name.strip_suffix(".wal")?;
@@ -36,7 +37,7 @@ impl SegmentId {
             return None;
         }
         let id = u64::from_str_radix(digits, 16).ok()?;
-        (id > 0).then_some(SegmentId(id))
+        (1..u64::MAX).contains(&id).then_some(SegmentId(id))
     }
 }
 
@@ -157,6 +158,7 @@ mod tests {
             "1f.wal",
             "000000000000001F.wal",
             "0000000000000000.wal",
+            "ffffffffffffffff.wal",
             "+00000000000001f.wal",
             "000000000000001f.wal~",
             "000000000000001f.WAL",

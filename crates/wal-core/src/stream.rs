@@ -6,7 +6,8 @@ use std::io::Read;
 use base::Sequence;
 
 use crate::record::{
-    Decoded, EventType, MAGIC, RECORD_HEADER_BYTES, RecordError, decode_record, u32_at, u64_at,
+    Decoded, EventType, MAGIC, RECORD_HEADER_BYTES, RecordError, SEQUENCE_MAX, decode_record,
+    u32_at, u64_at,
 };
 use crate::scan::{Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Visitor};
 use crate::segment::is_zero;
@@ -318,7 +319,7 @@ impl StreamScan<'_, '_> {
         let max_payload = self.max_payload;
         let bytes = self.source.ahead(two)?;
         match find_at(bytes, max_payload) {
-            Found::Record(sequence, len) if sequence >= next && sequence.0 < u64::MAX => {
+            Found::Record(sequence, len) if sequence >= next => {
                 self.goes_on_at(len, sequence.next())
             }
             _ => Ok(false),
@@ -337,7 +338,7 @@ impl StreamScan<'_, '_> {
 fn find_at(bytes: &[u8], max_payload: u32) -> Found {
     match decode_record(bytes, max_payload) {
         Ok(Decoded { record, .. })
-            if record.event == EventType::GUARD || record.sequence.0 == u64::MAX =>
+            if record.event == EventType::GUARD || record.sequence > SEQUENCE_MAX =>
         {
             Found::Nothing
         }

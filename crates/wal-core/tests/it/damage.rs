@@ -542,4 +542,29 @@ mod stream {
             }
         }
     }
+
+    /// A compacted stream begins with any number: one near the last must not run out of them.
+    #[test]
+    fn no_number_is_too_high_to_go_on_from() {
+        for first in [u64::MAX, u64::MAX - 1, u64::MAX - 2, 1 << 63, (1 << 63) + 1, (1 << 63) - 1] {
+            let mut bytes = Vec::new();
+            for sequence in [first, first.wrapping_add(1), first.wrapping_add(2)] {
+                let (event, payload) = (EventType::CHECKPOINT, &[0; 16]);
+                let sequence = Sequence(sequence);
+                let record = Record { sequence, event, timestamp_ms: 0, payload };
+                wal_core::encode_record(&record, &mut bytes);
+            }
+            for behind in [&b""[..], &[1; 100], b"WAL!\xF0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF", &bytes]
+            {
+                let bytes = [&bytes, behind].concat();
+                match read(&bytes) {
+                    Ok((found, _)) => {
+                        assert_eq!(found.records.contains_key(&first), first <= 1 << 63);
+                    }
+                    Err(ScanError::NotALog) => assert!(first > 1 << 63),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
 }

@@ -197,3 +197,17 @@ fn a_damaged_log_is_not_opened() {
     assert_eq!(std::fs::read(&segment).unwrap(), bytes, "and left untouched");
     assert_eq!(FileStorage::read(directory.path()).map(|s| scan(&s).1.segments).unwrap(), 1);
 }
+
+/// A log has many files: whoever is told that one is unreadable must be told which.
+#[test]
+fn an_error_names_the_file() {
+    let directory = directory();
+    open(directory.path(), &mut Seen::default()).close().unwrap();
+    std::fs::create_dir(directory.path().join(SegmentId(2).file_name())).unwrap();
+    let storage = FileStorage::read(directory.path()).unwrap();
+    let error = wal_core::scan(&storage, &ScanConfig::default(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("0000000000000002.wal"), "{error}");
+    drop(storage);
+    let error = FileLog::open(directory.path(), &config(), &mut ()).unwrap_err();
+    assert!(error.to_string().contains("0000000000000002.wal"), "{error}");
+}
