@@ -25,6 +25,7 @@ pub fn keep(folder: &Path, report: &Report, text: &str) -> Result<PathBuf, Stop>
         derivation: base::prng::DERIVATION_VERSION,
         invariant: report.verdict.signature().to_owned(),
         event,
+        idle: idle(report),
     };
     let repeats = toml::Value::try_from(repeats).map_err(|error| stop(error.to_string()))?;
     table.insert("repeats".into(), repeats);
@@ -37,6 +38,12 @@ pub fn keep(folder: &Path, report: &Report, text: &str) -> Result<PathBuf, Stop>
     });
     written.map_err(|error| stop(format!("cannot write {}: {error}", path.display())))?;
     Ok(path)
+}
+
+/// The entries that were drawn and never struck.
+fn idle(report: &Report) -> Vec<u32> {
+    let drawn = report.never_struck.iter().filter(|(_, fault)| !fault.named);
+    drawn.map(|(number, _)| *number).collect()
 }
 
 /// Runs a failure file. 1 if it fails as it did (2 if that was for lack of progress), 0 if it runs
