@@ -1,6 +1,7 @@
 //! Failure files: a scenario with its seed, its plan in so many words, and what went wrong.
 
-use crate::{INFRASTRUCTURE, Stop, USAGE};
+use crate::terminal::Output;
+use crate::{INFRASTRUCTURE, Stop, USAGE, read_text};
 use sim::{FaultEntry, Repeats, Report, Scenario, Verdict};
 use std::path::{Path, PathBuf};
 
@@ -25,59 +26,102 @@ pub fn keep(folder: &Path, report: &Report, text: &str) -> Result<PathBuf, Stop>
         derivation: base::prng::DERIVATION_VERSION,
         invariant: report.verdict.signature().to_owned(),
         event,
+        idle: idle(report),
     };
     let repeats = toml::Value::try_from(repeats).map_err(|error| stop(error.to_string()))?;
     table.insert("repeats".into(), repeats);
-    let body = format!("# {}\n{table}", report.verdict.what().replace('\n', " "));
+    // A comment ends with its line, and TOML allows no control characters in one.
+    let what = report.verdict.what().replace(char::is_control, " ");
+    let body = format!("# {what}\n{table}");
     let path = folder.join(format!("{}-{}.toml", report.scenario, report.seed));
     let written = std::fs::create_dir_all(folder).and_then(|()| {
         let draft = path.with_extension("part");
         std::fs::write(&draft, body)?;
         std::fs::rename(&draft, &path)
     });
-    written.map_err(|error| stop(format!("cannot write {}: {error}", path.display())))?;
+    written.map_err(|error| {
+        let (seed, scenario) = (report.seed, &report.scenario);
+        let help =
+            format!("`--out DIR` puts failure files elsewhere; it was seed {seed} of {scenario}");
+        Stop::infrastructure(miette::miette!(
+            help = help,
+            "cannot write {}: {error}",
+            path.display()
+        ))
+    })?;
     Ok(path)
+}
+
+/// The entries that were drawn and never struck.
+fn idle(report: &Report) -> Vec<u32> {
+    let drawn = report.never_struck.iter().filter(|(_, fault)| !fault.named);
+    drawn.map(|(number, _)| *number).collect()
+}
+
+/// The command that repeats a failure.
+pub fn command(file: &Path) -> String {
+    format!("cargo xtask sim repro {}", quoted(&file.display().to_string()))
+}
+
+/// A word of a command line, in quotes if a shell would not leave it as it is.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Runs a failure file. 1 if it fails as it did (2 if that was for lack of progress), 0 if it runs
 /// clean, 4 if it fails otherwise.
-pub fn repro(file: &Path, json: bool) -> Result<u8, Stop> {
+pub fn repro(file: &Path, json: bool, out: &mut Output) -> Result<u8, Stop> {
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Stop::usage(miette::miette!("cannot read {name}: {error}")))?;
+    let text = read_text(file)?;
     let scenario = Scenario::parse(&name, &text).map_err(Stop::usage)?;
     let Some(repeats) = scenario.repeats.clone() else {
+        let help = format!("run it with `cargo xtask sim {}`", quoted(&name));
         return Err(Stop::usage(miette::miette!(
-            help = "run it with `cargo xtask sim FILE`",
+            help = help,
             "{name} repeats no failure: it has no [repeats] table"
         )));
     };
     if repeats.derivation != base::prng::DERIVATION_VERSION {
         return Err(Stop::usage(miette::miette!(
+            help = "repeat it with the build that wrote it, or look for it anew with this one",
             "{name} was made with version {} of the randomness, this build has version {}: its seed \
              means another run here",
             repeats.derivation,
             base::prng::DERIVATION_VERSION
         )));
     }
-    println!("{name}: seed {}", scenario.seed);
+    if !json {
+        out.line(format_args!("{name}: seed {}", scenario.seed));
+    }
     let report = sim::run(&scenario, scenario.seed);
+    let verdict = &report.verdict;
+    let fails_as_it_did = verdict.signature() == repeats.invariant;
     if json {
-        println!("{}", report.json());
-    } else if report.verdict != Verdict::Clean {
-        println!("{}: {}", report.verdict.name(), report.verdict.what());
+        let mut line = report.json();
+        line["fails_as_it_did"] = fails_as_it_did.into();
+        out.line(format_args!("{line}"));
+    } else {
+        if *verdict != Verdict::Clean {
+            out.line(format_args!("{}: {}", verdict.name(), verdict.what()));
+        }
+        out.line(format_args!("run hash {:032x}", report.hash));
+        let invariant = &repeats.invariant;
+        if *verdict == Verdict::Clean {
+            out.line(format_args!("it runs clean: {invariant} does not come up any more"));
+        } else if fails_as_it_did {
+            out.line(format_args!("it fails as it did"));
+        } else {
+            out.line(format_args!("another failure than in the file, which has {invariant}"));
+        }
     }
-    println!("run hash {:032x}", report.hash);
-    if report.verdict == Verdict::Clean {
-        println!("it runs clean: {} does not come up any more", repeats.invariant);
-        return Ok(0);
-    }
-    if report.verdict.signature() != repeats.invariant {
-        println!("another failure than in the file, which has {}", repeats.invariant);
+    if *verdict != Verdict::Clean && !fails_as_it_did {
         return Ok(USAGE);
     }
-    let code = report.verdict.exit_code();
-    assert!(code != 0 && code != INFRASTRUCTURE, "a failure has an exit code of its own");
-    println!("it fails as it did");
+    let code = verdict.exit_code();
+    assert!(code != INFRASTRUCTURE, "a verdict has an exit code of its own");
     Ok(code)
 }

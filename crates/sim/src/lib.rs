@@ -50,7 +50,7 @@ pub use net::Losses as NetLosses;
 pub use random::{random_small, small};
 pub use report::{Counters, Report, Verdict};
 pub use run::run;
-pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span};
+pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span, nearest};
 pub use trace::Trace;
 pub use workload::Answers;
 pub use world::{Ending, World};

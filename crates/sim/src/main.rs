@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::{Report, Scenario, Verdict};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +12,9 @@ use std::time::Duration;
 mod clock;
 mod failure;
 mod table;
+mod terminal;
+
+use terminal::{Output, say};
 
 /// A run makes and drops a message or a buffer every few hundred nanoseconds.
 #[global_allocator]
@@ -44,14 +47,19 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs every scenario file of a folder, each with its own seed.
+    #[command(after_help = EXIT_CODES)]
     All(AllArgs),
     /// Runs random small worlds, 3 to 9 nodes with dense faults: each seed is another one.
+    #[command(after_help = EXIT_CODES)]
     Random(SeedArgs),
     /// Runs a failure file, and says whether it fails as it did.
+    #[command(after_help = EXIT_CODES)]
     Repro(ReproArgs),
     /// Runs each seed again in a fresh process, and compares the hashes.
+    #[command(after_help = EXIT_CODES)]
     Check(RunArgs),
     /// Prints how many messages the simulator delivers per second of processor time.
+    #[command(after_help = EXIT_CODES)]
     Bench,
 }
 
@@ -66,20 +74,20 @@ struct RunArgs {
 #[derive(Args, Clone)]
 struct SeedArgs {
     /// One seed [default: the scenario's]
-    #[arg(long, conflicts_with = "seeds")]
+    #[arg(long, conflicts_with = "seeds", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Seeds from the first to before the last, such as 0..1000
     #[arg(long, value_parser = parse_range)]
     seeds: Option<Range<u64>>,
     /// Only a part of the seeds: the i-th of n, such as 0/4
     #[arg(long, value_parser = parse_shard)]
-    shard: Option<(u64, u64)>,
+    shard: Option<(u32, u32)>,
     /// Stop beginning new seeds after this time, such as 10m
     #[arg(long = "for", value_parser = parse_time)]
     within: Option<Duration>,
-    /// How many seeds to run at once [default: one per processor]
-    #[arg(long)]
-    jobs: Option<usize>,
+    /// How many seeds to run at once, 1 to 64 [default: one per processor]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: Option<u8>,
     /// Stop at the first seed that fails
     #[arg(long)]
     first: bool,
@@ -109,22 +117,33 @@ struct ReproArgs {
     json: bool,
 }
 
-fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let bad = || format!("\"{text}\" is no range of seeds: expected one such as 0..1000");
-    let (from, to) = text.split_once("..").ok_or_else(bad)?;
-    let range = from.parse().map_err(|_| bad())?..to.parse().map_err(|_| bad())?;
-    if range.is_empty() { Err(bad()) } else { Ok(range) }
+/// The first seed that a scenario file cannot hold: TOML's integers end there.
+const SEEDS_END: u64 = 1 << 63;
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    let seed = text.parse().ok().filter(|seed| *seed < SEEDS_END);
+    seed.ok_or_else(|| format!("expected a whole number from 0 to {}", SEEDS_END - 1))
 }
 
-fn parse_shard(text: &str) -> Result<(u64, u64), String> {
-    let bad = || format!("\"{text}\" is no shard: expected one such as 0/4");
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let bad = || {
+        format!("expected a range of seeds such as 0..1000, not empty and not above {SEEDS_END}")
+    };
+    let (from, to) = text.split_once("..").ok_or_else(bad)?;
+    let range = from.parse().map_err(|_| bad())?..to.parse().map_err(|_| bad())?;
+    if range.is_empty() || range.end > SEEDS_END { Err(bad()) } else { Ok(range) }
+}
+
+fn parse_shard(text: &str) -> Result<(u32, u32), String> {
+    let bad = || "expected a part and of how many, such as 0/4 for the first of four".to_owned();
     let (part, of) = text.split_once('/').ok_or_else(bad)?;
     let (part, of) = (part.parse().map_err(|_| bad())?, of.parse().map_err(|_| bad())?);
     if part < of { Ok((part, of)) } else { Err(bad()) }
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {
-    text.parse::<sim::Span>().map(|span| span.0)
+    let sim::Span(time) = text.parse()?;
+    if time.is_zero() { Err("expected a time above zero".into()) } else { Ok(time) }
 }
 
 fn main() -> ExitCode {
@@ -135,18 +154,20 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
+    terminal::plain_errors();
+    let mut out = Output::default();
     let ended = match cli.command {
-        None => run_all(&cli.run),
-        Some(Command::All(all)) => run_folder(&all),
-        Some(Command::Random(seeds)) => run_random(&seeds),
-        Some(Command::Repro(repro)) => failure::repro(&repro.file, repro.json),
-        Some(Command::Check(run)) => check(&run),
-        Some(Command::Bench) => bench(),
+        None => run_all(&cli.run, &mut out),
+        Some(Command::All(all)) => run_folder(&all, &mut out),
+        Some(Command::Random(seeds)) => run_random(&seeds, &mut out),
+        Some(Command::Repro(repro)) => failure::repro(&repro.file, repro.json, &mut out),
+        Some(Command::Check(run)) => check(&run, &mut out),
+        Some(Command::Bench) => bench(&mut out),
     };
-    match ended {
+    match ended.and_then(|code| out.finish().map(|()| code)) {
         Ok(code) => ExitCode::from(code),
         Err(stop) => {
-            eprintln!("{:?}", stop.report);
+            say(format_args!("{:?}", stop.report));
             ExitCode::from(stop.code)
         }
     }
@@ -174,24 +195,51 @@ struct Source {
     text: String,
 }
 
+/// Where the scenarios are that go by name.
+const FOLDER: &str = "sim-scenarios";
+
 fn read(name: &str) -> Result<Source, Stop> {
     let given = Path::new(name);
-    let in_folder = Path::new("sim-scenarios").join(format!("{name}.toml"));
+    let in_folder = Path::new(FOLDER).join(format!("{name}.toml"));
     let path = if given.exists() || name.contains(['/', '.']) { given } else { &in_folder };
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let help = if path == in_folder { known_scenarios() } else { String::new() };
-        Stop::usage(miette::miette!(help = help, "cannot read {}: {error}", path.display()))
-    })?;
+    let text = read_text(path)?;
     let scenario = Scenario::parse(&path.display().to_string(), &text).map_err(Stop::usage)?;
     Ok(Source { scenario, text })
 }
 
-fn known_scenarios() -> String {
-    let names: Vec<String> = files(Path::new("sim-scenarios"))
-        .iter()
-        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-        .collect();
-    format!("scenarios here: {}", names.join(", "))
+/// Reads a file that must be text.
+fn read_text(path: &Path) -> Result<String, Stop> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).map_err(|error| {
+        let help = if path.is_dir() {
+            format!("`cargo xtask sim all {shown}` runs every scenario file of a folder")
+        } else {
+            known_scenarios(path)
+        };
+        Stop::usage(miette::miette!(help = help, "cannot read {shown}: {error}"))
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.split(|byte| *byte == b'\n').count();
+        let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+        Stop::usage(miette::miette!(
+            help = "a scenario file is TOML, which is text in UTF-8",
+            "{shown}:{line}:{column}: not UTF-8"
+        ))
+    })
+}
+
+/// What could have been meant by a file that cannot be read.
+fn known_scenarios(path: &Path) -> String {
+    let files = files(Path::new(FOLDER));
+    let names: Vec<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+    if names.is_empty() {
+        return format!("name a scenario file; there is no folder {FOLDER} here to find names in");
+    }
+    let wanted = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    let near = sim::nearest(&wanted, &names);
+    let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+    format!("{near}name a file, or one of those in {FOLDER}: {}", names.join(", "))
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -204,111 +252,179 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Some seeds, ascending, never all in memory.
+#[derive(Clone)]
+struct Seeds {
+    /// Empty, or of one shard's seeds the first to behind the last.
+    range: Range<u64>,
+    /// From one to the next.
+    step: u64,
+}
+
+impl Seeds {
+    fn len(&self) -> u64 {
+        (self.range.end - self.range.start).div_ceil(self.step)
+    }
+
+    fn last(&self) -> u64 {
+        self.range.start + (self.len() - 1) * self.step
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        let (first, step) = (self.range.start, self.step);
+        (0..self.len()).map(move |number| first + number * step)
+    }
+}
+
 impl SeedArgs {
-    fn seeds(&self, default: u64) -> Vec<u64> {
-        let seeds = match (&self.seeds, self.seed) {
+    fn seeds(&self, default: u64) -> Seeds {
+        let range = match (&self.seeds, self.seed) {
             (Some(range), _) => range.clone(),
             (None, Some(seed)) => seed..seed + 1,
             (None, None) => default..default + 1,
         };
         let (part, of) = self.shard.unwrap_or((0, 1));
-        seeds.filter(|seed| seed % of == part).collect()
+        let (part, of) = (u64::from(part), u64::from(of));
+        let first = range.start + (part + of - range.start % of) % of;
+        Seeds { range: first.min(range.end)..range.end, step: of }
     }
 }
 
-fn run_all(run: &RunArgs) -> Result<u8, Stop> {
+fn run_all(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
     let names: Vec<String> = match run.scenarios.as_slice() {
         [] => vec![SHOWCASE.to_owned()],
         names => names.to_vec(),
     };
     let sources: Vec<Source> = names.iter().map(|name| read(name)).collect::<Result<_, _>>()?;
-    let mut worst = 0;
+    let mut worst = Ended::default();
     for source in &sources {
         let seeds = run.seeds.seeds(source.scenario.seed);
-        let code = batch(&source.scenario.name, &seeds, &run.seeds, &|_| {
-            Ok((source.scenario.clone(), source.text.clone()))
-        })?;
-        worst = worst.max(code);
-        if worst > 0 && run.seeds.first {
+        let make = |_| Ok((source.scenario.clone(), source.text.clone()));
+        let ended = batch(&source.scenario.name, &seeds, &run.seeds, out, &make)?;
+        worst = worst.and(ended);
+        if worst.code > 0 && run.seeds.first || out.is_closed() {
             break;
         }
     }
-    Ok(worst)
+    Ok(worst.tell(&run.seeds, out))
 }
 
-fn run_folder(all: &AllArgs) -> Result<u8, Stop> {
+fn run_folder(all: &AllArgs, out: &mut Output) -> Result<u8, Stop> {
     let scenarios: Vec<String> =
         files(&all.folder).iter().map(|path| path.display().to_string()).collect();
     if scenarios.is_empty() {
         let folder = all.folder.display();
-        return Err(Stop::usage(miette::miette!("no scenario file (*.toml) in {folder}")));
+        return Err(Stop::usage(miette::miette!(
+            help = "name a folder with scenario files in it",
+            "no scenario file (*.toml) in {folder}"
+        )));
     }
-    run_all(&RunArgs { scenarios, seeds: all.seeds.clone() })
+    run_all(&RunArgs { scenarios, seeds: all.seeds.clone() }, out)
 }
 
-fn run_random(args: &SeedArgs) -> Result<u8, Stop> {
+fn run_random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
     let seeds = args.seeds(1);
-    batch("random small worlds", &seeds, args, &|seed| {
+    let ended = batch("random small worlds", &seeds, args, out, &|seed| {
         let text = sim::small(seed);
         let scenario = Scenario::parse("small", &text).map_err(Stop::usage)?;
         Ok((scenario, text))
-    })
+    })?;
+    Ok(ended.tell(args, out))
+}
+
+/// How many runs ended, together.
+#[derive(Default)]
+struct Ended {
+    /// The highest of their exit codes.
+    code: u8,
+    /// The file of the first that failed.
+    failure: Option<PathBuf>,
+}
+
+impl Ended {
+    fn and(self, later: Ended) -> Ended {
+        Ended { code: self.code.max(later.code), failure: self.failure.or(later.failure) }
+    }
+
+    /// The last that is printed: how to repeat the failure, if there is one. Where each line on
+    /// standard output is a run, it goes to standard error.
+    fn tell(self, args: &SeedArgs, out: &mut Output) -> u8 {
+        if let Some(file) = &self.failure {
+            let repeat = failure::command(file);
+            if args.json {
+                say(format_args!("to repeat it:\n{repeat}"));
+            } else {
+                out.line(format_args!("\nto repeat it:\n{repeat}"));
+            }
+        }
+        self.code
+    }
 }
 
 type Make<'a> = dyn Fn(u64) -> Result<(Scenario, String), Stop> + Sync + 'a;
 
 /// Runs seeds, in parallel, and shows what came out.
-fn batch(name: &str, seeds: &[u64], args: &SeedArgs, make: &Make<'_>) -> Result<u8, Stop> {
+fn batch(
+    name: &str,
+    seeds: &Seeds,
+    args: &SeedArgs,
+    out: &mut Output,
+    make: &Make<'_>,
+) -> Result<Ended, Stop> {
     if !args.json {
-        match seeds {
-            [seed] => println!("{name}: seed {seed}"),
-            [first, .., last] => println!("{name}: {} seeds, {first} to {last}", seeds.len()),
-            [] => println!("{name}: no seed in this shard"),
+        match seeds.len() {
+            0 => out.line(format_args!("{name}: no seed in this shard")),
+            1 => out.line(format_args!("{name}: seed {}", seeds.range.start)),
+            many => {
+                let (first, last) = (seeds.range.start, seeds.last());
+                out.line(format_args!("{name}: {many} seeds, {first} to {last}"));
+            }
         }
-        let _ = std::io::stdout().flush();
     }
-    let progress = progress(seeds.len() as u64);
+    let progress = progress(seeds.len());
     let watch = clock::Watch::start();
     let mut tally = table::Tally::default();
     let mut failed: Option<(Report, String)> = None;
-    let jobs = args.jobs.unwrap_or_else(clock::processors).clamp(1, 64);
+    let jobs = args.jobs.map_or_else(clock::processors, usize::from).clamp(1, 64);
     let mut code = 0;
+    let mut left = seeds.iter();
     // Rounds keep the order of what is printed, and bound what is in memory.
-    for round in seeds.chunks(jobs * 32) {
-        if args.within.is_some_and(|within| watch.wall() >= within) {
+    'rounds: loop {
+        let round: Vec<u64> = left.by_ref().take(jobs * 32).collect();
+        // However little time there is, whoever asks for runs gets some.
+        let is_late = args.within.is_some_and(|within| tally.runs() > 0 && watch.wall() >= within);
+        if round.is_empty() || is_late {
             break;
         }
-        for (seed, (report, text)) in round.iter().zip(parallel(round, jobs, make)?) {
+        for (seed, (report, text)) in round.iter().zip(parallel(&round, jobs, make)?) {
             progress.inc(1);
             tally.add(&report);
             code = code.max(report.verdict.exit_code());
             if args.json {
-                println!("{}", report.json());
+                out.line(format_args!("{}", report.json()));
             }
             if report.verdict != Verdict::Clean && failed.is_none() {
                 debug_assert_eq!(*seed, report.seed, "reports come in the order of their seeds");
                 failed = Some((report, text));
                 if args.first {
-                    break;
+                    break 'rounds;
                 }
             }
-        }
-        if failed.is_some() && args.first {
-            break;
+            if out.is_closed() {
+                break 'rounds;
+            }
         }
     }
     progress.finish_and_clear();
     if !args.json {
-        print!("{}", tally.table(name, &watch));
+        out.write(format_args!("{}", tally.table(name, &watch)));
     }
-    if let Some((report, text)) = failed {
-        let file = failure::keep(&args.out, &report, &text)?;
-        if !args.json {
-            println!("\n{}: {}", report.verdict.name(), report.verdict.what());
-            println!("to repeat it:\ncargo xtask sim repro {}", file.display());
-        }
+    let Some((report, text)) = failed else { return Ok(Ended { code, failure: None }) };
+    if !args.json {
+        out.line(format_args!("\n{}: {}", report.verdict.name(), report.verdict.what()));
     }
-    Ok(code)
+    let file = failure::keep(&args.out, &report, &text)?;
+    Ok(Ended { code, failure: Some(file) })
 }
 
 fn parallel(seeds: &[u64], jobs: usize, make: &Make<'_>) -> Result<Vec<(Report, String)>, Stop> {
@@ -345,7 +461,7 @@ fn progress(length: u64) -> ProgressBar {
 }
 
 /// Runs each seed here and in a fresh process, and compares the hashes.
-fn check(run: &RunArgs) -> Result<u8, Stop> {
+fn check(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
     let names: Vec<String> = match run.scenarios.as_slice() {
         [] => vec![SHOWCASE.to_owned()],
         names => names.to_vec(),
@@ -354,22 +470,28 @@ fn check(run: &RunArgs) -> Result<u8, Stop> {
         .map_err(|error| Stop::infrastructure(miette::miette!("where am I? {error}")))?;
     for name in names {
         let source = read(&name)?;
-        for seed in run.seeds.seeds(source.scenario.seed) {
-            println!("{name}: seed {seed}");
+        for seed in run.seeds.seeds(source.scenario.seed).iter() {
+            if out.is_closed() {
+                return Ok(0);
+            }
+            out.line(format_args!("{name}: seed {seed}"));
             let here = format!("{:032x}", sim::run(&source.scenario, seed).hash);
             let seed_text = seed.to_string();
             let output = std::process::Command::new(&this)
-                .args([name.as_str(), "--seed", &seed_text, "--json"])
+                .args([name.as_str(), "--seed", &seed_text, "--json", "--out"])
+                .arg(&run.seeds.out)
                 .output()
                 .map_err(|error| Stop::infrastructure(miette::miette!("no process: {error}")))?;
             let line = String::from_utf8_lossy(&output.stdout);
             let there = line.split("\"hash\":\"").nth(1).and_then(|rest| rest.split('"').next());
             if there != Some(here.as_str()) {
-                println!("not deterministic: {here} here, {} there", there.unwrap_or("nothing"));
-                println!("to repeat it:\ncargo xtask sim check {name} --seed {seed}");
+                let there = there.unwrap_or("nothing");
+                out.line(format_args!("not deterministic: {here} here, {there} there"));
+                let name = failure::quoted(&name);
+                out.line(format_args!("to repeat it:\ncargo xtask sim check {name} --seed {seed}"));
                 return Ok(NOT_DETERMINISTIC);
             }
-            println!("{here} in both processes");
+            out.line(format_args!("{here} in both processes"));
         }
     }
     Ok(0)
@@ -407,27 +529,28 @@ fn bench_scenario() -> Result<Scenario, Stop> {
     Scenario::parse("bench", &text).map_err(Stop::usage)
 }
 
-fn bench() -> Result<u8, Stop> {
+fn bench(out: &mut Output) -> Result<u8, Stop> {
     let scenario = bench_scenario()?;
-    println!(
+    out.line(format_args!(
         "600 nodes, 10,000 transactions of 8 participants, 20 coordinator crashes, every judge on"
-    );
+    ));
     let mut rates = Vec::new();
     for seed in 1..=5 {
         let watch = clock::Watch::start();
         let report = sim::run(&scenario, seed);
         let cpu = watch.cpu();
         let rate = report.counters.delivered as f64 / cpu.as_secs_f64() / 1e6;
-        println!(
+        out.line(format_args!(
             "seed {seed}: {} messages, {} events, {:.2} s of processor time: {rate:.2} M messages/s, {}",
             report.counters.delivered,
             report.counters.events,
             cpu.as_secs_f64(),
             report.verdict.name()
-        );
+        ));
         rates.push(rate);
     }
     rates.sort_by(f64::total_cmp);
-    println!("median: {:.2} M delivered messages per second of processor time", rates[2]);
+    let median = rates[2];
+    out.line(format_args!("median: {median:.2} M delivered messages per second of processor time"));
     Ok(0)
 }

@@ -42,7 +42,8 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
             match (unexpected(scenario, &world.counters()), named) {
                 (Some(what), _) => Verdict::Expectation(what),
                 (None, Some((entry, fault))) => {
-                    let what = format!("fault {entry} never struck: {:?}", fault.trigger);
+                    let (kind, trigger) = (fault.action.name(), fault.trigger);
+                    let what = format!("fault {entry} never struck: {kind} {trigger}");
                     Verdict::Expectation(what)
                 }
                 (None, None) => Verdict::Clean,
@@ -111,6 +112,7 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
     expect
         .sometimes
         .iter()
+        .map(toml::Spanned::get_ref)
         .find(|name| conditions.get(name.as_str()).is_none_or(|count| *count == 0))
         .map(|name| format!("expected to see {name} at least once, and did not"))
 }

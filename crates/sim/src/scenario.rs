@@ -6,9 +6,11 @@ use crate::plan::{Action, Fault, NodeSet, Signal, Trigger};
 use base::{Ratio, Time};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use node::MessageKind;
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ pub const FORMAT: u32 = 1;
 /// A scenario file that cannot be used.
 #[derive(Debug, Diagnostic, thiserror::Error)]
 #[error("{message}")]
-#[diagnostic(code(scenario))]
+#[diagnostic()]
 pub struct ScenarioError {
     message: String,
     #[source_code]
@@ -37,6 +39,11 @@ pub struct ScenarioError {
 /// A length of time, written as a whole or decimal number and `ns`, `us`, `ms`, `s`, `m` or `h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
+
+impl Span {
+    /// A year. Sums of a few of them are still times that the simulator can count.
+    const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+}
 
 impl FromStr for Span {
     type Err = String;
@@ -65,7 +72,9 @@ impl FromStr for Span {
         if !decimals.is_empty() {
             nanos += parse(decimals)? * unit / 10u128.pow(decimals.len() as u32);
         }
-        u64::try_from(nanos).map(|nanos| Span(Duration::from_nanos(nanos))).map_err(|_| bad())
+        let span = u64::try_from(nanos).map(Duration::from_nanos).ok();
+        let too_long = || format!("\"{text}\" is longer than a year, 8760h");
+        span.filter(|span| *span <= Self::MAX).map(Span).ok_or_else(too_long)
     }
 }
 
@@ -153,12 +162,26 @@ impl fmt::Display for Share {
     }
 }
 
+/// Takes a text only, and says what is expected instead of anything else.
+struct Text<T>(&'static str, PhantomData<T>);
+
+impl<T: FromStr<Err = String>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! as_text {
-    ($($type:ty),*) => {$(
+    ($($type:ty: $expected:literal),*) => {$(
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(Text($expected, PhantomData))
             }
         }
 
@@ -170,7 +193,27 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Span, Between, Latency, Share, When, Group);
+as_text!(
+    Span: "a length of time such as \"20ms\"",
+    Between: "lengths of time such as \"1ms..10ms\"",
+    Latency: "lengths of time such as \"1ms..10ms\", or \"regions\"",
+    Share: "a share such as \"1%\"",
+    When: "a trigger such as \"append(tx_commit_start)#3@n0\"",
+    Group: "nodes such as \"n0\", \"n3,n4\", \"region:2\" or \"rest\""
+);
+
+/// A failure file is called after its scenario.
+fn file_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(de::Error::custom(format!(
+            "{name:?} is no name: expected up to 100 letters, digits, `-`, `_` and `.`, because \
+             failure files are called after it"
+        )));
+    }
+    Ok(name)
+}
 
 /// A whole scenario.
 #[derive(Clone, Debug, Deserialize)]
@@ -179,6 +222,7 @@ pub struct Scenario {
     /// The format's version.
     pub format: Spanned<u32>,
     /// Its name.
+    #[serde(deserialize_with = "file_name")]
     pub name: String,
     /// What it shows, for people.
     #[serde(default)]
@@ -585,6 +629,22 @@ impl fmt::Display for When {
     }
 }
 
+/// As in a scenario file.
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Trigger::At(at) => write!(f, "at {}", Span(at - Time::ZERO)),
+            Trigger::On { signal, node, nth, from } => {
+                write!(f, "on {}", When { signal, nth, node })?;
+                if from > Time::ZERO {
+                    write!(f, ", counted from {} on", Span(from - Time::ZERO))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 fn message_kind(name: &str) -> Result<MessageKind, String> {
     MessageKind::from_name(name)
         .ok_or_else(|| unknown("message", name, MessageKind::ALL.iter().map(|kind| kind.name())))
@@ -650,6 +710,39 @@ pub enum FaultKind {
     Drop,
 }
 
+impl FaultKind {
+    /// Its name, and the keys that say more about it.
+    fn keys(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::PowerLoss => ("power-loss", &["node", "down", "again"]),
+            Self::ProcessCrash => ("process-crash", &["node", "down"]),
+            Self::Zombie => ("zombie", &["node", "successor", "resume"]),
+            Self::Pause => ("pause", &["node", "for"]),
+            Self::Partition => ("partition", &["between", "symmetric", "for"]),
+            Self::Heal => ("heal", &[]),
+            Self::Drop => ("drop", &["message", "between", "for"]),
+        }
+    }
+}
+
+/// Why a `[[fault]]` is none, and at which of its keys.
+#[derive(Debug)]
+struct Misfit {
+    key: Option<&'static str>,
+    message: String,
+}
+
+impl Misfit {
+    fn at(key: &'static str, message: String) -> Misfit {
+        Misfit { key: Some(key), message }
+    }
+
+    fn missing(kind: FaultKind, key: &'static str, example: &str) -> Misfit {
+        let message = format!("a {} needs `{key}`, such as {key} = {example}", kind.keys().0);
+        Misfit { key: None, message }
+    }
+}
+
 /// `[[fault]]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -692,40 +785,47 @@ pub struct FaultEntry {
 }
 
 impl FaultEntry {
-    fn fault(&self) -> Result<Fault, String> {
+    fn fault(&self) -> Result<Fault, Misfit> {
+        let kind = self.kind;
         let trigger = match (self.at, self.on) {
             (Some(Span(at)), None) => Trigger::At(Time::ZERO + at),
             (at, Some(When { signal, nth, node })) => {
                 let from = Time::ZERO + at.unwrap_or_default().0;
                 Trigger::On { signal, node, nth, from }
             }
-            (None, None) => return Err("a fault needs `at`, `on`, or both".into()),
+            (None, None) => {
+                let message = "a fault needs `at` (a time), `on` (a trigger), or both".into();
+                return Err(Misfit { key: None, message });
+            }
         };
-        let node =
-            || self.node.or(self.on.map(|on| on.node)).ok_or("this fault needs `node`".to_owned());
-        let down = || self.down.map(|Span(down)| down).ok_or("this fault needs `down`".to_owned());
-        let lasts = || self.lasts.map(|Span(l)| l).ok_or("this fault needs `for`".to_owned());
+        self.check_keys()?;
+        let node = || {
+            let node = self.node.or(self.on.map(|on| on.node));
+            node.ok_or_else(|| Misfit::missing(kind, "node", "0"))
+        };
+        let need = |span: Option<Span>, key, example| {
+            span.map(|Span(span)| span).ok_or_else(|| Misfit::missing(kind, key, example))
+        };
+        let down = || need(self.down, "down", "\"20ms\"");
+        let lasts = || need(self.lasts, "for", "\"800ms\"");
         let pair = || match &self.between {
             Some([Group(from), Group(to)]) => (from.clone(), to.clone()),
             None => (NodeSet::Rest, NodeSet::Rest),
         };
-        let action = match self.kind {
+        let action = match kind {
             FaultKind::PowerLoss => {
                 Action::PowerLoss { node: node()?, down: down()?, again: self.again.clone() }
             }
             FaultKind::ProcessCrash => Action::ProcessCrash { node: node()?, down: down()? },
             FaultKind::Pause => Action::Pause { node: node()?, lasts: lasts()? },
             FaultKind::Zombie => {
-                let need = |span: Option<Span>, name| {
-                    span.map(|Span(s)| s).ok_or(format!("this fault needs `{name}`"))
-                };
-                let successor = need(self.successor, "successor")?;
-                let resume = need(self.resume, "resume")?;
+                let successor = need(self.successor, "successor", "\"50ms\"")?;
+                let resume = need(self.resume, "resume", "\"200ms\"")?;
                 Action::Zombie { node: node()?, successor, resume }
             }
             FaultKind::Partition => {
                 if self.between.is_none() {
-                    return Err("this fault needs `between`".into());
+                    return Err(Misfit::missing(kind, "between", "[\"n0\", \"rest\"]"));
                 }
                 let (from, to) = pair();
                 let symmetric = self.symmetric.unwrap_or(true);
@@ -733,12 +833,40 @@ impl FaultEntry {
             }
             FaultKind::Heal => Action::Heal,
             FaultKind::Drop => {
-                let name = self.message.as_deref().ok_or("this fault needs `message`")?;
-                let (kind, (from, to)) = (message_kind(name)?, pair());
-                Action::Drop { kind, from, to, lasts: lasts()? }
+                let name = self.message.as_deref();
+                let name = name.ok_or_else(|| Misfit::missing(kind, "message", "\"commit\""))?;
+                let message = message_kind(name).map_err(|what| Misfit::at("message", what))?;
+                let (from, to) = pair();
+                Action::Drop { kind: message, from, to, lasts: lasts()? }
             }
         };
         Ok(Fault { trigger, action, named: true })
+    }
+
+    /// A key that its kind does not look at is a mistake, not a remark.
+    fn check_keys(&self) -> Result<(), Misfit> {
+        let (name, keys) = self.kind.keys();
+        let given = [
+            ("node", self.node.is_some()),
+            ("down", self.down.is_some()),
+            ("again", !self.again.is_empty()),
+            ("successor", self.successor.is_some()),
+            ("resume", self.resume.is_some()),
+            ("between", self.between.is_some()),
+            ("symmetric", self.symmetric.is_some()),
+            ("message", self.message.is_some()),
+            ("for", self.lasts.is_some()),
+        ];
+        match given.into_iter().find(|(key, given)| *given && !keys.contains(key)) {
+            None => Ok(()),
+            Some((key, _)) if keys.is_empty() => {
+                Err(Misfit::at(key, format!("a {name} has no `{key}`: only `at` and `on`")))
+            }
+            Some((key, _)) => {
+                let keys = keys.join("`, `");
+                Err(Misfit::at(key, format!("a {name} has no `{key}`: only `at`, `on`, `{keys}`")))
+            }
+        }
     }
 
     /// The entry that describes a fault.
@@ -841,7 +969,7 @@ pub struct Expect {
     /// Crashes while recovering, at least.
     pub min_recovery_crashes: Option<u64>,
     /// Conditions that have to come up at least once.
-    pub sometimes: Vec<String>,
+    pub sometimes: Vec<Spanned<String>>,
 }
 
 /// `[budget]`
@@ -868,6 +996,9 @@ pub struct Repeats {
     pub invariant: String,
     /// The event at which it was.
     pub event: u64,
+    /// Entries of the plan that were drawn and did not strike then either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idle: Vec<u32>,
 }
 
 fn unknown<'a>(what: &str, word: &str, valid: impl Iterator<Item = &'a str>) -> String {
@@ -878,10 +1009,25 @@ fn unknown<'a>(what: &str, word: &str, valid: impl Iterator<Item = &'a str>) -> 
     }
 }
 
-fn nearest<'a>(word: &str, valid: &[&'a str]) -> Option<&'a str> {
+/// The valid word that is nearest to another, if any is near.
+#[must_use]
+pub fn nearest<'a>(word: &str, valid: &[&'a str]) -> Option<&'a str> {
     let distance = |v: &&str| strsim::damerau_levenshtein(word, v);
     let best = valid.iter().min_by_key(|v| distance(v))?;
     (distance(best) <= word.len().max(3) / 2).then_some(*best)
+}
+
+/// What is wrong with a scenario whose text can be read, and where.
+struct Wrong {
+    message: String,
+    place: Range<usize>,
+    help: Option<String>,
+}
+
+impl Wrong {
+    fn new(message: impl Into<String>, place: Range<usize>) -> Wrong {
+        Wrong { message: message.into(), place, help: None }
+    }
 }
 
 impl Scenario {
@@ -890,24 +1036,25 @@ impl Scenario {
     /// # Errors
     /// [`ScenarioError`], with the place.
     pub fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
-        let error =
-            |message: String, span: Option<Range<usize>>, help: Option<String>| ScenarioError {
-                label: if message.starts_with("unknown") { "not known here" } else { "here" }
-                    .to_owned(),
-                message,
-                source_code: Arc::new(NamedSource::new(name, text.to_owned())),
-                span: span.map(Into::into),
-                help,
-            };
+        let error = |wrong: Wrong| ScenarioError {
+            label: if wrong.message.starts_with("unknown") { "not known here" } else { "here" }
+                .to_owned(),
+            message: printable(&wrong.message),
+            source_code: Arc::new(NamedSource::new(name, shown(text))),
+            span: Some(wrong.place.into()),
+            help: wrong.help,
+        };
+        // Before anything else: of another format every key may be another.
+        check_format(text).map_err(error)?;
         let scenario: Scenario = toml::from_str(text).map_err(|found| {
-            let message = found.message().to_owned();
-            let help = suggestion(&message);
-            error(message, found.span(), help)
+            error(Wrong {
+                message: in_words(found.message()),
+                place: found.span().unwrap_or(0..0),
+                help: suggestion(found.message()),
+            })
         })?;
-        match scenario.check() {
-            Ok(()) => Ok(scenario),
-            Err((message, span)) => Err(error(message, Some(span), None)),
-        }
+        scenario.check(text).map_err(error)?;
+        Ok(scenario)
     }
 
     /// The faults that are named in the file.
@@ -916,128 +1063,336 @@ impl Scenario {
     /// Never for a scenario that was parsed: they were checked then.
     #[must_use]
     pub fn named_faults(&self) -> Vec<Fault> {
-        self.fault
-            .iter()
-            .map(|entry| entry.get_ref().fault().expect("faults were checked when parsed"))
+        // In a failure file every fault is named, those too that were drawn from the seed. Of these
+        // the ones that never struck did not matter then and need not now.
+        let idle = self.repeats.as_ref().map_or(&[][..], |repeats| &repeats.idle);
+        let entries = (0..).zip(&self.fault);
+        entries
+            .map(|(number, entry)| {
+                let fault = entry.get_ref().fault().expect("faults were checked when parsed");
+                Fault { named: !idle.contains(&number), ..fault }
+            })
             .collect()
     }
 
-    fn check(&self) -> Result<(), (String, Range<usize>)> {
-        let fail = |message: String, span: Range<usize>| Err((message, span));
-        if *self.format.get_ref() != FORMAT {
-            let format = self.format.get_ref();
-            let message = format!("format {format}: this build reads format {FORMAT}");
-            return fail(message, self.format.span());
+    fn check(&self, text: &str) -> Result<(), Wrong> {
+        self.check_cluster()?;
+        self.check_workload(text)?;
+        self.check_disk(text)?;
+        self.check_times(text)?;
+        self.check_chaos(text)?;
+        for entry in &self.fault {
+            self.check_fault(entry.get_ref()).map_err(|Misfit { key, message }| {
+                let header = entry.span();
+                let place = key.and_then(|key| value_below(text, header.end, key));
+                Wrong::new(message, place.unwrap_or(header))
+            })?;
         }
-        let nodes = *self.cluster.nodes.get_ref();
-        if nodes == 0 || nodes > 100_000 {
-            return fail("a cluster has 1 to 100000 nodes".into(), self.cluster.nodes.span());
+        self.check_expect()
+    }
+
+    fn check_cluster(&self) -> Result<(), Wrong> {
+        let Cluster { nodes, coordinators, regions } = &self.cluster;
+        let count = *nodes.get_ref();
+        if count == 0 || count > 100_000 {
+            return Err(Wrong::new("expected 1 to 100000 nodes", nodes.span()));
         }
-        let coordinators = &self.cluster.coordinators;
-        if *coordinators.get_ref() == 0 || *coordinators.get_ref() > nodes {
+        if *coordinators.get_ref() == 0 || *coordinators.get_ref() > count {
             let message =
-                format!("expected 1 to {nodes} coordinators: the cluster has {nodes} nodes");
-            return fail(message, coordinators.span());
+                format!("expected 1 to {count} coordinators: the cluster has {count} nodes");
+            return Err(Wrong::new(message, coordinators.span()));
         }
-        let regions = &self.cluster.regions;
         if *regions.get_ref() == 0 || *regions.get_ref() > crate::net::REGIONS {
             let message = format!("expected 1 to {} regions", crate::net::REGIONS);
-            return fail(message, regions.span());
+            return Err(Wrong::new(message, regions.span()));
         }
+        Ok(())
+    }
+
+    fn check_workload(&self, text: &str) -> Result<(), Wrong> {
+        let workload = &self.workload;
         for (name, number) in [
-            ("operations", &self.workload.operations),
-            ("in_flight", &self.workload.in_flight),
-            ("cells", &self.workload.cells),
+            ("operations", &workload.operations),
+            ("in_flight", &workload.in_flight),
+            ("cells", &workload.cells),
         ] {
             if !(1..=10_000_000).contains(number.get_ref()) {
-                return fail(format!("expected {name} from 1 to 10000000"), number.span());
+                let message = format!("expected {name} from 1 to 10000000");
+                return Err(Wrong::new(message, number.span()));
             }
         }
-        let participants = &self.workload.participants;
-        if *participants.get_ref() == 0 || *participants.get_ref() > nodes.min(64) {
+        let nodes = *self.cluster.nodes.get_ref();
+        let participants = *workload.participants.get_ref();
+        let most = nodes.min(64);
+        if place_of(text, "workload", "participants").is_none() {
+            // Nobody has asked for the default where no transaction will be.
+            if workload.kind != Kind::Saga && participants > most {
+                let message = format!(
+                    "the cluster has {nodes} nodes: a transaction has {participants} participants \
+                     unless `participants` in [workload] says otherwise"
+                );
+                return Err(Wrong::new(message, self.cluster.nodes.span()));
+            }
+        } else if participants == 0 || participants > most {
             let message = format!(
-                "expected 1 to {} participants: the cluster has {nodes} nodes, and a transaction at \
-                 most 64 participants",
-                nodes.min(64)
+                "expected 1 to {most} participants: the cluster has {nodes} nodes, and a transaction \
+                 at most 64 participants"
             );
-            return fail(message, participants.span());
+            return Err(Wrong::new(message, workload.participants.span()));
         }
-        let steps = &self.workload.steps;
+        let steps = &workload.steps;
         if *steps.get_ref() == 0 || *steps.get_ref() > 32 {
-            return fail("expected 1 to 32 steps".into(), steps.span());
+            return Err(Wrong::new("expected 1 to 32 steps", steps.span()));
         }
-        let log = self.disk.log();
-        if let Err(error) = log.validate() {
-            return fail(format!("[disk]: {error}"), self.disk.segment_bytes_first.span());
-        }
-        let waves = &self.workload.waves;
+        let waves = &workload.waves;
         let sum: u64 = waves.get_ref().iter().map(|wave| u64::from(*wave)).sum();
-        if !waves.get_ref().is_empty() && sum != u64::from(*self.workload.operations.get_ref()) {
-            let operations = self.workload.operations.get_ref();
+        if !waves.get_ref().is_empty() && sum != u64::from(*workload.operations.get_ref()) {
+            let operations = workload.operations.get_ref();
             let message = format!("the waves hold {sum} operations, the workload {operations}");
-            return fail(message, waves.span());
+            return Err(Wrong::new(message, waves.span()));
         }
+        if waves.get_ref().contains(&0) {
+            return Err(Wrong::new("expected waves of at least one operation", waves.span()));
+        }
+        Ok(())
+    }
+
+    fn check_disk(&self, text: &str) -> Result<(), Wrong> {
+        self.disk.log().validate().map_err(|error| {
+            let message = error.to_string();
+            // The configuration's fields are called as the keys, and named by the error.
+            let keys = ["checkpoint_interval", "batch_bytes_max", "segment_bytes_first"];
+            let named = keys.into_iter().filter(|key| message.contains(key));
+            let others = ["segment_bytes_first", "segment_bytes_max"];
+            let mut places = named.chain(others).filter_map(|key| place_of(text, "disk", key));
+            Wrong::new(message.as_str(), places.next().unwrap_or(0..0))
+        })
+    }
+
+    /// Times that must go by: what is due again at once keeps the simulator at one moment for ever.
+    fn check_times(&self, text: &str) -> Result<(), Wrong> {
+        let node = &self.node;
+        for (table, key, Span(span)) in [
+            ("node", "resend", node.resend),
+            ("node", "prepare_timeout", node.prepare_timeout),
+            ("node", "step_timeout", node.step_timeout),
+            ("node", "saga_timeout", node.saga_timeout),
+            ("node", "inquire", node.inquire),
+            ("disk", "idle_guard", self.disk.idle_guard),
+            ("liveness", "budget", self.liveness.budget),
+        ] {
+            if span.is_zero() {
+                let place = place_of(text, table, key).unwrap_or(0..0);
+                return Err(Wrong::new(format!("expected `{key}` above zero"), place));
+            }
+        }
+        if self.budget.events == 0 {
+            let place = place_of(text, "budget", "events").unwrap_or(0..0);
+            return Err(Wrong::new("expected a budget of at least one event", place));
+        }
+        Ok(())
+    }
+
+    fn check_chaos(&self, text: &str) -> Result<(), Wrong> {
+        const MOST: u32 = 100_000;
+        let chaos = &self.chaos;
+        for (key, count) in [
+            ("coordinator_crashes", chaos.coordinator_crashes),
+            ("recovery_crashes", chaos.recovery_crashes),
+            ("participant_crashes", chaos.participant_crashes),
+            ("process_crashes", chaos.process_crashes),
+            ("zombies", chaos.zombies),
+            ("pauses", chaos.pauses),
+            ("partitions", chaos.partitions),
+            ("drops", chaos.drops),
+            ("heals", chaos.heals),
+        ] {
+            let place = || place_of(text, "chaos", key).unwrap_or(0..0);
+            if count > MOST {
+                return Err(Wrong::new(format!("expected at most {MOST} {key}"), place()));
+            }
+            if key == "recovery_crashes" && count > chaos.coordinator_crashes {
+                let message = format!(
+                    "expected at most as many recovery_crashes as coordinator_crashes, {}: each hits \
+                     one of those again",
+                    chaos.coordinator_crashes
+                );
+                return Err(Wrong::new(message, place()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_fault(&self, entry: &FaultEntry) -> Result<(), Misfit> {
+        let nodes = *self.cluster.nodes.get_ref();
+        let regions = *self.cluster.regions.get_ref();
+        let fault = entry.fault()?;
+        let check_node = |key, node: u32| {
+            let message =
+                || format!("there is no node n{node}: the cluster has n0 to n{}", nodes - 1);
+            if node < nodes { Ok(()) } else { Err(Misfit::at(key, message())) }
+        };
+        if let Trigger::On { node, .. } = fault.trigger {
+            check_node("on", node)?;
+        }
+        match &fault.action {
+            Action::PowerLoss { node, again, .. } => {
+                check_node("node", *node)?;
+                if again.len() > 3 || again.contains(&0) {
+                    let message =
+                        "expected at most three entries in `again`, counted from 1".into();
+                    return Err(Misfit::at("again", message));
+                }
+            }
+            Action::ProcessCrash { node, .. }
+            | Action::Zombie { node, .. }
+            | Action::Pause { node, .. } => check_node("node", *node)?,
+            Action::Heal => {}
+            Action::Partition { from, to, .. } | Action::Drop { from, to, .. } => {
+                for set in [from, to] {
+                    match set {
+                        NodeSet::Rest => {}
+                        NodeSet::Region(region) if *region < regions => {}
+                        NodeSet::Region(region) => {
+                            let message = format!(
+                                "there is no region {region}: the cluster has the regions 0 to {}",
+                                regions - 1
+                            );
+                            return Err(Misfit::at("between", message));
+                        }
+                        NodeSet::Nodes(listed) => {
+                            listed.iter().try_for_each(|node| check_node("between", *node))?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_expect(&self) -> Result<(), Wrong> {
         if let Some(recovered) = &self.expect.recovered {
             let names: Vec<&str> =
                 coordinator::RecoveryAction::ALL.iter().map(|action| action.name()).collect();
             let strange = recovered.get_ref().keys().find(|name| !names.contains(&name.as_str()));
             if let Some(name) = strange {
-                return fail(unknown("action", name, names.into_iter()), recovered.span());
+                return Err(Wrong::new(
+                    unknown("action", name, names.into_iter()),
+                    recovered.span(),
+                ));
             }
         }
-        for entry in &self.fault {
-            let fault = match entry.get_ref().fault() {
-                Ok(fault) => fault,
-                Err(message) => return fail(message, entry.span()),
-            };
-            if let Action::PowerLoss { again, .. } = &fault.action
-                && again.len() > 3
-            {
-                let message = "expected at most three entries in `again`".to_owned();
-                return fail(message, entry.span());
-            }
-            if let Action::Partition { from, to, .. } | Action::Drop { from, to, .. } =
-                &fault.action
-            {
-                let regions = *self.cluster.regions.get_ref();
-                let strange =
-                    |set: &NodeSet| matches!(set, NodeSet::Region(region) if *region >= regions);
-                if strange(from) || strange(to) {
-                    let message = format!("there are only the regions 0 to {}", regions - 1);
-                    return fail(message, entry.span());
-                }
-            }
-            let named = |set: &NodeSet| match set {
-                NodeSet::Nodes(nodes) => nodes.clone(),
-                NodeSet::Rest | NodeSet::Region(_) => Vec::new(),
-            };
-            let mut touched = match &fault.action {
-                Action::PowerLoss { node, .. }
-                | Action::ProcessCrash { node, .. }
-                | Action::Zombie { node, .. }
-                | Action::Pause { node, .. } => vec![*node],
-                Action::Heal => Vec::new(),
-                Action::Partition { from, to, .. } | Action::Drop { from, to, .. } => {
-                    [named(from), named(to)].concat()
-                }
-            };
-            if let Trigger::On { node, .. } = fault.trigger {
-                touched.push(node);
-            }
-            if let Some(node) = touched.into_iter().find(|node| *node >= nodes) {
-                let message =
-                    format!("there is no node n{node}: the cluster has n0 to n{}", nodes - 1);
-                return fail(message, entry.span());
+        if self.expect.sometimes.is_empty() {
+            return Ok(());
+        }
+        // Whoever counts a condition names it before anything has happened.
+        let mut counters = crate::report::Counters::default();
+        for judge in crate::judge::all(self) {
+            judge.observed(&mut counters.sometimes);
+        }
+        let conditions = counters.conditions();
+        let mut sometimes = self.expect.sometimes.iter();
+        match sometimes.find(|name| !conditions.contains_key(name.get_ref().as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let message = unknown("condition", name.get_ref(), conditions.keys().copied());
+                Err(Wrong::new(message, name.span()))
             }
         }
-        Ok(())
+    }
+}
+
+fn check_format(text: &str) -> Result<(), Wrong> {
+    #[derive(Deserialize)]
+    struct Header {
+        format: Spanned<u32>,
+    }
+    // What is no such header is told by whoever reads the whole.
+    let Ok(Header { format }) = toml::from_str(text) else { return Ok(()) };
+    if *format.get_ref() == FORMAT {
+        return Ok(());
+    }
+    let message = format!("format {}: this build reads format {FORMAT}", format.get_ref());
+    let help = "use the build that the file was written for, or write it anew for this one";
+    Err(Wrong { message, place: format.span(), help: Some(help.to_owned()) })
+}
+
+/// Where the value of a key stands that is written below the table's header, one key to a line.
+fn place_of(text: &str, table: &str, key: &str) -> Option<Range<usize>> {
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        at += line.len();
+        let header = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        if header.is_some_and(|(name, _)| name.trim() == table) {
+            return value_below(text, at, key);
+        }
+    }
+    None
+}
+
+/// The same from an offset on.
+fn value_below(text: &str, from: usize, key: &str) -> Option<Range<usize>> {
+    let mut at = from;
+    for line in text.get(from..)?.split_inclusive('\n') {
+        if line.starts_with('[') {
+            return None;
+        }
+        if let Some((name, value)) = line.split_once('=')
+            && name.trim() == key
+        {
+            let end = at + line.trim_end().len();
+            return Some(end - value.trim().len()..end);
+        }
+        at += line.len();
+    }
+    None
+}
+
+/// A message without what a terminal would take for a command.
+fn printable(message: &str) -> String {
+    let mut printed = String::with_capacity(message.len());
+    for c in message.chars() {
+        if c.is_control() && c != '\n' {
+            printed.extend(c.escape_debug());
+        } else {
+            printed.push(c);
+        }
+    }
+    printed
+}
+
+/// The text as it is shown around a place: the same, byte for byte, but for control characters.
+fn shown(text: &str) -> String {
+    let stands = |c: char| match c {
+        '\n' | '\r' | '\t' => c,
+        c if c.is_control() && c.len_utf8() == 1 => '?',
+        // The others of them have two bytes each.
+        c if c.is_control() => '\u{bf}',
+        c => c,
+    };
+    text.chars().map(stands).collect()
+}
+
+/// What a type of this program's is called in an error, for people who do not write programs.
+fn in_words(message: &str) -> String {
+    let words = [
+        ("expected u64", "expected a whole number, not below 0"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected a string", "expected a text in quotes"),
+        ("expected a boolean", "expected true or false"),
+        ("expected an array of length 2", "expected two groups such as [\"n0\", \"rest\"]"),
+    ];
+    match words.iter().find_map(|(name, words)| Some((message.strip_suffix(name)?, words))) {
+        Some((before, words)) => format!("{before}{words}"),
+        None => message.to_owned(),
     }
 }
 
 /// The nearest word to one that serde does not know.
 fn suggestion(message: &str) -> Option<String> {
     let mut words = message.split('`').skip(1).step_by(2);
-    let unknown = words.next().filter(|_| message.starts_with("unknown"))?;
+    let own = message.contains("did you mean");
+    let unknown = words.next().filter(|_| message.starts_with("unknown") && !own)?;
     let valid: Vec<&str> = words.collect();
     nearest(unknown, &valid).map(|near| format!("did you mean `{near}`?"))
 }
@@ -1090,7 +1445,7 @@ down = "20ms"
         parse(GOOD).expect("it is good");
         check("regions", "regoins", "regoins", &["line 6", "did you mean `regions`?"]);
         check("[workload]", "[wrokload]", "wrokload", &["did you mean `workload`?"]);
-        check("= 5", "= \"5\"", "\"5\"", &["expected u32"]);
+        check("= 5", "= \"5\"", "\"5\"", &["expected a whole number from 0"]);
         check("= 5", "= -5", "-5", &["-5"]);
         check("participants = 3", "participants = 6", "6", &["1 to 5 participants"]);
         check("regions = 2", "regions = 10", "10", &["1 to 9 regions"]);
@@ -1103,7 +1458,7 @@ down = "20ms"
         check("#3", "#0", "#0", &["the first one is #1"]);
         check("@n0", "@n5", "", &["n0 to n4"]);
         check("20ms", "20", "20", &["no length of time"]);
-        check("down = \"20ms\"", "", "[[fault]]", &["needs `down`"]);
+        check("down = \"20ms\"", "", "[[fault]]", &["a power-loss needs `down`"]);
         check("down = \"20ms\"", "down = \"1s\"\nagain = [1, 2, 3, 4]", "", &["at most three"]);
         check("format = 1", "format = 2", "2", &["reads format 1"]);
         check("[cluster]", "[cluster", "", &[]);

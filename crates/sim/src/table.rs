@@ -26,6 +26,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// How many runs were added.
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+
     /// Adds a run.
     pub fn add(&mut self, report: &Report) {
         let c = &report.counters;

@@ -1,0 +1,717 @@
+//! The binary as people and scripts meet it: what it prints and writes, and the exit code.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+// ---- running it ----
+
+/// A small world in which all goes well.
+const GOOD: &str = r#"
+format = 1
+name = "good"
+
+[cluster]
+nodes = 4
+coordinators = 2
+regions = 2
+
+[workload]
+kind = "mixed"
+operations = 10
+participants = 3
+
+[network]
+loss = "1%"
+
+[[fault]]
+on = "append(tx_commit_start)#1@n0"
+kind = "power-loss"
+down = "20ms"
+
+[[fault]]
+at = "10ms"
+kind = "partition"
+between = ["region:1", "n0,n2"]
+for = "50ms"
+
+[[fault]]
+at = "15ms"
+kind = "drop"
+message = "commit"
+for = "60ms"
+
+[liveness]
+budget = "30s"
+
+[expect]
+sometimes = ["presumed_abort"]
+
+[budget]
+events = 1_000_000
+"#;
+
+struct Ran {
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    /// What was printed, every line of it JSON.
+    fn lines(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn last_line(&self) -> &str {
+        self.out.lines().last().unwrap()
+    }
+}
+
+/// A folder to run in: nothing is found or left anywhere else.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(TempDir::new().unwrap())
+    }
+
+    fn with(name: &str, text: impl AsRef<[u8]>) -> Folder {
+        let folder = Folder::new();
+        folder.write(name, text);
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn entries(&self) -> Vec<String> {
+        let entries = self.0.path().read_dir().unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sim"));
+        command.current_dir(self.0.path()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs, and insists on the exit code.
+    #[track_caller]
+    fn check(&self, args: &[&str], code: i32) -> Ran {
+        let output = self.command(args).output().unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
+        assert!(!err.contains("panicked"), "{err}");
+        // No terminal looks: neither colours nor progress.
+        assert!(!err.contains(['\x1b', '\r']), "{err:?}");
+        Ran { out, err }
+    }
+
+    /// Runs the command of a last line with the binary that it builds.
+    #[track_caller]
+    fn repeat(&self, printed: &str, code: i32) -> Ran {
+        let command = printed.lines().last().unwrap();
+        let args = command.strip_prefix("cargo xtask sim ");
+        let args = args.unwrap_or_else(|| panic!("{command:?} repeats nothing"));
+        self.check(&args.split(' ').collect::<Vec<_>>(), code)
+    }
+}
+
+/// A scenario is refused at `LINE:COLUMN`, in these words, and nothing is run or written.
+#[track_caller]
+fn check_refused_at(text: impl AsRef<[u8]>, place: &str, words: &[&str]) {
+    let folder = Folder::with("bad.toml", text);
+    for json in [&[][..], &["--json"]] {
+        let ran = folder.check(&[&["bad.toml", "--out", "failures"], json].concat(), 4);
+        let place = format!("bad.toml:{place}");
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
+        let told = ran.err.split(place.as_str()).skip(1).any(ends);
+        assert!(told, "not at {place}: {}", ran.err);
+        for word in words {
+            assert!(ran.err.contains(word), "{word:?} is not in: {}", ran.err);
+        }
+        assert_eq!(ran.out, "");
+        assert_eq!(folder.entries(), ["bad.toml"]);
+    }
+}
+
+/// The good scenario with `from` replaced by `to` is refused at `at`, which is in `to`.
+#[track_caller]
+fn check_refused(from: &str, to: &str, at: &str, words: &[&str]) {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from}");
+    let text = GOOD.replace(from, to);
+    let inside = to.find(at).unwrap_or_else(|| panic!("{at:?} is not in {to:?}"));
+    let before = &text[..GOOD.find(from).unwrap() + inside];
+    let line = before.matches('\n').count() + 1;
+    let column = before.len() - before.rfind('\n').map_or(0, |end| end + 1) + 1;
+    check_refused_at(&text, &format!("{line}:{column}"), words);
+}
+
+#[test]
+fn the_good_scenario_is_good() {
+    let folder = Folder::with("good.toml", GOOD);
+    let ran = folder.check(&["good.toml"], 0);
+    assert!(ran.out.starts_with("good: seed 1\n"), "the seed comes first: {}", ran.out);
+    assert_eq!((ran.err.as_str(), folder.entries()), ("", vec!["good.toml".to_owned()]));
+}
+
+/// The good scenario with nothing that only most seeds reach.
+fn easy() -> String {
+    GOOD.replace("[\"presumed_abort\"]", "[]").replace("tx_commit_start", "tx_created")
+}
+
+// ---- scenarios that are none ----
+
+#[test]
+fn a_key_that_is_not_known() {
+    check_refused("regions =", "regoins =", "regoins", &["did you mean `regions`?"]);
+    check_refused("[cluster]", "[clutser]", "clutser", &["did you mean `cluster`?"]);
+    check_refused("sometimes =", "someimes =", "someimes", &["did you mean `sometimes`?"]);
+    check_refused("budget = \"30s\"", "bugdet = \"30s\"", "bugdet", &["did you mean `budget`?"]);
+    check_refused("down = ", "dwon = ", "dwon", &["did you mean `down`?"]);
+    check_refused("sometimes =", "min_comitted = 1\nsometimes =", "min", &["`min_committed`?"]);
+    // Near nothing: then all of them are told.
+    check_refused("operations = 10", "operations = 10\nxyzzy = 1", "xyzzy", &["`in_flight`"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_type() {
+    let whole = "expected a whole number from 0 to 4294967295";
+    let groups = "[\"region:1\", \"n0,n2\"]";
+    for (from, to, at, words) in [
+        ("nodes = 4", "nodes = \"4\"", "\"4\"", whole),
+        ("nodes = 4", "nodes = 4.5", "4.5", whole),
+        ("nodes = 4", "nodes = -4", "-4", whole),
+        ("nodes = 4", "nodes = [4]", "[4]", whole),
+        ("nodes = 4", "nodes = 99999999999", "999", whole),
+        ("events = 1_000_000", "events = \"many\"", "\"", "expected a whole number, not below 0"),
+        ("\"1%\"", "0.01", "0.01", "floating point `0.01`, expected a share such as \"1%\""),
+        ("\"20ms\"", "20", "20", "integer `20`, expected a length of time such as \"20ms\""),
+        ("on = \"append(tx_commit_start)#1@n0\"", "on = 1", "1", "expected a trigger such as"),
+        (groups, "\"n0\"", "\"n0\"", "expected two groups such as [\"n0\", \"rest\"]"),
+        (groups, "[\"n0\"]", "[\"n0\"]", "expected two groups such as [\"n0\", \"rest\"]"),
+        ("for = \"50ms\"", "for = \"50ms\"\nsymmetric = 1", "1", "expected true or false"),
+        ("name = \"good\"", "name = 7", "7", "expected a text in quotes"),
+        ("kind = \"mixed\"", "kind = \"mxied\"", "\"mxied\"", "did you mean `mixed`?"),
+        (
+            "kind = \"mixed\"",
+            "kind = \"storage\"",
+            "\"s",
+            "expected one of `saga`, `twopc`, `mixed`",
+        ),
+    ] {
+        check_refused(from, to, at, &[words]);
+    }
+}
+
+#[test]
+fn an_impossible_value() {
+    for (from, to, at, words) in [
+        ("nodes = 4", "nodes = 0", "0", "expected 1 to 100000 nodes"),
+        ("nodes = 4", "nodes = 100001", "1", "expected 1 to 100000 nodes"),
+        ("tors = 2", "tors = 5", "5", "expected 1 to 4 coordinators: the cluster has 4 nodes"),
+        ("tors = 2", "tors = 0", "0", "expected 1 to 4 coordinators"),
+        ("regions = 2", "regions = 0", "0", "expected 1 to 9 regions"),
+        ("regions = 2", "regions = 10", "10", "expected 1 to 9 regions"),
+        ("pants = 3", "pants = 5", "5", "expected 1 to 4 participants: the cluster has 4 nodes"),
+        ("pants = 3", "pants = 0", "0", "expected 1 to 4 participants"),
+        ("ions = 10", "ions = 0", "0", "expected operations from 1 to"),
+        ("ions = 10", "ions = 10\nin_flight = 20_000_000", "20", "expected in_flight from 1 to"),
+        ("ions = 10", "ions = 10\ncells = 20_000_000", "20", "expected cells from 1 to"),
+        ("ions = 10", "ions = 10\nsteps = 33", "33", "expected 1 to 32 steps"),
+        ("ions = 10", "ions = 10\nwaves = [9]", "[9]", "hold 9 operations, the workload 10"),
+        ("ions = 10", "ions = 10\nwaves = [10, 0]", "[10, 0]", "at least one operation"),
+        ("\"1%\"", "\"200%\"", "\"200%\"", "expected per cent from 0% to 100%"),
+        ("\"1%\"", "\"-1%\"", "\"-1%\"", "expected per cent from 0% to 100%"),
+        ("\"20ms\"", "\"-20ms\"", "\"-", "no length of time: expected one such as \"20ms\""),
+        ("\"20ms\"", "\"20\"", "\"20\"", "no length of time: expected one such as \"20ms\""),
+        ("\"20ms\"", "\"9000h\"", "\"9000h\"", "longer than a year"),
+        ("budget = \"30s\"", "budget = \"0s\"", "\"0s\"", "expected `budget` above zero"),
+        ("events = 1_000_000", "events = 0", "0", "at least one event"),
+        ("\"good\"", "\"../good\"", "\"../good\"", "failure files are called after it"),
+        ("\"good\"", "\"\"", "\"\"", "failure files are called after it"),
+        ("format = 1", "format = 2", "2", "format 2: this build reads format 1"),
+        // Whatever else is new in it, the version is what is wrong.
+        ("format = 1", "format = 2\nring = true", "2", "format 2: this build reads format 1"),
+    ] {
+        check_refused(from, to, at, &[words]);
+    }
+    for (table, at, words) in [
+        ("[node]\nresend = \"0ms\"", "\"0ms\"", "expected `resend` above zero"),
+        ("[node]\ninquire = \"0s\"", "\"0s\"", "expected `inquire` above zero"),
+        ("[node]\nstep_timeout = \"-1s\"", "\"-1s\"", "no length of time"),
+        ("[disk]\nidle_guard = \"0s\"", "\"0s\"", "expected `idle_guard` above zero"),
+        ("[disk]\nsync = \"5ms..1ms\"", "\"5ms..1ms\"", "runs backwards"),
+        ("[disk]\nsegment_bytes_first = 9", "9", "at least 4096"),
+        ("[disk]\nsegment_bytes_max = 9", "9", "at least 4096"),
+        ("[disk]\ncheckpoint_interval = 0", "0", "checkpoint_interval is 0"),
+        ("[chaos]\nzombies = 4_000_000_000", "4_0", "expected at most 100000 zombies"),
+        (
+            "[chaos]\ncoordinator_crashes = 2\nrecovery_crashes = 3",
+            "3",
+            "expected at most as many recovery_crashes as coordinator_crashes, 2",
+        ),
+    ] {
+        check_refused("[network]", &format!("{table}\n[network]"), at, &[words]);
+    }
+}
+
+#[test]
+fn a_default_that_does_not_fit_is_told_where_it_comes_from() {
+    let small = GOOD.replace("nodes = 4", "nodes = 2").replace("participants = 3\n", "");
+    let small = small.replace("\"n0,n2\"", "\"n0\"");
+    check_refused_at(&small, "6:9", &["2 nodes: a transaction has 3 participants unless"]);
+    // Where no transaction is asked for it does not matter.
+    let sagas = small.replace("\"mixed\"", "\"saga\"").replace("[\"presumed_abort\"]", "[]");
+    let sagas = sagas.replace("tx_commit_start", "saga_created");
+    Folder::with("sagas.toml", sagas).check(&["sagas.toml"], 0);
+}
+
+#[test]
+fn a_fault_that_cannot_be() {
+    let commit = "append(tx_commit_start)#1@n0";
+    for (trigger, words) in [
+        ("append(tx_comit_start)#1@n0", "unknown event `tx_comit_start`: did you mean `tx_commit_"),
+        ("apend(tx_commit_start)#1@n0", "unknown signal `apend`: did you mean `append`?"),
+        ("send(comit)#1@n0", "unknown message `comit`: did you mean `commit`?"),
+        ("append#1@n0", "expected SIGNAL#NTH@nNODE, such as"),
+        ("append(tx_commit_start)@n0", "expected SIGNAL#NTH@nNODE, such as"),
+        ("append(tx_commit_start)#1", "expected SIGNAL#NTH@nNODE, such as"),
+        ("append(tx_commit_start)#-1@n0", "expected SIGNAL#NTH@nNODE, such as"),
+        ("append(tx_commit_start)#0@n0", "the first one is #1"),
+        ("append(tx_commit_start)#1@n4", "there is no node n4: the cluster has n0 to n3"),
+    ] {
+        check_refused(&format!("\"{commit}\""), &format!("\"{trigger}\""), "\"", &[words]);
+    }
+    for (from, to, at, words) in [
+        ("\"power-loss\"", "\"powerloss\"", "\"", "did you mean `power-loss`?"),
+        ("\"power-loss\"", "\"meteor\"", "\"", "expected one of `power-loss`, `process-crash`"),
+        ("down =", "node = 9\ndown =", "9", "there is no node n9: the cluster has n0 to n3"),
+        ("down =", "again = [0]\ndown =", "[0]", "counted from 1"),
+        ("down =", "again = [1, 1, 1, 1]\ndown =", "[1", "at most three entries in `again`"),
+        ("down =", "for = \"1s\"\ndown =", "\"1s\"", "a power-loss has no `for`: only `at`, `on`,"),
+        ("[\"region:1\"", "[\"region:2\"", "[", "no region 2: the cluster has the regions 0 to 1"),
+        (
+            "[\"region:1\"",
+            "[\"region:x\"",
+            "\"region",
+            "expected \"rest\", \"region:2\", \"n0\" or",
+        ),
+        ("[\"region:1\"", "[\"n4\"", "[", "there is no node n4"),
+        ("\"commit\"", "\"comit\"", "\"comit\"", "did you mean `commit`?"),
+        ("\"10ms\"", "\"soon\"", "\"soon\"", "no length of time"),
+        // What is missing is missing from the whole entry.
+        (
+            "[[fault]]\nat = \"15ms\"",
+            "[[fault]]",
+            "[[fault]]",
+            "needs `at` (a time), `on` (a trigger)",
+        ),
+    ] {
+        check_refused(from, to, at, &[words]);
+    }
+    for (line, place, words) in [
+        ("down = \"20ms\"\n", "18:1", "a power-loss needs `down`, such as down = \"20ms\""),
+        ("between = [\"region:1\", \"n0,n2\"]\n", "23:1", "a partition needs `between`, such as"),
+        ("for = \"60ms\"\n", "29:1", "a drop needs `for`, such as for = "),
+        ("message = \"commit\"\n", "29:1", "a drop needs `message`, such as message = \"commit\""),
+    ] {
+        check_refused_at(GOOD.replacen(line, "", 1), place, &[words]);
+    }
+    let timed = GOOD.replace(&format!("on = \"{commit}\""), "at = \"1ms\"");
+    check_refused_at(timed, "18:1", &["a power-loss needs `node`, such as node = 0"]);
+    let heal = GOOD.replace("\"drop\"", "\"heal\"");
+    check_refused_at(heal, "32:11", &["a heal has no `message`: only `at` and `on`"]);
+}
+
+#[test]
+fn an_expectation_that_nothing_can_meet() {
+    let near = "unknown condition `presumed_abrot`: did you mean `presumed_abort`?";
+    check_refused("[\"presumed_abort\"]", "[\"presumed_abrot\"]", "\"", &[near]);
+    check_refused(
+        "[\"presumed_abort\"]",
+        "[\"sunshine\"]",
+        "\"",
+        &["expected one of", "late_outcome"],
+    );
+    for (line, at, words) in [
+        ("recovered = { tx_resume_comit = 1 }", "{", "did you mean `tx_resume_commit`?"),
+        ("committed = -1", "-1", "expected a whole number, not below 0"),
+        ("invariants = \"none\"", "\"none\"", "expected `all`"),
+    ] {
+        check_refused("sometimes =", &format!("{line}\nsometimes ="), at, &[words]);
+    }
+}
+
+#[test]
+fn what_is_no_scenario_at_all() {
+    check_refused_at(GOOD.replace("[cluster]", "[cluster"), "5:9", &[]);
+    check_refused_at(GOOD.replace("nodes = 4", "nodes = 4\nnodes = 5"), "7:1", &["duplicate key"]);
+    check_refused_at(GOOD.replace("nodes = 4", "nodes 4"), "6:7", &[]);
+    check_refused_at("", "1:1", &["missing field `format`"]);
+    check_refused_at(GOOD.replace("format = 1", ""), "1:1", &["missing field `format`"]);
+    check_refused_at(b"format = 1\nname = \"\xFF\"\n", "2:9", &["not UTF-8", "help: "]);
+    // What a terminal would take for a command is not passed on to it.
+    check_refused_at("\"\\u001b[2J\" = 1\nformat = 1", "1:1", &[r"unknown field `\u{1b}[2J`"]);
+    check_refused_at("x = \"\x1b[2J\"", "1:6", &["x = \"?[2J\""]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let folder = Folder::with("sim-scenarios/dense-mixed-9.toml", GOOD);
+    folder.write("sim-scenarios/saga-recovery.toml", GOOD);
+    fs::create_dir(folder.path("folder")).unwrap();
+    for (name, words) in [
+        (
+            "nowhere",
+            &["sim-scenarios/nowhere.toml: No such file", "dense-mixed-9, saga-recovery"][..],
+        ),
+        ("dense-mixd-9", &["did you mean dense-mixed-9?"]),
+        ("./nowhere.toml", &["cannot read ./nowhere.toml: No such file", "dense-mixed-9"]),
+        ("folder", &["cannot read folder: Is a directory", "cargo xtask sim all folder"]),
+        ("sim-scenarios/saga-recovery.toml/x", &["Not a directory"]),
+    ] {
+        for args in [&[name][..], &[name, "--json"], &["check", name]] {
+            let ran = folder.check(args, 4);
+            for word in words {
+                assert!(ran.err.contains(word), "{args:?}: {word:?} is not in: {}", ran.err);
+            }
+            assert_eq!(ran.out, "", "{args:?}");
+        }
+    }
+    assert!(folder.check(&["repro", "nowhere.toml"], 4).err.contains("cannot read nowhere.toml: "));
+    assert!(
+        folder.check(&["all", "folder"], 4).err.contains("no scenario file (*.toml) in folder")
+    );
+    assert!(folder.check(&["all", "nowhere"], 4).err.contains("help: name a folder"));
+    // One that is wrong keeps all from running.
+    folder.write("bad.toml", "format = 1");
+    assert_eq!(folder.check(&["saga-recovery", "bad.toml"], 4).out, "");
+    assert_eq!(folder.entries(), ["bad.toml", "folder", "sim-scenarios"]);
+    assert!(Folder::new().check(&[], 4).err.contains("no folder sim-scenarios here"));
+}
+
+#[test]
+fn a_name_is_looked_up_in_the_folder() {
+    let folder = Folder::with("sim-scenarios/good.toml", GOOD);
+    for args in [&["good", "--json"], &["all", "--json"]] {
+        assert_eq!(folder.check(args, 0).lines().len(), 1);
+    }
+}
+
+#[test]
+fn the_scenarios_of_the_repository_can_be_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sim-scenarios");
+    let mut read = 0;
+    for file in folder.read_dir().unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let text = fs::read_to_string(&path).unwrap();
+            sim::Scenario::parse(&path.display().to_string(), &text).unwrap();
+            read += 1;
+        }
+    }
+    assert!(read >= 10);
+}
+
+// ---- the command line ----
+
+#[test]
+fn a_wrong_command_line_is_told_with_the_usage() {
+    let folder = Folder::with("good.toml", GOOD);
+    let good = "good.toml";
+    for (args, words) in [
+        (&[good, "--sed", "1"][..], &["--seed", "Usage: "][..]),
+        (&[good, "--seed", "1", "--seeds", "0..2"], &["cannot be used with", "Usage: "]),
+        (&[good, "--seed", "x"], &["--seed", "expected a whole number from 0 to 92233720368547"]),
+        (&[good, "--seed", "18446744073709551615"], &["expected a whole number from 0 to 922337"]),
+        (&[good, "--seeds", "5"], &["--seeds", "such as 0..1000"]),
+        (&[good, "--seeds", "5..5"], &["not empty"]),
+        (&[good, "--seeds", "9..5"], &["not empty"]),
+        (&[good, "--seeds", "0..18446744073709551615"], &["not above"]),
+        (&[good, "--shard", "4/4"], &["--shard", "such as 0/4"]),
+        (&[good, "--shard", "0/0"], &["such as 0/4"]),
+        (&[good, "--for", "ten"], &["--for", "no length of time"]),
+        (&[good, "--for", "0s"], &["expected a time above zero"]),
+        (&[good, "--jobs", "0"], &["--jobs", "1..=64"]),
+        (&[good, "--jobs", "65"], &["1..=64"]),
+        (&[good, "--out"], &["--out"]),
+        (&["repro"], &["<FILE>", "Usage: "]),
+        (&["repro", good, "--seed", "1"], &["--seed", "Usage: "]),
+        (&["random", good], &[good, "Usage: "]),
+    ] {
+        let ran = folder.check(args, 4);
+        for word in words {
+            assert!(ran.err.contains(word), "{args:?}: {word:?} is not in: {}", ran.err);
+        }
+        assert!(ran.err.contains("--help"), "{args:?}: {}", ran.err);
+        assert_eq!(ran.out, "", "{args:?}");
+    }
+    assert_eq!(folder.entries(), [good]);
+}
+
+#[test]
+fn help_is_everywhere_and_names_the_exit_codes() {
+    let folder = Folder::new();
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["all", "--help"],
+        &["random", "--help"],
+        &["repro", "-h"],
+        &["check", "--help"],
+        &["bench", "--help"],
+    ] {
+        let ran = folder.check(args, 0);
+        let text = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("Usage: cargo xtask sim"), "{args:?}: {text}");
+        assert!(text.contains("Exit codes: 0 clean; 1 an invariant"), "{args:?}: {text}");
+    }
+    assert!(folder.check(&["--version"], 0).out.contains(env!("CARGO_PKG_VERSION")));
+}
+
+// ---- what is printed ----
+
+#[test]
+fn json_is_one_line_for_each_run_and_nothing_else() {
+    let folder = Folder::with("good.toml", GOOD);
+    let ran = folder.check(&["good.toml", "good.toml", "--seeds", "3..6", "--json"], 0);
+    let lines = ran.lines();
+    let seeds: Vec<u64> = lines.iter().map(|line| line["seed"].as_u64().unwrap()).collect();
+    assert_eq!(seeds, [3, 4, 5, 3, 4, 5]);
+    assert!(lines.iter().all(|line| line["verdict"] == "clean"));
+    assert_eq!(ran.err, "");
+    let alone = folder.check(&["good.toml", "--seed", "4", "--json"], 0);
+    assert_eq!(alone.lines()[0], lines[1], "a seed is a run, alone or among others");
+}
+
+#[test]
+fn shards_are_parts_of_the_seeds() {
+    let folder = Folder::with("good.toml", GOOD);
+    let seeds = |shard: &str| -> Vec<u64> {
+        let args = ["good.toml", "--seeds", "5..12", "--shard", shard, "--json"];
+        let lines = folder.check(&args, 0).lines();
+        lines.iter().map(|line| line["seed"].as_u64().unwrap()).collect()
+    };
+    assert_eq!((seeds("0/3"), seeds("1/3")), (vec![6, 9], vec![7, 10]));
+    assert_eq!((seeds("2/3"), seeds("4/4294967295")), (vec![5, 8, 11], vec![]));
+    let none = folder.check(&["good.toml", "--seed", "5", "--shard", "0/2"], 0);
+    assert!(none.out.contains("no seed in this shard"), "{}", none.out);
+}
+
+/// A range far too long to be held in memory, and the very last seed.
+#[test]
+fn seeds_may_be_many_and_large() {
+    let folder = Folder::with("failing.toml", failing());
+    let (last, all) = ("9223372036854775807", "0..9223372036854775808");
+    let args = ["failing.toml", "--seeds", all, "--for", "1ms", "--jobs", "1", "--json"];
+    assert_eq!(folder.check(&args, 1).lines()[0]["seed"], 0);
+    let ran = folder.check(&["failing.toml", "--seed", last], 1);
+    assert_eq!(folder.repeat(&ran.out, 1).last_line(), "it fails as it did");
+}
+
+#[test]
+fn nobody_has_to_read_to_the_end() {
+    let folder = Folder::with("easy.toml", easy());
+    for args in [
+        &["easy.toml", "--seeds", "0..1000000", "--json"][..],
+        &["easy.toml"],
+        &["random", "--seed", "1"],
+        &["check", "easy.toml", "--seeds", "0..1000000"],
+    ] {
+        let mut command = folder.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0]).unwrap();
+        drop(stdout);
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
+fn an_error_that_nobody_reads_is_no_panic() {
+    let folder = Folder::new();
+    let mut command = folder.command(&["nowhere.toml"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_fails_is_told() {
+    let folder = Folder::with("easy.toml", easy());
+    for args in [&["easy.toml", "--seeds", "0..1000000", "--json"][..], &["easy.toml"]] {
+        let mut command = folder.command(args);
+        command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(5), "{err}");
+        assert!(err.contains("standard output: No space left"), "{err}");
+    }
+}
+
+// ---- failures, and repeating them ----
+
+/// A scenario that expects too much.
+fn failing() -> String {
+    GOOD.replace("[expect]", "[expect]\ncommitted = 99")
+}
+
+#[test]
+fn an_expectation_that_is_not_met_can_be_repeated() {
+    let folder = Folder::with("failing.toml", failing());
+    let ran = folder.check(&["failing.toml", "--seed", "7"], 1);
+    assert!(ran.out.contains("expectation: expected committed = 99, found "), "{}", ran.out);
+    assert_eq!(folder.entries(), ["failing.toml", "out"]);
+    let again = folder.repeat(&ran.out, 1);
+    assert_eq!(again.last_line(), "it fails as it did");
+    assert!(again.out.contains("seed 7"), "{}", again.out);
+    // The file says in its first line what it is.
+    let file = folder.read("out/good-7.toml");
+    assert!(file.starts_with("# expected committed = 99, found "), "{file}");
+    // As JSON it is one line, and says the same.
+    let json = folder.check(&["repro", "out/good-7.toml", "--json"], 1).lines();
+    assert_eq!(json.len(), 1);
+    assert_eq!(json[0]["fails_as_it_did"], true);
+    assert_eq!(json[0]["verdict"], "expectation");
+}
+
+#[test]
+fn of_many_runs_all_are_printed_and_the_first_that_fails_is_kept() {
+    let folder = Folder::with("failing.toml", failing());
+    let many = ["failing.toml", "--seeds", "3..6", "--json", "--out", "kept"];
+    let ran = folder.check(&many, 1);
+    assert_eq!(ran.lines().len(), 3);
+    assert_eq!(folder.repeat(&ran.err, 1).last_line(), "it fails as it did");
+    assert!(folder.path("kept/good-3.toml").is_file() && !folder.path("kept/good-4.toml").exists());
+    assert_eq!(folder.check(&[&many[..], &["--first"]].concat(), 1).lines().len(), 1);
+    // Its command is the last line also if what runs clean comes behind it, and is one for a shell.
+    folder.write("good.toml", GOOD);
+    let ran = folder.check(&["failing.toml", "good.toml", "--out", "my failures"], 1);
+    assert_eq!(ran.last_line(), "cargo xtask sim repro 'my failures/good-1.toml'");
+}
+
+#[test]
+fn a_fault_that_never_strikes_is_named() {
+    let folder = Folder::with("idle.toml", GOOD.replace("#1@n0", "#5000@n0"));
+    let ran = folder.check(&["idle.toml"], 1);
+    let which = "fault 0 never struck: power-loss on append(tx_commit_start)#5000@n0";
+    // What the scenario expects of that crash is not met either, and is told first.
+    assert!(ran.out.contains("expected to see presumed_abort"), "{}", ran.out);
+    let idle = GOOD.replace("#1@n0", "#5000@n0").replace("[\"presumed_abort\"]", "[]");
+    folder.write("idle.toml", idle);
+    let ran = folder.check(&["idle.toml"], 1);
+    assert!(ran.out.contains(which), "{}", ran.out);
+    assert_eq!(folder.check(&["idle.toml", "--json"], 1).lines()[0]["violation"], which);
+    assert_eq!(folder.repeat(&ran.out, 1).last_line(), "it fails as it did");
+}
+
+#[test]
+fn no_progress_has_its_own_exit_code() {
+    // A participant is away for longer than anybody is patient.
+    let crash = "on = \"append(tx_commit_start)#1@n0\"\nkind = \"power-loss\"\ndown = \"20ms\"";
+    let away =
+        "on = \"durable(tx_commit_start)#1@n0\"\nnode = 3\nkind = \"power-loss\"\ndown = \"2h\"";
+    let stuck = GOOD.replace(crash, away).replace("[\"presumed_abort\"]", "[]");
+    let stuck = stuck.replace("\"mixed\"", "\"twopc\"").replace("pants = 3", "pants = 4");
+    let folder = Folder::with("stuck.toml", stuck);
+    let ran = folder.check(&["stuck.toml"], 2);
+    assert!(ran.out.contains("no progress: "), "{}", ran.out);
+    assert!(ran.out.contains("something has not ended"), "{}", ran.out);
+    assert_eq!(folder.repeat(&ran.out, 2).last_line(), "it fails as it did");
+    // A budget of events that runs out is no progress either.
+    let poor = Folder::with("poor.toml", GOOD.replace("1_000_000", "20"));
+    assert!(poor.check(&["poor.toml"], 2).out.contains("the budget of events is used up"));
+}
+
+#[test]
+fn a_failure_whose_cause_is_gone_runs_clean() {
+    // Of what is drawn, some never strikes. In the failure file it stands by name like the rest.
+    let drawn = "[chaos]\npauses = 40\nwindow = \"1s..5s\"\n\n[expect]";
+    let folder = Folder::with("failing.toml", failing().replace("[expect]", drawn));
+    let lines = folder.check(&["failing.toml", "--json"], 1).lines();
+    assert!(lines[0]["never_struck"].as_u64().unwrap() > 0);
+    assert_eq!(folder.check(&["repro", "out/good-1.toml"], 1).last_line(), "it fails as it did");
+    let mended = folder.read("out/good-1.toml").replace("committed = 99\n", "");
+    folder.write("mended.toml", &mended);
+    let ran = folder.check(&["repro", "mended.toml"], 0);
+    assert_eq!(ran.last_line(), "it runs clean: expectation does not come up any more");
+}
+
+#[test]
+fn only_failure_files_of_this_build_are_repeated() {
+    let folder = Folder::with("failing.toml", failing());
+    folder.check(&["failing.toml"], 1);
+    let ran = folder.check(&["repro", "failing.toml"], 4);
+    assert!(ran.err.contains("failing.toml repeats no failure"), "{}", ran.err);
+    assert!(ran.err.contains("help: run it with `cargo xtask sim failing.toml`"), "{}", ran.err);
+    let file = folder.read("out/good-1.toml");
+    for (from, to, words) in [
+        ("derivation = 1", "derivation = 99", "other.toml was made with version 99"),
+        ("derivation = 1", "", "missing field `derivation`"),
+        ("format = 1", "format = 2", "format 2: this build reads format 1"),
+        ("kind = \"power-loss\"", "kind = \"powerloss\"", "did you mean `power-loss`?"),
+    ] {
+        assert!(file.contains(from), "{from}: {file}");
+        folder.write("other.toml", file.replacen(from, to, 1));
+        let ran = folder.check(&["repro", "other.toml"], 4);
+        assert!(ran.err.contains(words) && ran.err.contains("other.toml"), "{}", ran.err);
+        assert_eq!(ran.out, "");
+    }
+    // Another failure than the file's is no repetition of it.
+    folder.write("another.toml", file.replace("invariant = \"expectation\"", "invariant = \"I3\""));
+    let ran = folder.check(&["repro", "another.toml"], 4);
+    assert_eq!(ran.last_line(), "another failure than in the file, which has I3");
+    let json = folder.check(&["repro", "another.toml", "--json"], 4).lines();
+    assert_eq!(json[0]["fails_as_it_did"], false);
+}
+
+#[test]
+fn a_failure_that_cannot_be_kept_is_told() {
+    let folder = Folder::with("failing.toml", failing());
+    folder.write("file", "");
+    for json in [&[][..], &["--json"]] {
+        let ran = folder.check(&[&["failing.toml", "--out", "file"], json].concat(), 5);
+        assert!(ran.err.contains("cannot write file/good-1.toml: "), "{}", ran.err);
+        assert!(ran.err.contains("`--out DIR` puts failure files elsewhere"), "{}", ran.err);
+        assert!(ran.err.contains("seed 1 of good"), "{}", ran.err);
+        // What was run is printed all the same.
+        assert!(ran.out.contains("expected committed = 99"), "{}", ran.out);
+    }
+    // Nobody needs the folder if nothing fails.
+    folder.write("good.toml", GOOD);
+    folder.check(&["good.toml", "--out", "file/below"], 0);
+    assert_eq!(folder.entries(), ["failing.toml", "file", "good.toml"]);
+}
+
+#[test]
+fn a_check_keeps_failures_where_it_is_told() {
+    let folder = Folder::with("failing.toml", failing());
+    let ran = folder.check(&["check", "failing.toml", "--seeds", "1..3", "--out", "kept"], 0);
+    assert_eq!(ran.out.matches("in both processes").count(), 2, "{}", ran.out);
+    assert_eq!(folder.entries(), ["failing.toml", "kept"]);
+}
