@@ -225,27 +225,20 @@ impl Replay {
     }
 
     fn participant(&mut self, record: &Record<'_>, event: &ParticipantEvent) {
-        let mut committed = None;
         match event {
             ParticipantEvent::Prepared { key, .. } => {
                 self.promised_ms.insert(*key, record.timestamp_ms);
             }
-            ParticipantEvent::Committed { key, .. } => {
-                self.promised_ms.remove(key);
-                if let Some(Promise::Prepared { work, .. }) = self.participant.promise(key) {
-                    committed = Some(work.clone());
-                }
-            }
-            ParticipantEvent::Aborted { key, .. } => {
+            ParticipantEvent::Committed { key, .. } | ParticipantEvent::Aborted { key, .. } => {
                 self.promised_ms.remove(key);
             }
             ParticipantEvent::CoordinatorSeen { .. } => {}
         }
-        match (self.participant.apply(record.sequence, event), committed) {
-            (Ok(()), Some(work)) => {
+        match (self.participant.apply(record.sequence, event), event) {
+            (Ok(Some(Promise::Prepared { work, .. })), ParticipantEvent::Committed { .. }) => {
                 self.effects.push((record.sequence, LocalEffect::Committed(work)));
             }
-            (Ok(()), None) => {}
+            (Ok(_), _) => {}
             (Err(illegal), _) => self.anomaly(record.sequence, illegal),
         }
     }

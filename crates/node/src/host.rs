@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::Participant;
-use twopc::participant::{Event, Promise, PromiseKey, Reply, Resources};
+use twopc::participant::{Event, Promise, PromiseKey, Reply, Resources, Ruling};
 use wal_core::{DiskError, Log};
 
 /// How a participant behaves.
@@ -28,8 +28,6 @@ pub struct Config {
     pub inquire_after_max: Duration,
     /// The coordinator is asked alone this often before the peers are asked too.
     pub inquiries_before_peers: u32,
-    /// How long a lock is held for a branch that has not voted.
-    pub lock_lease: Duration,
     /// Milliseconds of the Unix clock at [`Time::ZERO`], for the timestamps that people read.
     pub unix_ms_at_zero: i64,
 }
@@ -43,7 +41,6 @@ impl Config {
             inquire_after: Duration::from_secs(1),
             inquire_after_max: Duration::from_secs(8),
             inquiries_before_peers: 1,
-            lock_lease: Duration::from_secs(60),
             unix_ms_at_zero: 0,
         }
     }
@@ -268,16 +265,8 @@ impl Host {
             self.stats.stale_epochs += 1;
             return false;
         }
-        match self.participant.newer_epoch(coordinator, epoch) {
-            None => true,
-            Some(event) => match self.record(now, &event, out) {
-                Some(sequence) => {
-                    self.log.force(sequence);
-                    true
-                }
-                None => false,
-            },
-        }
+        let newer = self.participant.newer_epoch(coordinator, epoch);
+        newer.is_none_or(|event| self.take(now, &event, out))
     }
 
     fn receive_transaction(
@@ -287,27 +276,18 @@ impl Host {
         message: &twopc::Message,
         out: &mut Vec<Output>,
     ) {
-        let coordinator = message.key().coordinator;
-        if let Some(epoch) = message.coordinator_epoch()
-            && self.participant.refuses(coordinator, epoch)
-        {
-            self.stats.stale_epochs += 1;
-            return;
-        }
         let at = At { now, store: &self.store, locks: &self.locks };
-        let event = self.participant.decide(message, &at);
-        let carries_epoch =
-            event.as_ref().is_some_and(|event| !matches!(event, Event::Aborted { .. }));
-        if let Some(epoch) = message.coordinator_epoch()
-            && !carries_epoch
-            && !self.admit(now, coordinator, epoch, out)
-        {
-            return;
-        }
-        if let Some(event) = event
-            && !self.take(now, &event, out)
-        {
-            return;
+        let (seen, fact) = match self.participant.rule(message, &at) {
+            Ruling::Refused => {
+                self.stats.stale_epochs += 1;
+                return;
+            }
+            Ruling::Heard { seen, fact } => (seen, fact),
+        };
+        for event in [seen, fact].into_iter().flatten() {
+            if !self.take(now, &event, out) {
+                return;
+            }
         }
         if let Some(Reply { to, message, after }) = self.participant.reply(from, message) {
             if matches!(message, twopc::Message::Ack { heuristic: true, .. }) {
@@ -321,32 +301,22 @@ impl Host {
     /// Logs a fact and does what follows from it. False if the log takes nothing just now: the message
     /// comes again.
     fn take(&mut self, now: Time, event: &Event, out: &mut Vec<Output>) -> bool {
-        let work = match event {
-            Event::Committed { key, .. } | Event::Aborted { key, .. } => {
-                match self.participant.promise(key) {
-                    Some(Promise::Prepared { work, .. }) => Some((*key, work.clone())),
-                    _ => None,
-                }
-            }
-            Event::Prepared { .. } | Event::CoordinatorSeen { .. } => None,
-        };
-        if self.record(now, event, out).is_none() {
-            return false;
-        }
-        match (event, work) {
+        let Some((sequence, ended)) = self.record(now, event, out) else { return false };
+        match (event, ended) {
             (Event::Prepared { key, work, .. }, _) => {
                 self.lock(now, *key, work);
                 self.timers.push(Reverse((now + self.config.inquire_after, *key)));
             }
-            (Event::Committed { .. }, Some((key, work))) => {
+            (Event::Committed { key, .. }, Some(Promise::Prepared { work, .. })) => {
                 self.store.apply(&work);
-                self.locks.release(&key, cells(&work));
+                self.locks.release(key, cells(&work));
                 self.forget_timers();
             }
-            (Event::Aborted { .. }, Some((key, work))) => {
-                self.locks.release(&key, cells(&work));
+            (Event::Aborted { key, .. }, Some(Promise::Prepared { work, .. })) => {
+                self.locks.release(key, cells(&work));
                 self.forget_timers();
             }
+            (Event::CoordinatorSeen { .. }, _) => self.log.force(sequence),
             _ => {}
         }
         true
@@ -362,22 +332,23 @@ impl Host {
         }
     }
 
-    fn record(&mut self, now: Time, event: &Event, out: &mut Vec<Output>) -> Option<Sequence> {
+    fn record(
+        &mut self,
+        now: Time,
+        event: &Event,
+        out: &mut Vec<Output>,
+    ) -> Option<(Sequence, Option<Promise>)> {
         let encode = |payload: &mut Vec<u8>| codec::encode_participant(event, payload);
         let sequence = self.log.append(now, out, encode).ok()?;
-        self.participant
-            .apply(sequence, event)
-            .expect("a participant decides only what it may apply");
-        Some(sequence)
+        let ended = self.participant.apply(sequence, event);
+        Some((sequence, ended.expect("a participant decides only what it may apply")))
     }
 
     /// A branch that was promised: what was checked before the promise is taken, and held.
     fn lock(&mut self, now: Time, key: PromiseKey, work: &[u8]) {
-        let lease_until = now + self.config.lock_lease;
         self.locks
-            .acquire(now, key, cells(work), lease_until)
+            .acquire_held(now, key, cells(work))
             .expect("no promise is made, and none survives, for a lock that another one holds");
-        self.locks.hold(&key, cells(work));
     }
 
     /// What a call of a step is answered, and after which record.

@@ -1,5 +1,6 @@
 use base::Time;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use twopc::participant::PromiseKey;
 
 /// Who holds a lock: a transaction's branch at this node.
@@ -100,11 +101,46 @@ impl LockTable {
         }
     }
 
+    /// As [`acquire`](Self::acquire) and [`hold`](Self::hold) at once: takes the cells, all or none,
+    /// until the outcome.
+    ///
+    /// # Errors
+    /// [`Held`]: somebody else has one of them; nothing was taken.
+    pub fn acquire_held(
+        &mut self,
+        now: Time,
+        holder: Holder,
+        cells: impl Iterator<Item = u64> + Clone,
+    ) -> Result<FencingToken, Held> {
+        let token = FencingToken(self.last_token.0 + 1);
+        for (taken, cell) in cells.clone().enumerate() {
+            let grant = Grant { holder, token, lease_until: None };
+            match self.grants.entry(cell) {
+                Entry::Vacant(place) => {
+                    place.insert(grant);
+                }
+                Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    if known.holder != holder && !lapsed(known, now) {
+                        let held = Held { cell, holder: known.holder };
+                        self.release(&holder, cells.take(taken));
+                        return Err(held);
+                    }
+                    *known = grant;
+                }
+            }
+        }
+        self.last_token = token;
+        Ok(token)
+    }
+
     /// Gives back what the holder has of these cells.
     pub fn release(&mut self, holder: &Holder, cells: impl Iterator<Item = u64>) {
         for cell in cells {
-            if self.grants.get(&cell).is_some_and(|grant| grant.holder == *holder) {
-                self.grants.remove(&cell);
+            if let Entry::Occupied(grant) = self.grants.entry(cell)
+                && grant.get().holder == *holder
+            {
+                grant.remove();
             }
         }
     }
@@ -152,5 +188,16 @@ mod tests {
         assert!(!table.is_free(Time::NEVER, 2), "only its holder gives a lock back");
         table.release(&holder(2), [2].into_iter());
         assert_eq!(table.held(end).count(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_and_held_at_once_is_taken_whole_or_not_at_all() {
+        let mut table = LockTable::default();
+        table.acquire_held(Time::ZERO, holder(1), [2, 3].into_iter()).unwrap();
+        assert!(!table.is_free(Time::NEVER, 2));
+        let refused = table.acquire_held(Time::NEVER, holder(2), [1, 3, 4].into_iter());
+        assert_eq!(refused, Err(Held { cell: 3, holder: holder(1) }));
+        let held: Vec<u64> = table.held(Time::ZERO).map(|(cell, _)| cell).collect();
+        assert_eq!(held, [2, 3]);
     }
 }

@@ -124,16 +124,18 @@ pub trait Resources {
 
 /// One participant: its promises and the coordinators' epochs that it has seen.
 ///
-/// Inputs: [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch), [`decide`](Self::decide).
-/// Events: [`apply`](Self::apply). Effects: [`reply`](Self::reply), [`pending`](Self::pending). A
-/// message goes through them in this order: refused? new epoch? a fact worth logging? apply it; reply.
+/// Inputs: [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch), [`decide`](Self::decide),
+/// and all three at once, [`rule`](Self::rule). Events: [`apply`](Self::apply). Effects:
+/// [`reply`](Self::reply), [`pending`](Self::pending). A message goes through them in this order:
+/// refused? new epoch? a fact worth logging? apply it; reply.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     node: NodeName,
     store: StoreId,
     boot: BootCount,
     /// Few coordinators and many transactions: each compares the name once, not per transaction.
-    coordinators: BTreeMap<CoordinatorId, Ward>,
+    /// Ascending by name, each once.
+    coordinators: Vec<(CoordinatorId, Ward)>,
     /// The last record that says a new epoch: no coordinator is answered before it is durable.
     seen_at: Sequence,
 }
@@ -147,7 +149,36 @@ struct Ward {
     /// The highest epoch seen, [`Epoch::NONE`] if its messages came without one.
     epoch: Epoch,
     promises: BTreeMap<BranchKey, Promise>,
-    prepared: BTreeMap<BranchKey, Sequence>,
+    /// How many of the promises wait for their outcome.
+    prepared: usize,
+}
+
+/// What a message comes to, before anything of it is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// Its coordinator has been replaced by a later epoch of itself: nothing is done with it.
+    Refused,
+    /// These are logged, in this order; then it is answered.
+    Heard {
+        /// The [newer epoch](Participant::newer_epoch), unless `fact` carries it.
+        seen: Option<Event>,
+        /// What it is [worth](Participant::decide).
+        fact: Option<Event>,
+    },
+}
+
+impl Ward {
+    fn promise(&self, tx: &TxKey, shard: &ShardId) -> Option<&Promise> {
+        self.promises.get(&(tx.id, *shard))
+    }
+
+    fn saw(&mut self, epoch: Epoch) -> bool {
+        let newer = epoch > self.epoch;
+        if newer {
+            self.epoch = epoch;
+        }
+        newer
+    }
 }
 
 impl PromiseKey {
@@ -160,7 +191,7 @@ impl Participant {
     /// A participant that has promised nothing. Its log's events follow by [`apply`](Self::apply).
     #[must_use]
     pub fn new(node: NodeName, store: StoreId, boot: BootCount) -> Participant {
-        let (coordinators, seen_at) = (BTreeMap::new(), Sequence::NONE);
+        let (coordinators, seen_at) = (Vec::new(), Sequence::NONE);
         Participant { node, store, boot, coordinators, seen_at }
     }
 
@@ -188,12 +219,41 @@ impl Participant {
     /// What this message is worth to the log: at most one fact.
     #[must_use]
     pub fn decide(&self, message: &Message, resources: &dyn Resources) -> Option<Event> {
+        self.worth(self.ward(message.coordinator()), message, resources)
+    }
+
+    /// [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch) and [`decide`](Self::decide),
+    /// with one look at what is known.
+    #[must_use]
+    pub fn rule(&self, message: &Message, resources: &dyn Resources) -> Ruling {
+        let coordinator = *message.coordinator();
+        let ward = self.ward(&coordinator);
+        let highest = ward.map_or(Epoch::NONE, |ward| ward.epoch);
+        let epoch = message.coordinator_epoch();
+        if epoch.is_some_and(|epoch| epoch < highest) {
+            return Ruling::Refused;
+        }
+        let fact = self.worth(ward, message, resources);
+        let carried = fact.as_ref().is_some_and(|fact| !matches!(fact, Event::Aborted { .. }));
+        let seen = epoch.filter(|epoch| *epoch > highest && !carried);
+        let seen = seen.map(|epoch| Event::CoordinatorSeen { coordinator, epoch });
+        Ruling::Heard { seen, fact }
+    }
+
+    fn worth(
+        &self,
+        ward: Option<&Ward>,
+        message: &Message,
+        resources: &dyn Resources,
+    ) -> Option<Event> {
+        let promise = |key: &TxKey, shard: &ShardId| ward.and_then(|ward| ward.promise(key, shard));
+        let highest = ward.map_or(Epoch::NONE, |ward| ward.epoch);
         match message {
             Message::Prepare { key, epoch, shard, peers, work } => {
-                let key = PromiseKey { tx: *key, shard: *shard };
-                if self.promise(&key).is_some() || !self.is_named(peers, *shard) {
+                if promise(key, shard).is_some() || !self.is_named(peers, *shard) {
                     return None;
                 }
+                let key = PromiseKey { tx: *key, shard: *shard };
                 Some(if resources.can_prepare(&key, work) {
                     let (peers, work) = (peers.clone(), work.clone());
                     Event::Prepared { key, epoch: *epoch, peers, work }
@@ -201,40 +261,38 @@ impl Participant {
                     Event::Aborted { key, promised: false }
                 })
             }
-            // Nothing is known of it: that is worth an ACK only if this log is still ours, and nobody
-            // else has promised meanwhile. A record that becomes durable proves it.
-            Message::Commit { key, shard, epoch, .. }
-                if self.promise(&PromiseKey { tx: *key, shard: *shard }).is_none() =>
-            {
-                let coordinator = key.coordinator;
-                let epoch = self.epoch_seen(coordinator).max(*epoch);
-                Some(Event::CoordinatorSeen { coordinator, epoch })
-            }
-            Message::Commit { key, shard, epoch, .. }
-            | Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
-                self.commit(PromiseKey { tx: *key, shard: *shard }, Some(*epoch))
-            }
-            Message::Abort { key, shard, .. } => {
-                let key = PromiseKey { tx: *key, shard: *shard };
-                match self.promise(&key) {
-                    None | Some(Promise::Prepared { .. }) => {
-                        Some(Event::Aborted { key, promised: false })
-                    }
-                    Some(Promise::Committed { .. } | Promise::Aborted { .. }) => None,
+            Message::Commit { key, shard, epoch, .. } => match promise(key, shard) {
+                // Nothing is known of it: that is worth an ACK only if this log is still ours, and
+                // nobody else has promised meanwhile. A record that becomes durable proves it.
+                None => {
+                    let (coordinator, epoch) = (key.coordinator, highest.max(*epoch));
+                    Some(Event::CoordinatorSeen { coordinator, epoch })
                 }
+                known => commit(known, key, shard, highest.max(*epoch)),
+            },
+            Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
+                commit(promise(key, shard), key, shard, highest.max(*epoch))
             }
+            Message::Abort { key, shard, .. } => match promise(key, shard) {
+                None | Some(Promise::Prepared { .. }) => {
+                    let key = PromiseKey { tx: *key, shard: *shard };
+                    Some(Event::Aborted { key, promised: false })
+                }
+                Some(Promise::Committed { .. } | Promise::Aborted { .. }) => None,
+            },
             Message::Answer { key, shard, verdict: Verdict::Aborted, .. }
             | Message::PeerAnswer { key, shard, verdict: PeerVerdict::Aborted } => {
+                let prepared = matches!(promise(key, shard), Some(Promise::Prepared { .. }));
                 let key = PromiseKey { tx: *key, shard: *shard };
-                self.is_prepared(&key).then_some(Event::Aborted { key, promised: false })
+                prepared.then_some(Event::Aborted { key, promised: false })
             }
             Message::PeerAnswer { key, shard, verdict: PeerVerdict::Committed } => {
-                self.commit(PromiseKey { tx: *key, shard: *shard }, None)
+                commit(promise(key, shard), key, shard, highest)
             }
             // It never voted, and this is the boot that would know: it promises that it never will.
             Message::PeerInquiry { key, peer, .. } => {
+                let knows = promise(key, &peer.shard).is_none() && self.is(peer);
                 let key = PromiseKey { tx: *key, shard: peer.shard };
-                let knows = self.promise(&key).is_none() && self.is(peer);
                 knows.then_some(Event::Aborted { key, promised: true })
             }
             Message::Answer { .. } | Message::PeerAnswer { .. } => None,
@@ -242,37 +300,48 @@ impl Participant {
         }
     }
 
-    /// Takes a logged fact: the only writer.
+    /// Takes a logged fact: the only writer. Gives back the promise that an outcome ends.
     ///
     /// # Errors
     /// [`IllegalTransition`]: the log holds a promise twice, or an outcome against an earlier one.
-    pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
+    pub fn apply(
+        &mut self,
+        sequence: Sequence,
+        event: &Event,
+    ) -> Result<Option<Promise>, IllegalTransition> {
         let illegal = |state| Err(IllegalTransition::OutOfPlace { event: event.name(), state });
+        let mut ended = None;
         match event {
             Event::Prepared { key, epoch, peers, work } => {
-                let ward = self.coordinators.entry(key.tx.coordinator).or_default();
-                let Entry::Vacant(place) = ward.promises.entry(key.branch()) else {
-                    return illegal(ward.promises[&key.branch()].state());
-                };
-                let (peers, work) = (peers.clone(), work.clone());
-                place.insert(Promise::Prepared { at: sequence, peers, work });
-                ward.prepared.insert(key.branch(), sequence);
-                self.saw(key.tx.coordinator, *epoch, sequence);
+                let ward = self.ward_mut(key.tx.coordinator);
+                match ward.promises.entry(key.branch()) {
+                    Entry::Occupied(known) => return illegal(known.get().state()),
+                    Entry::Vacant(place) => {
+                        let (peers, work) = (peers.clone(), work.clone());
+                        place.insert(Promise::Prepared { at: sequence, peers, work });
+                    }
+                }
+                ward.prepared += 1;
+                if ward.saw(*epoch) {
+                    self.seen_at = sequence;
+                }
             }
             Event::Committed { key, epoch } => {
-                let ward = self.coordinators.entry(key.tx.coordinator).or_default();
+                let ward = self.ward_mut(key.tx.coordinator);
                 let Some(promise) = ward.promises.get_mut(&key.branch()) else {
                     return Err(IllegalTransition::Unknown { event: event.name() });
                 };
                 if !matches!(promise, Promise::Prepared { .. }) {
                     return illegal(promise.state());
                 }
-                *promise = Promise::Committed { at: sequence };
-                ward.prepared.remove(&key.branch());
-                self.saw(key.tx.coordinator, *epoch, sequence);
+                ended = Some(std::mem::replace(promise, Promise::Committed { at: sequence }));
+                ward.prepared -= 1;
+                if ward.saw(*epoch) {
+                    self.seen_at = sequence;
+                }
             }
             Event::Aborted { key, .. } => {
-                let ward = self.coordinators.entry(key.tx.coordinator).or_default();
+                let ward = self.ward_mut(key.tx.coordinator);
                 let aborted = Promise::Aborted { at: sequence };
                 match ward.promises.entry(key.branch()) {
                     Entry::Vacant(place) => {
@@ -283,17 +352,17 @@ impl Participant {
                         if !matches!(promise, Promise::Prepared { .. }) {
                             return illegal(promise.state());
                         }
-                        *promise = aborted;
-                        ward.prepared.remove(&key.branch());
+                        ended = Some(std::mem::replace(promise, aborted));
+                        ward.prepared -= 1;
                     }
                 }
             }
             Event::CoordinatorSeen { coordinator, epoch } => {
-                self.saw(*coordinator, *epoch, sequence);
+                self.ward_mut(*coordinator).saw(*epoch);
                 self.seen_at = sequence;
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// What this message is answered, given all that has been applied. `from` is the node that sent
@@ -308,10 +377,11 @@ impl Participant {
     }
 
     fn answer(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        let ward = self.ward(message.coordinator());
+        let promise = |key: &TxKey, shard: &ShardId| ward.and_then(|ward| ward.promise(key, shard));
         match message {
             Message::Prepare { key, shard, .. } => {
-                let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
-                let (vote, after) = match promise {
+                let (vote, after) = match promise(key, shard) {
                     Some(Promise::Prepared { at, .. } | Promise::Committed { at }) => {
                         (Vote::Commit, *at)
                     }
@@ -323,8 +393,7 @@ impl Participant {
                 Some(Reply { to: from, message, after })
             }
             Message::Commit { key, shard, store, .. } => {
-                let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
-                let (heuristic, after) = match promise {
+                let (heuristic, after) = match promise(key, shard) {
                     Some(Promise::Committed { at }) => (false, *at),
                     Some(Promise::Aborted { at }) => (true, *at),
                     Some(Promise::Prepared { .. }) => return None,
@@ -333,13 +402,11 @@ impl Participant {
                 Some(self.ack(*key, *shard, heuristic, after))
             }
             Message::Answer { key, shard, verdict: Verdict::Committed, .. } => {
-                let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
-                let Some(Promise::Committed { at }) = promise else { return None };
+                let Some(Promise::Committed { at }) = promise(key, shard) else { return None };
                 Some(self.ack(*key, *shard, false, *at))
             }
             Message::PeerInquiry { key, shard, peer } => {
-                let promise = self.promise(&PromiseKey { tx: *key, shard: peer.shard });
-                let (verdict, after) = match promise {
+                let (verdict, after) = match promise(key, &peer.shard) {
                     Some(Promise::Committed { at }) => (PeerVerdict::Committed, *at),
                     Some(Promise::Aborted { at }) => (PeerVerdict::Aborted, *at),
                     Some(Promise::Prepared { .. }) => (PeerVerdict::Prepared, Sequence::NONE),
@@ -371,14 +438,18 @@ impl Participant {
     /// The promises that wait for their outcome, oldest id first, each with its record.
     pub fn prepared(&self) -> impl Iterator<Item = (PromiseKey, Sequence)> {
         self.coordinators.iter().flat_map(|(coordinator, ward)| {
-            ward.prepared.iter().map(|(branch, at)| (key_of(*coordinator, *branch), *at))
+            let promises = ward.promises.iter().filter(|_| ward.prepared > 0);
+            promises.filter_map(|(branch, promise)| match promise {
+                Promise::Prepared { at, .. } => Some((key_of(*coordinator, *branch), *at)),
+                Promise::Committed { .. } | Promise::Aborted { .. } => None,
+            })
         })
     }
 
     /// What is known of one transaction.
     #[must_use]
     pub fn promise(&self, key: &PromiseKey) -> Option<&Promise> {
-        self.coordinators.get(&key.tx.coordinator)?.promises.get(&key.branch())
+        self.ward(&key.tx.coordinator)?.promise(&key.tx, &key.shard)
     }
 
     /// Everything that is known, by key.
@@ -392,7 +463,7 @@ impl Participant {
     /// The highest epoch seen of a coordinator.
     #[must_use]
     pub fn epoch_seen(&self, coordinator: CoordinatorId) -> Epoch {
-        self.coordinators.get(&coordinator).map_or(Epoch::NONE, |ward| ward.epoch)
+        self.ward(&coordinator).map_or(Epoch::NONE, |ward| ward.epoch)
     }
 
     /// The last record that says a new epoch of some coordinator: nothing is answered to one, no
@@ -420,19 +491,9 @@ impl Participant {
         self.boot
     }
 
-    fn commit(&self, key: PromiseKey, epoch: Option<Epoch>) -> Option<Event> {
-        let seen = self.epoch_seen(key.tx.coordinator);
-        let epoch = epoch.map_or(seen, |e| e.max(seen));
-        self.is_prepared(&key).then_some(Event::Committed { key, epoch })
-    }
-
     fn ack(&self, key: TxKey, shard: ShardId, heuristic: bool, after: Sequence) -> Reply {
         let message = Message::Ack { key, shard, store: self.store, heuristic };
         Reply { to: key.coordinator_node(), message, after }
-    }
-
-    fn is_prepared(&self, key: &PromiseKey) -> bool {
-        matches!(self.promise(key), Some(Promise::Prepared { .. }))
     }
 
     fn is(&self, peer: &Peer) -> bool {
@@ -443,13 +504,25 @@ impl Participant {
         peers.iter().any(|peer| peer.shard == shard && self.is(peer))
     }
 
-    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch, at: Sequence) {
-        let ward = self.coordinators.entry(coordinator).or_default();
-        if epoch > ward.epoch {
-            ward.epoch = epoch;
-            self.seen_at = at;
-        }
+    fn ward(&self, coordinator: &CoordinatorId) -> Option<&Ward> {
+        let at = self.coordinators.binary_search_by(|(name, _)| name.cmp(coordinator)).ok()?;
+        Some(&self.coordinators[at].1)
     }
+
+    fn ward_mut(&mut self, coordinator: CoordinatorId) -> &mut Ward {
+        let found = self.coordinators.binary_search_by(|(name, _)| name.cmp(&coordinator));
+        let at = found.unwrap_or_else(|at| {
+            self.coordinators.insert(at, (coordinator, Ward::default()));
+            at
+        });
+        &mut self.coordinators[at].1
+    }
+}
+
+/// The outcome of a promise that waits for it.
+fn commit(known: Option<&Promise>, tx: &TxKey, shard: &ShardId, epoch: Epoch) -> Option<Event> {
+    let key = PromiseKey { tx: *tx, shard: *shard };
+    matches!(known, Some(Promise::Prepared { .. })).then_some(Event::Committed { key, epoch })
 }
 
 fn key_of(coordinator: CoordinatorId, (id, shard): BranchKey) -> PromiseKey {
