@@ -10,11 +10,12 @@ use wal_core::{Config, MemoryStorage, OpenMode, ScanConfig};
 
 fn vectors() -> Vec<(String, Vec<u8>, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors");
-    let expected = fs::read(folder.join("expected.json")).unwrap();
-    let expected: BTreeMap<String, Value> = serde_json::from_slice(&expected).unwrap();
+    let expected = fs::read(folder.join("expected.json")).expect("the fixture is there");
+    let expected: BTreeMap<String, Value> =
+        serde_json::from_slice(&expected).expect("the fixture is JSON");
     assert_eq!(expected.len(), 8);
     let read = |(name, expected): (String, Value)| {
-        let bytes = fs::read(folder.join(&name)).unwrap();
+        let bytes = fs::read(folder.join(&name)).expect("the fixture is there");
         (name, bytes, expected)
     };
     expected.into_iter().map(read).collect()

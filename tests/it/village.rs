@@ -12,6 +12,8 @@ pub struct Village {
     pub now: Time,
     pub told: BTreeMap<RequestKey, Outcome>,
     pub sent: BTreeMap<MessageKind, u64>,
+    /// Messages of this kind are lost.
+    pub lost: Option<MessageKind>,
 }
 
 impl Village {
@@ -23,6 +25,7 @@ impl Village {
             now: Time::ZERO,
             told: BTreeMap::new(),
             sent: BTreeMap::new(),
+            lost: None,
         };
         for number in 0..count {
             let name = NodeName::numbered(number as u64);
@@ -77,6 +80,9 @@ impl Village {
                 }
                 Output::Send { to, message } => {
                     *self.sent.entry(message.kind()).or_default() += 1;
+                    if self.lost == Some(message.kind()) {
+                        continue;
+                    }
                     let from = NodeName::numbered(number as u64);
                     self.input(to.number() as usize, Input::Message { from, message });
                 }

@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("twopc", &["base"]),
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),
     ("node", &["base", "wal-core", "saga", "twopc", "coordinator"]),
+    ("runtime", &["base", "wal-core", "node", "getrandom", "thiserror", "tokio", "tracing"]),
     (
         "sim",
         &[
@@ -29,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "crc32fast",
             "indicatif",
             "miette",
+            "mimalloc",
             "rustix",
             "serde",
             "serde_json",

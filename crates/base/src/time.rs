@@ -38,10 +38,20 @@ impl Time {
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The earlier of two times that may not be there.
+    #[must_use]
+    pub fn earliest(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
 }
 
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let whole = duration.as_secs().saturating_mul(1_000_000_000);
+    whole.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 /// Saturates at [`Time::NEVER`].
@@ -82,6 +92,11 @@ mod tests {
     fn time_saturates_at_both_ends() {
         assert_eq!(Time::NEVER + Duration::from_secs(1), Time::NEVER);
         assert_eq!(Time::ZERO - Time::NEVER, Duration::ZERO);
+        assert_eq!(Time::ZERO + Duration::MAX, Time::NEVER);
+        assert_eq!(
+            Time::ZERO + Duration::from_nanos(1_500_000_007),
+            Time::from_nanos(1_500_000_007)
+        );
         assert_eq!(Time::from_nanos(1_500_000_000).to_string(), "1.500 s");
     }
 }

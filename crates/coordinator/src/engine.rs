@@ -147,6 +147,8 @@ struct SagaOp {
 struct Waiting {
     request_key: RequestKey,
     branches: Vec<Branch>,
+    /// How many of their nodes have not announced themselves.
+    missing: u32,
     pace: Pace,
 }
 
@@ -198,6 +200,8 @@ pub struct Engine {
     transactions: BTreeMap<OperationId, TransactionOp>,
     sagas: BTreeMap<OperationId, SagaOp>,
     waiting: BTreeMap<u64, Waiting>,
+    /// Who waits for a node to announce itself; some may have given up since.
+    expected: BTreeMap<NodeName, Vec<u64>>,
     requests: BTreeMap<RequestKey, Known>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
@@ -235,6 +239,7 @@ impl Engine {
             transactions: BTreeMap::new(),
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            expected: BTreeMap::new(),
             requests: BTreeMap::new(),
             decided: BTreeMap::new(),
             stores: BTreeMap::new(),
@@ -294,7 +299,21 @@ impl Engine {
             return;
         }
         match self.requests.get(&request.key) {
-            Some(Known::Active(_)) => return,
+            Some(&Known::Active(op)) => {
+                // Whoever asks again after the outcome was told, such as after a restart, hears it too.
+                if let OpRef::Transaction(id) = op
+                    && let Some(op) = self.transactions.get(&id)
+                    && let Some(decision) = op.machine.decision()
+                {
+                    let after = match decision {
+                        Decision::Commit => op.machine.evidence(),
+                        Decision::Abort => Sequence::NONE,
+                    };
+                    let reply = Output::Reply { key: request.key, outcome: decision.into() };
+                    self.desk.log.owe(after, reply, out);
+                }
+                return;
+            }
             Some(&Known::Ended { at, outcome }) => {
                 let reply = Output::Reply { key: request.key, outcome: outcome.into() };
                 // An abort may be told at once; its records are never forced.
@@ -374,7 +393,12 @@ impl Engine {
 
     /// Time has passed: whatever is due by `now` is done.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
-        while !self.dead && self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+        // A timer that is set meanwhile waits for the next call, due or not: each one ends.
+        for _ in 0..self.desk.timers.len() {
+            let due = self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now);
+            if self.dead || !due {
+                break;
+            }
             let Some(Reverse((at, op))) = self.desk.timers.pop() else { break };
             match op {
                 OpRef::Transaction(id) => {
@@ -420,7 +444,7 @@ impl Engine {
         }
         let timer = self.desk.timers.peek().map(|Reverse((at, _))| *at);
         let log = self.desk.log.log().next_wake();
-        [timer, log].into_iter().flatten().min()
+        Time::earliest(timer, log)
     }
 
     /// The epoch of this start.
@@ -511,7 +535,7 @@ impl Engine {
         if self.transactions.len() + self.waiting.len() >= active_max as usize {
             return Err(Refusal::TooManyActive { active_max });
         }
-        let unknown: Vec<NodeName> = branches
+        let unknown: BTreeSet<NodeName> = branches
             .iter()
             .map(|branch| branch.node)
             .filter(|node| !self.stores.contains_key(node))
@@ -519,15 +543,22 @@ impl Engine {
         if unknown.is_empty() {
             return self.begin_transaction(now, key, branches, out);
         }
-        for node in unknown {
-            out.push(Output::Send { to: node, message: Message::Hello });
-        }
         let number = self.waited;
         self.waited += 1;
+        let missing = unknown.len() as u32;
+        for node in unknown {
+            // Whoever waits for it already has asked, and asks again.
+            let others = self.expected.entry(node).or_default();
+            others.retain(|other| self.waiting.contains_key(other));
+            if others.is_empty() {
+                out.push(Output::Send { to: node, message: Message::Hello });
+            }
+            others.push(number);
+        }
         let mut pace = Pace::new(now);
         self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
         self.requests.insert(key.clone(), Known::Active(OpRef::Waiting(number)));
-        self.waiting.insert(number, Waiting { request_key: key, branches, pace });
+        self.waiting.insert(number, Waiting { request_key: key, branches, missing, pace });
         Ok(())
     }
 
@@ -597,15 +628,14 @@ impl Engine {
         if known.0 != store || known.1 < boot {
             *known = (store, boot);
         }
-        let ready: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| {
-                waiting.branches.iter().any(|branch| branch.node == from)
-                    && waiting.branches.iter().all(|b| self.stores.contains_key(&b.node))
-            })
-            .map(|(number, _)| *number)
-            .collect();
+        let mut ready = Vec::new();
+        for number in self.expected.remove(&from).unwrap_or_default() {
+            let Some(waiting) = self.waiting.get_mut(&number) else { continue };
+            waiting.missing -= 1;
+            if waiting.missing == 0 {
+                ready.push(number);
+            }
+        }
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
             let key = waiting.request_key;
@@ -838,10 +868,10 @@ impl Engine {
             let Some(op) = self.sagas.get_mut(&id) else { return };
             let limit = self.desk.config.step_timeout;
             let late = op.called.iter().find(|(_, since)| now >= *since + limit);
-            if let Some(&(step, _)) = late {
-                if self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out) {
-                    return;
-                }
+            if let Some(&(step, _)) = late
+                && self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out)
+            {
+                return;
             }
         }
         let Some(op) = self.sagas.get_mut(&id) else { return };
@@ -989,10 +1019,15 @@ impl Desk {
         self.owed_saga = owed;
         self.schedule(&mut op.pace, now, OpRef::Saga(id));
         if op.machine.phase() == saga::Phase::Executing {
-            let steps = op.called.iter().map(|(_, since)| *since + self.config.step_timeout);
+            let (machine, called) = (&op.machine, &mut op.called);
+            called.retain(|(step, _)| machine.step(*step).is_some_and(|s| s.outcome().is_none()));
+            let steps = called.iter().map(|(_, since)| *since + self.config.step_timeout);
             let whole = op.pace.started + self.config.saga_timeout;
             let deadline = steps.fold(whole, Time::min);
-            self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
+            // A deadline that this wake found passed, and could not log, is tried again in time.
+            if !resend || deadline > now {
+                self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
+            }
         }
     }
 

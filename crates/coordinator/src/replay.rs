@@ -1,6 +1,6 @@
 //! Replay: a log's records, in order, through the same `apply` that a running engine uses.
 
-use crate::codec::{self, Fact, StepOutcome};
+use crate::codec::{self, CodecError, Fact, StepOutcome};
 use crate::report::{Anomaly, Capped, OperationKind, OperationReport};
 use crate::report::{RecoveryAction, RecoveryReport};
 use base::{BootCount, Epoch, NodeName, OperationId, RequestKey, Sequence, StoreId};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use twopc::coordinator::{Decision, Event as TransactionEvent};
 use twopc::participant::{Event as ParticipantEvent, Promise};
 use twopc::{IllegalTransition, Participant, Transaction};
-use wal_core::{Corruption, Place, Record, Scanned, Visitor};
+use wal_core::{Corruption, EventType, Place, Record, Scanned, Visitor};
 
 #[derive(Debug)]
 struct Replayed<M> {
@@ -180,7 +180,7 @@ impl Replay {
                 in_doubt: true,
                 evidence: at,
                 last: at,
-                created_ms: self.promised_ms.get(key).copied(),
+                created_ms: self.promised_ms.get(&key).copied(),
             });
         }
         let mut completed_sagas = Capped::default();
@@ -357,6 +357,21 @@ impl Replay {
         }
     }
 
+    /// A commit decision of which only the published prefix can be read. Someone may have been told,
+    /// and the participants of whom the log knows otherwise are told again: were it left out, they
+    /// would be told to abort.
+    fn unreadable_commit(&mut self, record: &Record<'_>) {
+        let Some((id, _)) = record.payload.split_first_chunk() else { return };
+        let Some(replayed) = self.transactions.get_mut(&OperationId(u64::from_le_bytes(*id)))
+        else {
+            return;
+        };
+        let decision = TransactionEvent::CommitStart { members: Vec::new() };
+        // Whether it follows or not, the record is an anomaly already.
+        let _ = replayed.machine.apply(record.sequence, &decision);
+        replayed.in_doubt &= replayed.machine.decision() != Some(Decision::Commit);
+    }
+
     /// A hole hides the beginning. A commit decision names its participants and stands by itself.
     fn orphan_transaction(
         &mut self,
@@ -425,7 +440,12 @@ impl Visitor for Replay {
             }
             Ok(Fact::Marker) => {}
             Ok(Fact::InDoubt) => self.behind_a_hole = true,
-            Err(error) => self.anomaly(record.sequence, error),
+            Err(error) => {
+                self.anomaly(record.sequence, error);
+                if error == CodecError::Extensions(EventType::TX_COMMIT_START) {
+                    self.unreadable_commit(record);
+                }
+            }
         }
     }
 
@@ -440,5 +460,53 @@ impl Visitor for Replay {
             let committing = transaction.machine.decision() == Some(Decision::Commit);
             transaction.in_doubt |= !committing;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::{CoordinatorId, ShardId};
+    use twopc::Vote;
+    use twopc::coordinator::Member;
+    use wal_core::ScanConfig;
+
+    #[test]
+    fn a_commit_decision_that_cannot_be_read_to_its_end_stands() {
+        let (id, shard) = (OperationId(9), ShardId::numbered(1));
+        let member = Member::new(shard, NodeName::numbered(1));
+        let events = [
+            TransactionEvent::Created {
+                coordinator: CoordinatorId::numbered(1),
+                request_key: None,
+            },
+            TransactionEvent::ParticipantAdded(member),
+            TransactionEvent::PrepareStart,
+            TransactionEvent::VoteReceived { shard, vote: Vote::Commit },
+            TransactionEvent::CommitStart { members: vec![member] },
+        ];
+        let mut stream = Vec::new();
+        for (sequence, event) in (1..).zip(&events) {
+            let mut payload = Vec::new();
+            let event = codec::encode_transaction(id, event, &mut payload);
+            if event == EventType::TX_COMMIT_START {
+                // Extensions of a version that is yet to come.
+                payload[8] += 1;
+            }
+            let sequence = Sequence(sequence);
+            let record = Record { sequence, event, timestamp_ms: 0, payload: &payload };
+            wal_core::encode_record(&record, &mut stream);
+        }
+        let mut replay = Replay::default();
+        let config = ScanConfig::default();
+        let scanned = wal_core::scan_stream(&mut stream.as_slice(), &config, &mut replay).unwrap();
+        let report = replay.report(&scanned);
+        assert_eq!(report.operations[0].action, RecoveryAction::TxResumeCommit);
+        let OperationKind::Transaction { members, .. } = &report.operations[0].kind else {
+            panic!("a transaction");
+        };
+        assert_eq!(*members, [member]);
+        let anomalies: Vec<_> = report.anomalies.entries.iter().map(|a| a.sequence.0).collect();
+        assert_eq!(anomalies, [5]);
     }
 }

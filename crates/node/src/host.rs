@@ -93,12 +93,11 @@ impl Resources for At<'_> {
     }
 }
 
+/// The cells that work touches or reads. One that it names twice comes twice: taking and giving back
+/// a lock is idempotent for its holder.
 fn cells(work: &[u8]) -> impl Iterator<Item = u64> + Clone + '_ {
     // What does not decode was refused before it was promised.
-    let mut changes: Vec<u64> = work::decode(work).flatten().map(|change| change.cell()).collect();
-    changes.sort_unstable();
-    changes.dedup();
-    changes.into_iter()
+    work::decode(work).flatten().map(|change| change.cell())
 }
 
 impl Host {
@@ -133,7 +132,7 @@ impl Host {
                 coordinator::LocalEffect::Committed(work) => host.store.apply(&work),
             }
         }
-        let prepared: Vec<PromiseKey> = host.participant.prepared().map(|(key, _)| *key).collect();
+        let prepared: Vec<PromiseKey> = host.participant.prepared().map(|(key, _)| key).collect();
         for key in prepared {
             if let Some(Promise::Prepared { work, .. }) = host.participant.promise(&key) {
                 let work = work.clone();
@@ -165,6 +164,7 @@ impl Host {
                     return;
                 }
                 let (answer, after) = self.call(now, *key, *step, *direction, *token, body, out);
+                let after = after.max(self.participant.seen_at());
                 let (key, step, direction, token) = (*key, *step, *direction, *token);
                 let message = Message::StepReply { key, step, direction, token, answer };
                 self.log.owe(after, Output::Send { to: from, message }, out);
@@ -215,7 +215,7 @@ impl Host {
             return None;
         }
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        [timer, self.log.log().next_wake()].into_iter().flatten().min()
+        Time::earliest(timer, self.log.log().next_wake())
     }
 
     /// The promises and epochs.
@@ -296,7 +296,8 @@ impl Host {
         }
         let at = At { now, store: &self.store, locks: &self.locks };
         let event = self.participant.decide(message, &at);
-        let carries_epoch = matches!(event, Some(Event::Prepared { .. } | Event::Committed { .. }));
+        let carries_epoch =
+            event.as_ref().is_some_and(|event| !matches!(event, Event::Aborted { .. }));
         if let Some(epoch) = message.coordinator_epoch()
             && !carries_epoch
             && !self.admit(now, coordinator, epoch, out)
@@ -340,13 +341,25 @@ impl Host {
             (Event::Committed { .. }, Some((key, work))) => {
                 self.store.apply(&work);
                 self.locks.release(&key, cells(&work));
+                self.forget_timers();
             }
             (Event::Aborted { .. }, Some((key, work))) => {
                 self.locks.release(&key, cells(&work));
+                self.forget_timers();
             }
             _ => {}
         }
         true
+    }
+
+    /// Nobody is woken for a promise that has its outcome.
+    fn forget_timers(&mut self) {
+        while let Some(Reverse((_, key))) = self.timers.peek()
+            && !matches!(self.participant.promise(key), Some(Promise::Prepared { .. }))
+        {
+            self.asked.remove(key);
+            self.timers.pop();
+        }
     }
 
     fn record(&mut self, now: Time, event: &Event, out: &mut Vec<Output>) -> Option<Sequence> {

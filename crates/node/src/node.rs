@@ -301,7 +301,7 @@ impl Node {
     pub fn next_wake(&self) -> Option<Time> {
         let coordinator = self.coordinator().and_then(Engine::next_wake);
         let participant = self.participant().and_then(Host::next_wake);
-        [coordinator, participant].into_iter().flatten().min()
+        Time::earliest(coordinator, participant)
     }
 
     /// Its name.

@@ -66,7 +66,7 @@ pub fn encode(changes: &[Change]) -> Arc<[u8]> {
 }
 
 /// The changes that the bytes describe, one by one.
-pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Result<Change, NotWork>> + '_ {
+pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Result<Change, NotWork>> + Clone + '_ {
     bytes.chunks(CHANGE_BYTES).map(|chunk| {
         let chunk: &[u8; CHANGE_BYTES] = chunk.try_into().map_err(|_| NotWork)?;
         let word = |at: usize| {

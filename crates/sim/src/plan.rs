@@ -172,7 +172,7 @@ impl Plan {
             kind: scenario.workload.kind,
         };
         let chaos = &scenario.chaos;
-        let kinds: [(&str, u32, Draw<'_>); 7] = [
+        let kinds: [(&str, u32, Draw<'_>); 8] = [
             ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
             ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),
             ("process_crashes", chaos.process_crashes, Generator::process_crash),
@@ -180,6 +180,7 @@ impl Plan {
             ("pauses", chaos.pauses, Generator::pause),
             ("partitions", chaos.partitions, Generator::partition),
             ("drops", chaos.drops, Generator::drop),
+            ("heals", chaos.heals, Generator::heal),
         ];
         for (kind, count, make) in kinds {
             let key = draw.key.child(kind);
@@ -283,6 +284,7 @@ impl Generator<'_> {
             1 => Signal::Durable(pick(events, stream)),
             2 => Signal::Send(pick(kinds, stream)),
             3 => Signal::Sync,
+            4 => Signal::Write,
             _ => Signal::Output,
         };
         // More often soon than late, so that most of them strike.
@@ -363,6 +365,10 @@ impl Generator<'_> {
         let trigger = Trigger::At(self.moment(stream));
         let lasts = self.lasts(stream);
         Fault { trigger, action: Action::Drop { kind, from, to, lasts }, named: false }
+    }
+
+    fn heal(&self, _: u32, stream: &mut Stream) -> Fault {
+        Fault { trigger: Trigger::At(self.moment(stream)), action: Action::Heal, named: false }
     }
 }
 

@@ -31,6 +31,10 @@ pub fn small(seed: u64) -> String {
     let (pauses, partitions, drops) = (sometimes(s, 2), sometimes(s, 2), sometimes(s, 2));
     let window = ["20ms", "100ms", "500ms"][s.below(3) as usize];
     let lasts = ["1ms..50ms", "1ms..500ms", "100ms..3s"][s.below(3) as usize];
+    let heals = if partitions + drops == 0 { 0 } else { s.below(2) };
+    let segment = [4_096, 16_384][s.below(2) as usize];
+    let batch = [1_024, 4_096, 16_384][s.below(3) as usize];
+    let idle = ["2ms", "20ms", "500ms"][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
          [cluster]\nnodes = {nodes}\ncoordinators = {coordinators}\nregions = {coordinators}\n\n\
@@ -39,14 +43,17 @@ pub fn small(seed: u64) -> String {
          vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
-         [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = 16384\n\
+         [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = {segment}\n\
+         batch_bytes_max = {batch}\nidle_guard = \"{idle}\"\n\
          checkpoint_interval = {interval}\n\n\
          [node]\nresend = \"50ms\"\nprepare_timeout = \"500ms\"\nstep_timeout = \"2s\"\n\
          saga_timeout = \"10s\"\ninquire = \"100ms\"\n\n\
          [chaos]\ncoordinator_crashes = {crashes}\nrecovery_crashes = {again}\n\
          participant_crashes = {others}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
          pauses = {pauses}\npartitions = {partitions}\ndrops = {drops}\n\
-         window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n"
+         heals = {heals}\n\
+         window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n\n\
+         [budget]\nevents = 1_000_000\n"
     )
 }
 

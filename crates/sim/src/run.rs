@@ -140,6 +140,18 @@ mod tests {
         }
     }
 
+    /// Each is what is left of a failure, its cause in its first line.
+    #[test]
+    fn what_failed_once_runs_clean() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sim-scenarios/regressions");
+        for file in std::fs::read_dir(folder).expect("the folder is there") {
+            let path = file.expect("the folder can be read").path();
+            let text = std::fs::read_to_string(&path).expect("the file can be read");
+            let scenario = Scenario::parse("regression", &text).expect("it is a scenario");
+            check(&text, scenario.seed);
+        }
+    }
+
     #[test]
     fn a_named_fault_that_never_strikes_is_a_failure() {
         let text =

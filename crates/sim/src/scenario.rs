@@ -432,6 +432,8 @@ pub struct Disk {
     pub segment_bytes_first: Spanned<u64>,
     /// The largest segment's size, in bytes.
     pub segment_bytes_max: u64,
+    /// The longest batch, in bytes. What is written together is cut into several where it is longer.
+    pub batch_bytes_max: u32,
     /// Records between two checkpoint markers.
     pub checkpoint_interval: u64,
     /// What nobody waits for is written after this long, and an idle log says how far it is synced.
@@ -447,6 +449,7 @@ impl Default for Disk {
             lost_unsynced: true,
             segment_bytes_first: Spanned::new(0..0, 32 << 10),
             segment_bytes_max: 32 << 10,
+            batch_bytes_max: 16 << 10,
             checkpoint_interval: 1_000,
             idle_guard: Span(Duration::from_millis(20)),
         }
@@ -458,9 +461,9 @@ impl Disk {
     #[must_use]
     pub fn log(&self) -> wal_core::Config {
         wal_core::Config {
-            max_payload: 8 << 10,
+            max_payload: self.batch_bytes_max / 2,
             max_records: 200,
-            batch_bytes_max: 16 << 10,
+            batch_bytes_max: self.batch_bytes_max,
             buffered_bytes_max: 256 << 10,
             segment_bytes_first: *self.segment_bytes_first.get_ref(),
             segment_bytes_max: self.segment_bytes_max,
@@ -530,6 +533,8 @@ pub struct Chaos {
     pub partitions: u32,
     /// Times in which one kind of message is lost.
     pub drops: u32,
+    /// Moments at which every partition and drop ends.
+    pub heals: u32,
     /// When faults begin: between these two moments.
     pub window: Between,
     /// How long nodes are down, partitions last, …
@@ -547,6 +552,7 @@ impl Default for Chaos {
             pauses: 0,
             partitions: 0,
             drops: 0,
+            heals: 0,
             window: Between(Duration::ZERO, Duration::from_secs(5)),
             lasts: Between(Duration::from_millis(10), Duration::from_secs(2)),
         }
@@ -970,13 +976,13 @@ pub struct Expect {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Events in all.
+    /// Events in all, those that still wait included.
     pub events: u64,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { events: 50_000_000 }
+        Budget { events: 10_000_000 }
     }
 }
 
@@ -1199,6 +1205,7 @@ impl Scenario {
             ("pauses", chaos.pauses),
             ("partitions", chaos.partitions),
             ("drops", chaos.drops),
+            ("heals", chaos.heals),
         ] {
             let place = || place_of(text, "chaos", key).unwrap_or(0..0);
             if count > MOST {

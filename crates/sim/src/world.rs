@@ -285,7 +285,8 @@ impl<'a> World<'a> {
         if !self.findings.violations.is_empty() {
             return Some(Ending::Violation);
         }
-        if self.trace.events() >= self.scenario.budget.events {
+        // An event counts from when it is scheduled, so that the budget bounds memory too.
+        if self.agenda.scheduled >= self.scenario.budget.events {
             return Some(Ending::OutOfEvents);
         }
         let Some(entry) = self.agenda.queue.pop() else {

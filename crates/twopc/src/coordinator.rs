@@ -346,10 +346,11 @@ impl Transaction {
                 return Err(IllegalTransition::SecondDecision);
             }
             (Event::CommitStart { members }, Phase::Created | Phase::Preparing) => {
+                // Whom only the decision names has not voted either.
+                self.learn(members);
                 if self.phase == Phase::Created || !self.all_voted_commit() {
                     anomaly = Some(IllegalTransition::UnbackedCommit);
                 }
-                self.learn(members);
                 self.phase = Phase::Committing;
                 self.decided_at = Some(sequence);
             }
@@ -551,5 +552,33 @@ impl Transaction {
         self.members.push(member);
         self.votes.push(None);
         self.acknowledged.push(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_decision_that_names_a_stranger_is_unbacked() {
+        let member = |number| Member::new(ShardId::numbered(number), NodeName::numbered(number));
+        let (id, coordinator) = (OperationId(1), CoordinatorId::numbered(1));
+        let created = Event::Created { coordinator, request_key: None };
+        let mut transaction = Transaction::created(id, Sequence(1), &created).unwrap();
+        let voted = Event::VoteReceived { shard: member(1).shard, vote: Vote::Commit };
+        for (at, event) in
+            [(2, Event::ParticipantAdded(member(1))), (3, Event::PrepareStart), (4, voted)]
+        {
+            transaction.apply(Sequence(at), &event).unwrap();
+        }
+        let mut backed = transaction.clone();
+        let members = vec![member(1)];
+        assert_eq!(backed.apply(Sequence(5), &Event::CommitStart { members }), Ok(()));
+
+        let members = vec![member(1), member(2)];
+        let unbacked = transaction.apply(Sequence(5), &Event::CommitStart { members });
+        assert_eq!(unbacked, Err(IllegalTransition::UnbackedCommit));
+        assert_eq!(transaction.decision(), Some(Decision::Commit), "it stands");
+        assert_eq!(transaction.members(), [member(1), member(2)]);
     }
 }

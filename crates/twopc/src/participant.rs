@@ -5,8 +5,9 @@
 //! then its peers, and stays blocked while all of them know no more.
 
 use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
-use base::{BootCount, CoordinatorId, Epoch, NodeName, Sequence, ShardId, StoreId};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// A transaction at one shard of this participant.
@@ -92,6 +93,16 @@ pub enum Promise {
     },
 }
 
+impl Promise {
+    fn state(&self) -> &'static str {
+        match self {
+            Promise::Prepared { .. } => "prepared",
+            Promise::Committed { .. } => "committed",
+            Promise::Aborted { .. } => "aborted",
+        }
+    }
+}
+
 /// A message of the participant's, and the record that must be durable before it leaves
 /// ([`Sequence::NONE`]: at once).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -121,23 +132,36 @@ pub struct Participant {
     node: NodeName,
     store: StoreId,
     boot: BootCount,
-    epochs: BTreeMap<CoordinatorId, Epoch>,
-    promises: BTreeMap<PromiseKey, Promise>,
-    prepared: BTreeMap<PromiseKey, Sequence>,
+    /// Few coordinators and many transactions: each compares the name once, not per transaction.
+    coordinators: BTreeMap<CoordinatorId, Ward>,
+    /// The last record that says a new epoch: no coordinator is answered before it is durable.
+    seen_at: Sequence,
+}
+
+/// A transaction of one coordinator, at one shard.
+type BranchKey = (OperationId, ShardId);
+
+/// What a participant knows of one coordinator.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Ward {
+    /// The highest epoch seen, [`Epoch::NONE`] if its messages came without one.
+    epoch: Epoch,
+    promises: BTreeMap<BranchKey, Promise>,
+    prepared: BTreeMap<BranchKey, Sequence>,
+}
+
+impl PromiseKey {
+    fn branch(&self) -> BranchKey {
+        (self.tx.id, self.shard)
+    }
 }
 
 impl Participant {
     /// A participant that has promised nothing. Its log's events follow by [`apply`](Self::apply).
     #[must_use]
     pub fn new(node: NodeName, store: StoreId, boot: BootCount) -> Participant {
-        Participant {
-            node,
-            store,
-            boot,
-            epochs: BTreeMap::new(),
-            promises: BTreeMap::new(),
-            prepared: BTreeMap::new(),
-        }
+        let (coordinators, seen_at) = (BTreeMap::new(), Sequence::NONE);
+        Participant { node, store, boot, coordinators, seen_at }
     }
 
     /// The store and boot count that this start has, known once its log is open.
@@ -149,7 +173,7 @@ impl Participant {
     /// True if the message's coordinator has been replaced by a later epoch of itself.
     #[must_use]
     pub fn refuses(&self, coordinator: CoordinatorId, epoch: Epoch) -> bool {
-        self.epochs.get(&coordinator).is_some_and(|&seen| epoch < seen)
+        epoch < self.epoch_seen(coordinator)
     }
 
     /// The fact that this epoch is the highest seen, if it is: to be logged before the message that
@@ -157,7 +181,7 @@ impl Participant {
     /// [`decide`](Self::decide) gives neither.
     #[must_use]
     pub fn newer_epoch(&self, coordinator: CoordinatorId, epoch: Epoch) -> Option<Event> {
-        let newer = self.epochs.get(&coordinator).is_none_or(|&seen| epoch > seen);
+        let newer = epoch > self.epoch_seen(coordinator);
         newer.then_some(Event::CoordinatorSeen { coordinator, epoch })
     }
 
@@ -167,7 +191,7 @@ impl Participant {
         match message {
             Message::Prepare { key, epoch, shard, peers, work } => {
                 let key = PromiseKey { tx: *key, shard: *shard };
-                if self.promises.contains_key(&key) || !self.is_named(peers, *shard) {
+                if self.promise(&key).is_some() || !self.is_named(peers, *shard) {
                     return None;
                 }
                 Some(if resources.can_prepare(&key, work) {
@@ -177,13 +201,22 @@ impl Participant {
                     Event::Aborted { key, promised: false }
                 })
             }
+            // Nothing is known of it: that is worth an ACK only if this log is still ours, and nobody
+            // else has promised meanwhile. A record that becomes durable proves it.
+            Message::Commit { key, shard, epoch, .. }
+                if self.promise(&PromiseKey { tx: *key, shard: *shard }).is_none() =>
+            {
+                let coordinator = key.coordinator;
+                let epoch = self.epoch_seen(coordinator).max(*epoch);
+                Some(Event::CoordinatorSeen { coordinator, epoch })
+            }
             Message::Commit { key, shard, epoch, .. }
             | Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
                 self.commit(PromiseKey { tx: *key, shard: *shard }, Some(*epoch))
             }
             Message::Abort { key, shard, .. } => {
                 let key = PromiseKey { tx: *key, shard: *shard };
-                match self.promises.get(&key) {
+                match self.promise(&key) {
                     None | Some(Promise::Prepared { .. }) => {
                         Some(Event::Aborted { key, promised: false })
                     }
@@ -201,7 +234,7 @@ impl Participant {
             // It never voted, and this is the boot that would know: it promises that it never will.
             Message::PeerInquiry { key, peer, .. } => {
                 let key = PromiseKey { tx: *key, shard: peer.shard };
-                let knows = !self.promises.contains_key(&key) && self.is(peer);
+                let knows = self.promise(&key).is_none() && self.is(peer);
                 knows.then_some(Event::Aborted { key, promised: true })
             }
             Message::Answer { .. } | Message::PeerAnswer { .. } => None,
@@ -214,54 +247,70 @@ impl Participant {
     /// # Errors
     /// [`IllegalTransition`]: the log holds a promise twice, or an outcome against an earlier one.
     pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
-        let before = |participant: &Participant, key: &PromiseKey| {
-            participant.promises.get(key).map(|promise| match promise {
-                Promise::Prepared { .. } => "prepared",
-                Promise::Committed { .. } => "committed",
-                Promise::Aborted { .. } => "aborted",
-            })
-        };
         let illegal = |state| Err(IllegalTransition::OutOfPlace { event: event.name(), state });
         match event {
             Event::Prepared { key, epoch, peers, work } => {
-                if let Some(state) = before(self, key) {
-                    return illegal(state);
-                }
+                let ward = self.coordinators.entry(key.tx.coordinator).or_default();
+                let Entry::Vacant(place) = ward.promises.entry(key.branch()) else {
+                    return illegal(ward.promises[&key.branch()].state());
+                };
                 let (peers, work) = (peers.clone(), work.clone());
-                self.promises.insert(*key, Promise::Prepared { at: sequence, peers, work });
-                self.prepared.insert(*key, sequence);
-                self.saw(key.tx.coordinator, *epoch);
+                place.insert(Promise::Prepared { at: sequence, peers, work });
+                ward.prepared.insert(key.branch(), sequence);
+                self.saw(key.tx.coordinator, *epoch, sequence);
             }
             Event::Committed { key, epoch } => {
-                match before(self, key) {
-                    Some("prepared") => {}
-                    Some(state) => return illegal(state),
-                    None => return Err(IllegalTransition::Unknown { event: event.name() }),
+                let ward = self.coordinators.entry(key.tx.coordinator).or_default();
+                let Some(promise) = ward.promises.get_mut(&key.branch()) else {
+                    return Err(IllegalTransition::Unknown { event: event.name() });
+                };
+                if !matches!(promise, Promise::Prepared { .. }) {
+                    return illegal(promise.state());
                 }
-                self.promises.insert(*key, Promise::Committed { at: sequence });
-                self.prepared.remove(key);
-                self.saw(key.tx.coordinator, *epoch);
+                *promise = Promise::Committed { at: sequence };
+                ward.prepared.remove(&key.branch());
+                self.saw(key.tx.coordinator, *epoch, sequence);
             }
             Event::Aborted { key, .. } => {
-                match before(self, key) {
-                    None | Some("prepared") => {}
-                    Some(state) => return illegal(state),
+                let ward = self.coordinators.entry(key.tx.coordinator).or_default();
+                let aborted = Promise::Aborted { at: sequence };
+                match ward.promises.entry(key.branch()) {
+                    Entry::Vacant(place) => {
+                        place.insert(aborted);
+                    }
+                    Entry::Occupied(promise) => {
+                        let promise = promise.into_mut();
+                        if !matches!(promise, Promise::Prepared { .. }) {
+                            return illegal(promise.state());
+                        }
+                        *promise = aborted;
+                        ward.prepared.remove(&key.branch());
+                    }
                 }
-                self.promises.insert(*key, Promise::Aborted { at: sequence });
-                self.prepared.remove(key);
             }
-            Event::CoordinatorSeen { coordinator, epoch } => self.saw(*coordinator, *epoch),
+            Event::CoordinatorSeen { coordinator, epoch } => {
+                self.saw(*coordinator, *epoch, sequence);
+                self.seen_at = sequence;
+            }
         }
         Ok(())
     }
 
     /// What this message is answered, given all that has been applied. `from` is the node that sent
-    /// it.
+    /// it. A coordinator is answered only once its epoch is durable here.
     #[must_use]
     pub fn reply(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        let mut reply = self.answer(from, message)?;
+        if message.coordinator_epoch().is_some() {
+            reply.after = reply.after.max(self.seen_at);
+        }
+        Some(reply)
+    }
+
+    fn answer(&self, from: NodeName, message: &Message) -> Option<Reply> {
         match message {
             Message::Prepare { key, shard, .. } => {
-                let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
+                let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
                 let (vote, after) = match promise {
                     Some(Promise::Prepared { at, .. } | Promise::Committed { at }) => {
                         (Vote::Commit, *at)
@@ -274,7 +323,7 @@ impl Participant {
                 Some(Reply { to: from, message, after })
             }
             Message::Commit { key, shard, store, .. } => {
-                let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
+                let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
                 let (heuristic, after) = match promise {
                     Some(Promise::Committed { at }) => (false, *at),
                     Some(Promise::Aborted { at }) => (true, *at),
@@ -284,12 +333,12 @@ impl Participant {
                 Some(self.ack(*key, *shard, heuristic, after))
             }
             Message::Answer { key, shard, verdict: Verdict::Committed, .. } => {
-                let promise = self.promises.get(&PromiseKey { tx: *key, shard: *shard });
+                let promise = self.promise(&PromiseKey { tx: *key, shard: *shard });
                 let Some(Promise::Committed { at }) = promise else { return None };
                 Some(self.ack(*key, *shard, false, *at))
             }
             Message::PeerInquiry { key, shard, peer } => {
-                let promise = self.promises.get(&PromiseKey { tx: *key, shard: peer.shard });
+                let promise = self.promise(&PromiseKey { tx: *key, shard: peer.shard });
                 let (verdict, after) = match promise {
                     Some(Promise::Committed { at }) => (PeerVerdict::Committed, *at),
                     Some(Promise::Aborted { at }) => (PeerVerdict::Aborted, *at),
@@ -306,7 +355,7 @@ impl Participant {
     /// Adds what a promise without an outcome owes: an inquiry to its coordinator, and, if
     /// `ask_peers`, one to every peer. Asking twice is harmless.
     pub fn pending(&self, key: &PromiseKey, ask_peers: bool, owed: &mut Vec<Reply>) {
-        let Some(Promise::Prepared { at, peers, .. }) = self.promises.get(key) else { return };
+        let Some(Promise::Prepared { at, peers, .. }) = self.promise(key) else { return };
         let (tx, shard, store, after) = (key.tx, key.shard, self.store, *at);
         let message = Message::Inquiry { key: tx, shard, store };
         owed.push(Reply { to: tx.coordinator_node(), message, after });
@@ -320,30 +369,43 @@ impl Participant {
     }
 
     /// The promises that wait for their outcome, oldest id first, each with its record.
-    pub fn prepared(&self) -> impl Iterator<Item = (&PromiseKey, Sequence)> {
-        self.prepared.iter().map(|(key, at)| (key, *at))
+    pub fn prepared(&self) -> impl Iterator<Item = (PromiseKey, Sequence)> {
+        self.coordinators.iter().flat_map(|(coordinator, ward)| {
+            ward.prepared.iter().map(|(branch, at)| (key_of(*coordinator, *branch), *at))
+        })
     }
 
     /// What is known of one transaction.
     #[must_use]
     pub fn promise(&self, key: &PromiseKey) -> Option<&Promise> {
-        self.promises.get(key)
+        self.coordinators.get(&key.tx.coordinator)?.promises.get(&key.branch())
     }
 
     /// Everything that is known, by key.
-    pub fn promises(&self) -> impl Iterator<Item = (&PromiseKey, &Promise)> {
-        self.promises.iter()
+    pub fn promises(&self) -> impl Iterator<Item = (PromiseKey, &Promise)> {
+        self.coordinators.iter().flat_map(|(coordinator, ward)| {
+            let promises = ward.promises.iter();
+            promises.map(|(branch, promise)| (key_of(*coordinator, *branch), promise))
+        })
     }
 
     /// The highest epoch seen of a coordinator.
     #[must_use]
     pub fn epoch_seen(&self, coordinator: CoordinatorId) -> Epoch {
-        self.epochs.get(&coordinator).copied().unwrap_or(Epoch::NONE)
+        self.coordinators.get(&coordinator).map_or(Epoch::NONE, |ward| ward.epoch)
+    }
+
+    /// The last record that says a new epoch of some coordinator: nothing is answered to one, no
+    /// call of a step either, before it is durable.
+    #[must_use]
+    pub fn seen_at(&self) -> Sequence {
+        self.seen_at
     }
 
     /// The coordinators that were heard of.
     pub fn coordinators(&self) -> impl Iterator<Item = CoordinatorId> + '_ {
-        self.epochs.keys().copied()
+        let heard_of = self.coordinators.iter().filter(|(_, ward)| ward.epoch > Epoch::NONE);
+        heard_of.map(|(coordinator, _)| *coordinator)
     }
 
     /// This participant's store.
@@ -370,7 +432,7 @@ impl Participant {
     }
 
     fn is_prepared(&self, key: &PromiseKey) -> bool {
-        self.prepared.contains_key(key)
+        matches!(self.promise(key), Some(Promise::Prepared { .. }))
     }
 
     fn is(&self, peer: &Peer) -> bool {
@@ -381,8 +443,15 @@ impl Participant {
         peers.iter().any(|peer| peer.shard == shard && self.is(peer))
     }
 
-    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch) {
-        let seen = self.epochs.entry(coordinator).or_default();
-        *seen = epoch.max(*seen);
+    fn saw(&mut self, coordinator: CoordinatorId, epoch: Epoch, at: Sequence) {
+        let ward = self.coordinators.entry(coordinator).or_default();
+        if epoch > ward.epoch {
+            ward.epoch = epoch;
+            self.seen_at = at;
+        }
     }
+}
+
+fn key_of(coordinator: CoordinatorId, (id, shard): BranchKey) -> PromiseKey {
+    PromiseKey { tx: TxKey { coordinator, id }, shard }
 }

@@ -341,6 +341,7 @@ impl Log {
             // As much space as this record alone would need behind the last batch; moved if wrong.
             let gap = guard_bytes(self.offset, bytes as usize);
             let mut space = self.spare_bytes.pop().unwrap_or_default();
+            space.reserve(gap + bytes as usize + MARK_BYTES);
             space.resize(gap, 0);
             let first = self.last.next();
             self.pending.push_back(Pending { bytes: space, gap, first, records: 0 });

@@ -328,6 +328,10 @@ fn cut(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> io::Resul
 
 /// Writes again what is kept and no watermark proves. What is read for it is verified once more: a
 /// read gone wrong must not become a write.
+///
+/// What is there is synced first. A writer that died may have left it unsynced, and two writes of the
+/// same bytes can end half each when the power fails: one torn by sector, the other cut at a byte. No
+/// single write ends like that, so it would look like damage.
 fn rewrite(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> Result<(), OpenError> {
     let bytes = tail.end - tail.unproven_from;
     let max = Opening::TAIL_BYTES_MAX;
@@ -335,6 +339,9 @@ fn rewrite(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> Resul
         return Err(OpenError::TailTooLong { bytes, max });
     }
     let (segment, seed) = (tail.segment, Seed::of(&tail.claim));
+    if bytes > 0 {
+        ops.push(DiskOp::Sync(segment));
+    }
     let mut at = tail.unproven_from;
     while at < tail.end {
         let head = window.at(at, HEAD_BYTES as u64)?;

@@ -684,7 +684,6 @@ impl<'a> Scanner<'a> {
         ending: Ending,
     ) -> io::Result<()> {
         if !resumed {
-            self.progress.uncovered.clear();
             for &(copy, what, hides) in &view.header.damage {
                 let (offset, bytes) =
                     if copy == 2 { (0, HEADER_BYTES) } else { (u64::from(copy) * SECTOR, SECTOR) };
@@ -714,6 +713,9 @@ impl<'a> Scanner<'a> {
     ) -> io::Result<()> {
         let Some(claim) = view.claim else { return Ok(()) };
         if !resumed {
+            // Not for a segment that is passed over: who goes on behind it later still has to know
+            // what is unproven before it.
+            self.progress.uncovered.clear();
             self.begin_segment(view);
         }
         let limit = match view.extent {

@@ -785,7 +785,10 @@ impl Facts {
                     }
                     Vote::Abort => {
                         let committed = branch.is_some_and(|b| b.promise == Promise::Committed);
-                        ensure(!committed, "G14", || {
+                        // A replaced process does not know what its successor promised: it says NO
+                        // to a PREPARE that names another boot. The first vote counts.
+                        let replaced = boot.0 < store(from).1;
+                        ensure(!committed || replaced, "G14", || {
                             format!("n{from} votes NO for transaction {id} and has committed it")
                         })
                     }

@@ -462,13 +462,20 @@ impl Transaction {
                 change = Change::Voted(shard, vote);
             }
             EventType::TX_COMMIT_START => {
-                let list = fields.tags()?.find(tag::PARTICIPANTS).unwrap_or(&[]);
+                let tags = fields.tags();
+                let list = tags.and_then(|tags| tags.find(tag::PARTICIPANTS)).unwrap_or(&[]);
                 let (list, rest) = list.as_chunks::<PARTICIPANT_BYTES>();
+                // What cannot be read to its end is a decision all the same: someone may know of it.
+                let readable = tags.is_some() && rest.is_empty();
+                let list = if readable { list } else { &[] };
                 let late = aborting && rules.first_decision_wins;
-                (rest.is_empty() && self.committing == 0 && !late).then_some(())?;
-                legal = begun && self.all_voted_commit();
-                (legal || rules.unbacked_commit_stands).then_some(())?;
+                (self.committing == 0 && !late).then_some(())?;
+                let known = self.members.len();
+                let begun_and_voted = begun && self.all_voted_commit();
+                (begun_and_voted || rules.unbacked_commit_stands).then_some(())?;
                 list.iter().for_each(|bytes| self.learn(bytes));
+                // Whom only the decision names has not voted either.
+                legal = readable && begun_and_voted && self.members.len() == known;
                 self.committing = at;
                 change = Change::CommitStart;
             }
@@ -607,6 +614,7 @@ impl Model {
         self.records += 1;
         self.saga_events += u64::from((0x01..=0x0B).contains(&event.0));
         self.transaction_events += u64::from((0x10..=0x19).contains(&event.0));
+        self.checkpoints += u64::from(event.0 == 0xF0);
         let change = self.change(sequence, event, timestamp_ms, payload);
         if matches!(change, None | Some(Change::UnbackedCommit)) {
             self.anomalies.push(sequence);
@@ -626,7 +634,6 @@ impl Model {
         match event.0 {
             0xF0 => {
                 fields.array::<16>()?;
-                self.checkpoints += 1;
                 Some(Change::Checkpoint)
             }
             0x01 => {

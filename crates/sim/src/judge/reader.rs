@@ -31,7 +31,7 @@ pub struct LogRecord<'a> {
     pub timestamp_ms: i64,
     /// What it says.
     pub payload: &'a [u8],
-    /// CRC-32C of header and payload: the record's fingerprint.
+    /// CRC-32C of the header, and so of the payload's CRC-32 too: the record's fingerprint.
     pub sum: u32,
 }
 
@@ -465,7 +465,7 @@ fn record_at(batch: &[u8], place: usize) -> LogRecord<'_> {
         event: whole[4],
         timestamp_ms: u64_at(whole, 13) as i64,
         payload: &whole[HEADER..],
-        sum: crc32c::crc32c(whole),
+        sum: crc32c::crc32c(&whole[..HEADER]),
     }
 }
 
@@ -516,7 +516,11 @@ pub fn read_log(
         let flaw = |offset, what| Unreadable::at(*id, offset, what);
         let mut cursor = Cursor { thorough: true, ..Cursor::new(*claim, last, chain) };
         let batches = bytes.get(FIRST_BATCH as usize..).unwrap_or(&[]);
-        if seal.is_some_and(|seal| (seal.last, seal.guard) != (last, chain)) {
+        // Of two takers the later one's seal counts. The other gives up once its own seal is written:
+        // that stays in a segment which is sealed as empty, and may say what a still older writer
+        // wrote behind the seal that counts.
+        let superseded = matches!(sealed, Some(Sealed::Empty { take_over: true }));
+        if !superseded && seal.is_some_and(|seal| (seal.last, seal.guard) != (last, chain)) {
             return Err(flaw(0, Flaw::FirstSequence));
         }
         let behind = match *sealed {

@@ -4,7 +4,7 @@
 use base::{Epoch, Time};
 use wal_core::{
     Config, DiskError, DiskOp, EventType, Flush, Log, MemoryStorage, OpenError, OpenMode, Opening,
-    Storage,
+    SegmentId, Storage,
 };
 
 use crate::support::{Seen, config, open, payload, scan};
@@ -182,4 +182,33 @@ fn of_two_takers_one_wins() {
     disk.perform_all(&late.read_tail(&disk, &mut ()).unwrap()).unwrap();
     let log = late.finish(&disk, Time::ZERO).unwrap();
     assert_eq!((log.epoch(), log.log_id()), (Epoch::new(9), 0xFEED_F00D_1234_5678));
+}
+
+/// What a writer wrote last may be in the page cache alone. Whoever seals it writes it again, also when
+/// somebody else's claim, which holds nothing, lies between.
+#[test]
+fn a_claim_in_between_does_not_make_the_tail_proven() {
+    let mut disk = MemoryStorage::new();
+    let (mut log, ..) = open(&mut disk).unwrap();
+    let sequence = log.append(EventType::TX_CREATED, 0, b"kept").unwrap();
+    log.force(sequence);
+    wal_core::drive(&mut disk, &mut log, Time::ZERO);
+    let guard = log.next_flush(Time::ZERO + config().idle_guard_after).expect("the idle guard");
+    assert!(!guard.forced);
+    disk.perform_all(&guard.ops).unwrap();
+    for claimed_before in [false, true] {
+        let mut opening = Opening::scan(&disk, config(), OpenMode::TakeOver, &mut ()).unwrap();
+        disk.perform_all(&opening.claim(Epoch::NONE, 1).unwrap()).unwrap();
+        let ops = opening.read_tail(&disk, &mut ()).unwrap();
+        let [DiskOp::Sync(before), DiskOp::Write { segment, bytes, .. }, DiskOp::Sync(after), ..] =
+            ops.as_slice()
+        else {
+            panic!("nothing is rewritten (claimed before: {claimed_before}): {ops:?}");
+        };
+        assert_eq!([before, segment, after], [&SegmentId::FIRST; 3]);
+        let [DiskOp::Write { bytes: written, .. }] = guard.ops.as_slice() else {
+            panic!("an idle guard is one write: {:?}", guard.ops);
+        };
+        assert_eq!(bytes, written);
+    }
 }

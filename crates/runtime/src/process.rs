@@ -1,0 +1,374 @@
+use crate::disks::FileDisks;
+use crate::network::Network;
+use base::prng::Key;
+use base::{NodeName, RequestKey, Time};
+use node::{Config, Input, LogSlot, Message, Node, Outcome, Output, RecoveryReport, Request};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use wal_core::{DiskOp, FileError, OpenMode};
+
+/// What a node is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name, the same at every start of this directory.
+    pub name: NodeName,
+    /// How both logs are kept.
+    pub log: wal_core::Config,
+    /// What is owed and unanswered is sent again after this long, then after twice as long, …
+    pub resend_after: Duration,
+}
+
+impl Options {
+    /// The defaults: a coordinator and a participant, 500 ms.
+    #[must_use]
+    pub fn new(name: NodeName) -> Options {
+        let (log, resend_after) = (wal_core::Config::default(), Duration::from_millis(500));
+        Options { name, log, resend_after }
+    }
+}
+
+/// Why a node did not start. Nothing of what its logs hold is lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A directory is in use by another process, or cannot be used: its text says which, and why.
+    #[error(transparent)]
+    Files(#[from] FileError),
+    /// The system has no randomness or no thread to give: try again later.
+    #[error("the system gave no {what}: {reason}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// A log cannot be opened, such as a damaged one: look at it with `trinity wal recover`.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// The node runs no more. Whether a request that was not answered is done is not known: start the node
+/// again, and ask with the same key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node has stopped: {reason}")]
+pub struct Stopped {
+    /// Why.
+    pub reason: String,
+}
+
+/// What comes to a node's thread.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Message { from: NodeName, message: Message },
+    Submit { request: Request, answer: oneshot::Sender<Result<Outcome, Stopped>> },
+    Cancel { key: RequestKey },
+    Value { cell: u64, answer: oneshot::Sender<Result<i64, Stopped>> },
+    Quiet { answer: oneshot::Sender<Result<(), Stopped>> },
+    Stop,
+}
+
+/// A running node. Dropping it stops the node, as a crash would.
+#[derive(Debug)]
+pub struct Handle {
+    inbox: Sender<Arrival>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Asks for a saga or a transaction, and waits for its outcome. A request of a key that is known
+    /// already is not done again: it is answered as the first one was, or will be.
+    ///
+    /// # Errors
+    /// [`Stopped`]: what became of it is not known.
+    pub async fn submit(&self, request: Request) -> Result<Outcome, Stopped> {
+        self.ask(|answer| Arrival::Submit { request, answer }).await
+    }
+
+    /// Cancels what was asked for under this key, unless it is too late: a saga is compensated, a
+    /// transaction without a decision is aborted. Whoever waits for its outcome is told.
+    pub fn cancel(&self, key: RequestKey) {
+        // A node that has stopped does nothing more of it anyway.
+        let _ = self.inbox.send(Arrival::Cancel { key });
+    }
+
+    /// Waits until this node has nothing unfinished: everything that it coordinates has ended at every
+    /// participant, and it has promised nothing whose outcome it does not know. An outcome is told as
+    /// soon as it is durable, which is earlier.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn quiet(&self) -> Result<(), Stopped> {
+        self.ask(|answer| Arrival::Quiet { answer }).await
+    }
+
+    /// What a cell of this node holds now. What is decided and not yet done here is not counted: see
+    /// [`quiet`](Self::quiet).
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn value(&self, cell: u64) -> Result<i64, Stopped> {
+        self.ask(|answer| Arrival::Value { cell, answer }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        arrival: impl FnOnce(oneshot::Sender<Result<T, Stopped>>) -> Arrival,
+    ) -> Result<T, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Stopped { reason: "its thread has ended".into() };
+        self.inbox.send(arrival(answer)).map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Drop for Handle {
+    /// Waits until the node's thread has let go of its files.
+    fn drop(&mut self) {
+        let _ = self.inbox.send(Arrival::Stop);
+        if let Some(thread) = self.thread.take() {
+            // Its panic was printed where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts a node over the logs in `folder` (created if they are not there), and waits until it has
+/// recovered. Also says what it found in each of its logs.
+///
+/// # Errors
+/// [`StartError`]
+pub async fn start(
+    folder: &Path,
+    options: Options,
+    network: &Network,
+) -> Result<(Handle, Vec<RecoveryReport>), StartError> {
+    let disks = FileDisks::open(folder)?;
+    let clock = Clock::start();
+    let config = configure(options, &clock)?;
+    let (inbox, arrivals) = mpsc::channel();
+    let (ready, started) = oneshot::channel();
+    let name = config.name;
+    let mut process = Process {
+        name,
+        disks,
+        clock,
+        network: network.clone(),
+        waiting: BTreeMap::new(),
+        quiet: Vec::new(),
+        flushes: VecDeque::new(),
+        outputs: Vec::new(),
+        reports: Vec::new(),
+        ready: Some(ready),
+    };
+    let run = move || {
+        let reason = process.run(config, &arrivals);
+        tracing::debug!(%name, %reason, "node stopped");
+        process.tell_all(&reason);
+    };
+    let thread = std::thread::Builder::new()
+        .name("trinity-node".into())
+        .spawn(run)
+        .map_err(|error| StartError::System { what: "thread", reason: error.to_string() })?;
+    let handle = Handle { inbox: inbox.clone(), thread: Some(thread) };
+    network.join(name, inbox);
+    match started.await {
+        Ok(Ok(reports)) => Ok((handle, reports)),
+        Ok(Err(stopped)) => Err(stopped.into()),
+        Err(_) => Err(Stopped { reason: "its thread has ended".into() }.into()),
+    }
+}
+
+fn configure(options: Options, clock: &Clock) -> Result<Config, StartError> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed)
+        .map_err(|error| StartError::System { what: "randomness", reason: error.to_string() })?;
+    let [id, key] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| seed[at + i])));
+    let mut config = Config::both(options.name, id, Key::root(key));
+    config.log = options.log;
+    if let Some(coordinator) = &mut config.coordinator {
+        coordinator.resend_after = options.resend_after;
+        coordinator.unix_ms_at_zero = clock.unix_ms_at_zero;
+    }
+    if let Some(participant) = &mut config.participant {
+        participant.unix_ms_at_zero = clock.unix_ms_at_zero;
+    }
+    Ok(config)
+}
+
+/// The clocks of the system, read here and nowhere else.
+#[derive(Debug)]
+struct Clock {
+    zero: Instant,
+    unix_ms_at_zero: i64,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "this is the shell that reads the clock")]
+    fn start() -> Clock {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms_at_zero = i64::try_from(unix.as_millis()).unwrap_or(i64::MAX);
+        Clock { zero: Instant::now(), unix_ms_at_zero }
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + self.zero.elapsed()
+    }
+}
+
+/// So many arrivals are taken before the disk is asked again: they share its next flush.
+const ARRIVALS_PER_FLUSH: usize = 4_096;
+
+/// What a node's thread works with.
+struct Process {
+    name: NodeName,
+    disks: FileDisks,
+    clock: Clock,
+    network: Network,
+    waiting: BTreeMap<RequestKey, Vec<oneshot::Sender<Result<Outcome, Stopped>>>>,
+    /// Who waits until nothing is unfinished.
+    quiet: Vec<oneshot::Sender<Result<(), Stopped>>>,
+    /// Handed out and not begun: at most one per log.
+    flushes: VecDeque<(LogSlot, Vec<DiskOp>)>,
+    outputs: Vec<Output>,
+    reports: Vec<RecoveryReport>,
+    ready: Option<oneshot::Sender<Result<Vec<RecoveryReport>, Stopped>>>,
+}
+
+impl Process {
+    /// Runs a node until it is told to stop or its log fails, and says why it ended.
+    fn run(&mut self, config: Config, arrivals: &Receiver<Arrival>) -> String {
+        let now = self.clock.now();
+        let mut node =
+            Node::start(config, OpenMode::Exclusive, now, &self.disks, &mut self.outputs);
+        loop {
+            if let Err(reason) = self.perform() {
+                return reason;
+            }
+            if node.is_ready()
+                && let Some(ready) = self.ready.take()
+            {
+                // Whoever started it may have lost interest: the handle's drop will stop it.
+                let _ = ready.send(Ok(std::mem::take(&mut self.reports)));
+            }
+            if !self.quiet.is_empty() && self.flushes.is_empty() && is_quiet(&node) {
+                for answer in self.quiet.drain(..) {
+                    // Whoever asked may have lost interest.
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            let went_on = match self.flushes.pop_front() {
+                Some((slot, ops)) => self.flush(&mut node, arrivals, slot, &ops),
+                None => self.wait(&mut node, arrivals),
+            };
+            if !went_on {
+                return "it was asked to".into();
+            }
+        }
+    }
+
+    /// Takes what has arrived meanwhile, so that it shares the next flush, then asks the disk.
+    fn flush(
+        &mut self,
+        node: &mut Node,
+        arrivals: &Receiver<Arrival>,
+        slot: LogSlot,
+        ops: &[DiskOp],
+    ) -> bool {
+        for arrival in arrivals.try_iter().take(ARRIVALS_PER_FLUSH) {
+            if !self.take(node, arrival) {
+                return false;
+            }
+        }
+        let result = self.disks.perform(slot, ops);
+        self.handle(node, Input::Flushed { slot, result });
+        true
+    }
+
+    /// Waits for something to do.
+    fn wait(&mut self, node: &mut Node, arrivals: &Receiver<Arrival>) -> bool {
+        let arrival = match node.next_wake() {
+            None => arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wake) => arrivals.recv_timeout(wake - self.clock.now()),
+        };
+        match arrival {
+            Ok(arrival) => self.take(node, arrival),
+            Err(RecvTimeoutError::Timeout) => {
+                self.handle(node, Input::Wake);
+                true
+            }
+            Err(RecvTimeoutError::Disconnected) => false,
+        }
+    }
+
+    /// False if it is to stop.
+    fn take(&mut self, node: &mut Node, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Message { from, message } => {
+                self.handle(node, Input::Message { from, message });
+            }
+            Arrival::Submit { request, answer } => {
+                self.waiting.entry(request.key.clone()).or_default().push(answer);
+                self.handle(node, Input::Submit(request));
+            }
+            Arrival::Cancel { key } => self.handle(node, Input::Cancel(key)),
+            Arrival::Value { cell, answer } => {
+                let value = node.participant().map_or(0, |host| host.store().value(cell));
+                // Whoever asked may have lost interest.
+                let _ = answer.send(Ok(value));
+            }
+            Arrival::Quiet { answer } => self.quiet.push(answer),
+            Arrival::Stop => return false,
+        }
+        true
+    }
+
+    fn handle(&mut self, node: &mut Node, input: Input) {
+        node.handle(self.clock.now(), input, &self.disks, &mut self.outputs);
+    }
+
+    /// Performs what the node wants, in order; flushes are begun later, and nothing that rests on one
+    /// is among what is performed before.
+    ///
+    /// # Errors
+    /// Why the node must stop.
+    fn perform(&mut self) -> Result<(), String> {
+        for output in self.outputs.drain(..) {
+            match output {
+                Output::Disk { slot, ops } => self.flushes.push_back((slot, ops)),
+                Output::Send { to, message } => self.network.send(self.name, to, message),
+                Output::Reply { key, outcome } => {
+                    for answer in self.waiting.remove(&key).unwrap_or_default() {
+                        // Whoever asked may have lost interest.
+                        let _ = answer.send(Ok(outcome.clone()));
+                    }
+                }
+                Output::Appended { .. } => {}
+                Output::Recovered { report, .. } => self.reports.push(*report),
+                Output::Died { reason, .. } => return Err(reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_all(&mut self, reason: &str) {
+        let stopped = Stopped { reason: reason.to_owned() };
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(Err(stopped.clone()));
+        }
+        for answer in self.quiet.drain(..) {
+            let _ = answer.send(Err(stopped.clone()));
+        }
+        for answer in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = answer.send(Err(stopped.clone()));
+        }
+    }
+}
+
+fn is_quiet(node: &Node) -> bool {
+    node.is_ready()
+        && node.coordinator().is_none_or(|engine| engine.active() == 0)
+        && node.participant().is_none_or(|host| host.participant().prepared().next().is_none())
+}

@@ -1,0 +1,56 @@
+//! What a participant answers about transactions of which it knows nothing.
+
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
+use twopc::participant::{Event, Participant, PromiseKey, Reply, Resources};
+use twopc::{Message, TxKey, Vote};
+
+struct Yes;
+impl Resources for Yes {
+    fn can_prepare(&self, _: &PromiseKey, _: &[u8]) -> bool {
+        true
+    }
+}
+
+const COORDINATOR: CoordinatorId = CoordinatorId::numbered(0);
+const STORE: StoreId = StoreId(7);
+
+fn key() -> TxKey {
+    TxKey { coordinator: COORDINATOR, id: OperationId(1 << 40 | 1) }
+}
+
+fn commit() -> Message {
+    let (epoch, shard) = (Epoch::new(3), ShardId::numbered(1));
+    Message::Commit { key: key(), epoch, shard, store: Some(STORE) }
+}
+
+/// A participant that was replaced hears a COMMIT of what its successor promised. Its store is the one
+/// that voted; but only a log that is still its own lets the ACK out.
+#[test]
+fn an_ack_of_the_unknown_waits_for_a_record() {
+    let mut participant = Participant::new(NodeName::numbered(1), STORE, BootCount(1));
+    for at in [Sequence(1), Sequence(2)] {
+        let proof = participant.decide(&commit(), &Yes).unwrap();
+        let seen = Event::CoordinatorSeen { coordinator: COORDINATOR, epoch: Epoch::new(3) };
+        assert_eq!(proof, seen, "also when the epoch is not new");
+        participant.apply(at, &proof).unwrap();
+        let Reply { message, after, .. } =
+            participant.reply(NodeName(COORDINATOR.0), &commit()).unwrap();
+        assert!(matches!(message, Message::Ack { heuristic: false, .. }));
+        assert_eq!(after, at);
+    }
+}
+
+/// A NO needs no record of its own, but it answers an epoch that is to be remembered.
+#[test]
+fn no_answer_leaves_before_the_epoch_that_it_answers_is_durable() {
+    let mut participant = Participant::new(NodeName::numbered(1), STORE, BootCount(2));
+    let (epoch, shard) = (Epoch::new(3), ShardId::numbered(1));
+    let (peers, work) = ([].into(), [].into());
+    let prepare = Message::Prepare { key: key(), epoch, shard, peers, work };
+    assert_eq!(participant.decide(&prepare, &Yes), None);
+    let seen = participant.newer_epoch(COORDINATOR, epoch).unwrap();
+    participant.apply(Sequence(5), &seen).unwrap();
+    let reply = participant.reply(NodeName(COORDINATOR.0), &prepare).unwrap();
+    assert!(matches!(reply.message, Message::Vote { vote: Vote::Abort, .. }));
+    assert_eq!(reply.after, Sequence(5));
+}
