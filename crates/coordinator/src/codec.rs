@@ -296,6 +296,32 @@ pub fn encode_transaction(
     }
 }
 
+/// How long the payload is that [`encode_transaction`] writes, in bytes: for asking whether there is
+/// room without writing anything.
+#[must_use]
+pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> u64 {
+    use twopc::coordinator::Event;
+    const ID: u64 = 8;
+    const NAME: u64 = 32;
+    const VERSION: u64 = 1;
+    const TAG: u64 = 3;
+    let tagged = |value: u64| VERSION + TAG + value;
+    ID + match event {
+        Event::Created { request_key: None, .. } => NAME,
+        Event::Created { request_key: Some(key), .. } => NAME + tagged(key.as_bytes().len() as u64),
+        Event::ParticipantAdded(Member { store: None, .. }) => 2 * NAME,
+        Event::ParticipantAdded(Member { store: Some(_), .. }) => 2 * NAME + tagged(12),
+        Event::VoteReceived { .. } => NAME + 1,
+        Event::CommitStart { members } => tagged((members.len() * PARTICIPANT_BYTES) as u64),
+        Event::PrepareStart
+        | Event::CommitComplete
+        | Event::AbortStart
+        | Event::AbortComplete
+        | Event::RollbackStart
+        | Event::RollbackComplete => 0,
+    }
+}
+
 /// Writes the payload of a participant's event, and says which it is.
 pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) -> EventType {
     use twopc::participant::Event;
@@ -678,4 +704,41 @@ fn decode_participant(
         EventType::IN_DOUBT => Fact::InDoubt,
         _ => return Err(CodecError::UnknownEvent(event)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twopc::coordinator::Event;
+
+    #[test]
+    fn a_transactions_payload_is_as_long_as_foretold() {
+        let coordinator = CoordinatorId::numbered(1);
+        let mut member = Member::new(ShardId::numbered(2), NodeName::numbered(3));
+        let mut events = vec![
+            Event::Created { coordinator, request_key: None },
+            Event::ParticipantAdded(member),
+            Event::PrepareStart,
+            Event::VoteReceived { shard: member.shard, vote: Vote::Commit },
+            Event::CommitStart { members: vec![] },
+            Event::CommitStart { members: vec![member; 64] },
+            Event::CommitComplete,
+            Event::AbortStart,
+            Event::AbortComplete,
+            Event::RollbackStart,
+            Event::RollbackComplete,
+        ];
+        member.store = Some((StoreId(4), BootCount(5)));
+        events.push(Event::ParticipantAdded(member));
+        for bytes in [0, 1, RequestKey::BYTES_MAX as usize] {
+            let request_key = RequestKey::new(&vec![7; bytes]).ok();
+            assert!(request_key.is_some());
+            events.push(Event::Created { coordinator, request_key });
+        }
+        for event in events {
+            let mut payload = Vec::new();
+            encode_transaction(OperationId(6), &event, &mut payload);
+            assert_eq!(payload.len() as u64, transaction_payload_bytes(&event), "{event:?}");
+        }
+    }
 }

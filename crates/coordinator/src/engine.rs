@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use twopc::coordinator::{Decision, Member};
 use twopc::{Peer, Transaction, TxKey, Verdict};
-use wal_core::{DiskError, EventType, Log, RECORD_HEADER_BYTES};
+use wal_core::{DiskError, Log, RECORD_HEADER_BYTES};
 
 /// How an engine behaves. Every time and number is a limit, none is a promise of speed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,8 +197,8 @@ struct Desk {
 #[derive(Debug)]
 pub struct Engine {
     desk: Desk,
-    transactions: BTreeMap<OperationId, TransactionOp>,
-    sagas: BTreeMap<OperationId, SagaOp>,
+    transactions: BTreeMap<OperationId, Box<TransactionOp>>,
+    sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
     /// Who waits for a node to announce itself; some may have given up since.
     expected: BTreeMap<NodeName, Vec<u64>>,
@@ -268,14 +268,14 @@ impl Engine {
             }
             engine.transactions.insert(
                 id,
-                TransactionOp {
+                Box::new(TransactionOp {
                     machine,
                     work: Vec::new(),
                     peers: Arc::new([]),
                     sent: Sent::default(),
                     pace: Pace::new(now),
                     aborts_sent: 0,
-                },
+                }),
             );
             let restarted = twopc::coordinator::Input::Restarted { epoch };
             engine.tell_transaction(now, id, &restarted, out);
@@ -286,7 +286,7 @@ impl Engine {
                 engine.requests.insert(key.clone(), Known::Active(OpRef::Saga(id)));
             }
             let (sent, pace, called) = (Sent::default(), Pace::new(now), Vec::new());
-            engine.sagas.insert(id, SagaOp { machine, sent, pace, called });
+            engine.sagas.insert(id, Box::new(SagaOp { machine, sent, pace, called }));
             engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
         }
         engine
@@ -326,10 +326,10 @@ impl Engine {
             }
             None => {}
         }
-        let key = request.key.clone();
-        let started = match request.work {
-            Work::Saga(definition) => self.submit_saga(now, request.key, &definition, out),
-            Work::Transaction(branches) => self.submit_transaction(now, request.key, branches, out),
+        let Request { key, work } = request;
+        let started = match work {
+            Work::Saga(definition) => self.submit_saga(now, &key, &definition, out),
+            Work::Transaction(branches) => self.submit_transaction(now, &key, branches, out),
         };
         if let Err(refusal) = started {
             out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
@@ -486,7 +486,7 @@ impl Engine {
     fn submit_saga(
         &mut self,
         now: Time,
-        key: RequestKey,
+        key: &RequestKey,
         definition: &saga::Definition,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
@@ -501,9 +501,12 @@ impl Engine {
             id.0,
         );
         let events = Saga::admission(definition, self.desk.config.id, nonce, Some(key.clone()));
-        self.desk.check_admission(events.iter(), |event, payload| {
-            codec::encode_saga(id, event, payload)
-        })?;
+        let mut scratch = Vec::new();
+        self.desk.check_admission(events.iter().map(|event| {
+            scratch.clear();
+            codec::encode_saga(id, event, &mut scratch);
+            scratch.len() as u64
+        }))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -514,8 +517,9 @@ impl Engine {
         let machine =
             Saga::created(id, at, &created).expect("the first event of an admission is a creation");
         let (sent, pace, called) = (Sent::default(), Pace::new(now), Vec::new());
-        let op = self.sagas.entry(id).or_insert(SagaOp { machine, sent, pace, called });
-        self.requests.insert(key, Known::Active(OpRef::Saga(id)));
+        let op = SagaOp { machine, sent, pace, called };
+        let op = self.sagas.entry(id).or_insert_with(|| Box::new(op));
+        self.requests.insert(key.clone(), Known::Active(OpRef::Saga(id)));
         for event in events {
             let recorded = self.desk.record_saga(now, op, &event, out);
             assert!(recorded, "the log had room for the whole admission");
@@ -527,7 +531,7 @@ impl Engine {
     fn submit_transaction(
         &mut self,
         now: Time,
-        key: RequestKey,
+        key: &RequestKey,
         branches: Vec<Branch>,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
@@ -535,14 +539,14 @@ impl Engine {
         if self.transactions.len() + self.waiting.len() >= active_max as usize {
             return Err(Refusal::TooManyActive { active_max });
         }
-        let unknown: BTreeSet<NodeName> = branches
-            .iter()
-            .map(|branch| branch.node)
-            .filter(|node| !self.stores.contains_key(node))
-            .collect();
+        let nodes = branches.iter().map(|branch| branch.node);
+        let mut unknown: Vec<NodeName> =
+            nodes.filter(|node| !self.stores.contains_key(node)).collect();
         if unknown.is_empty() {
             return self.begin_transaction(now, key, branches, out);
         }
+        unknown.sort_unstable();
+        unknown.dedup();
         let number = self.waited;
         self.waited += 1;
         let missing = unknown.len() as u32;
@@ -558,7 +562,8 @@ impl Engine {
         let mut pace = Pace::new(now);
         self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
         self.requests.insert(key.clone(), Known::Active(OpRef::Waiting(number)));
-        self.waiting.insert(number, Waiting { request_key: key, branches, missing, pace });
+        let request_key = key.clone();
+        self.waiting.insert(number, Waiting { request_key, branches, missing, pace });
         Ok(())
     }
 
@@ -566,7 +571,7 @@ impl Engine {
     fn begin_transaction(
         &mut self,
         now: Time,
-        key: RequestKey,
+        key: &RequestKey,
         branches: Vec<Branch>,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
@@ -580,9 +585,8 @@ impl Engine {
         let events = Transaction::admission(self.desk.config.id, Some(key.clone()), &members)
             .map_err(Refusal::Participants)?;
         let decision = twopc::coordinator::Event::CommitStart { members };
-        self.desk.check_admission(events.iter().chain([&decision]), |event, payload| {
-            codec::encode_transaction(id, event, payload)
-        })?;
+        let records = events.iter().chain([&decision]);
+        self.desk.check_admission(records.map(codec::transaction_payload_bytes))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -599,13 +603,13 @@ impl Engine {
             pace: Pace::new(now),
             aborts_sent: 0,
         };
-        let op = self.transactions.entry(id).or_insert(op);
-        self.requests.insert(key, Known::Active(OpRef::Transaction(id)));
+        let op = self.transactions.entry(id).or_insert_with(|| Box::new(op));
+        self.requests.insert(key.clone(), Known::Active(OpRef::Transaction(id)));
         for event in events {
             let recorded = self.desk.record_transaction(now, op, &event, out);
             assert!(recorded, "the log had room for the whole admission");
         }
-        self.advance_transaction(now, id, true, out);
+        self.desk.advance_transaction(now, op, true, out);
         Ok(())
     }
 
@@ -628,6 +632,9 @@ impl Engine {
         if known.0 != store || known.1 < boot {
             *known = (store, boot);
         }
+        if self.expected.is_empty() {
+            return;
+        }
         let mut ready = Vec::new();
         for number in self.expected.remove(&from).unwrap_or_default() {
             let Some(waiting) = self.waiting.get_mut(&number) else { continue };
@@ -639,9 +646,9 @@ impl Engine {
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
             let key = waiting.request_key;
-            self.requests.remove(&key);
-            let begun = self.begin_transaction(now, key.clone(), waiting.branches, out);
+            let begun = self.begin_transaction(now, &key, waiting.branches, out);
             if let Err(refusal) = begun {
+                self.requests.remove(&key);
                 out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
             }
         }
@@ -662,17 +669,30 @@ impl Engine {
         }
         match *message {
             twopc::Message::Vote { shard, vote, store, boot, .. } => {
-                // The vote says which boot cast it: a NO of a restarted participant is how its
-                // coordinator learns of the restart.
-                self.announced(now, from, store, boot, out);
                 let input = twopc::coordinator::Input::Vote { shard, vote };
-                self.tell_transaction(now, key.id, &input, out);
+                // The vote says which boot cast it: a NO of a restarted participant is how its
+                // coordinator learns of the restart. Of one that is as the list says it learns nothing.
+                let listed = Some((store, boot));
+                if let Some(op) = self.transactions.get_mut(&key.id)
+                    && op.machine.member(shard).is_some_and(|m| m.node == from && m.store == listed)
+                {
+                    self.desk.tell_transaction(now, op, &input, out);
+                    if op.machine.ended().is_some() {
+                        self.end_transaction(key.id);
+                    }
+                } else {
+                    self.announced(now, from, store, boot, out);
+                    self.tell_transaction(now, key.id, &input, out);
+                }
             }
             twopc::Message::Ack { shard, heuristic, .. } => {
                 let Some(op) = self.transactions.get_mut(&key.id) else { return };
                 if op.machine.acknowledge(shard) {
                     self.desk.stats.heuristic += u64::from(heuristic);
-                    self.advance_transaction(now, key.id, false, out);
+                    self.desk.advance_transaction(now, op, false, out);
+                    if op.machine.ended().is_some() {
+                        self.end_transaction(key.id);
+                    }
                 }
             }
             twopc::Message::Inquiry { shard, .. } => {
@@ -716,52 +736,33 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> bool {
         let Some(op) = self.transactions.get_mut(&id) else { return false };
-        let fact = op.machine.decide(input);
-        if let Some(event) = &fact
-            && !self.desk.record_transaction(now, op, event, out)
-        {
-            return false;
+        let told = self.desk.tell_transaction(now, op, input, out);
+        if op.machine.ended().is_some() {
+            self.end_transaction(id);
         }
-        let restarted = matches!(input, twopc::coordinator::Input::Restarted { .. });
-        let vote = matches!(fact, Some(twopc::coordinator::Event::VoteReceived { .. }));
-        if fact.is_some() || restarted {
-            self.advance_transaction(now, id, !vote, out);
-        }
-        fact.is_some()
+        told
     }
 
-    /// Settles, and sends what has come to be owed. `owes_more`: the last fact added to it, which a
-    /// vote or an acknowledgement alone never does.
-    fn advance_transaction(
-        &mut self,
-        now: Time,
-        id: OperationId,
-        mut owes_more: bool,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(op) = self.transactions.get_mut(&id) else { return };
-        while let Some(event) = op.machine.settle() {
-            if !self.desk.record_transaction(now, op, &event, out) {
-                return;
-            }
-            owes_more = true;
+    /// What is kept of a transaction that has ended: the answers to those who ask late.
+    fn end_transaction(&mut self, id: OperationId) {
+        let Some(op) = self.transactions.remove(&id) else { return };
+        let Some(decision) = op.machine.ended() else { return };
+        self.decided.insert(id, decision);
+        if let Some(key) = op.machine.request_key() {
+            let (at, outcome) = (op.machine.evidence(), EndedAs::Transaction(decision));
+            self.end_request(key, Known::Ended { at, outcome });
         }
-        if owes_more {
-            op.pace.attempt = 0;
-            self.desk.send_transaction(now, op, false, out);
+        match decision {
+            Decision::Commit => self.desk.stats.committed += 1,
+            Decision::Abort => self.desk.stats.aborted += 1,
         }
-        if let Some(decision) = op.machine.ended() {
-            let at = op.machine.evidence();
-            let key = op.machine.request_key().cloned();
-            self.transactions.remove(&id);
-            self.decided.insert(id, decision);
-            if let Some(key) = key {
-                let outcome = EndedAs::Transaction(decision);
-                self.requests.insert(key, Known::Ended { at, outcome });
-            }
-            match decision {
-                Decision::Commit => self.desk.stats.committed += 1,
-                Decision::Abort => self.desk.stats.aborted += 1,
+    }
+
+    fn end_request(&mut self, key: &RequestKey, ended: Known) {
+        match self.requests.get_mut(key) {
+            Some(known) => *known = ended,
+            None => {
+                self.requests.insert(key.clone(), ended);
             }
         }
     }
@@ -776,7 +777,10 @@ impl Engine {
             }
             _ => {
                 self.desk.send_transaction(now, op, true, out);
-                self.advance_transaction(now, id, false, out);
+                self.desk.advance_transaction(now, op, false, out);
+                if op.machine.ended().is_some() {
+                    self.end_transaction(id);
+                }
                 return;
             }
         };
@@ -809,7 +813,7 @@ impl Engine {
         if key.coordinator != self.desk.config.id {
             return None;
         }
-        self.sagas.get(&key.id)
+        self.sagas.get(&key.id).map(Box::as_ref)
     }
 
     /// True if the input was worth a fact.
@@ -843,11 +847,10 @@ impl Engine {
         op.pace.attempt = 0;
         self.desk.send_saga(now, op, false, out);
         if let saga::Phase::Ended(how) = op.machine.phase() {
-            let at = op.machine.last();
-            let key = op.machine.request_key().cloned();
-            self.sagas.remove(&id);
-            if let Some(key) = key {
-                self.requests.insert(key, Known::Ended { at, outcome: EndedAs::Saga(how) });
+            let Some(op) = self.sagas.remove(&id) else { return };
+            if let Some(key) = op.machine.request_key() {
+                let (at, outcome) = (op.machine.last(), EndedAs::Saga(how));
+                self.end_request(key, Known::Ended { at, outcome });
             }
             match how {
                 saga::End::Completed => self.desk.stats.completed += 1,
@@ -880,6 +883,49 @@ impl Engine {
 }
 
 impl Desk {
+    /// True if the input was worth a fact.
+    fn tell_transaction(
+        &mut self,
+        now: Time,
+        op: &mut TransactionOp,
+        input: &twopc::coordinator::Input,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let fact = op.machine.decide(input);
+        if let Some(event) = &fact
+            && !self.record_transaction(now, op, event, out)
+        {
+            return false;
+        }
+        let restarted = matches!(input, twopc::coordinator::Input::Restarted { .. });
+        let vote = matches!(fact, Some(twopc::coordinator::Event::VoteReceived { .. }));
+        if fact.is_some() || restarted {
+            self.advance_transaction(now, op, !vote, out);
+        }
+        fact.is_some()
+    }
+
+    /// Settles, and sends what has come to be owed. `owes_more`: the last fact added to it, which a
+    /// vote or an acknowledgement alone never does.
+    fn advance_transaction(
+        &mut self,
+        now: Time,
+        op: &mut TransactionOp,
+        mut owes_more: bool,
+        out: &mut Vec<Output>,
+    ) {
+        while let Some(event) = op.machine.settle() {
+            if !self.record_transaction(now, op, &event, out) {
+                return;
+            }
+            owes_more = true;
+        }
+        if owes_more {
+            op.pace.attempt = 0;
+            self.send_transaction(now, op, false, out);
+        }
+    }
+
     /// Appends a fact and applies it. False if the log takes nothing more just now: then the machine
     /// still owes the fact, or the input comes again, and the operation's timer asks anew.
     fn record_transaction(
@@ -1048,20 +1094,14 @@ impl Desk {
 
     /// Refuses an operation before anything of it is logged: a record too large, or a log whose buffer
     /// could not take the whole admission as one unit.
-    fn check_admission<'a, E: 'a>(
-        &self,
-        events: impl Iterator<Item = &'a E>,
-        encode: impl Fn(&E, &mut Vec<u8>) -> EventType,
-    ) -> Result<(), Refusal> {
+    fn check_admission(&self, payloads: impl Iterator<Item = u64>) -> Result<(), Refusal> {
         let payload_bytes_max = self.log.log().config().max_payload;
-        let (mut payload, mut total) = (Vec::new(), 0);
-        for event in events {
-            payload.clear();
-            encode(event, &mut payload);
-            if payload.len() > payload_bytes_max as usize {
+        let mut total = 0;
+        for bytes in payloads {
+            if bytes > u64::from(payload_bytes_max) {
                 return Err(Refusal::TooLarge { payload_bytes_max });
             }
-            total += u64::from(RECORD_HEADER_BYTES) + payload.len() as u64;
+            total += u64::from(RECORD_HEADER_BYTES) + bytes;
         }
         if total > self.log.log().room() { Err(Refusal::LogBusy) } else { Ok(()) }
     }

@@ -225,14 +225,58 @@ pub struct Transaction {
     request_key: Option<RequestKey>,
     phase: Phase,
     members: Vec<Member>,
-    votes: Vec<Option<Vote>>,
+    voted_yes: MemberSet,
+    voted_no: MemberSet,
+    /// Volatile: forgetting it only makes COMMIT be sent again.
+    acknowledged: MemberSet,
     rollback_started: bool,
     created_at: Sequence,
     /// The commit decision, or the first of `abort_start` and `rollback_start`.
     decided_at: Option<Sequence>,
     last_at: Sequence,
-    /// Volatile: forgetting it only makes COMMIT be sent again.
-    acknowledged: Vec<bool>,
+}
+
+/// Some of the members, by index: one word for as many as we admit, more for those of a foreign log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct MemberSet {
+    low: u64,
+    high: Vec<u64>,
+}
+
+impl MemberSet {
+    /// True if it was not in.
+    fn insert(&mut self, member: usize) -> bool {
+        let word = match (member / 64).checked_sub(1) {
+            None => &mut self.low,
+            Some(word) => {
+                if self.high.len() <= word {
+                    self.high.resize(word + 1, 0);
+                }
+                &mut self.high[word]
+            }
+        };
+        let bit = 1 << (member % 64);
+        let fresh = *word & bit == 0;
+        *word |= bit;
+        fresh
+    }
+
+    fn contains(&self, member: usize) -> bool {
+        let word = match (member / 64).checked_sub(1) {
+            None => self.low,
+            Some(word) => self.high.get(word).copied().unwrap_or(0),
+        };
+        word >> (member % 64) & 1 == 1
+    }
+
+    fn is_empty(&self) -> bool {
+        self.low == 0 && self.high.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        let words = self.high.iter().fold(self.low.count_ones(), |n, word| n + word.count_ones());
+        words as usize
+    }
 }
 
 impl Transaction {
@@ -282,12 +326,13 @@ impl Transaction {
             request_key: request_key.clone(),
             phase: Phase::Created,
             members: Vec::new(),
-            votes: Vec::new(),
+            voted_yes: MemberSet::default(),
+            voted_no: MemberSet::default(),
+            acknowledged: MemberSet::default(),
             rollback_started: false,
             created_at: sequence,
             decided_at: None,
             last_at: sequence,
-            acknowledged: Vec::new(),
         })
     }
 
@@ -298,7 +343,7 @@ impl Transaction {
         match *input {
             Input::Vote { shard, vote } => {
                 let member = self.position(shard)?;
-                let first = self.phase == Phase::Preparing && self.votes[member].is_none();
+                let first = self.phase == Phase::Preparing && self.vote(member).is_none();
                 first.then_some(Event::VoteReceived { shard, vote })
             }
             // A live coordinator whose votes are all in owes the commit (see `settle`); a timer that
@@ -337,10 +382,13 @@ impl Transaction {
                 Phase::Preparing | Phase::Aborting | Phase::RollingBack,
             ) => {
                 let member = self.position(*shard).ok_or(IllegalTransition::UnknownShard)?;
-                if self.votes[member].is_some() {
+                if self.vote(member).is_some() {
                     return Err(IllegalTransition::SecondVote);
                 }
-                self.votes[member] = Some(*vote);
+                match vote {
+                    Vote::Commit => self.voted_yes.insert(member),
+                    Vote::Abort => self.voted_no.insert(member),
+                };
             }
             (Event::CommitStart { .. }, Phase::Aborting | Phase::RollingBack) => {
                 return Err(IllegalTransition::SecondDecision);
@@ -389,7 +437,7 @@ impl Transaction {
     #[must_use]
     pub fn settle(&self) -> Option<Event> {
         match self.phase {
-            Phase::Preparing if self.votes.contains(&Some(Vote::Abort)) => Some(Event::AbortStart),
+            Phase::Preparing if !self.voted_no.is_empty() => Some(Event::AbortStart),
             Phase::Preparing if self.all_voted_commit() => {
                 Some(Event::CommitStart { members: self.members.clone() })
             }
@@ -406,7 +454,7 @@ impl Transaction {
             Phase::Created => {}
             Phase::Preparing => owed.extend(
                 members
-                    .filter(|&m| self.votes[m as usize].is_none())
+                    .filter(|&m| self.vote(m as usize).is_none())
                     .map(|member| Effect::Prepare { member }),
             ),
             Phase::Committing => {
@@ -414,7 +462,7 @@ impl Transaction {
                 owed.push(Effect::Tell { decision: Decision::Commit, after });
                 owed.extend(
                     members
-                        .filter(|&m| !self.acknowledged[m as usize])
+                        .filter(|&m| !self.acknowledged.contains(m as usize))
                         .map(|member| Effect::Commit { member, after }),
                 );
             }
@@ -423,7 +471,7 @@ impl Transaction {
                 // Who voted no has aborted already.
                 owed.extend(
                     members
-                        .filter(|&m| self.votes[m as usize] != Some(Vote::Abort))
+                        .filter(|&m| !self.voted_no.contains(m as usize))
                         .map(|member| Effect::Abort { member }),
                 );
             }
@@ -440,7 +488,7 @@ impl Transaction {
     /// A participant acknowledged the commit: it is not sent to it again. True if this was news.
     pub fn acknowledge(&mut self, shard: ShardId) -> bool {
         let Some(member) = self.position(shard) else { return false };
-        self.phase == Phase::Committing && !std::mem::replace(&mut self.acknowledged[member], true)
+        self.phase == Phase::Committing && self.acknowledged.insert(member)
     }
 
     /// Its id.
@@ -467,9 +515,16 @@ impl Transaction {
         &self.members
     }
 
+    /// The participant that votes for a shard.
+    #[must_use]
+    pub fn member(&self, shard: ShardId) -> Option<&Member> {
+        self.members.iter().find(|member| member.shard == shard)
+    }
+
     /// The votes that are in, by shard.
     pub fn votes(&self) -> impl Iterator<Item = (ShardId, Vote)> + '_ {
-        self.members.iter().zip(&self.votes).filter_map(|(m, v)| Some((m.shard, (*v)?)))
+        let members = self.members.iter().enumerate();
+        members.filter_map(|(at, member)| Some((member.shard, self.vote(at)?)))
     }
 
     /// The decision, if one is in the log (or was, and the transaction ended).
@@ -529,19 +584,29 @@ impl Transaction {
         self.members.iter().position(|member| member.shard == shard)
     }
 
+    fn vote(&self, member: usize) -> Option<Vote> {
+        if self.voted_yes.contains(member) {
+            Some(Vote::Commit)
+        } else {
+            self.voted_no.contains(member).then_some(Vote::Abort)
+        }
+    }
+
     fn all_voted_commit(&self) -> bool {
-        self.phase == Phase::Preparing && self.votes.iter().all(|v| *v == Some(Vote::Commit))
+        self.phase == Phase::Preparing && self.voted_yes.len() == self.members.len()
     }
 
     fn all_acknowledged(&self) -> bool {
-        self.acknowledged.iter().all(|&done| done)
+        self.acknowledged.len() == self.members.len()
     }
 
     /// The decision names everybody: a log whose earlier records lie behind a hole still knows whom
     /// to tell.
     fn learn(&mut self, members: &[Member]) {
-        for member in members {
-            match self.position(member.shard) {
+        for (at, member) in members.iter().enumerate() {
+            // Nearly always they are named in the order in which they joined.
+            let here = self.members.get(at).is_some_and(|known| known.shard == member.shard);
+            match if here { Some(at) } else { self.position(member.shard) } {
                 Some(known) => self.members[known] = *member,
                 None => self.join(*member),
             }
@@ -550,8 +615,6 @@ impl Transaction {
 
     fn join(&mut self, member: Member) {
         self.members.push(member);
-        self.votes.push(None);
-        self.acknowledged.push(false);
     }
 }
 
