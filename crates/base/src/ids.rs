@@ -212,12 +212,21 @@ pub struct StoreId(pub u64);
 pub struct BootCount(pub u32);
 
 /// An idempotency token: whatever it names has an effect at most once.
+/// A number of 128 bits, kept as its little-endian bytes: messages that carry one stay small.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub u128);
+pub struct Token(pub [u8; 16]);
+
+impl Token {
+    /// The token of this number.
+    #[must_use]
+    pub const fn new(number: u128) -> Token {
+        Token(number.to_le_bytes())
+    }
+}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({:032x})", self.0)
+        write!(f, "Token({:032x})", u128::from_le_bytes(self.0))
     }
 }
 

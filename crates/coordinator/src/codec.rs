@@ -368,7 +368,7 @@ pub fn encode_step(outcome: &StepOutcome, out: &mut Vec<u8>) -> EventType {
     let mut call = [0; 21];
     call[..4].copy_from_slice(&outcome.step.to_le_bytes());
     call[4] = u8::from(outcome.direction == Direction::Backward);
-    call[5..].copy_from_slice(&outcome.token.0.to_le_bytes());
+    call[5..].copy_from_slice(&outcome.token.0);
     let (refused, code) = match outcome.answer {
         StepAnswer::Refused { code } => (1, code),
         StepAnswer::Done | StepAnswer::NotNow => (0, 0),
@@ -682,7 +682,7 @@ fn decode_participant(
                 [1] => Direction::Backward,
                 _ => return Err(CodecError::Value(event)),
             };
-            let token = Token(u128::from_le_bytes(call.array()?));
+            let token = Token(call.array()?);
             let answer: [u8; 6] =
                 tags.array(tag::ANSWER, event)?.ok_or(CodecError::Extensions(event))?;
             let [refused, a, b, c, d, changed] = answer;

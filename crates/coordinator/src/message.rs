@@ -254,3 +254,15 @@ impl Message {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages are moved several times on their way: two lines of a cache, not three.
+    #[test]
+    fn a_message_is_small() {
+        assert!(size_of::<Message>() <= 120, "{}", size_of::<Message>());
+        assert!(size_of::<crate::Output>() <= 152, "{}", size_of::<crate::Output>());
+    }
+}

@@ -296,7 +296,7 @@ mod tests {
     fn slots_are_unique_up_to_the_largest_step_number() {
         let mut slots = vec![Effect::Tell { end: End::Aborted, after: Sequence::NONE }.slot()];
         for step in [0, 1, 2, 31, 32, 62, u32::MAX - 1, u32::MAX] {
-            let (token, after) = (Token(0), Sequence::NONE);
+            let (token, after) = (Token::new(0), Sequence::NONE);
             slots.push(Effect::Run { step, token, after }.slot());
             slots.push(Effect::Compensate { step, token, after }.slot());
         }

@@ -881,7 +881,7 @@ impl Saga {
             Direction::Forward => 0,
             Direction::Backward => 1,
         };
-        Token(prng::keyed_hash(self.nonce, u64::from(step), way))
+        Token::new(prng::keyed_hash(self.nonce, u64::from(step), way))
     }
 }
 
@@ -916,8 +916,8 @@ mod tests {
             for step in [0, 1, u32::MAX] {
                 let forward = saga.token(step, Direction::Forward);
                 let backward = saga.token(step, Direction::Backward);
-                assert_eq!(forward, Token(prng::keyed_hash(nonce, step.into(), 0)));
-                assert_eq!(backward, Token(prng::keyed_hash(nonce, step.into(), 1)));
+                assert_eq!(forward, Token::new(prng::keyed_hash(nonce, step.into(), 0)));
+                assert_eq!(backward, Token::new(prng::keyed_hash(nonce, step.into(), 1)));
                 tokens.extend([forward, backward]);
             }
         }

@@ -154,8 +154,9 @@ pub enum Message {
         key: TxKey,
         /// The asker's shard.
         shard: ShardId,
-        /// The addressee, as the list that the asker holds names it.
-        peer: Peer,
+        /// The addressee, as the list that the asker holds names it. Seldom sent, and the largest of
+        /// all: boxed, so that the others stay small.
+        peer: Box<Peer>,
     },
     /// Participant to participant: this is what I know.
     PeerAnswer {

@@ -429,7 +429,7 @@ impl Participant {
         if ask_peers {
             owed.extend(peers.iter().filter(|peer| peer.shard != shard).map(|&peer| Reply {
                 to: peer.node,
-                message: Message::PeerInquiry { key: tx, shard, peer },
+                message: Message::PeerInquiry { key: tx, shard, peer: Box::new(peer) },
                 after,
             }));
         }
