@@ -152,6 +152,14 @@ struct Waiting {
     pace: Pace,
 }
 
+/// Whether a node has announced itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Announced {
+    /// Not yet. These wait for it; some may have given up since.
+    Expected(Vec<u64>),
+    As(StoreId, BootCount),
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Known {
     Active(OpRef),
@@ -200,12 +208,10 @@ pub struct Engine {
     transactions: BTreeMap<OperationId, Box<TransactionOp>>,
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
-    /// Who waits for a node to announce itself; some may have given up since.
-    expected: BTreeMap<NodeName, Vec<u64>>,
     requests: BTreeMap<RequestKey, Known>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
-    stores: BTreeMap<NodeName, (StoreId, BootCount)>,
+    nodes: BTreeMap<NodeName, Announced>,
     ids_drawn: u64,
     waited: u64,
     dead: bool,
@@ -239,10 +245,9 @@ impl Engine {
             transactions: BTreeMap::new(),
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            expected: BTreeMap::new(),
             requests: BTreeMap::new(),
             decided: BTreeMap::new(),
-            stores: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             ids_drawn: 0,
             waited: 0,
             dead: false,
@@ -540,8 +545,7 @@ impl Engine {
             return Err(Refusal::TooManyActive { active_max });
         }
         let nodes = branches.iter().map(|branch| branch.node);
-        let mut unknown: Vec<NodeName> =
-            nodes.filter(|node| !self.stores.contains_key(node)).collect();
+        let mut unknown: Vec<NodeName> = nodes.filter(|node| !self.has_announced(node)).collect();
         if unknown.is_empty() {
             return self.begin_transaction(now, key, branches, out);
         }
@@ -552,7 +556,8 @@ impl Engine {
         let missing = unknown.len() as u32;
         for node in unknown {
             // Whoever waits for it already has asked, and asks again.
-            let others = self.expected.entry(node).or_default();
+            let known = self.nodes.entry(node).or_insert(Announced::Expected(Vec::new()));
+            let Announced::Expected(others) = known else { continue };
             others.retain(|other| self.waiting.contains_key(other));
             if others.is_empty() {
                 out.push(Output::Send { to: node, message: Message::Hello });
@@ -577,7 +582,9 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let mut peers = Vec::with_capacity(branches.len());
         for branch in &branches {
-            let (store, boot) = self.stores[&branch.node];
+            let Some(&Announced::As(store, boot)) = self.nodes.get(&branch.node) else {
+                unreachable!("a transaction begins once all of its nodes have announced themselves");
+            };
             peers.push(Peer { shard: branch.shard, node: branch.node, store, boot });
         }
         let members: Vec<Member> = peers.iter().copied().map(Member::at).collect();
@@ -613,6 +620,10 @@ impl Engine {
         Ok(())
     }
 
+    fn has_announced(&self, node: &NodeName) -> bool {
+        matches!(self.nodes.get(node), Some(Announced::As(..)))
+    }
+
     fn draw_id(&mut self) -> Result<OperationId, Refusal> {
         let id = OperationId::draw(self.desk.epoch, self.ids_drawn + 1).ok_or(Refusal::OutOfIds)?;
         self.ids_drawn += 1;
@@ -627,16 +638,26 @@ impl Engine {
         boot: BootCount,
         out: &mut Vec<Output>,
     ) {
-        let known = self.stores.entry(from).or_insert((store, boot));
-        // A late announcement of an earlier start is worth less than a newer one.
-        if known.0 != store || known.1 < boot {
-            *known = (store, boot);
-        }
-        if self.expected.is_empty() {
-            return;
+        let mut waiting = Vec::new();
+        match self.nodes.get_mut(&from) {
+            None => {
+                self.nodes.insert(from, Announced::As(store, boot));
+            }
+            Some(Announced::As(known, newest)) => {
+                // A late announcement of an earlier start is worth less than a newer one.
+                if *known != store || *newest < boot {
+                    (*known, *newest) = (store, boot);
+                }
+            }
+            Some(expected) => {
+                let before = std::mem::replace(expected, Announced::As(store, boot));
+                if let Announced::Expected(numbers) = before {
+                    waiting = numbers;
+                }
+            }
         }
         let mut ready = Vec::new();
-        for number in self.expected.remove(&from).unwrap_or_default() {
+        for number in waiting {
             let Some(waiting) = self.waiting.get_mut(&number) else { continue };
             waiting.missing -= 1;
             if waiting.missing == 0 {
@@ -800,7 +821,7 @@ impl Engine {
             return;
         }
         for branch in &waiting.branches {
-            if !self.stores.contains_key(&branch.node) {
+            if !matches!(self.nodes.get(&branch.node), Some(Announced::As(..))) {
                 out.push(Output::Send { to: branch.node, message: Message::Hello });
             }
         }
