@@ -225,6 +225,7 @@ pub struct Transaction {
     request_key: Option<RequestKey>,
     phase: Phase,
     members: Vec<Member>,
+    prints: Prints,
     voted_yes: MemberSet,
     voted_no: MemberSet,
     /// Volatile: forgetting it only makes COMMIT be sent again.
@@ -279,6 +280,20 @@ impl MemberSet {
     }
 }
 
+/// One byte of each of the first members' shards, so that a vote or an acknowledgement finds its member
+/// without a look at all the others: a coordinator has many transactions, and their lists are far
+/// larger than a cache.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Prints([u8; MEMBERS_MAX as usize]);
+
+impl Prints {
+    fn of(shard: &ShardId) -> u8 {
+        let (words, _) = shard.0.as_chunks::<8>();
+        let folded = words.iter().fold(0, |folded, word| folded ^ u64::from_le_bytes(*word));
+        (folded.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
+    }
+}
+
 impl Transaction {
     /// The facts that begin a transaction, to be appended as one unit. Any prefix of them that a
     /// crash leaves is recovered as an abort.
@@ -326,6 +341,7 @@ impl Transaction {
             request_key: request_key.clone(),
             phase: Phase::Created,
             members: Vec::new(),
+            prints: Prints([0; MEMBERS_MAX as usize]),
             voted_yes: MemberSet::default(),
             voted_no: MemberSet::default(),
             acknowledged: MemberSet::default(),
@@ -518,7 +534,7 @@ impl Transaction {
     /// The participant that votes for a shard.
     #[must_use]
     pub fn member(&self, shard: ShardId) -> Option<&Member> {
-        self.members.iter().find(|member| member.shard == shard)
+        self.position(shard).map(|at| &self.members[at])
     }
 
     /// The votes that are in, by shard.
@@ -581,7 +597,17 @@ impl Transaction {
     }
 
     fn position(&self, shard: ShardId) -> Option<usize> {
-        self.members.iter().position(|member| member.shard == shard)
+        let print = Prints::of(&shard);
+        let printed = self.members.len().min(self.prints.0.len());
+        let mut from = 0;
+        while let Some(next) = self.prints.0[from..printed].iter().position(|byte| *byte == print) {
+            let at = from + next;
+            if self.members[at].shard == shard {
+                return Some(at);
+            }
+            from = at + 1;
+        }
+        (printed..self.members.len()).find(|&at| self.members[at].shard == shard)
     }
 
     fn vote(&self, member: usize) -> Option<Vote> {
@@ -614,6 +640,12 @@ impl Transaction {
     }
 
     fn join(&mut self, member: Member) {
+        if let Some(print) = self.prints.0.get_mut(self.members.len()) {
+            *print = Prints::of(&member.shard);
+        }
+        if self.members.is_empty() {
+            self.members.reserve(8);
+        }
         self.members.push(member);
     }
 }
@@ -621,6 +653,42 @@ impl Transaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A foreign log may name more than we admit, and shards whose prints are the same.
+    #[test]
+    fn every_member_is_found_however_many_there_are() {
+        let created = Event::Created { coordinator: CoordinatorId::numbered(1), request_key: None };
+        let mut transaction = Transaction::created(OperationId(1), Sequence(1), &created).unwrap();
+        let shards: Vec<ShardId> = (0..300).map(ShardId::numbered).collect();
+        for (at, shard) in (2..).zip(&shards) {
+            let added = Event::ParticipantAdded(Member::new(*shard, NodeName::numbered(at)));
+            transaction.apply(Sequence(at), &added).unwrap();
+            assert_eq!(
+                transaction.apply(Sequence(at), &added),
+                Err(IllegalTransition::DuplicateShard)
+            );
+        }
+        transaction.apply(Sequence(302), &Event::PrepareStart).unwrap();
+        for (at, shard) in (303..).zip(&shards) {
+            assert_eq!(transaction.member(*shard).map(|member| member.shard), Some(*shard));
+            assert_eq!(transaction.settle(), None, "a vote is missing");
+            let voted = Event::VoteReceived { shard: *shard, vote: Vote::Commit };
+            transaction.apply(Sequence(at), &voted).unwrap();
+            assert_eq!(
+                transaction.apply(Sequence(at), &voted),
+                Err(IllegalTransition::SecondVote)
+            );
+        }
+        assert_eq!(transaction.votes().count(), 300);
+        let decision = transaction.settle().unwrap();
+        transaction.apply(Sequence(603), &decision).unwrap();
+        for shard in &shards {
+            assert_eq!(transaction.settle(), None, "an acknowledgement is missing");
+            assert!(transaction.acknowledge(*shard) && !transaction.acknowledge(*shard));
+        }
+        assert_eq!(transaction.settle(), Some(Event::CommitComplete));
+        assert_eq!(transaction.member(ShardId::numbered(300)), None);
+    }
 
     #[test]
     fn a_commit_decision_that_names_a_stranger_is_unbacked() {
