@@ -259,6 +259,13 @@ impl Process {
                     let _ = answer.send(Ok(()));
                 }
             }
+            // Whoever is busy has timers too: arrivals alone would keep them from ever going off.
+            if node.next_wake().is_some_and(|wake| wake <= self.clock.now()) {
+                self.handle(&mut node, Input::Wake);
+                if let Err(reason) = self.perform() {
+                    return reason;
+                }
+            }
             let went_on = match self.flushes.pop_front() {
                 Some((slot, ops)) => self.flush(&mut node, arrivals, slot, &ops),
                 None => self.wait(&mut node, arrivals),
@@ -371,4 +378,45 @@ fn is_quiet(node: &Node) -> bool {
     node.is_ready()
         && node.coordinator().is_none_or(|engine| engine.active() == 0)
         && node.participant().is_none_or(|host| host.participant().prepared().next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use node::work::{self, Change};
+    use node::{Branch, Work};
+
+    fn request(key: u64, to: NodeName) -> Request {
+        let work = work::encode(&[Change::Add { cell: key, amount: 1 }]);
+        let branch = Branch { shard: base::ShardId(to.0), node: to, work };
+        let key = RequestKey::new(&key.to_le_bytes()).expect("eight bytes are no long key");
+        Request { key, work: Work::Transaction(vec![branch]) }
+    }
+
+    /// Nobody answers the first message to a node that is not there; a timer sends it again, also while
+    /// a long line of requests leaves the node no pause.
+    #[tokio::test]
+    async fn timers_go_off_under_load() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let (a, b, network) = (NodeName::numbered(1), NodeName::numbered(2), Network::default());
+        let (inbox, arrived) = mpsc::channel();
+        network.join(b, inbox);
+        let mut options = Options::new(a);
+        options.resend_after = Duration::from_millis(1);
+        let (handle, _) = start(folder.path(), options, &network).await?;
+        let submit = |request| Arrival::Submit { request, answer: oneshot::channel().0 };
+        let line: Vec<Arrival> = (1..50_000).map(|key| submit(request(key, a))).collect();
+        handle.inbox.send(submit(request(0, b)))?;
+        for arrival in line {
+            handle.inbox.send(arrival)?;
+        }
+        // Whoever asks now is answered once the line is through.
+        handle.value(0).await?;
+        let hellos = arrived
+            .try_iter()
+            .filter(|arrival| matches!(arrival, Arrival::Message { message: Message::Hello, .. }));
+        let hellos = hellos.count();
+        assert!(hellos > 1, "{hellos}: the timer waited for the end of the line");
+        Ok(())
+    }
 }
