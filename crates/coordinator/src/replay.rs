@@ -8,7 +8,7 @@ use saga::{End, Phase, Saga};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use twopc::coordinator::{Decision, Event as TransactionEvent};
-use twopc::participant::{Event as ParticipantEvent, Promise};
+use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
 use wal_core::{Corruption, EventType, Place, Record, Scanned, Visitor};
 
@@ -235,7 +235,7 @@ impl Replay {
             ParticipantEvent::CoordinatorSeen { .. } => {}
         }
         match (self.participant.apply(record.sequence, event), event) {
-            (Ok(Some(Promise::Prepared { work, .. })), ParticipantEvent::Committed { .. }) => {
+            (Ok(Change::Ended(Prepared { work, .. })), ParticipantEvent::Committed { .. }) => {
                 self.effects.push((record.sequence, LocalEffect::Committed(work)));
             }
             (Ok(_), _) => {}

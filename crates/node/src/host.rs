@@ -1,20 +1,19 @@
 //! The participant's side of a node: promises, locks, data and the outcomes of steps, on one log.
 
-use crate::locks::LockTable;
+use crate::locks::{Holder, LockTable};
 use crate::steps::{self, StepLedger};
 use crate::store::Store;
+use crate::timers::{Timer, Timers};
 use crate::work;
 use base::{BootCount, Epoch, NodeName, Sequence, StoreId, Time};
 use coordinator::{
     GatedLog, LogSlot, Message, Output, Replay, SagaKey, StepAnswer, StepOutcome, codec,
 };
 use saga::Direction;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::Participant;
-use twopc::participant::{Event, Promise, PromiseKey, Reply, Resources, Ruling};
+use twopc::participant::{Change, Event, Place, PromiseKey, Reply, Resources, Ruling};
 use wal_core::{DiskError, Log};
 
 /// How a participant behaves.
@@ -69,8 +68,7 @@ pub struct Host {
     store: Store,
     locks: LockTable,
     steps: StepLedger,
-    timers: BinaryHeap<Reverse<(Time, PromiseKey)>>,
-    asked: BTreeMap<PromiseKey, u32>,
+    timers: Timers,
     replies: Vec<Reply>,
     stats: Stats,
     dead: bool,
@@ -84,9 +82,13 @@ struct At<'a> {
 }
 
 impl Resources for At<'_> {
-    fn can_prepare(&self, key: &PromiseKey, work: &[u8]) -> bool {
-        self.store.allows(work) == Ok(true)
-            && self.locks.conflict(self.now, key, cells(work)).is_none()
+    /// It holds nothing yet: whoever holds a lock that it needs is another one.
+    fn can_prepare(&self, _: &PromiseKey, work: &[u8]) -> bool {
+        work::decode(work).all(|change| {
+            change.is_ok_and(|change| {
+                self.locks.is_free(self.now, change.cell()) && self.store.meets(&change)
+            })
+        })
     }
 }
 
@@ -94,7 +96,7 @@ impl Resources for At<'_> {
 /// a lock is idempotent for its holder.
 fn cells(work: &[u8]) -> impl Iterator<Item = u64> + Clone + '_ {
     // What does not decode was refused before it was promised.
-    work::decode(work).flatten().map(|change| change.cell())
+    work::decode(work).filter_map(Result::ok).map(|change| change.cell())
 }
 
 impl Host {
@@ -117,8 +119,7 @@ impl Host {
             store: Store::default(),
             locks: LockTable::default(),
             steps: StepLedger::default(),
-            timers: BinaryHeap::new(),
-            asked: BTreeMap::new(),
+            timers: Timers::default(),
             replies: Vec::new(),
             stats: Stats::default(),
             dead: false,
@@ -129,13 +130,9 @@ impl Host {
                 coordinator::LocalEffect::Committed(work) => host.store.apply(&work),
             }
         }
-        let prepared: Vec<PromiseKey> = host.participant.prepared().map(|(key, _)| key).collect();
-        for key in prepared {
-            if let Some(Promise::Prepared { work, .. }) = host.participant.promise(&key) {
-                let work = work.clone();
-                host.lock(now, key, &work);
-            }
-            host.timers.push(Reverse((now, key)));
+        for (promise, work) in host.participant.waiting() {
+            lock(&mut host.locks, now, promise.at, work);
+            host.timers.set(now, promise, 0);
         }
         let announce = Message::Announce { store: store_id, boot };
         for coordinator in host.participant.coordinators() {
@@ -178,19 +175,16 @@ impl Host {
 
     /// Time has passed: promises without an outcome are asked about.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
-        while !self.dead && self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((_, key))) = self.timers.pop() else { break };
-            if !matches!(self.participant.promise(&key), Some(Promise::Prepared { .. })) {
-                self.asked.remove(&key);
+        while !self.dead && self.timers.first().is_some_and(|timer| timer.due <= now) {
+            let Some(Timer { promise, asked, .. }) = self.timers.pop() else { break };
+            if !self.participant.is_waiting(promise) {
                 continue;
             }
-            let asked = self.asked.entry(key).or_insert(0);
-            let ask_peers = *asked >= self.config.inquiries_before_peers;
-            let doubled = self.config.inquire_after.saturating_mul(1 << (*asked).min(16));
-            *asked += 1;
+            let ask_peers = asked >= self.config.inquiries_before_peers;
+            let doubled = self.config.inquire_after.saturating_mul(1 << asked.min(16));
             let next = now + doubled.min(self.config.inquire_after_max);
-            self.timers.push(Reverse((next, key)));
-            self.participant.pending(&key, ask_peers, &mut self.replies);
+            self.timers.set(next, promise, asked.saturating_add(1));
+            self.participant.pending_of(promise, ask_peers, &mut self.replies);
             for Reply { to, message, after } in self.replies.drain(..) {
                 let message = Message::Transaction(message);
                 self.log.owe(after, Output::Send { to, message }, out);
@@ -211,7 +205,7 @@ impl Host {
         if self.dead {
             return None;
         }
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let timer = self.timers.first().map(|timer| timer.due);
         Time::earliest(timer, self.log.log().next_wake())
     }
 
@@ -266,7 +260,7 @@ impl Host {
             return false;
         }
         let newer = self.participant.newer_epoch(coordinator, epoch);
-        newer.is_none_or(|event| self.take(now, &event, out))
+        newer.is_none_or(|event| self.take(now, Place::UNKNOWN, event, out))
     }
 
     fn receive_transaction(
@@ -277,19 +271,23 @@ impl Host {
         out: &mut Vec<Output>,
     ) {
         let at = At { now, store: &self.store, locks: &self.locks };
-        let (seen, fact) = match self.participant.rule(message, &at) {
-            Ruling::Refused => {
-                self.stats.stale_epochs += 1;
-                return;
-            }
-            Ruling::Heard { seen, fact } => (seen, fact),
+        let Ruling::Heard { seen, fact, place } = self.participant.rule(message, &at) else {
+            self.stats.stale_epochs += 1;
+            return;
         };
-        for event in [seen, fact].into_iter().flatten() {
-            if !self.take(now, &event, out) {
+        if let Some(epoch) = seen {
+            let seen = Event::CoordinatorSeen { coordinator: message.key().coordinator, epoch };
+            if !self.take(now, place, seen, out) {
                 return;
             }
         }
-        if let Some(Reply { to, message, after }) = self.participant.reply(from, message) {
+        if let Some(fact) = fact
+            && !self.take(now, place, fact, out)
+        {
+            return;
+        }
+        if let Some(Reply { to, message, after }) = self.participant.reply_at(place, from, message)
+        {
             if matches!(message, twopc::Message::Ack { heuristic: true, .. }) {
                 self.stats.heuristic += 1;
             }
@@ -300,55 +298,38 @@ impl Host {
 
     /// Logs a fact and does what follows from it. False if the log takes nothing just now: the message
     /// comes again.
-    fn take(&mut self, now: Time, event: &Event, out: &mut Vec<Output>) -> bool {
-        let Some((sequence, ended)) = self.record(now, event, out) else { return false };
-        match (event, ended) {
-            (Event::Prepared { key, work, .. }, _) => {
-                self.lock(now, *key, work);
-                self.timers.push(Reverse((now + self.config.inquire_after, *key)));
+    fn take(&mut self, now: Time, place: Place, event: Event, out: &mut Vec<Output>) -> bool {
+        let encode = |payload: &mut Vec<u8>| codec::encode_participant(&event, payload);
+        let Ok(sequence) = self.log.append(now, out, encode) else { return false };
+        let mut commits = false;
+        match &event {
+            Event::Prepared { work, .. } => lock(&mut self.locks, now, sequence, work),
+            Event::Committed { .. } => commits = true,
+            Event::Aborted { .. } => {}
+            Event::CoordinatorSeen { .. } => self.log.force(sequence),
+        }
+        let change = self.participant.apply_at(place, sequence, event);
+        match change.expect("a participant decides only what it may apply") {
+            Change::None => {}
+            Change::Promised(promise) => {
+                self.timers.set(now + self.config.inquire_after, promise, 0);
             }
-            (Event::Committed { key, .. }, Some(Promise::Prepared { work, .. })) => {
-                self.store.apply(&work);
-                self.locks.release(key, cells(&work));
+            Change::Ended(promise) => {
+                if commits {
+                    self.store.apply(&promise.work);
+                }
+                self.locks.release(promise.at, cells(&promise.work));
                 self.forget_timers();
             }
-            (Event::Aborted { key, .. }, Some(Promise::Prepared { work, .. })) => {
-                self.locks.release(key, cells(&work));
-                self.forget_timers();
-            }
-            (Event::CoordinatorSeen { .. }, _) => self.log.force(sequence),
-            _ => {}
         }
         true
     }
 
     /// Nobody is woken for a promise that has its outcome.
     fn forget_timers(&mut self) {
-        while let Some(Reverse((_, key))) = self.timers.peek()
-            && !matches!(self.participant.promise(key), Some(Promise::Prepared { .. }))
-        {
-            self.asked.remove(key);
+        while self.timers.first().is_some_and(|timer| !self.participant.is_waiting(timer.promise)) {
             self.timers.pop();
         }
-    }
-
-    fn record(
-        &mut self,
-        now: Time,
-        event: &Event,
-        out: &mut Vec<Output>,
-    ) -> Option<(Sequence, Option<Promise>)> {
-        let encode = |payload: &mut Vec<u8>| codec::encode_participant(event, payload);
-        let sequence = self.log.append(now, out, encode).ok()?;
-        let ended = self.participant.apply(sequence, event);
-        Some((sequence, ended.expect("a participant decides only what it may apply")))
-    }
-
-    /// A branch that was promised: what was checked before the promise is taken, and held.
-    fn lock(&mut self, now: Time, key: PromiseKey, work: &[u8]) {
-        self.locks
-            .acquire_held(now, key, cells(work))
-            .expect("no promise is made, and none survives, for a lock that another one holds");
     }
 
     /// What a call of a step is answered, and after which record.
@@ -399,4 +380,11 @@ impl Host {
         }
         self.steps.apply(sequence, outcome);
     }
+}
+
+/// A branch that was promised: what was checked before the promise is taken, and held.
+fn lock(locks: &mut LockTable, now: Time, promise: Holder, work: &[u8]) {
+    locks
+        .acquire_held(now, promise, cells(work))
+        .expect("no promise is made, and none survives, for a lock that another one holds");
 }

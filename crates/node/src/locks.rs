@@ -1,10 +1,9 @@
-use base::Time;
+use base::{Sequence, Time};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use twopc::participant::PromiseKey;
 
-/// Who holds a lock: a transaction's branch at this node.
-pub type Holder = PromiseKey;
+/// Who holds a lock: a transaction's branch at this node, by the record of its promise.
+pub type Holder = Sequence;
 
 /// Grows with every grant of this table: whoever shows a lower one has lost the lock since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +29,21 @@ pub struct Held {
     pub holder: Holder,
 }
 
+/// A grant as it is kept: small, since a table holds many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    holder: Holder,
+    token: FencingToken,
+    /// [`Time::NEVER`] once the holder has voted.
+    until: Time,
+}
+
+impl Kept {
+    fn lapsed(&self, now: Time) -> bool {
+        self.until <= now && self.until != Time::NEVER
+    }
+}
+
 /// Exclusive locks on cells. At most one holder each; what a holder took together is given back
 /// together.
 ///
@@ -37,7 +51,7 @@ pub struct Held {
 /// lease into a hold that only the outcome ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LockTable {
-    grants: BTreeMap<u64, Grant>,
+    grants: BTreeMap<u64, Kept>,
     last_token: FencingToken,
 }
 
@@ -47,13 +61,13 @@ impl LockTable {
     pub fn conflict(
         &self,
         now: Time,
-        holder: &Holder,
+        holder: Holder,
         cells: impl Iterator<Item = u64>,
     ) -> Option<Held> {
         for cell in cells {
             if let Some(grant) = self.grants.get(&cell)
-                && grant.holder != *holder
-                && !lapsed(grant, now)
+                && grant.holder != holder
+                && !grant.lapsed(now)
             {
                 return Some(Held { cell, holder: grant.holder });
             }
@@ -64,10 +78,10 @@ impl LockTable {
     /// True if nobody holds the cell now.
     #[must_use]
     pub fn is_free(&self, now: Time, cell: u64) -> bool {
-        self.grants.get(&cell).is_none_or(|grant| lapsed(grant, now))
+        self.grants.get(&cell).is_none_or(|grant| grant.lapsed(now))
     }
 
-    /// Takes the cells, all or none, until `lease_until`.
+    /// Takes the cells, all or none, until `lease_until`. A lease until [`Time::NEVER`] never lapses.
     ///
     /// # Errors
     /// [`Held`]: somebody else has one of them; nothing was taken.
@@ -78,12 +92,12 @@ impl LockTable {
         cells: impl Iterator<Item = u64> + Clone,
         lease_until: Time,
     ) -> Result<FencingToken, Held> {
-        if let Some(held) = self.conflict(now, &holder, cells.clone()) {
+        if let Some(held) = self.conflict(now, holder, cells.clone()) {
             return Err(held);
         }
         self.last_token.0 += 1;
         let token = self.last_token;
-        let grant = Grant { holder, token, lease_until: Some(lease_until) };
+        let grant = Kept { holder, token, until: lease_until };
         for cell in cells {
             self.grants.insert(cell, grant);
         }
@@ -91,12 +105,12 @@ impl LockTable {
     }
 
     /// The holder has voted: its locks stay until the outcome.
-    pub fn hold(&mut self, holder: &Holder, cells: impl Iterator<Item = u64>) {
+    pub fn hold(&mut self, holder: Holder, cells: impl Iterator<Item = u64>) {
         for cell in cells {
             if let Some(grant) = self.grants.get_mut(&cell)
-                && grant.holder == *holder
+                && grant.holder == holder
             {
-                grant.lease_until = None;
+                grant.until = Time::NEVER;
             }
         }
     }
@@ -113,17 +127,17 @@ impl LockTable {
         cells: impl Iterator<Item = u64> + Clone,
     ) -> Result<FencingToken, Held> {
         let token = FencingToken(self.last_token.0 + 1);
+        let grant = Kept { holder, token, until: Time::NEVER };
         for (taken, cell) in cells.clone().enumerate() {
-            let grant = Grant { holder, token, lease_until: None };
             match self.grants.entry(cell) {
                 Entry::Vacant(place) => {
                     place.insert(grant);
                 }
                 Entry::Occupied(mut known) => {
                     let known = known.get_mut();
-                    if known.holder != holder && !lapsed(known, now) {
+                    if known.holder != holder && !known.lapsed(now) {
                         let held = Held { cell, holder: known.holder };
-                        self.release(&holder, cells.take(taken));
+                        self.release(holder, cells.take(taken));
                         return Err(held);
                     }
                     *known = grant;
@@ -135,10 +149,10 @@ impl LockTable {
     }
 
     /// Gives back what the holder has of these cells.
-    pub fn release(&mut self, holder: &Holder, cells: impl Iterator<Item = u64>) {
+    pub fn release(&mut self, holder: Holder, cells: impl Iterator<Item = u64>) {
         for cell in cells {
             if let Entry::Occupied(grant) = self.grants.entry(cell)
-                && grant.get().holder == *holder
+                && grant.get().holder == holder
             {
                 grant.remove();
             }
@@ -146,25 +160,21 @@ impl LockTable {
     }
 
     /// Every lock that is held at `now`.
-    pub fn held(&self, now: Time) -> impl Iterator<Item = (u64, &Grant)> {
-        self.grants.iter().filter(move |(_, g)| !lapsed(g, now)).map(|(cell, g)| (*cell, g))
+    pub fn held(&self, now: Time) -> impl Iterator<Item = (u64, Grant)> {
+        self.grants.iter().filter(move |(_, kept)| !kept.lapsed(now)).map(|(cell, kept)| {
+            let lease_until = (kept.until != Time::NEVER).then_some(kept.until);
+            (*cell, Grant { holder: kept.holder, token: kept.token, lease_until })
+        })
     }
-}
-
-fn lapsed(grant: &Grant, now: Time) -> bool {
-    grant.lease_until.is_some_and(|until| until <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::{CoordinatorId, OperationId, ShardId};
     use std::time::Duration;
-    use twopc::TxKey;
 
     fn holder(id: u64) -> Holder {
-        let tx = TxKey { coordinator: CoordinatorId::numbered(1), id: OperationId(id) };
-        PromiseKey { tx, shard: ShardId::numbered(1) }
+        Sequence(id)
     }
 
     #[test]
@@ -182,11 +192,11 @@ mod tests {
         assert!(second > first);
 
         // A vote keeps its locks for as long as it takes.
-        table.hold(&holder(2), [2].into_iter());
+        table.hold(holder(2), [2].into_iter());
         assert!(!table.is_free(Time::NEVER, 2));
-        table.release(&holder(1), [2].into_iter());
+        table.release(holder(1), [2].into_iter());
         assert!(!table.is_free(Time::NEVER, 2), "only its holder gives a lock back");
-        table.release(&holder(2), [2].into_iter());
+        table.release(holder(2), [2].into_iter());
         assert_eq!(table.held(end).count(), 0);
     }
 

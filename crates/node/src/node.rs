@@ -73,7 +73,8 @@ trait Resident: Sized {
     ) -> Self;
 }
 
-impl Resident for Engine {
+/// In a box: most nodes of a network have none.
+impl Resident for Box<Engine> {
     type Config = coordinator::Config;
     const SLOT: LogSlot = LogSlot::Coordinator;
     fn resume(
@@ -83,7 +84,7 @@ impl Resident for Engine {
         now: Time,
         out: &mut Vec<Output>,
     ) -> Self {
-        Engine::resume(config, replay, log, now, out)
+        Box::new(Engine::resume(config, replay, log, now, out))
     }
 }
 
@@ -231,8 +232,10 @@ impl<R: Resident> Part<R> {
 #[derive(Debug)]
 pub struct Node {
     name: NodeName,
-    coordinator: Part<Engine>,
+    coordinator: Part<Box<Engine>>,
     participant: Part<Host>,
+    /// When each of the two is to be woken: only what an input touches can change it.
+    wakes: [Option<Time>; 2],
 }
 
 impl Node {
@@ -251,29 +254,36 @@ impl Node {
             name,
             coordinator: Part::open(coordinator, settings(!new_log_id), disks, out),
             participant: Part::open(participant, settings(new_log_id), disks, out),
+            wakes: [None, None],
         };
-        node.finish(now, out);
+        node.finish(now, Touched::Both, out);
         node
     }
 
     /// Takes one input, and adds what it wants done, in order.
     pub fn handle(&mut self, now: Time, input: Input, disks: &dyn Disks, out: &mut Vec<Output>) {
-        match input {
+        let touched = match input {
             Input::Message { from, message } => self.receive(now, from, &message, out),
-            Input::Flushed { slot: LogSlot::Coordinator, result } => match &mut self.coordinator {
-                Part::Running(engine) => engine.flushed(now, result, out),
-                part => {
-                    let opening = std::mem::replace(part, Part::Dead);
-                    *part = opening.opened(now, result, disks, out);
+            Input::Flushed { slot: LogSlot::Coordinator, result } => {
+                match &mut self.coordinator {
+                    Part::Running(engine) => engine.flushed(now, result, out),
+                    part => {
+                        let opening = std::mem::replace(part, Part::Dead);
+                        *part = opening.opened(now, result, disks, out);
+                    }
                 }
-            },
-            Input::Flushed { slot: LogSlot::Participant, result } => match &mut self.participant {
-                Part::Running(host) => host.flushed(now, result, out),
-                part => {
-                    let opening = std::mem::replace(part, Part::Dead);
-                    *part = opening.opened(now, result, disks, out);
+                Touched::Coordinator
+            }
+            Input::Flushed { slot: LogSlot::Participant, result } => {
+                match &mut self.participant {
+                    Part::Running(host) => host.flushed(now, result, out),
+                    part => {
+                        let opening = std::mem::replace(part, Part::Dead);
+                        *part = opening.opened(now, result, disks, out);
+                    }
                 }
-            },
+                Touched::Participant
+            }
             Input::Wake => {
                 if let Some(engine) = self.coordinator.running() {
                     engine.wake(now, out);
@@ -281,26 +291,28 @@ impl Node {
                 if let Some(host) = self.participant.running() {
                     host.wake(now, out);
                 }
+                Touched::Both
             }
             Input::Submit(request) => {
                 if let Some(engine) = self.coordinator.running() {
                     engine.submit(now, request, out);
                 }
+                Touched::Coordinator
             }
             Input::Cancel(key) => {
                 if let Some(engine) = self.coordinator.running() {
                     engine.cancel(now, &key, out);
                 }
+                Touched::Coordinator
             }
-        }
-        self.finish(now, out);
+        };
+        self.finish(now, touched, out);
     }
 
     /// When [`Input::Wake`] is due, at the latest. It may come earlier.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
-        let coordinator = self.coordinator().and_then(Engine::next_wake);
-        let participant = self.participant().and_then(Host::next_wake);
+        let [coordinator, participant] = self.wakes;
         Time::earliest(coordinator, participant)
     }
 
@@ -334,7 +346,13 @@ impl Node {
         }
     }
 
-    fn receive(&mut self, now: Time, from: NodeName, message: &Message, out: &mut Vec<Output>) {
+    fn receive(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        message: &Message,
+        out: &mut Vec<Output>,
+    ) -> Touched {
         let for_coordinator = match message {
             Message::Transaction(message) => matches!(
                 message,
@@ -349,17 +367,38 @@ impl Node {
             if let Some(engine) = self.coordinator.running() {
                 engine.receive(now, from, message, out);
             }
-        } else if let Some(host) = self.participant.running() {
-            host.receive(now, from, message, out);
+            Touched::Coordinator
+        } else {
+            if let Some(host) = self.participant.running() {
+                host.receive(now, from, message, out);
+            }
+            Touched::Participant
         }
     }
 
-    fn finish(&mut self, now: Time, out: &mut Vec<Output>) {
-        if let Some(engine) = self.coordinator.running() {
-            engine.flush(now, out);
+    /// Ends a round. A part that was not touched is left alone, unless it was to be woken by now.
+    fn finish(&mut self, now: Time, touched: Touched, out: &mut Vec<Output>) {
+        let due = |wake: Option<Time>| wake.is_some_and(|wake| wake <= now);
+        let [coordinator, participant] = &mut self.wakes;
+        if touched != Touched::Participant || due(*coordinator) {
+            *coordinator = self.coordinator.running().and_then(|engine| {
+                engine.flush(now, out);
+                engine.next_wake()
+            });
         }
-        if let Some(host) = self.participant.running() {
-            host.flush(now, out);
+        if touched != Touched::Coordinator || due(*participant) {
+            *participant = self.participant.running().and_then(|host| {
+                host.flush(now, out);
+                host.next_wake()
+            });
         }
     }
+}
+
+/// What an input concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Touched {
+    Coordinator,
+    Participant,
+    Both,
 }

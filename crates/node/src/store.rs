@@ -26,11 +26,17 @@ impl Store {
     pub fn allows(&self, bytes: &[u8]) -> Result<bool, NotWork> {
         let mut allowed = true;
         for change in work::decode(bytes) {
-            if let Change::Require { cell, at_least } = change? {
-                allowed &= self.value(cell) >= at_least;
-            }
+            allowed &= self.meets(&change?);
         }
         Ok(allowed)
+    }
+
+    /// True unless it is a condition that does not hold now.
+    pub(crate) fn meets(&self, change: &Change) -> bool {
+        match *change {
+            Change::Add { .. } => true,
+            Change::Require { cell, at_least } => self.value(cell) >= at_least,
+        }
     }
 
     /// Does the work.
@@ -44,8 +50,8 @@ impl Store {
     }
 
     fn add(&mut self, bytes: &[u8], negated: bool) {
-        for change in work::decode(bytes).flatten() {
-            if let Change::Add { cell, amount } = change {
+        for change in work::decode(bytes) {
+            if let Ok(Change::Add { cell, amount }) = change {
                 let amount = if negated { amount.wrapping_neg() } else { amount };
                 let value = self.cells.entry(cell).or_insert(0);
                 *value = value.wrapping_add(amount);

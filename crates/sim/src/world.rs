@@ -422,8 +422,11 @@ impl<'a> World<'a> {
                     found.push(format!("n{node}: prepared for transaction {}", key.tx.id));
                 }
                 for (cell, grant) in host.locks().held(self.now) {
-                    let id = grant.holder.tx.id;
-                    found.push(format!("n{node}: cell {cell} is locked for transaction {id}"));
+                    let mut prepared = host.participant().prepared();
+                    let holder = prepared.find(|(_, at)| *at == grant.holder);
+                    let holder = holder.map(|(key, _)| format!("transaction {}", key.tx.id));
+                    let holder = holder.unwrap_or_else(|| "nobody that waits".into());
+                    found.push(format!("n{node}: cell {cell} is locked for {holder}"));
                 }
             }
         }

@@ -50,6 +50,7 @@ pub mod coordinator;
 mod illegal;
 mod message;
 pub mod participant;
+mod promises;
 
 pub use coordinator::Transaction;
 pub use illegal::IllegalTransition;

@@ -173,15 +173,6 @@ impl Message {
     /// The transaction that it is about.
     #[must_use]
     pub fn key(&self) -> TxKey {
-        *self.key_ref()
-    }
-
-    /// Who coordinates the transaction that it is about.
-    pub(crate) fn coordinator(&self) -> &CoordinatorId {
-        &self.key_ref().coordinator
-    }
-
-    fn key_ref(&self) -> &TxKey {
         match self {
             Self::Prepare { key, .. }
             | Self::Commit { key, .. }
@@ -191,7 +182,7 @@ impl Message {
             | Self::Ack { key, .. }
             | Self::Inquiry { key, .. }
             | Self::PeerInquiry { key, .. }
-            | Self::PeerAnswer { key, .. } => key,
+            | Self::PeerAnswer { key, .. } => *key,
         }
     }
 

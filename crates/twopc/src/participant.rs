@@ -4,10 +4,12 @@
 //! and a NO that it promises to a peer. After its YES it never decides alone: it asks the coordinator,
 //! then its peers, and stays blocked while all of them know no more.
 
+pub use crate::promises::{Place, Waiting};
+
+use crate::promises::{Known, Promises, Standing};
 use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
-use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use base::{BootCount, CoordinatorId, Epoch, NodeName, Sequence, ShardId, StoreId};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// A transaction at one shard of this participant.
@@ -70,16 +72,16 @@ impl Event {
 }
 
 /// A transaction as this participant knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Promise {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Promise<'a> {
     /// It voted yes and waits for the outcome.
     Prepared {
         /// The promise's record.
         at: Sequence,
         /// Every participant.
-        peers: Arc<[Peer]>,
+        peers: &'a Arc<[Peer]>,
         /// What to do on commit.
-        work: Arc<[u8]>,
+        work: &'a Arc<[u8]>,
     },
     /// It has committed.
     Committed {
@@ -93,14 +95,26 @@ pub enum Promise {
     },
 }
 
-impl Promise {
-    fn state(&self) -> &'static str {
-        match self {
-            Promise::Prepared { .. } => "prepared",
-            Promise::Committed { .. } => "committed",
-            Promise::Aborted { .. } => "aborted",
-        }
-    }
+/// A promise, and what belongs to it until its outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prepared {
+    /// The promise's record.
+    pub at: Sequence,
+    /// Every participant.
+    pub peers: Arc<[Peer]>,
+    /// What to do on commit.
+    pub work: Arc<[u8]>,
+}
+
+/// What a fact changed, for whoever keeps more about a promise than the participant does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing that concerns a promise.
+    None,
+    /// A promise was made.
+    Promised(Waiting),
+    /// Its outcome ended this one.
+    Ended(Prepared),
 }
 
 /// A message of the participant's, and the record that must be durable before it leaves
@@ -127,30 +141,36 @@ pub trait Resources {
 /// Inputs: [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch), [`decide`](Self::decide),
 /// and all three at once, [`rule`](Self::rule). Events: [`apply`](Self::apply). Effects:
 /// [`reply`](Self::reply), [`pending`](Self::pending). A message goes through them in this order:
-/// refused? new epoch? a fact worth logging? apply it; reply.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// refused? new epoch? a fact worth logging? apply it; reply. `rule` says where it found the promise,
+/// and [`apply_at`](Self::apply_at) and [`reply_at`](Self::reply_at) look there first.
+#[derive(Clone, Debug)]
 pub struct Participant {
     node: NodeName,
     store: StoreId,
     boot: BootCount,
-    /// Few coordinators and many transactions: each compares the name once, not per transaction.
-    /// Ascending by name, each once.
-    coordinators: Vec<(CoordinatorId, Ward)>,
+    promises: Promises,
     /// The last record that says a new epoch: no coordinator is answered before it is durable.
     seen_at: Sequence,
 }
 
-/// A transaction of one coordinator, at one shard.
-type BranchKey = (OperationId, ShardId);
+/// Equal if they know the same, wherever they keep it.
+impl PartialEq for Participant {
+    fn eq(&self, other: &Participant) -> bool {
+        (self.node, self.store, self.boot, self.seen_at)
+            == (other.node, other.store, other.boot, other.seen_at)
+            && self.promises.epochs().eq(other.promises.epochs())
+            && self.promises().eq(other.promises())
+    }
+}
 
-/// What a participant knows of one coordinator.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Ward {
-    /// The highest epoch seen, [`Epoch::NONE`] if its messages came without one.
-    epoch: Epoch,
-    promises: BTreeMap<BranchKey, Promise>,
-    /// How many of the promises wait for their outcome.
-    prepared: usize,
+impl Eq for Participant {}
+
+impl Hash for Participant {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.node, self.store, self.boot, self.seen_at).hash(state);
+        self.promises.epochs().for_each(|epoch| epoch.hash(state));
+        self.promises().for_each(|promise| promise.hash(state));
+    }
 }
 
 /// What a message comes to, before anything of it is logged.
@@ -160,39 +180,22 @@ pub enum Ruling {
     Refused,
     /// These are logged, in this order; then it is answered.
     Heard {
-        /// The [newer epoch](Participant::newer_epoch), unless `fact` carries it.
-        seen: Option<Event>,
+        /// The [newer epoch](Participant::newer_epoch), unless `fact` carries it: an
+        /// [`Event::CoordinatorSeen`] of the message's coordinator.
+        seen: Option<Epoch>,
         /// What it is [worth](Participant::decide).
         fact: Option<Event>,
+        /// Where its promise is, or will be.
+        place: Place,
     },
-}
-
-impl Ward {
-    fn promise(&self, tx: &TxKey, shard: &ShardId) -> Option<&Promise> {
-        self.promises.get(&(tx.id, *shard))
-    }
-
-    fn saw(&mut self, epoch: Epoch) -> bool {
-        let newer = epoch > self.epoch;
-        if newer {
-            self.epoch = epoch;
-        }
-        newer
-    }
-}
-
-impl PromiseKey {
-    fn branch(&self) -> BranchKey {
-        (self.tx.id, self.shard)
-    }
 }
 
 impl Participant {
     /// A participant that has promised nothing. Its log's events follow by [`apply`](Self::apply).
     #[must_use]
     pub fn new(node: NodeName, store: StoreId, boot: BootCount) -> Participant {
-        let (coordinators, seen_at) = (Vec::new(), Sequence::NONE);
-        Participant { node, store, boot, coordinators, seen_at }
+        let (promises, seen_at) = (Promises::default(), Sequence::NONE);
+        Participant { node, store, boot, promises, seen_at }
     }
 
     /// The store and boot count that this start has, known once its log is open.
@@ -219,41 +222,48 @@ impl Participant {
     /// What this message is worth to the log: at most one fact.
     #[must_use]
     pub fn decide(&self, message: &Message, resources: &dyn Resources) -> Option<Event> {
-        self.worth(self.ward(message.coordinator()), message, resources)
+        let (key, shard) = branch(message);
+        let (place, known) = self.promises.find(Place::UNKNOWN, key, shard);
+        let highest = self.promises.epoch(place, &key.coordinator);
+        self.worth(highest, known, message, resources)
     }
 
     /// [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch) and [`decide`](Self::decide),
     /// with one look at what is known.
     #[must_use]
     pub fn rule(&self, message: &Message, resources: &dyn Resources) -> Ruling {
-        let coordinator = *message.coordinator();
-        let ward = self.ward(&coordinator);
-        let highest = ward.map_or(Epoch::NONE, |ward| ward.epoch);
+        let (key, shard) = branch(message);
+        let (place, known) = self.promises.find(Place::UNKNOWN, key, shard);
+        let highest = self.promises.epoch(place, &key.coordinator);
         let epoch = message.coordinator_epoch();
         if epoch.is_some_and(|epoch| epoch < highest) {
             return Ruling::Refused;
         }
-        let fact = self.worth(ward, message, resources);
+        let fact = self.worth(highest, known, message, resources);
         let carried = fact.as_ref().is_some_and(|fact| !matches!(fact, Event::Aborted { .. }));
         let seen = epoch.filter(|epoch| *epoch > highest && !carried);
-        let seen = seen.map(|epoch| Event::CoordinatorSeen { coordinator, epoch });
-        Ruling::Heard { seen, fact }
+        Ruling::Heard { seen, fact, place }
     }
 
     fn worth(
         &self,
-        ward: Option<&Ward>,
+        highest: Epoch,
+        known: Option<Known>,
         message: &Message,
         resources: &dyn Resources,
     ) -> Option<Event> {
-        let promise = |key: &TxKey, shard: &ShardId| ward.and_then(|ward| ward.promise(key, shard));
-        let highest = ward.map_or(Epoch::NONE, |ward| ward.epoch);
+        let known = known.map(Known::standing);
+        let key_of = |tx: &TxKey, shard: &ShardId| PromiseKey { tx: *tx, shard: *shard };
+        let commit = |tx: &TxKey, shard: &ShardId, epoch: Epoch| {
+            let (prepared, key) = (known == Some(Standing::Prepared), key_of(tx, shard));
+            prepared.then_some(Event::Committed { key, epoch })
+        };
         match message {
             Message::Prepare { key, epoch, shard, peers, work } => {
-                if promise(key, shard).is_some() || !self.is_named(peers, *shard) {
+                if known.is_some() || !self.is_named(peers, *shard) {
                     return None;
                 }
-                let key = PromiseKey { tx: *key, shard: *shard };
+                let key = key_of(key, shard);
                 Some(if resources.can_prepare(&key, work) {
                     let (peers, work) = (peers.clone(), work.clone());
                     Event::Prepared { key, epoch: *epoch, peers, work }
@@ -261,38 +271,34 @@ impl Participant {
                     Event::Aborted { key, promised: false }
                 })
             }
-            Message::Commit { key, shard, epoch, .. } => match promise(key, shard) {
-                // Nothing is known of it: that is worth an ACK only if this log is still ours, and
-                // nobody else has promised meanwhile. A record that becomes durable proves it.
-                None => {
-                    let (coordinator, epoch) = (key.coordinator, highest.max(*epoch));
-                    Some(Event::CoordinatorSeen { coordinator, epoch })
-                }
-                known => commit(known, key, shard, highest.max(*epoch)),
-            },
-            Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
-                commit(promise(key, shard), key, shard, highest.max(*epoch))
+            // Nothing is known of it: that is worth an ACK only if this log is still ours, and
+            // nobody else has promised meanwhile. A record that becomes durable proves it.
+            Message::Commit { key, epoch, .. } if known.is_none() => {
+                let (coordinator, epoch) = (key.coordinator, highest.max(*epoch));
+                Some(Event::CoordinatorSeen { coordinator, epoch })
             }
-            Message::Abort { key, shard, .. } => match promise(key, shard) {
-                None | Some(Promise::Prepared { .. }) => {
-                    let key = PromiseKey { tx: *key, shard: *shard };
-                    Some(Event::Aborted { key, promised: false })
+            Message::Commit { key, shard, epoch, .. }
+            | Message::Answer { key, shard, epoch, verdict: Verdict::Committed } => {
+                commit(key, shard, highest.max(*epoch))
+            }
+            Message::Abort { key, shard, .. } => match known {
+                None | Some(Standing::Prepared) => {
+                    Some(Event::Aborted { key: key_of(key, shard), promised: false })
                 }
-                Some(Promise::Committed { .. } | Promise::Aborted { .. }) => None,
+                Some(Standing::Committed | Standing::Aborted) => None,
             },
             Message::Answer { key, shard, verdict: Verdict::Aborted, .. }
             | Message::PeerAnswer { key, shard, verdict: PeerVerdict::Aborted } => {
-                let prepared = matches!(promise(key, shard), Some(Promise::Prepared { .. }));
-                let key = PromiseKey { tx: *key, shard: *shard };
+                let (prepared, key) = (known == Some(Standing::Prepared), key_of(key, shard));
                 prepared.then_some(Event::Aborted { key, promised: false })
             }
             Message::PeerAnswer { key, shard, verdict: PeerVerdict::Committed } => {
-                commit(promise(key, shard), key, shard, highest)
+                commit(key, shard, highest)
             }
             // It never voted, and this is the boot that would know: it promises that it never will.
             Message::PeerInquiry { key, peer, .. } => {
-                let knows = promise(key, &peer.shard).is_none() && self.is(peer);
-                let key = PromiseKey { tx: *key, shard: peer.shard };
+                let knows = known.is_none() && self.is(peer);
+                let key = key_of(key, &peer.shard);
                 knows.then_some(Event::Aborted { key, promised: true })
             }
             Message::Answer { .. } | Message::PeerAnswer { .. } => None,
@@ -300,7 +306,7 @@ impl Participant {
         }
     }
 
-    /// Takes a logged fact: the only writer. Gives back the promise that an outcome ends.
+    /// Takes a logged fact: the only writer.
     ///
     /// # Errors
     /// [`IllegalTransition`]: the log holds a promise twice, or an outcome against an earlier one.
@@ -308,108 +314,126 @@ impl Participant {
         &mut self,
         sequence: Sequence,
         event: &Event,
-    ) -> Result<Option<Promise>, IllegalTransition> {
-        let illegal = |state| Err(IllegalTransition::OutOfPlace { event: event.name(), state });
-        let mut ended = None;
+    ) -> Result<Change, IllegalTransition> {
+        self.apply_at(Place::UNKNOWN, sequence, event.clone())
+    }
+
+    /// As [`apply`](Self::apply), of a fact that nobody else needs, looking at `place` first.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub fn apply_at(
+        &mut self,
+        place: Place,
+        sequence: Sequence,
+        event: Event,
+    ) -> Result<Change, IllegalTransition> {
+        let name = event.name();
+        let illegal = |standing: Standing| {
+            let state = match standing {
+                Standing::Prepared => "prepared",
+                Standing::Committed => "committed",
+                Standing::Aborted => "aborted",
+            };
+            Err(IllegalTransition::OutOfPlace { event: name, state })
+        };
         match event {
             Event::Prepared { key, epoch, peers, work } => {
-                let ward = self.ward_mut(key.tx.coordinator);
-                match ward.promises.entry(key.branch()) {
-                    Entry::Occupied(known) => return illegal(known.get().state()),
-                    Entry::Vacant(place) => {
-                        let (peers, work) = (peers.clone(), work.clone());
-                        place.insert(Promise::Prepared { at: sequence, peers, work });
-                    }
+                let (place, known) = self.promises.find(place, &key.tx, &key.shard);
+                if let Some(known) = known {
+                    return illegal(known.standing());
                 }
-                ward.prepared += 1;
-                if ward.saw(*epoch) {
-                    self.seen_at = sequence;
-                }
+                let prepared = Prepared { at: sequence, peers, work };
+                let waiting = self.promises.prepare(place, &key, prepared);
+                self.saw(place, sequence, &key.tx.coordinator, epoch);
+                Ok(Change::Promised(waiting))
             }
             Event::Committed { key, epoch } => {
-                let ward = self.ward_mut(key.tx.coordinator);
-                let Some(promise) = ward.promises.get_mut(&key.branch()) else {
-                    return Err(IllegalTransition::Unknown { event: event.name() });
-                };
-                if !matches!(promise, Promise::Prepared { .. }) {
-                    return illegal(promise.state());
+                let (place, known) = self.promises.find(place, &key.tx, &key.shard);
+                match known.map(Known::standing) {
+                    None => return Err(IllegalTransition::Unknown { event: name }),
+                    Some(Standing::Prepared) => {}
+                    Some(standing) => return illegal(standing),
                 }
-                ended = Some(std::mem::replace(promise, Promise::Committed { at: sequence }));
-                ward.prepared -= 1;
-                if ward.saw(*epoch) {
-                    self.seen_at = sequence;
-                }
+                let ended = self.promises.end(place, &key, known, sequence, true);
+                self.saw(place, sequence, &key.tx.coordinator, epoch);
+                Ok(ended.map_or(Change::None, Change::Ended))
             }
             Event::Aborted { key, .. } => {
-                let ward = self.ward_mut(key.tx.coordinator);
-                let aborted = Promise::Aborted { at: sequence };
-                match ward.promises.entry(key.branch()) {
-                    Entry::Vacant(place) => {
-                        place.insert(aborted);
-                    }
-                    Entry::Occupied(promise) => {
-                        let promise = promise.into_mut();
-                        if !matches!(promise, Promise::Prepared { .. }) {
-                            return illegal(promise.state());
-                        }
-                        ended = Some(std::mem::replace(promise, aborted));
-                        ward.prepared -= 1;
-                    }
+                let (place, known) = self.promises.find(place, &key.tx, &key.shard);
+                match known.map(Known::standing) {
+                    None | Some(Standing::Prepared) => {}
+                    Some(standing) => return illegal(standing),
                 }
+                let ended = self.promises.end(place, &key, known, sequence, false);
+                Ok(ended.map_or(Change::None, Change::Ended))
             }
             Event::CoordinatorSeen { coordinator, epoch } => {
-                self.ward_mut(*coordinator).saw(*epoch);
+                self.promises.saw(place, &coordinator, epoch);
                 self.seen_at = sequence;
+                Ok(Change::None)
             }
         }
-        Ok(ended)
+    }
+
+    fn saw(&mut self, place: Place, at: Sequence, coordinator: &CoordinatorId, epoch: Epoch) {
+        if self.promises.saw(place, coordinator, epoch) {
+            self.seen_at = at;
+        }
     }
 
     /// What this message is answered, given all that has been applied. `from` is the node that sent
     /// it. A coordinator is answered only once its epoch is durable here.
     #[must_use]
     pub fn reply(&self, from: NodeName, message: &Message) -> Option<Reply> {
-        let mut reply = self.answer(from, message)?;
+        self.reply_at(Place::UNKNOWN, from, message)
+    }
+
+    /// As [`reply`](Self::reply), looking at `place` first.
+    #[must_use]
+    pub fn reply_at(&self, place: Place, from: NodeName, message: &Message) -> Option<Reply> {
+        let mut reply = self.answer(place, from, message)?;
         if message.coordinator_epoch().is_some() {
             reply.after = reply.after.max(self.seen_at);
         }
         Some(reply)
     }
 
-    fn answer(&self, from: NodeName, message: &Message) -> Option<Reply> {
-        let ward = self.ward(message.coordinator());
-        let promise = |key: &TxKey, shard: &ShardId| ward.and_then(|ward| ward.promise(key, shard));
+    fn answer(&self, place: Place, from: NodeName, message: &Message) -> Option<Reply> {
+        let known = || {
+            let (key, shard) = branch(message);
+            let known = self.promises.known(place, key, shard);
+            known.map(|known| (known.standing(), known.at))
+        };
         match message {
             Message::Prepare { key, shard, .. } => {
-                let (vote, after) = match promise(key, shard) {
-                    Some(Promise::Prepared { at, .. } | Promise::Committed { at }) => {
-                        (Vote::Commit, *at)
-                    }
+                let (vote, after) = match known() {
+                    Some((Standing::Prepared | Standing::Committed, at)) => (Vote::Commit, at),
                     // Another boot that knows nothing, or another store: NO, and nothing recorded.
-                    Some(Promise::Aborted { .. }) | None => (Vote::Abort, Sequence::NONE),
+                    Some((Standing::Aborted, _)) | None => (Vote::Abort, Sequence::NONE),
                 };
                 let (store, boot) = (self.store, self.boot);
                 let message = Message::Vote { key: *key, shard: *shard, vote, store, boot };
                 Some(Reply { to: from, message, after })
             }
             Message::Commit { key, shard, store, .. } => {
-                let (heuristic, after) = match promise(key, shard) {
-                    Some(Promise::Committed { at }) => (false, *at),
-                    Some(Promise::Aborted { at }) => (true, *at),
-                    Some(Promise::Prepared { .. }) => return None,
+                let (heuristic, after) = match known() {
+                    Some((Standing::Committed, at)) => (false, at),
+                    Some((Standing::Aborted, at)) => (true, at),
+                    Some((Standing::Prepared, _)) => return None,
                     None => (store.is_some_and(|voted| voted != self.store), Sequence::NONE),
                 };
                 Some(self.ack(*key, *shard, heuristic, after))
             }
             Message::Answer { key, shard, verdict: Verdict::Committed, .. } => {
-                let Some(Promise::Committed { at }) = promise(key, shard) else { return None };
-                Some(self.ack(*key, *shard, false, *at))
+                let Some((Standing::Committed, at)) = known() else { return None };
+                Some(self.ack(*key, *shard, false, at))
             }
-            Message::PeerInquiry { key, shard, peer } => {
-                let (verdict, after) = match promise(key, &peer.shard) {
-                    Some(Promise::Committed { at }) => (PeerVerdict::Committed, *at),
-                    Some(Promise::Aborted { at }) => (PeerVerdict::Aborted, *at),
-                    Some(Promise::Prepared { .. }) => (PeerVerdict::Prepared, Sequence::NONE),
+            Message::PeerInquiry { key, shard, .. } => {
+                let (verdict, after) = match known() {
+                    Some((Standing::Committed, at)) => (PeerVerdict::Committed, at),
+                    Some((Standing::Aborted, at)) => (PeerVerdict::Aborted, at),
+                    Some((Standing::Prepared, _)) => (PeerVerdict::Prepared, Sequence::NONE),
                     None => (PeerVerdict::Unknown, Sequence::NONE),
                 };
                 let message = Message::PeerAnswer { key: *key, shard: *shard, verdict };
@@ -423,7 +447,24 @@ impl Participant {
     /// `ask_peers`, one to every peer. Asking twice is harmless.
     pub fn pending(&self, key: &PromiseKey, ask_peers: bool, owed: &mut Vec<Reply>) {
         let Some(Promise::Prepared { at, peers, .. }) = self.promise(key) else { return };
-        let (tx, shard, store, after) = (key.tx, key.shard, self.store, *at);
+        self.inquire(key, at, peers, ask_peers, owed);
+    }
+
+    /// As [`pending`](Self::pending), of a promise by its short name.
+    pub fn pending_of(&self, promise: Waiting, ask_peers: bool, owed: &mut Vec<Reply>) {
+        let Some((key, prepared)) = self.promises.waiting(promise) else { return };
+        self.inquire(&key, promise.at, &prepared.peers, ask_peers, owed);
+    }
+
+    fn inquire(
+        &self,
+        key: &PromiseKey,
+        after: Sequence,
+        peers: &[Peer],
+        ask_peers: bool,
+        owed: &mut Vec<Reply>,
+    ) {
+        let (tx, shard, store) = (key.tx, key.shard, self.store);
         let message = Message::Inquiry { key: tx, shard, store };
         owed.push(Reply { to: tx.coordinator_node(), message, after });
         if ask_peers {
@@ -437,33 +478,36 @@ impl Participant {
 
     /// The promises that wait for their outcome, oldest id first, each with its record.
     pub fn prepared(&self) -> impl Iterator<Item = (PromiseKey, Sequence)> {
-        self.coordinators.iter().flat_map(|(coordinator, ward)| {
-            let promises = ward.promises.iter().filter(|_| ward.prepared > 0);
-            promises.filter_map(|(branch, promise)| match promise {
-                Promise::Prepared { at, .. } => Some((key_of(*coordinator, *branch), *at)),
-                Promise::Committed { .. } | Promise::Aborted { .. } => None,
-            })
-        })
+        self.promises.all_waiting().map(|(key, waiting)| (key, waiting.at))
+    }
+
+    /// The same by their short names, each with what to do on commit.
+    pub fn waiting(&self) -> impl Iterator<Item = (Waiting, &Arc<[u8]>)> {
+        let names = self.promises.all_waiting().map(|(_, waiting)| waiting);
+        names.filter_map(|name| Some((name, &self.promises.waiting(name)?.1.work)))
+    }
+
+    /// True while the promise of that name has no outcome.
+    #[must_use]
+    pub fn is_waiting(&self, promise: Waiting) -> bool {
+        self.promises.is_waiting(promise)
     }
 
     /// What is known of one transaction.
     #[must_use]
-    pub fn promise(&self, key: &PromiseKey) -> Option<&Promise> {
-        self.ward(&key.tx.coordinator)?.promise(&key.tx, &key.shard)
+    pub fn promise(&self, key: &PromiseKey) -> Option<Promise<'_>> {
+        self.promises.promise(key)
     }
 
     /// Everything that is known, by key.
-    pub fn promises(&self) -> impl Iterator<Item = (PromiseKey, &Promise)> {
-        self.coordinators.iter().flat_map(|(coordinator, ward)| {
-            let promises = ward.promises.iter();
-            promises.map(|(branch, promise)| (key_of(*coordinator, *branch), promise))
-        })
+    pub fn promises(&self) -> impl Iterator<Item = (PromiseKey, Promise<'_>)> {
+        self.promises.iter()
     }
 
     /// The highest epoch seen of a coordinator.
     #[must_use]
     pub fn epoch_seen(&self, coordinator: CoordinatorId) -> Epoch {
-        self.ward(&coordinator).map_or(Epoch::NONE, |ward| ward.epoch)
+        self.promises.epoch(Place::UNKNOWN, &coordinator)
     }
 
     /// The last record that says a new epoch of some coordinator: nothing is answered to one, no
@@ -475,8 +519,8 @@ impl Participant {
 
     /// The coordinators that were heard of.
     pub fn coordinators(&self) -> impl Iterator<Item = CoordinatorId> + '_ {
-        let heard_of = self.coordinators.iter().filter(|(_, ward)| ward.epoch > Epoch::NONE);
-        heard_of.map(|(coordinator, _)| *coordinator)
+        let heard_of = self.promises.epochs().filter(|(_, epoch)| *epoch > Epoch::NONE);
+        heard_of.map(|(coordinator, _)| coordinator)
     }
 
     /// This participant's store.
@@ -503,28 +547,20 @@ impl Participant {
     fn is_named(&self, peers: &[Peer], shard: ShardId) -> bool {
         peers.iter().any(|peer| peer.shard == shard && self.is(peer))
     }
-
-    fn ward(&self, coordinator: &CoordinatorId) -> Option<&Ward> {
-        let at = self.coordinators.binary_search_by(|(name, _)| name.cmp(coordinator)).ok()?;
-        Some(&self.coordinators[at].1)
-    }
-
-    fn ward_mut(&mut self, coordinator: CoordinatorId) -> &mut Ward {
-        let found = self.coordinators.binary_search_by(|(name, _)| name.cmp(&coordinator));
-        let at = found.unwrap_or_else(|at| {
-            self.coordinators.insert(at, (coordinator, Ward::default()));
-            at
-        });
-        &mut self.coordinators[at].1
-    }
 }
 
-/// The outcome of a promise that waits for it.
-fn commit(known: Option<&Promise>, tx: &TxKey, shard: &ShardId, epoch: Epoch) -> Option<Event> {
-    let key = PromiseKey { tx: *tx, shard: *shard };
-    matches!(known, Some(Promise::Prepared { .. })).then_some(Event::Committed { key, epoch })
-}
-
-fn key_of(coordinator: CoordinatorId, (id, shard): BranchKey) -> PromiseKey {
-    PromiseKey { tx: TxKey { coordinator, id }, shard }
+/// The transaction that a message is about, and the shard whose promise it concerns: the addressee's.
+/// Messages to coordinators have the sender's, and are never looked up.
+fn branch(message: &Message) -> (&TxKey, &ShardId) {
+    match message {
+        Message::PeerInquiry { key, peer, .. } => (key, &peer.shard),
+        Message::Prepare { key, shard, .. }
+        | Message::Commit { key, shard, .. }
+        | Message::Abort { key, shard, .. }
+        | Message::Answer { key, shard, .. }
+        | Message::Vote { key, shard, .. }
+        | Message::Ack { key, shard, .. }
+        | Message::Inquiry { key, shard, .. }
+        | Message::PeerAnswer { key, shard, .. } => (key, shard),
+    }
 }
