@@ -239,7 +239,7 @@ impl<'a> World<'a> {
             agenda: Agenda::default(),
             machines: (0..nodes).map(|_| Machine::default()).collect(),
             net: Net::new(
-                scenario.network.clone(),
+                &scenario.network,
                 nodes,
                 *scenario.cluster.regions.get_ref(),
                 &root,
