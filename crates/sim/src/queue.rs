@@ -178,6 +178,7 @@ impl Wheel {
 }
 
 impl Queue for Wheel {
+    #[inline]
     fn push(&mut self, entry: Entry) {
         let slot = slot_of(entry.at);
         assert!(slot >= self.slot && entry.tie >> TIE_BITS == 0, "it comes next or later");
@@ -197,6 +198,7 @@ impl Queue for Wheel {
         }
     }
 
+    #[inline]
     fn pop(&mut self) -> Option<Entry> {
         if self.next == self.current.len() && !self.turn() {
             return None;
@@ -245,6 +247,7 @@ impl<T> Default for Slab<T> {
 
 impl<T: Default> Slab<T> {
     /// Takes a place, and says which. Its payload is the default.
+    #[inline]
     pub fn take(&mut self) -> (u32, &mut T) {
         let mut index = self.free;
         if index == NONE {
@@ -271,6 +274,7 @@ impl<T: Default> Slab<T> {
     ///
     /// # Panics
     /// If it is free.
+    #[inline]
     pub fn free(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
         assert!(place.next == TAKEN, "a place is freed once, by its event");
