@@ -227,7 +227,7 @@ impl<R: Resident> Part<R> {
 
 /// One node: see the crate's page.
 ///
-/// Inputs: [`start`](Self::start), [`handle`](Self::handle). Views: the rest. A message for a part that
+/// Inputs: [`start`](Self::start), [`handle`](Self::handle), [`receive`](Self::receive). Views: the rest. A message for a part that
 /// is absent, or still recovering, is as good as lost.
 #[derive(Debug)]
 pub struct Node {
@@ -263,7 +263,7 @@ impl Node {
     /// Takes one input, and adds what it wants done, in order.
     pub fn handle(&mut self, now: Time, input: Input, disks: &dyn Disks, out: &mut Vec<Output>) {
         let touched = match input {
-            Input::Message { from, message } => self.receive(now, from, &message, out),
+            Input::Message { from, message } => self.take_in(now, from, &message, out),
             Input::Flushed { slot: LogSlot::Coordinator, result } => {
                 match &mut self.coordinator {
                     Part::Running(engine) => engine.flushed(now, result, out),
@@ -309,6 +309,12 @@ impl Node {
         self.finish(now, touched, out);
     }
 
+    /// Takes a message: the same as [`Input::Message`], for a shell that keeps it.
+    pub fn receive(&mut self, now: Time, from: NodeName, message: &Message, out: &mut Vec<Output>) {
+        let touched = self.take_in(now, from, message, out);
+        self.finish(now, touched, out);
+    }
+
     /// When [`Input::Wake`] is due, at the latest. It may come earlier.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
@@ -346,7 +352,7 @@ impl Node {
         }
     }
 
-    fn receive(
+    fn take_in(
         &mut self,
         now: Time,
         from: NodeName,

@@ -42,6 +42,11 @@ pub struct Fates {
 
 #[derive(Clone, Debug)]
 enum Change {
+    /// A write at the end of the file as it was: what is there from `offset` on, once the changes
+    /// behind it are undone.
+    Append {
+        offset: usize,
+    },
     /// `old` is what it overwrote, up to the end of the file as it was.
     Write {
         offset: usize,
@@ -124,17 +129,17 @@ impl SimDisk {
                 let file = self.file_mut(segment).ok_or_else(not_found)?;
                 let (start, old_len) = (offset as usize, file.bytes.len());
                 let end = start + bytes.len();
-                let mut old = Vec::new();
-                if start == old_len {
+                let change = if start == old_len {
                     file.bytes.extend_from_slice(&bytes);
+                    Change::Append { offset: start }
                 } else {
-                    old.extend_from_slice(file.bytes.get(start..end.min(old_len)).unwrap_or(&[]));
+                    let old = file.bytes.get(start..end.min(old_len)).unwrap_or(&[]).to_vec();
                     if end > old_len {
                         file.bytes.resize(end, 0);
                     }
                     file.bytes[start..end].copy_from_slice(&bytes);
-                }
-                let change = Change::Write { offset: start, new: bytes, old, old_len };
+                    Change::Write { offset: start, new: bytes, old, old_len }
+                };
                 file.unsynced.push(Unsynced { serial, change });
             }
             DiskOp::Truncate { segment, len } => {
@@ -232,8 +237,13 @@ impl File {
     /// Takes every unsynced change back, then lets each meet its fate.
     fn fall_back(&mut self, fates: Fates, losses: &mut Losses, draw: impl Fn(u64) -> Draw) {
         let mut unsynced = std::mem::take(&mut self.unsynced);
-        for Unsynced { change, .. } in unsynced.iter().rev() {
-            undo(change, &mut self.bytes);
+        for Unsynced { change, .. } in unsynced.iter_mut().rev() {
+            if let Change::Append { offset } = *change {
+                let (new, old) = (self.bytes.split_off(offset), Vec::new());
+                *change = Change::Write { offset, new, old, old_len: offset };
+            } else {
+                undo(change, &mut self.bytes);
+            }
         }
         // All alike, one time in three.
         let together = draw(0);
@@ -254,6 +264,7 @@ impl File {
                     }
                 }
                 Change::Write { offset, new, .. } => self.end(kind, offset, &new, &own, losses),
+                Change::Append { .. } => unreachable!("it was made a write when it was undone"),
             }
         }
     }
@@ -301,6 +312,7 @@ impl File {
 
 fn undo(change: &Change, bytes: &mut Vec<u8>) {
     match change {
+        Change::Append { offset } => bytes.truncate(*offset),
         Change::Write { offset, old, old_len, .. } => {
             bytes.truncate(*old_len);
             if !old.is_empty() {
@@ -363,7 +375,22 @@ fn read(bytes: &[u8], offset: u64, into: &mut [u8]) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub struct Durable<'a>(&'a SimDisk);
 
-impl Durable<'_> {
+impl<'a> Durable<'a> {
+    /// The newest segment whose name is durable.
+    #[must_use]
+    pub fn newest(&self) -> Option<SegmentId> {
+        let mut newest_first = self.0.files.iter().rev();
+        newest_first.find(|file| file.unsynced_name.is_none()).map(|file| file.id)
+    }
+
+    /// A segment's bytes where they lie, if nothing of it is unsynced: then all of it is durable.
+    /// `None` if something is, and if the segment is not there.
+    #[must_use]
+    pub fn in_place(&self, segment: SegmentId) -> Option<&'a [u8]> {
+        let file = self.0.file(segment)?;
+        file.unsynced.is_empty().then_some(&*file.bytes)
+    }
+
     fn bytes(file: &File) -> std::borrow::Cow<'_, [u8]> {
         if file.unsynced.is_empty() {
             return std::borrow::Cow::Borrowed(&file.bytes);
@@ -449,7 +476,10 @@ mod tests {
         // A second sync that began before the late write reaches no further.
         disk.synced(ID, reach);
         assert_eq!(contents(&disk.durable()), b"syncedearly");
+        assert_eq!(disk.durable().in_place(ID), None);
         assert_eq!(contents(&disk), b"syncedearlylate");
+        disk.synced(ID, disk.begin_sync());
+        assert_eq!(disk.durable().in_place(ID), Some(&b"syncedearlylate"[..]));
     }
 
     #[test]
@@ -459,6 +489,7 @@ mod tests {
             let mut disk = disk();
             disk.perform(DiskOp::Create(ID.next())).unwrap();
             assert_eq!(disk.durable().segments().unwrap(), [ID]);
+            assert_eq!(disk.durable().newest(), Some(ID));
             match disk.power_fails(ALL, &Key::root(seed), 1, 1).names_lost {
                 0 => kept += 1,
                 _ => lost += 1,

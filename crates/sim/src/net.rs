@@ -7,11 +7,10 @@
 //! the other messages as it was (but for those few that share a counter, see `Occurrences`).
 
 use crate::plan::NodeSet;
-use crate::scenario::{Latency, Network};
-use base::Time;
-use base::prng::Key;
+use crate::scenario::{Between, Latency, Network, Share};
+use base::prng::{Draw, Key};
+use base::{Ratio, Time};
 use node::MessageKind;
-use std::time::Duration;
 
 /// How many regions there are.
 pub const REGIONS: u32 = 9;
@@ -31,7 +30,41 @@ const LATENCY_MS: [[u16; 9]; 9] = [
 ];
 
 /// Within a region a message takes about this long.
-const LOCAL: Duration = Duration::from_millis(1);
+const LOCAL_MS: u16 = 1;
+
+/// The shortest and the longest time, in nanoseconds.
+#[must_use]
+pub fn nanos(Between(low, high): Between) -> (u64, u64) {
+    (low.as_nanos() as u64, high.as_nanos() as u64)
+}
+
+/// How long messages travel, in nanoseconds: at least, and at most.
+#[derive(Clone, Debug)]
+enum Delays {
+    All(u64, u64),
+    /// From one region to another.
+    Regions(Box<[[(u64, u64); REGIONS as usize]; REGIONS as usize]>),
+}
+
+impl Delays {
+    fn new(latency: Latency) -> Delays {
+        match latency {
+            Latency::Range(range) => {
+                let (low, high) = nanos(range);
+                Self::All(low, high)
+            }
+            Latency::Regions => {
+                let of = |a: usize, b: usize| {
+                    let ms = if a == b { LOCAL_MS } else { LATENCY_MS[a][b] };
+                    let low = u64::from(ms) * 1_000_000;
+                    (low, low + low / 10)
+                };
+                let from = |a| std::array::from_fn(|b| of(a, b));
+                Self::Regions(Box::new(std::array::from_fn(from)))
+            }
+        }
+    }
+}
 
 /// When a message arrives: not at all, once or twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +122,14 @@ impl Occurrences {
 /// The network of one world.
 #[derive(Clone, Debug)]
 pub struct Net {
-    settings: Network,
+    delays: Delays,
+    loss: Ratio,
+    duplicate: Ratio,
+    reorder: Ratio,
     regions: u32,
     key: Key,
     asked: Occurrences,
     blocks: Vec<Block>,
-    /// Once faults are healed nothing is lost by chance any more.
-    healed: bool,
     /// What happened to messages so far.
     pub losses: Losses,
 }
@@ -103,14 +137,18 @@ pub struct Net {
 impl Net {
     /// A network without partitions.
     #[must_use]
-    pub fn new(settings: Network, nodes: u32, regions: u32, key: &Key) -> Net {
+    pub fn new(settings: &Network, nodes: u32, regions: u32, key: &Key) -> Net {
+        let Network { latency, loss, duplicate, reorder } = settings;
+        let [Share(loss), Share(duplicate), Share(reorder)] = [*loss, *duplicate, *reorder];
         Net {
-            settings,
+            delays: Delays::new(*latency),
+            loss,
+            duplicate,
+            reorder,
             regions,
             key: key.child("net"),
             asked: Occurrences::new(nodes),
             blocks: Vec::new(),
-            healed: false,
             losses: Losses::default(),
         }
     }
@@ -139,7 +177,7 @@ impl Net {
 
     /// From now on nothing is lost, doubled or reordered.
     pub fn heal(&mut self) {
-        self.healed = true;
+        (self.loss, self.duplicate, self.reorder) = Default::default();
         self.blocks.clear();
     }
 
@@ -148,51 +186,48 @@ impl Net {
         let ends = u64::from(from) << 32 | u64::from(to);
         let identity = (ends ^ digest).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
         let occurrence = self.asked.next(identity);
-        let draw = self.key.draw(identity, u64::from(occurrence));
         let nowhere = Fate { first: None, second: None };
-        if !self.blocks.is_empty() {
-            let blocked = self.blocks.iter().find(|block| {
-                block.kind.is_none_or(|only| only == kind) && self.covers(block, from, to)
-            });
-            match blocked {
-                Some(Block { kind: None, .. }) => {
-                    self.losses.partitioned += 1;
-                    return nowhere;
-                }
-                Some(_) => {
-                    self.losses.dropped += 1;
-                    return nowhere;
-                }
-                None => {}
-            }
+        if !self.blocks.is_empty() && self.is_blocked(from, to, kind) {
+            return nowhere;
         }
-        if !self.healed && from != to && self.settings.loss.0.holds(&draw.nth(1)) {
+        let draw = self.key.draw(identity, u64::from(occurrence));
+        if from != to && happens(self.loss, draw, 1) {
             self.losses.lost += 1;
             return nowhere;
         }
         let mut delay = self.delay(from, to, draw.nth(2));
-        if !self.healed && self.settings.reorder.0.holds(&draw.nth(3)) {
+        if happens(self.reorder, draw, 3) {
             self.losses.reordered += 1;
-            delay *= draw.nth(4).between(2, 10) as u32;
+            delay *= draw.nth(4).between(2, 10);
         }
-        let second = !self.healed && self.settings.duplicate.0.holds(&draw.nth(5));
-        self.losses.duplicated += u64::from(second);
-        let second = second.then(|| now + delay + self.delay(from, to, draw.nth(6)));
-        Fate { first: Some(now + delay), second }
+        let first = Time::from_nanos(now.as_nanos().saturating_add(delay));
+        let second = happens(self.duplicate, draw, 5).then(|| {
+            self.losses.duplicated += 1;
+            let delay = self.delay(from, to, draw.nth(6));
+            Time::from_nanos(first.as_nanos().saturating_add(delay))
+        });
+        Fate { first: Some(first), second }
     }
 
-    fn delay(&self, from: u32, to: u32, draw: base::prng::Draw) -> Duration {
-        let (low, high) = match self.settings.latency {
-            Latency::Range(range) => (range.0, range.1),
-            Latency::Regions => {
-                let (a, b) = (self.region(from) as usize, self.region(to) as usize);
-                let base =
-                    if a == b { LOCAL } else { Duration::from_millis(u64::from(LATENCY_MS[a][b])) };
-                (base, base + base / 10)
-            }
+    /// Whether a partition or a drop holds a message back, which is then counted.
+    fn is_blocked(&mut self, from: u32, to: u32, kind: MessageKind) -> bool {
+        let blocked = self.blocks.iter().find(|block| {
+            block.kind.is_none_or(|only| only == kind) && self.covers(block, from, to)
+        });
+        match blocked {
+            Some(Block { kind: None, .. }) => self.losses.partitioned += 1,
+            Some(_) => self.losses.dropped += 1,
+            None => return false,
+        }
+        true
+    }
+
+    fn delay(&self, from: u32, to: u32, draw: Draw) -> u64 {
+        let (low, high) = match &self.delays {
+            Delays::All(low, high) => (*low, *high),
+            Delays::Regions(table) => table[self.region(from) as usize][self.region(to) as usize],
         };
-        let nanos = |duration: Duration| duration.as_nanos() as u64;
-        Duration::from_nanos(draw.between(nanos(low), nanos(high)))
+        draw.between(low, high)
     }
 
     fn covers(&self, block: &Block, from: u32, to: u32) -> bool {
@@ -209,6 +244,12 @@ impl Net {
             },
         }
     }
+}
+
+/// Whether something does that happens this often. What never happens costs no draw: each is keyed,
+/// so the others stay as they are.
+fn happens(share: Ratio, draw: Draw, nth: u64) -> bool {
+    share != Ratio::ZERO && share.holds(&draw.nth(nth))
 }
 
 #[cfg(test)]
@@ -229,7 +270,7 @@ mod tests {
         let key = Key::root(7);
         let settings = Network { loss: "10%".parse().expect("a share"), ..Network::default() };
         let fates = |extra: bool| {
-            let mut net = Net::new(settings.clone(), 9, 1, &key);
+            let mut net = Net::new(&settings, 9, 1, &key);
             (0..500u32)
                 .map(|n| {
                     if extra && n == 3 {

@@ -45,7 +45,7 @@ pub trait Queue {
     fn pop(&mut self) -> Option<Entry>;
 }
 
-/// A binary heap.
+/// A binary heap: slow where much waits, and the reference for what the order is.
 #[derive(Clone, Debug, Default)]
 pub struct Heap(BinaryHeap<Entry>);
 
@@ -59,65 +59,323 @@ impl Queue for Heap {
     }
 }
 
-/// Payloads that wait for their event, each at an index that stays the same.
-#[derive(Clone, Debug)]
-pub struct Slab<T> {
-    places: Vec<Option<T>>,
-    free: Vec<u32>,
+/// A slot's time: 8 us. Where much waits some dozens of entries share a slot: few enough to sort,
+/// and so many that the ends of all slots in use stay in the cache.
+const SLOT_BITS: u32 = 13;
+/// So many slots are there, 34 ms in all: messages, syncs and idle logs' guards are within.
+const SLOTS: u64 = 1 << 12;
+const TIE_BITS: u32 = 64 - SLOT_BITS;
+
+/// An entry within its slot: the time there in the high bits, the tie in the others.
+#[derive(Clone, Copy, Debug)]
+struct InSlot {
+    rank: u64,
+    target: u32,
+    what: u32,
 }
 
-impl<T> Default for Slab<T> {
+/// A calendar queue: a wheel of slots for what comes soon, each sorted when its time has come, and
+/// a heap for what is further away.
+///
+/// Nothing is pushed that is earlier than what was popped last, and a tie has 51 bits.
+#[derive(Clone, Debug)]
+pub struct Wheel {
+    /// The number of the slot that is being emptied, counted from time zero.
+    slot: u64,
+    /// What was in it, ascending.
+    current: Vec<InSlot>,
+    /// What is left of that begins here.
+    next: usize,
+    /// The slots behind it, each at its number modulo their count, unsorted.
+    slots: Vec<Vec<InSlot>>,
+    /// A bit for each slot that is not empty, and one for each word of such bits.
+    used: [u64; (SLOTS / 64) as usize],
+    used_words: u64,
+    /// Emptied slots' memory, the warmest last.
+    spare: Vec<Vec<InSlot>>,
+    /// What is `SLOTS` slots away or more.
+    far: BinaryHeap<Entry>,
+}
+
+impl Default for Wheel {
     fn default() -> Self {
-        Slab { places: Vec::new(), free: Vec::new() }
+        Wheel {
+            slot: 0,
+            current: Vec::new(),
+            next: 0,
+            slots: vec![Vec::new(); SLOTS as usize],
+            used: [0; (SLOTS / 64) as usize],
+            used_words: 0,
+            spare: Vec::new(),
+            far: BinaryHeap::new(),
+        }
     }
 }
 
-impl<T> Slab<T> {
-    /// Keeps a payload, and says where.
-    pub fn put(&mut self, payload: T) -> u32 {
-        match self.free.pop() {
-            Some(index) => {
-                self.places[index as usize] = Some(payload);
-                index
+impl Wheel {
+    /// Keeps an entry whose slot is in the wheel, but not the one that is being emptied.
+    fn keep(&mut self, slot: u64, entry: InSlot) {
+        let at = slot % SLOTS;
+        let (word, bit) = (at / 64, at % 64);
+        let entries = &mut self.slots[at as usize];
+        if entries.is_empty() {
+            self.used[word as usize] |= 1 << bit;
+            self.used_words |= 1 << word;
+            if let Some(spare) = self.spare.pop() {
+                *entries = spare;
             }
-            None => {
-                self.places.push(Some(payload));
-                u32::try_from(self.places.len() - 1).expect("fewer than 2^32 events wait at once")
+        }
+        entries.push(entry);
+    }
+
+    /// The first slot of the wheel that holds something: it is less than a turn away.
+    fn first_used(&self) -> Option<u64> {
+        let at = self.slot % SLOTS;
+        let (word, bit) = (at / 64, at % 64);
+        // Behind the current slot in its own word, in the words behind, and then from the start.
+        let here = self.used[word as usize] & (u64::MAX << bit);
+        let (later, earlier) =
+            (self.used_words & (u64::MAX << word << 1), self.used_words & !(u64::MAX << word << 1));
+        let first = if here != 0 {
+            word * 64 + u64::from(here.trailing_zeros())
+        } else {
+            let words = if later != 0 { later } else { earlier };
+            if words == 0 {
+                return None;
             }
+            let word = u64::from(words.trailing_zeros());
+            word * 64 + u64::from(self.used[word as usize].trailing_zeros())
+        };
+        Some(self.slot + (first + SLOTS - at) % SLOTS)
+    }
+
+    /// Goes on to the next slot that holds something; false if none does.
+    fn turn(&mut self) -> bool {
+        let far = self.far.peek().map(|entry| slot_of(entry.at));
+        // What is far is further away than what is in the wheel.
+        let Some(slot) = self.first_used().or(far) else { return false };
+        self.slot = slot;
+        while let Some(entry) = self.far.peek().copied()
+            && slot_of(entry.at) - slot < SLOTS
+        {
+            self.far.pop();
+            self.keep(slot_of(entry.at), in_slot(&entry));
+        }
+        let at = slot % SLOTS;
+        let (word, bit) = (at / 64, at % 64);
+        self.used[word as usize] &= !(1 << bit);
+        if self.used[word as usize] == 0 {
+            self.used_words &= !(1 << word);
+        }
+        let mut emptied = std::mem::take(&mut self.slots[at as usize]);
+        emptied.sort_unstable_by_key(|entry| entry.rank);
+        std::mem::swap(&mut self.current, &mut emptied);
+        self.next = 0;
+        emptied.clear();
+        self.spare.push(emptied);
+        true
+    }
+}
+
+impl Queue for Wheel {
+    #[inline]
+    fn push(&mut self, entry: Entry) {
+        let slot = slot_of(entry.at);
+        assert!(slot >= self.slot && entry.tie >> TIE_BITS == 0, "it comes next or later");
+        let place = in_slot(&entry);
+        if slot - self.slot >= SLOTS {
+            self.far.push(entry);
+        } else if slot > self.slot {
+            self.keep(slot, place);
+        } else {
+            if self.next == self.current.len() {
+                self.current.clear();
+                self.next = 0;
+            }
+            let left = &self.current[self.next..];
+            let before = left.partition_point(|other| other.rank < place.rank);
+            self.current.insert(self.next + before, place);
         }
     }
 
-    /// Takes a payload out.
+    #[inline]
+    fn pop(&mut self) -> Option<Entry> {
+        if self.next == self.current.len() && !self.turn() {
+            return None;
+        }
+        let InSlot { rank, target, what } = self.current[self.next];
+        self.next += 1;
+        let at = Time::from_nanos(self.slot << SLOT_BITS | rank >> TIE_BITS);
+        Some(Entry { at, tie: rank & ((1 << TIE_BITS) - 1), target, what })
+    }
+}
+
+fn slot_of(at: Time) -> u64 {
+    at.as_nanos() >> SLOT_BITS
+}
+
+fn in_slot(entry: &Entry) -> InSlot {
+    // What is above the slot's own time falls out at the left.
+    let rank = entry.at.as_nanos() << TIE_BITS | entry.tie;
+    InSlot { rank, target: entry.target, what: entry.what }
+}
+
+/// Payloads that wait for their event, each at an index that stays the same. A place keeps its
+/// payload's memory when it is free, and what was freed last is used first: it is still warm.
+#[derive(Clone, Debug)]
+pub struct Slab<T> {
+    places: Vec<Place<T>>,
+    /// The place that was freed last, or `NONE`.
+    free: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Place<T> {
+    payload: T,
+    /// The place that was freed before this one, or `NONE`, or `TAKEN`.
+    next: u32,
+}
+
+const NONE: u32 = u32::MAX;
+const TAKEN: u32 = u32::MAX - 1;
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Slab { places: Vec::new(), free: NONE }
+    }
+}
+
+impl<T: Default> Slab<T> {
+    /// Takes a place, and says which. Its payload is the default.
+    #[inline]
+    pub fn take(&mut self) -> (u32, &mut T) {
+        let mut index = self.free;
+        if index == NONE {
+            index = u32::try_from(self.places.len()).unwrap_or(TAKEN);
+            assert!(index < TAKEN, "fewer than 2^32 events wait at once");
+            self.places.push(Place { payload: T::default(), next: NONE });
+        }
+        let place = &mut self.places[index as usize];
+        self.free = std::mem::replace(&mut place.next, TAKEN);
+        (index, &mut place.payload)
+    }
+
+    /// What is at a place.
+    pub fn get(&self, index: u32) -> &T {
+        &self.places[index as usize].payload
+    }
+
+    /// The same, to take it out before the place is freed.
+    pub fn get_mut(&mut self, index: u32) -> &mut T {
+        &mut self.places[index as usize].payload
+    }
+
+    /// Frees a place; what is left there is dropped.
     ///
     /// # Panics
-    /// If there is none: a payload is taken once.
-    pub fn take(&mut self, index: u32) -> T {
-        self.free.push(index);
-        self.places[index as usize].take().expect("a payload is taken once, by its event")
+    /// If it is free.
+    #[inline]
+    pub fn free(&mut self, index: u32) {
+        let place = &mut self.places[index as usize];
+        assert!(place.next == TAKEN, "a place is freed once, by its event");
+        place.payload = T::default();
+        place.next = std::mem::replace(&mut self.free, index);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::prng::{Key, Stream};
+
+    fn order_of(queue: &mut impl Queue) {
+        for (tie, at) in [5, 3, 5, 1, 3].into_iter().enumerate() {
+            let at = Time::from_nanos(at);
+            queue.push(Entry { at, tie: tie as u64, target: 0, what: 0 });
+        }
+        let order: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|entry| entry.tie).collect();
+        assert_eq!(order, [3, 1, 4, 0, 2]);
+    }
 
     #[test]
     fn the_earliest_comes_first_and_ties_keep_their_order() {
-        let mut heap = Heap::default();
-        for (tie, at) in [5, 3, 5, 1, 3].into_iter().enumerate() {
-            let at = Time::from_nanos(at);
-            heap.push(Entry { at, tie: tie as u64, target: 0, what: 0 });
+        order_of(&mut Heap::default());
+        order_of(&mut Wheel::default());
+    }
+
+    /// How far ahead an entry is pushed: now, in the same slot, near or at the wheel's end, far.
+    fn ahead(stream: &mut Stream) -> u64 {
+        let (slot, turn) = (1 << SLOT_BITS, SLOTS << SLOT_BITS);
+        match stream.below(12) {
+            0 | 1 => 0,
+            2 | 3 => stream.below(slot),
+            4..=7 => stream.below(turn),
+            8 => turn - slot + stream.below(2 * slot),
+            9 => stream.below(20 * turn),
+            10 => slot * stream.below(2 * SLOTS),
+            _ => stream.below(1 << 50),
         }
-        let order: Vec<u64> = std::iter::from_fn(|| heap.pop()).map(|entry| entry.tie).collect();
-        assert_eq!(order, [3, 1, 4, 0, 2]);
+    }
+
+    #[test]
+    fn the_wheel_gives_the_order_of_the_heap() {
+        for seed in 0..60 {
+            let mut stream = Key::root(seed).stream();
+            let (mut heap, mut wheel) = (Heap::default(), Wheel::default());
+            let (mut now, mut tie) = (0, 0);
+            // More is pushed than popped for a while, then the other way round, and again.
+            for round in 0..4_000 {
+                let pushes = if round / 500 % 2 == 0 { 3 } else { 1 };
+                for _ in 0..stream.below(pushes + 1) {
+                    let at = now + ahead(&mut stream);
+                    tie += stream.between(1, 3);
+                    let (target, what) = (stream.below(9) as u32, tie as u32);
+                    let entry = Entry { at: Time::from_nanos(at), tie, target, what };
+                    heap.push(entry);
+                    wheel.push(entry);
+                }
+                if stream.below(4) > 0 {
+                    let (one, other) = (heap.pop(), wheel.pop());
+                    assert_eq!(one, other, "seed {seed}, round {round}");
+                    now = one.map_or(now, |entry| entry.at.as_nanos());
+                }
+            }
+            while let Some(entry) = heap.pop() {
+                assert_eq!(wheel.pop(), Some(entry), "seed {seed}");
+            }
+            assert_eq!(wheel.pop(), None);
+        }
+    }
+
+    #[test]
+    fn a_wheel_reaches_the_end_of_time() {
+        let mut wheel = Wheel::default();
+        let entry = |at, tie| Entry { at, tie, target: 1, what: 2 };
+        let last = [entry(Time::from_nanos(u64::MAX - 1), 2), entry(Time::NEVER, 1)];
+        wheel.push(last[1]);
+        wheel.push(last[0]);
+        assert_eq!([wheel.pop(), wheel.pop()], last.map(Some));
+        wheel.push(entry(Time::NEVER, 3));
+        assert_eq!(wheel.pop(), Some(entry(Time::NEVER, 3)));
+        assert_eq!(wheel.pop(), None);
     }
 
     #[test]
     fn a_place_is_used_again() {
         let mut slab = Slab::default();
-        let (a, b) = (slab.put("a"), slab.put("b"));
-        assert_eq!(slab.take(a), "a");
-        assert_eq!(slab.put("c"), a);
-        assert_eq!((slab.take(b), slab.take(a)), ("b", "c"));
+        let put = |slab: &mut Slab<String>, text: &str| {
+            let (index, payload) = slab.take();
+            assert_eq!(payload, "");
+            payload.push_str(text);
+            index
+        };
+        let (a, b) = (put(&mut slab, "a"), put(&mut slab, "b"));
+        assert_eq!(slab.get(a), "a");
+        slab.free(a);
+        assert_eq!(put(&mut slab, "c"), a);
+        assert_eq!((slab.get(b).as_str(), slab.get(a).as_str()), ("b", "c"));
+        slab.free(b);
+        slab.free(a);
+        assert_eq!((put(&mut slab, "d"), put(&mut slab, "e")), (a, b));
     }
 }

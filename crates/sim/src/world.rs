@@ -7,22 +7,22 @@
 
 use crate::disk::{Reach, SimDisk};
 use crate::judge::{Findings, Judge, Moment};
-use crate::net::{Fate, Net};
+use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
-use crate::queue::{Entry, Heap, Queue, Slab};
+use crate::queue::{Entry, Queue, Slab, Wheel};
 use crate::report::Counters;
 use crate::scenario::Scenario;
 use crate::trace::{Trace, digest};
 use crate::workload::Workload;
 use base::prng::Key;
 use base::{CoordinatorId, NodeName, Sequence, Time};
-use node::{Config, Disks, Input, LogSlot, Message, Node, Outcome, Output};
+use node::{Config, Disks, Input, LogSlot, Message, Node, Outcome, Output, RecoveryReport};
 use std::collections::VecDeque;
 use std::time::Duration;
 use wal_core::{Directory, DiskError, DiskOp, EventType, OpenMode, SegmentId};
 
-/// Something that will happen, but for messages: those are in a slab of their own.
-#[derive(Debug)]
+/// Something that will happen, but for messages: those are in a slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     SyncDone { process: u32, slot: LogSlot },
     Wake { process: u32 },
@@ -36,25 +36,53 @@ enum What {
 }
 
 impl What {
-    fn code(&self) -> u64 {
+    /// Its kind, and which process or boot it is about.
+    fn parts(self) -> (u32, u32) {
         match self {
-            Self::SyncDone { slot: LogSlot::Coordinator, .. } => 2,
-            Self::SyncDone { slot: LogSlot::Participant, .. } => 3,
-            Self::Wake { .. } => 4,
-            Self::Fault => 5,
-            Self::FaultEnds => 6,
-            Self::Start { .. } => 7,
-            Self::Resume { .. } => 8,
-            Self::Retire { .. } => 9,
-            Self::Ask => 10,
-            Self::NextWave => 11,
+            Self::SyncDone { slot: LogSlot::Coordinator, process } => (2, process),
+            Self::SyncDone { slot: LogSlot::Participant, process } => (3, process),
+            Self::Wake { process } => (4, process),
+            Self::Fault => (5, 0),
+            Self::FaultEnds => (6, 0),
+            Self::Start { boot } => (7, boot),
+            Self::Resume { process } => (8, process),
+            Self::Retire { process } => (9, process),
+            Self::Ask => (10, 0),
+            Self::NextWave => (11, 0),
+        }
+    }
+
+    /// It as an entry's `what`.
+    fn pack(self) -> u32 {
+        let (kind, of) = self.parts();
+        assert!(of <= NUMBER, "a node starts fewer than 2^27 times");
+        kind << KIND_SHIFT | of
+    }
+
+    fn unpack(what: u32) -> What {
+        let of = what & NUMBER;
+        match what >> KIND_SHIFT {
+            2 => Self::SyncDone { slot: LogSlot::Coordinator, process: of },
+            3 => Self::SyncDone { slot: LogSlot::Participant, process: of },
+            4 => Self::Wake { process: of },
+            5 => Self::Fault,
+            6 => Self::FaultEnds,
+            7 => Self::Start { boot: of },
+            8 => Self::Resume { process: of },
+            9 => Self::Retire { process: of },
+            10 => Self::Ask,
+            11 => Self::NextWave,
+            kind => unreachable!("no event is of kind {kind}: `pack` makes none"),
         }
     }
 }
 
+/// The kind of a message's arrival, among those of other events.
 const DELIVER: u64 = 1;
-/// Of an entry's `what`: it is a message's place, not that of another event.
+/// Of an entry's `what`: it is a message's place, not another event.
 const IS_MESSAGE: u32 = 1 << 31;
+const KIND_SHIFT: u32 = 27;
+const NUMBER: u32 = (1 << KIND_SHIFT) - 1;
 
 /// A message on its way.
 #[derive(Debug)]
@@ -64,24 +92,34 @@ struct Envelope {
     message: Message,
 }
 
+/// An empty one.
+impl Default for Envelope {
+    fn default() -> Self {
+        Envelope { from: 0, digest: 0, message: Message::Hello }
+    }
+}
+
 /// Everything that is to come.
 #[derive(Debug, Default)]
 struct Agenda {
-    queue: Heap,
-    events: Slab<What>,
+    queue: Wheel,
     messages: Slab<Envelope>,
     scheduled: u64,
 }
 
 impl Agenda {
     fn schedule(&mut self, at: Time, target: u32, what: What) {
-        let what = self.events.put(what);
-        self.push(at, target, what);
+        self.push(at, target, what.pack());
     }
 
-    fn deliver(&mut self, at: Time, to: u32, envelope: Envelope) {
-        let what = self.messages.put(envelope) | IS_MESSAGE;
-        self.push(at, to, what);
+    /// An envelope that arrives then, for a message to be put into.
+    fn deliver(&mut self, at: Time, from: u32, to: u32, digest: u64) -> &mut Message {
+        let (place, _) = self.messages.take();
+        assert!(place < IS_MESSAGE, "fewer than 2^31 messages are on their way");
+        self.push(at, to, place | IS_MESSAGE);
+        let envelope = self.messages.get_mut(place);
+        (envelope.from, envelope.digest) = (from, digest);
+        &mut envelope.message
     }
 
     fn push(&mut self, at: Time, target: u32, what: u32) {
@@ -89,6 +127,9 @@ impl Agenda {
         self.queue.push(Entry { at, tie: self.scheduled, target, what });
     }
 }
+
+/// What each of a process's logs is to be told: how its flush went.
+type Heard = [Option<Result<(), DiskError>>; 2];
 
 /// What one log's disk has still to do for a process.
 #[derive(Debug, Default)]
@@ -138,14 +179,22 @@ struct Machine {
 
 impl Machine {
     fn process(&mut self, id: u32) -> Option<&mut Process> {
-        match &mut self.process {
-            Some(process) if process.id == id => Some(process),
-            _ => self.zombies.iter_mut().find(|zombie| zombie.id == id),
-        }
+        find(&mut self.process, &mut self.zombies, id)
     }
 
     fn is_watched(&self) -> bool {
         !self.armed.is_empty() || !self.again.is_empty()
+    }
+}
+
+fn find<'a>(
+    process: &'a mut Option<Box<Process>>,
+    zombies: &'a mut [Process],
+    id: u32,
+) -> Option<&'a mut Process> {
+    match process {
+        Some(process) if process.id == id => Some(process),
+        _ => zombies.iter_mut().find(|zombie| zombie.id == id),
     }
 }
 
@@ -186,10 +235,14 @@ pub struct World<'a> {
     now: Time,
     agenda: Agenda,
     machines: Vec<Machine>,
+    /// A node that owed something when it was last looked.
+    owing: u32,
     net: Net,
     disk_key: Key,
     power_key: Key,
     node_key: Key,
+    /// The shortest and the longest that a sync takes, in nanoseconds.
+    sync: (u64, u64),
     workload: Workload,
     judges: Vec<Box<dyn Judge>>,
     findings: Findings,
@@ -238,15 +291,12 @@ impl<'a> World<'a> {
             now: Time::ZERO,
             agenda: Agenda::default(),
             machines: (0..nodes).map(|_| Machine::default()).collect(),
-            net: Net::new(
-                scenario.network.clone(),
-                nodes,
-                *scenario.cluster.regions.get_ref(),
-                &root,
-            ),
+            owing: 0,
+            net: Net::new(&scenario.network, nodes, *scenario.cluster.regions.get_ref(), &root),
             disk_key,
             power_key: disk_key.child("power"),
             node_key: root.child("node"),
+            sync: nanos(scenario.disk.sync),
             workload: Workload::new(scenario, &root),
             judges,
             findings: Findings::default(),
@@ -297,14 +347,14 @@ impl<'a> World<'a> {
         assert!(entry.at >= self.now, "time does not go back");
         self.now = entry.at;
         if entry.what & IS_MESSAGE == 0 {
-            let what = self.agenda.events.take(entry.what);
-            self.trace.event(self.now.as_nanos(), what.code() << 32 | u64::from(entry.target));
-            self.happen(entry.target, what);
+            let kind = u64::from(entry.what >> KIND_SHIFT);
+            self.trace.event(self.now.as_nanos(), kind << 32 | u64::from(entry.target));
+            self.happen(entry.target, What::unpack(entry.what));
         } else {
-            let envelope = self.agenda.messages.take(entry.what ^ IS_MESSAGE);
+            let place = entry.what ^ IS_MESSAGE;
             self.trace.event(self.now.as_nanos(), DELIVER << 32 | u64::from(entry.target));
-            self.trace.word(envelope.digest);
-            self.arrive(entry.target, envelope);
+            self.trace.word(self.agenda.messages.get(place).digest);
+            self.arrive(entry.target, place);
         }
         if self.trace.events().is_multiple_of(QUIET_LOOK) {
             return self.look();
@@ -436,39 +486,60 @@ impl<'a> World<'a> {
         format!("{}{more}", found.join("; "))
     }
 
-    fn nothing_is_owed(&self) -> bool {
-        self.machines.iter().all(|machine| {
-            machine.zombies.is_empty()
-                && machine.process.as_ref().is_some_and(|process| {
-                    let node = &process.node;
-                    !process.paused
-                        && node.is_ready()
-                        && node.coordinator().is_none_or(|engine| engine.active() == 0)
-                        && node.participant().is_none_or(|host| {
-                            host.participant().prepared().next().is_none()
-                                && host.locks().held(self.now).next().is_none()
-                        })
-                })
-        })
+    fn nothing_is_owed(&mut self) -> bool {
+        // Who owed something when it was last looked mostly still does.
+        if !self.owes_nothing(self.owing) {
+            return false;
+        }
+        let owing = (0..self.machines.len() as u32).find(|node| !self.owes_nothing(*node));
+        self.owing = owing.unwrap_or(0);
+        owing.is_none()
     }
 
-    fn arrive(&mut self, to: u32, envelope: Envelope) {
+    fn owes_nothing(&self, node: u32) -> bool {
+        let machine = &self.machines[node as usize];
+        machine.zombies.is_empty()
+            && machine.process.as_ref().is_some_and(|process| {
+                let node = &process.node;
+                !process.paused
+                    && node.is_ready()
+                    && node.coordinator().is_none_or(|engine| engine.active() == 0)
+                    && node.participant().is_none_or(|host| {
+                        host.participant().prepared().next().is_none()
+                            && host.locks().held(self.now).next().is_none()
+                    })
+            })
+    }
+
+    fn arrive(&mut self, to: u32, place: u32) {
         self.counters.delivered += 1;
-        let from = NodeName::numbered(u64::from(envelope.from));
         let machine = &mut self.machines[to as usize];
-        let Some(process) = &mut machine.process else {
-            self.counters.to_nobody += 1;
-            return self.zombies_hear(to, from, &envelope.message);
-        };
-        let id = process.id;
-        if process.paused || !machine.zombies.is_empty() {
-            self.zombies_hear(to, from, &envelope.message);
-            return self.feed(to, id, Input::Message { from, message: envelope.message });
+        match &mut machine.process {
+            Some(process) if !process.paused && machine.zombies.is_empty() => {
+                // The message stays where it is while the node reads it.
+                let Envelope { from, message, .. } = self.agenda.messages.get(place);
+                let from = NodeName::numbered(u64::from(*from));
+                let mut out = std::mem::take(&mut self.out);
+                process.node.receive(self.now, from, message, &mut out);
+                self.agenda.messages.free(place);
+                let id = process.id;
+                self.go_on(to, id, out);
+            }
+            process => {
+                let id = process.as_ref().map(|process| process.id);
+                let envelope = std::mem::take(self.agenda.messages.get_mut(place));
+                self.agenda.messages.free(place);
+                let from = NodeName::numbered(u64::from(envelope.from));
+                self.zombies_hear(to, from, &envelope.message);
+                match id {
+                    Some(id) => {
+                        let message = envelope.message;
+                        self.feed(to, id, Input::Message { from, message });
+                    }
+                    None => self.counters.to_nobody += 1,
+                }
+            }
         }
-        let mut out = std::mem::take(&mut self.out);
-        let input = Input::Message { from, message: envelope.message };
-        process.node.handle(self.now, input, &machine.disks, &mut out);
-        self.go_on(to, id, out);
     }
 
     /// A zombie that has woken still has its connections: it hears what the node hears.
@@ -588,13 +659,7 @@ impl<'a> World<'a> {
     /// Gives a process an input, and performs what it wants.
     fn feed(&mut self, node: u32, id: u32, input: Input) {
         let machine = &mut self.machines[node as usize];
-        let process = match &mut machine.process {
-            Some(process) if process.id == id => process,
-            _ => match machine.zombies.iter_mut().find(|zombie| zombie.id == id) {
-                Some(zombie) => zombie,
-                None => return,
-            },
-        };
+        let Some(process) = find(&mut machine.process, &mut machine.zombies, id) else { return };
         if process.paused {
             process.inputs.push_back(input);
             return;
@@ -614,35 +679,26 @@ impl<'a> World<'a> {
     /// left of them never happens, or later. What a process hears meanwhile (a write that needs no
     /// sync is done at once) it hears afterwards.
     fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
-        let mut heard: [Option<Result<(), DiskError>>; 2] = [None, None];
+        let mut heard: Heard = [None, None];
         loop {
-            let watched = self.machines[node as usize].is_watched();
-            let mut rest = out.drain(..);
-            while let Some(output) = rest.next() {
-                if watched {
-                    // A fault may strike before the output, or has struck with the one before.
-                    self.signals(node, id, &output);
-                    match self.machines[node as usize].process(id) {
-                        None => break,
-                        Some(process) if process.paused => {
-                            process.outputs.push_back(output);
-                            process.outputs.extend(rest.by_ref());
-                            break;
+            if self.machines[node as usize].is_watched() {
+                self.perform_watched(node, id, &mut out, &mut heard);
+            } else {
+                for output in &mut out {
+                    let goes_on = match output {
+                        Output::Send { to, message } => {
+                            self.send(node, to.number() as u32, message);
+                            true
                         }
-                        Some(_) => {}
+                        // Nobody waits for it.
+                        Output::Appended { .. } => true,
+                        output => self.perform(node, id, output, &mut heard),
+                    };
+                    if !goes_on {
+                        break;
                     }
                 }
-                if let Output::Disk { slot, ops } = output {
-                    let Some(process) = self.machines[node as usize].process(id) else { break };
-                    let lane = &mut process.lanes[slot as usize];
-                    assert!(lane.ops.is_none(), "a log has one flush in flight");
-                    lane.ops = Some(ops.into_iter());
-                    heard[slot as usize] = self.disk_goes_on(node, id, slot);
-                } else {
-                    self.perform(node, id, output);
-                }
             }
-            drop(rest);
             out.clear();
             let Some(slot) = SLOTS.into_iter().find(|slot| heard[*slot as usize].is_some()) else {
                 break;
@@ -650,13 +706,7 @@ impl<'a> World<'a> {
             let Some(result) = heard[slot as usize].take() else { break };
             let machine = &mut self.machines[node as usize];
             let now = self.now;
-            let process = match &mut machine.process {
-                Some(process) if process.id == id => process,
-                _ => match machine.zombies.iter_mut().find(|zombie| zombie.id == id) {
-                    Some(zombie) => zombie,
-                    None => break,
-                },
-            };
+            let Some(process) = find(&mut machine.process, &mut machine.zombies, id) else { break };
             let done = result.is_ok();
             let input = Input::Flushed { slot, result };
             if process.paused {
@@ -670,6 +720,25 @@ impl<'a> World<'a> {
         }
         self.out = out;
         self.arm_timer(node, id);
+    }
+
+    /// Performs the outputs of a process for which a fault waits.
+    fn perform_watched(&mut self, node: u32, id: u32, out: &mut Vec<Output>, heard: &mut Heard) {
+        for at in 0..out.len() {
+            // A fault may strike before the output, or has struck with the one before.
+            self.signals(node, id, &out[at]);
+            match self.machines[node as usize].process(id) {
+                None => break,
+                Some(process) if process.paused => {
+                    process.outputs.extend(out.drain(at..));
+                    break;
+                }
+                Some(_) => {}
+            }
+            if !self.perform(node, id, &mut out[at], heard) {
+                break;
+            }
+        }
     }
 
     fn arm_timer(&mut self, node: u32, id: u32) {
@@ -705,67 +774,78 @@ impl<'a> World<'a> {
         }
     }
 
-    fn perform(&mut self, node: u32, id: u32, output: Output) {
+    /// Performs an output; a message is taken out of it. False if the process is no more, and with
+    /// it what else it wanted.
+    fn perform(&mut self, node: u32, id: u32, output: &mut Output, heard: &mut Heard) -> bool {
         match output {
             Output::Send { to, message } => self.send(node, to.number() as u32, message),
-            Output::Reply { key, outcome } => {
-                let zombie =
-                    self.machines[node as usize].process.as_ref().is_none_or(|p| p.id != id);
-                if zombie && !is_a_promise(&outcome) {
-                    // Nobody listens to it any more: its clients ask the successor. But what it
-                    // promises must be true all the same.
-                    return;
-                }
-                self.reply(&key, &outcome);
-            }
             Output::Appended { slot, event, sequence } => {
                 let machine = &mut self.machines[node as usize];
                 let waits =
                     machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
                 if waits && let Some(process) = machine.process(id) {
-                    process.appended.push((slot, event, sequence));
+                    process.appended.push((*slot, *event, *sequence));
                 }
             }
-            Output::Recovered { slot, report } => {
-                let moment = self.moment();
-                let machine = &self.machines[node as usize];
-                let disk = machine.disks.directory(slot);
-                for judge in &mut self.judges {
-                    judge.recovered(moment, node, slot, &report, disk, &mut self.findings);
-                }
-                let boot = machine.boots;
-                let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
-                self.counters.recovered(slot, boot, &report);
-                if ready {
-                    self.forget_again(node);
-                }
-                if slot == LogSlot::Coordinator {
-                    let unanswered: Vec<u32> = self.workload.unanswered(node).collect();
-                    for operation in unanswered {
-                        self.agenda.schedule(self.now, operation, What::Ask);
-                    }
-                    self.clients_go_on();
-                }
+            Output::Disk { slot, ops } => {
+                let slot = *slot;
+                let Some(process) = self.machines[node as usize].process(id) else { return false };
+                let lane = &mut process.lanes[slot as usize];
+                assert!(lane.ops.is_none(), "a log has one flush in flight");
+                lane.ops = Some(std::mem::take(ops).into_iter());
+                heard[slot as usize] = self.disk_goes_on(node, id, slot);
             }
-            Output::Died { slot, reason } => self.died(node, id, slot, &reason),
-            Output::Disk { .. } => unreachable!("disk operations are performed by their lane"),
+            Output::Reply { key, outcome } => {
+                let zombie =
+                    self.machines[node as usize].process.as_ref().is_none_or(|p| p.id != id);
+                if zombie && !is_a_promise(outcome) {
+                    // Nobody listens to it any more: its clients ask the successor. But what it
+                    // promises must be true all the same.
+                    return true;
+                }
+                self.reply(key, outcome);
+            }
+            Output::Recovered { slot, report } => self.recovered(node, *slot, report),
+            Output::Died { slot, reason } => self.died(node, id, *slot, reason),
+        }
+        true
+    }
+
+    fn recovered(&mut self, node: u32, slot: LogSlot, report: &RecoveryReport) {
+        let moment = self.moment();
+        let machine = &self.machines[node as usize];
+        let disk = machine.disks.directory(slot);
+        for judge in &mut self.judges {
+            judge.recovered(moment, node, slot, report, disk, &mut self.findings);
+        }
+        let boot = machine.boots;
+        let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
+        self.counters.recovered(slot, boot, report);
+        if ready {
+            self.forget_again(node);
+        }
+        if slot == LogSlot::Coordinator {
+            let unanswered: Vec<u32> = self.workload.unanswered(node).collect();
+            for operation in unanswered {
+                self.agenda.schedule(self.now, operation, What::Ask);
+            }
+            self.clients_go_on();
         }
     }
 
-    fn send(&mut self, from: u32, to: u32, message: Message) {
+    fn send(&mut self, from: u32, to: u32, message: &mut Message) {
         let moment = self.moment();
         for judge in &mut self.judges {
-            judge.sent(moment, from, to, &message, &mut self.findings);
+            judge.sent(moment, from, to, message, &mut self.findings);
         }
         self.counters.sent += 1;
-        let digest = digest(&message);
+        let digest = digest(message);
         let Fate { first, second } = self.net.send(self.now, from, to, message.kind(), digest);
         if let Some(at) = second {
-            let message = message.clone();
-            self.agenda.deliver(at, to, Envelope { from, digest, message });
+            self.agenda.deliver(at, from, to, digest).clone_from(message);
         }
         if let Some(at) = first {
-            self.agenda.deliver(at, to, Envelope { from, digest, message });
+            std::mem::swap(self.agenda.deliver(at, from, to, digest), message);
         }
     }
 
@@ -819,51 +899,61 @@ impl<'a> World<'a> {
     /// once the last is done or one has failed.
     fn disk_goes_on(&mut self, node: u32, id: u32, slot: LogSlot) -> Option<Result<(), DiskError>> {
         loop {
-            let machine = &mut self.machines[node as usize];
-            let watched = machine.is_watched();
-            let process = machine.process(id)?;
-            if process.paused {
-                return None;
-            }
-            let lane = &mut process.lanes[slot as usize];
-            if lane.syncing.is_some() {
-                return None;
-            }
-            let ops = lane.ops.as_mut()?;
-            let Some(next) = ops.as_slice().first() else {
-                lane.ops = None;
-                return Some(Ok(()));
-            };
+            let watched = self.machines[node as usize].is_watched();
             if watched {
-                let kind = OpKind::of(next);
-                if self.signals_op(node, id, slot, kind) {
-                    let machine = &mut self.machines[node as usize];
-                    if machine.process(id).is_none_or(|process| process.paused) {
-                        return None;
+                self.signals_next_op(node, id, slot);
+            }
+            let Machine { process, zombies, disks, syncs, .. } = &mut self.machines[node as usize];
+            let process = find(process, zombies, id)?;
+            let lane = &mut process.lanes[slot as usize];
+            if process.paused || lane.syncing.is_some() {
+                return None;
+            }
+            let disk = &mut disks.0[slot as usize];
+            let ops = lane.ops.as_mut()?;
+            let segment = loop {
+                let Some(op) = ops.next() else {
+                    lane.ops = None;
+                    return Some(Ok(()));
+                };
+                self.trace.word(OpKind::of(&op) as u64);
+                match op {
+                    DiskOp::Sync(segment) => break Some(Some(segment)),
+                    DiskOp::SyncDirectory => break Some(None),
+                    op => {
+                        let done = disk.perform(op);
+                        if done.is_err() {
+                            lane.ops = None;
+                            return Some(done);
+                        }
                     }
                 }
-            }
-            let machine = &mut self.machines[node as usize];
-            let op = machine.process(id)?.lanes[slot as usize].ops.as_mut()?.next()?;
-            self.trace.word(OpKind::of(&op) as u64);
-            let segment = match op {
-                DiskOp::Sync(segment) => Some(segment),
-                DiskOp::SyncDirectory => None,
-                op => {
-                    let done = machine.disks.0[slot as usize].perform(op);
-                    if done.is_err() {
-                        machine.process(id)?.lanes[slot as usize].ops = None;
-                        return Some(done);
-                    }
-                    continue;
+                if watched {
+                    break None;
                 }
             };
-            let reach = machine.disks.0[slot as usize].begin_sync();
-            machine.process(id)?.lanes[slot as usize].syncing = Some(Syncing { segment, reach });
-            let at = self.now + self.sync_time(node, slot);
-            self.counters.syncs += 1;
-            self.agenda.schedule(at, node, What::SyncDone { process: id, slot });
-            return None;
+            if let Some(segment) = segment {
+                lane.syncing = Some(Syncing { segment, reach: disk.begin_sync() });
+                *syncs += 1;
+                let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, *syncs);
+                let at = self.now + Duration::from_nanos(draw.between(self.sync.0, self.sync.1));
+                self.counters.syncs += 1;
+                self.agenda.schedule(at, node, What::SyncDone { process: id, slot });
+                return None;
+            }
+        }
+    }
+
+    /// A fault may strike before the next disk operation of a log.
+    fn signals_next_op(&mut self, node: u32, id: u32, slot: LogSlot) {
+        let Some(process) = self.machines[node as usize].process(id) else { return };
+        let lane = &process.lanes[slot as usize];
+        if process.paused || lane.syncing.is_some() {
+            return;
+        }
+        let next = lane.ops.as_ref().and_then(|ops| ops.as_slice().first());
+        if let Some(kind) = next.map(OpKind::of) {
+            self.signals_op(node, id, slot, kind);
         }
     }
 
@@ -886,15 +976,6 @@ impl<'a> World<'a> {
         if let Some(result) = self.disk_goes_on(node, id, slot) {
             self.feed(node, id, Input::Flushed { slot, result });
         }
-    }
-
-    fn sync_time(&mut self, node: u32, slot: LogSlot) -> Duration {
-        let machine = &mut self.machines[node as usize];
-        machine.syncs += 1;
-        let (low, high) = (self.scenario.disk.sync.0, self.scenario.disk.sync.1);
-        let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, machine.syncs);
-        let nanos = |duration: Duration| duration.as_nanos() as u64;
-        Duration::from_nanos(draw.between(nanos(low), nanos(high)))
     }
 
     // ---- clients ----
