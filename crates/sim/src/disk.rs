@@ -22,6 +22,7 @@
 //! syncs) is not here.
 
 use base::prng::{Draw, Key};
+use std::borrow::Cow;
 use std::io;
 use wal_core::{Directory, DiskError, DiskOp, SegmentId};
 
@@ -363,14 +364,35 @@ fn read(bytes: &[u8], offset: u64, into: &mut [u8]) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub struct Durable<'a>(&'a SimDisk);
 
-impl Durable<'_> {
-    fn bytes(file: &File) -> std::borrow::Cow<'_, [u8]> {
+impl<'a> Durable<'a> {
+    /// The newest segment.
+    #[must_use]
+    pub fn newest(&self) -> Option<SegmentId> {
+        let files = self.0.files.iter().rev();
+        files.filter(|file| file.unsynced_name.is_none()).map(|file| file.id).next()
+    }
+
+    /// A segment's bytes from an offset on, none if it is not as long. They are copied only if what
+    /// stands there now is something else.
+    ///
+    /// # Errors
+    /// There is no such segment.
+    pub fn tail(&self, segment: SegmentId, offset: u64) -> io::Result<Cow<'a, [u8]>> {
+        let file = self.0.file(segment).ok_or_else(not_found)?;
+        let offset = offset as usize;
+        Ok(match Self::bytes(file) {
+            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(offset..).unwrap_or(&[])),
+            Cow::Owned(mut bytes) => Cow::Owned(bytes.drain(offset.min(bytes.len())..).collect()),
+        })
+    }
+
+    fn bytes(file: &File) -> Cow<'_, [u8]> {
         if file.unsynced.is_empty() {
-            return std::borrow::Cow::Borrowed(&file.bytes);
+            return Cow::Borrowed(&file.bytes);
         }
         let mut bytes = file.bytes.clone();
         file.unsynced.iter().rev().for_each(|unsynced| undo(&unsynced.change, &mut bytes));
-        std::borrow::Cow::Owned(bytes)
+        Cow::Owned(bytes)
     }
 }
 

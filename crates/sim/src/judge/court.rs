@@ -5,7 +5,7 @@
 
 use super::facts::Facts;
 use super::ledger::{Ledger, Objection};
-use super::{Findings, Judge, Moment};
+use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
 use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
 use node::Node;
@@ -31,7 +31,6 @@ use wal_core::{Directory, SegmentId};
 pub struct Court {
     ledgers: Vec<[Ledger; 2]>,
     facts: Facts,
-    buffer: Vec<u8>,
     recoveries: u64,
     kept_unsynced: u64,
     wrote_behind_a_seal: u64,
@@ -44,7 +43,6 @@ impl Court {
         Court {
             ledgers: (0..nodes).map(|_| Default::default()).collect(),
             facts: Facts::new(nodes),
-            buffer: Vec::new(),
             recoveries: 0,
             kept_unsynced: 0,
             wrote_behind_a_seal: 0,
@@ -93,12 +91,12 @@ impl Judge for Court {
         node: u32,
         slot: LogSlot,
         segment: SegmentId,
-        disk: &dyn Directory,
+        disk: Durable<'_>,
         found: &mut Findings,
     ) {
         let (facts, mut first) = (&mut self.facts, None);
         let ledger = &mut self.ledgers[node as usize][slot as usize];
-        let read = ledger.synced(segment, disk, &mut self.buffer, &mut |record| {
+        let read = ledger.synced(segment, disk, &mut |record| {
             let checked = match slot {
                 LogSlot::Coordinator => facts.coordinated(node, record),
                 LogSlot::Participant => facts.taken(node, record),

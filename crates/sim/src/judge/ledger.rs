@@ -5,6 +5,7 @@
 //! keeps it. Since nothing is ever taken back, the ledger of a log is a list of fingerprints that
 //! only grows.
 
+use super::Durable;
 use super::reader::{self, Cursor, End, LogRecord, NoBatch};
 use wal_core::{Directory, SegmentId};
 
@@ -36,9 +37,6 @@ pub struct Ledger {
     pub epoch: u32,
 }
 
-/// How much is read at once, at first.
-const READ_BYTES: usize = 16 << 10;
-
 impl Ledger {
     /// How many records are durable: the last one's sequence.
     #[must_use]
@@ -46,35 +44,35 @@ impl Ledger {
         self.sums.len() as u64
     }
 
-    /// A sync of a segment is done; `disk` shows what is durable. Tells each record that is newly so.
+    /// A sync of a segment is done; `disk` shows what is durable. Tells each record that is newly so,
+    /// and costs as much as is new.
     ///
     /// # Errors
     /// What was synced does not read.
     pub fn synced(
         &mut self,
         segment: SegmentId,
-        disk: &dyn Directory,
-        buffer: &mut Vec<u8>,
+        disk: Durable<'_>,
         each: &mut impl FnMut(&LogRecord<'_>),
     ) -> Result<(), Objection> {
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
-        let newest = disk.segments().ok().and_then(|segments| segments.last().copied());
-        if newest.is_some_and(|newest| newest > segment) || segment.0 < cursor.segment() {
+        let superseded = disk.newest().is_some_and(|newest| newest > segment);
+        if superseded || segment.0 < cursor.segment() {
             return Ok(());
         }
         if segment.0 > cursor.segment() {
             let unreadable = |flaw: reader::Unreadable| Objection::new("G3", flaw.to_string());
-            let Some(claim) = reader::claim(disk, segment).map_err(unreadable)? else {
+            let Some(claim) = reader::claim(&disk, segment).map_err(unreadable)? else {
                 return Ok(());
             };
             *cursor = Cursor::new(claim, cursor.next - 1, cursor.chain);
         }
-        let bytes = read_from(disk, segment, cursor.offset, buffer).map_err(|error| {
+        let bytes = disk.tail(segment, cursor.offset).map_err(|error| {
             Objection::new("G3", format!("{segment:?} cannot be read: {error}"))
         })?;
         let (offset, durable) = (cursor.offset, self.sums.len() as u64);
         let sums = &mut self.sums;
-        let stop = cursor.read(bytes, &mut |record| {
+        let stop = cursor.read(&bytes, &mut |record| {
             sums.push(record.sum);
             each(record);
         });
@@ -132,21 +130,5 @@ impl Ledger {
             (self.log_id, self.epoch) = (cursor.claim().log_id, cursor.claim().epoch);
         }
         Ok(end)
-    }
-}
-
-/// A segment's bytes from an offset to its end.
-fn read_from<'a>(
-    disk: &dyn Directory,
-    segment: SegmentId,
-    offset: u64,
-    buffer: &'a mut Vec<u8>,
-) -> std::io::Result<&'a [u8]> {
-    loop {
-        let read = disk.read_at(segment, offset, buffer)?;
-        if read < buffer.len() {
-            return Ok(&buffer[..read]);
-        }
-        buffer.resize((buffer.len() * 2).max(READ_BYTES), 0);
     }
 }

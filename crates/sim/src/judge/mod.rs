@@ -12,6 +12,7 @@ pub mod model;
 mod payload;
 pub mod reader;
 
+pub use crate::disk::Durable;
 pub use court::Court;
 pub use ids::IdMap;
 
@@ -86,14 +87,15 @@ pub trait Judge {
     ) {
     }
 
-    /// A sync of one of a node's logs is done: everything written to that segment before it is durable.
+    /// A sync of one of a node's logs is done: everything written to that segment before it is durable,
+    /// and `_disk` shows it.
     fn synced(
         &mut self,
         _at: Moment,
         _node: u32,
         _slot: LogSlot,
         _segment: wal_core::SegmentId,
-        _disk: &dyn Directory,
+        _disk: Durable<'_>,
         _found: &mut Findings,
     ) {
     }
