@@ -4,7 +4,7 @@
 //! looked up once.
 
 use super::facts::Facts;
-use super::ledger::{Ledger, Objection};
+use super::ledger::{Ledger, Objection, Opened};
 use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
 use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
@@ -30,6 +30,8 @@ use wal_core::{Directory, SegmentId};
 #[derive(Debug)]
 pub struct Court {
     ledgers: Vec<[Ledger; 2]>,
+    /// Who has opened each log: every message is held against it.
+    opened: Vec<[Opened; 2]>,
     facts: Facts,
     recoveries: u64,
     kept_unsynced: u64,
@@ -42,6 +44,7 @@ impl Court {
     pub fn new(nodes: u32) -> Court {
         Court {
             ledgers: (0..nodes).map(|_| Default::default()).collect(),
+            opened: vec![Default::default(); nodes as usize],
             facts: Facts::new(nodes),
             recoveries: 0,
             kept_unsynced: 0,
@@ -74,13 +77,7 @@ impl Judge for Court {
     }
 
     fn sent(&mut self, at: Moment, from: u32, to: u32, message: &Message, found: &mut Findings) {
-        let ledgers = &self.ledgers;
-        let epoch = |by: u32| ledgers[by as usize][LogSlot::Coordinator as usize].epoch;
-        let store = |of: u32| {
-            let ledger = &ledgers[of as usize][LogSlot::Participant as usize];
-            (ledger.log_id, ledger.epoch)
-        };
-        if let Err(objection) = self.facts.sent(from, to, message, epoch, store) {
+        if let Err(objection) = self.facts.sent(from, to, message, &self.opened) {
             settle(at, None, Some(objection), found);
         }
     }
@@ -133,7 +130,12 @@ impl Judge for Court {
         });
         self.kept_unsynced += u64::from(ledger.durable() > before);
         match read {
-            Ok(end) => self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0),
+            Ok(end) => {
+                self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0);
+                if let Some(opened) = ledger.opened() {
+                    self.opened[node as usize][slot as usize] = opened;
+                }
+            }
             Err(objection) => note(&mut first, Err(objection)),
         }
         if first.is_none() {

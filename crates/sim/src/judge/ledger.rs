@@ -31,6 +31,11 @@ pub struct Ledger {
     cursor: Option<Cursor>,
     /// The fingerprint of every durable record, from sequence 1.
     sums: Vec<u32>,
+}
+
+/// Who has opened a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
     /// The log's id, known from its first recovery on.
     pub log_id: u64,
     /// The highest epoch that opened it.
@@ -126,9 +131,13 @@ impl Ledger {
             return Err(Objection::new("G1", what));
         }
         self.cursor = end.cursor.map(Cursor::quick);
-        if let Some(cursor) = &self.cursor {
-            (self.log_id, self.epoch) = (cursor.claim().log_id, cursor.claim().epoch);
-        }
         Ok(end)
+    }
+
+    /// Who has opened it, as its newest segment says; nothing before its first recovery.
+    #[must_use]
+    pub fn opened(&self) -> Option<Opened> {
+        let claim = self.cursor.as_ref()?.claim();
+        Some(Opened { log_id: claim.log_id, epoch: claim.epoch })
     }
 }

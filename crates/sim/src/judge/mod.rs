@@ -4,6 +4,7 @@
 //! durable or survive a crash, what clients are told, and what a node says it recovered; it never asks
 //! a machine for its opinion.
 
+mod cells;
 mod court;
 mod facts;
 mod ids;
