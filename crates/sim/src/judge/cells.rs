@@ -80,7 +80,9 @@ impl Cells {
         let hash = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut place = (hash >> 32) as usize & last;
         // There is always a free one.
-        while self.slots[place].is_some_and(|(other, _)| other != number) {
+        while let Some((other, _)) = &self.slots[place]
+            && *other != number
+        {
             place = (place + 1) & last;
         }
         place

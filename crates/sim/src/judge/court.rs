@@ -4,7 +4,7 @@
 //! looked up once.
 
 use super::facts::Facts;
-use super::ledger::{Ledger, Objection, Opened};
+use super::ledger::{Checked, Ledger, Objection, Opened};
 use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
 use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
@@ -54,7 +54,7 @@ impl Court {
 }
 
 /// Keeps the first objection.
-fn note(first: &mut Option<Objection>, checked: Result<(), Objection>) {
+fn note(first: &mut Option<Box<Objection>>, checked: Checked) {
     if let Err(objection) = checked
         && first.is_none()
     {
@@ -62,8 +62,9 @@ fn note(first: &mut Option<Objection>, checked: Result<(), Objection>) {
     }
 }
 
-fn settle(at: Moment, node: Option<u32>, objection: Option<Objection>, found: &mut Findings) {
-    if let Some(Objection { invariant, what }) = objection {
+fn settle(at: Moment, node: Option<u32>, objection: Option<Box<Objection>>, found: &mut Findings) {
+    if let Some(objection) = objection {
+        let Objection { invariant, what } = *objection;
         match node {
             Some(node) => found.object(invariant, at, format!("n{node}: {what}")),
             None => found.object(invariant, at, what),

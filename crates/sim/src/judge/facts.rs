@@ -8,7 +8,7 @@
 
 use super::cells::{Cells, Lock};
 use super::ids::IdMap;
-use super::ledger::{Objection, Opened};
+use super::ledger::{Checked, Objection, Opened};
 use super::model::{self, Change, Model, Saga, StepSet};
 use super::payload::{self, Fields, array, tag};
 use super::reader::LogRecord;
@@ -240,8 +240,7 @@ pub struct Facts {
     seen: Seen,
 }
 
-type Checked = Result<(), Objection>;
-
+#[inline]
 fn ensure(holds: bool, invariant: &'static str, what: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(Objection::new(invariant, what())) }
 }
@@ -786,7 +785,7 @@ impl Facts {
         }
     }
 
-    fn known(&self, coordinator: CoordinatorId) -> Result<u32, Objection> {
+    fn known(&self, coordinator: CoordinatorId) -> Result<u32, Box<Objection>> {
         let number = coordinator.number();
         if number < self.coordinators.len() as u64 {
             Ok(number as u32)
@@ -1137,7 +1136,7 @@ fn number_of(key: &[u8]) -> Option<usize> {
     (number < 1 << 26).then_some(number)
 }
 
-fn anomaly(node: u32, event: EventType, sequence: u64) -> Objection {
+fn anomaly(node: u32, event: EventType, sequence: u64) -> Box<Objection> {
     let name = event.name().unwrap_or("an unknown event");
     Objection::new("legal", format!("n{node}: record {sequence}, {name}, does not follow"))
 }

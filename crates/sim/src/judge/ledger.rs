@@ -19,11 +19,15 @@ pub struct Objection {
 }
 
 impl Objection {
-    /// An objection.
-    pub fn new(invariant: &'static str, what: impl Into<String>) -> Objection {
-        Objection { invariant, what: what.into() }
+    /// An objection. It is rare, and in a box, so that a check that passes hands little back.
+    #[cold]
+    pub fn new(invariant: &'static str, what: impl Into<String>) -> Box<Objection> {
+        Box::new(Objection { invariant, what: what.into() })
     }
 }
+
+/// Nothing, or what a rule has against it.
+pub type Checked = Result<(), Box<Objection>>;
 
 /// One log's durable records.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +63,7 @@ impl Ledger {
         segment: SegmentId,
         disk: Durable<'_>,
         each: &mut impl FnMut(&LogRecord<'_>),
-    ) -> Result<(), Objection> {
+    ) -> Checked {
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
         let superseded = disk.newest().is_some_and(|newest| newest > segment);
         if superseded || segment.0 < cursor.segment() {
@@ -106,7 +110,7 @@ impl Ledger {
         &mut self,
         disk: &dyn Directory,
         each: &mut impl FnMut(&LogRecord<'_>),
-    ) -> Result<End, Objection> {
+    ) -> Result<End, Box<Objection>> {
         let mut changed = None;
         let durable = self.sums.len() as u64;
         let sums = &mut self.sums;

@@ -356,13 +356,16 @@ pub struct Names {
 const IS_OTHER: Name = 1 << 31;
 
 impl Names {
-    fn take(&mut self, name: [u8; 32]) -> Name {
-        let [number, zeros @ ..] = words(&name);
-        if number < u64::from(IS_OTHER) && zeros == [0; 3] {
-            return number as Name;
+    fn take(&mut self, name: &[u8; 32]) -> Name {
+        if name[4..] == [0; 28] {
+            let [a, b, c, d, ..] = *name;
+            let number = Name::from_le_bytes([a, b, c, d]);
+            if number < IS_OTHER {
+                return number;
+            }
         }
-        let place = self.others.iter().position(|other| *other == name).unwrap_or_else(|| {
-            self.others.push(name);
+        let place = self.others.iter().position(|other| other == name).unwrap_or_else(|| {
+            self.others.push(*name);
             self.others.len() - 1
         });
         assert!(place < IS_OTHER as usize, "fewer than 2^31 names");
@@ -375,11 +378,6 @@ impl Names {
         }
         ShardId::numbered(u64::from(name)).0
     }
-}
-
-fn words(name: &[u8; 32]) -> [u64; 4] {
-    let words = name.as_chunks::<8>().0;
-    std::array::from_fn(|at| u64::from_le_bytes(words[at]))
 }
 
 /// A participant of a transaction, and its vote.
@@ -398,8 +396,8 @@ impl Listed {
     fn new(member: Member, names: &mut Names) -> Listed {
         let (store, boot) = member.store.map_or((0, 0), |(store, boot)| (store.0, boot.0));
         Listed {
-            shard: names.take(member.shard.0),
-            node: names.take(member.node.0),
+            shard: names.take(&member.shard.0),
+            node: names.take(&member.node.0),
             store,
             boot,
             announced: member.store.is_some(),
@@ -552,7 +550,7 @@ impl Transaction {
                     _ => return None,
                 };
                 (self.committing == 0 && (begun || aborting)).then_some(())?;
-                let listed = self.listed_mut(names.take(shard.0))?;
+                let listed = self.listed_mut(names.take(&shard.0))?;
                 listed.vote.is_none().then_some(())?;
                 listed.vote = Some(vote);
                 change = Change::Voted(shard, vote);
