@@ -22,6 +22,7 @@
 //! syncs) is not here.
 
 use base::prng::{Draw, Key};
+use std::borrow::Cow;
 use std::io;
 use wal_core::{Directory, DiskError, DiskOp, SegmentId};
 
@@ -376,28 +377,34 @@ fn read(bytes: &[u8], offset: u64, into: &mut [u8]) -> usize {
 pub struct Durable<'a>(&'a SimDisk);
 
 impl<'a> Durable<'a> {
-    /// The newest segment whose name is durable.
+    /// The newest segment.
     #[must_use]
     pub fn newest(&self) -> Option<SegmentId> {
-        let mut newest_first = self.0.files.iter().rev();
-        newest_first.find(|file| file.unsynced_name.is_none()).map(|file| file.id)
+        let files = self.0.files.iter().rev();
+        files.filter(|file| file.unsynced_name.is_none()).map(|file| file.id).next()
     }
 
-    /// A segment's bytes where they lie, if nothing of it is unsynced: then all of it is durable.
-    /// `None` if something is, and if the segment is not there.
-    #[must_use]
-    pub fn in_place(&self, segment: SegmentId) -> Option<&'a [u8]> {
-        let file = self.0.file(segment)?;
-        file.unsynced.is_empty().then_some(&*file.bytes)
+    /// A segment's bytes from an offset on, none if it is not as long. They are copied only if what
+    /// stands there now is something else.
+    ///
+    /// # Errors
+    /// There is no such segment.
+    pub fn tail(&self, segment: SegmentId, offset: u64) -> io::Result<Cow<'a, [u8]>> {
+        let file = self.0.file(segment).ok_or_else(not_found)?;
+        let offset = offset as usize;
+        Ok(match Self::bytes(file) {
+            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(offset..).unwrap_or(&[])),
+            Cow::Owned(mut bytes) => Cow::Owned(bytes.drain(offset.min(bytes.len())..).collect()),
+        })
     }
 
-    fn bytes(file: &File) -> std::borrow::Cow<'_, [u8]> {
+    fn bytes(file: &File) -> Cow<'_, [u8]> {
         if file.unsynced.is_empty() {
-            return std::borrow::Cow::Borrowed(&file.bytes);
+            return Cow::Borrowed(&file.bytes);
         }
         let mut bytes = file.bytes.clone();
         file.unsynced.iter().rev().for_each(|unsynced| undo(&unsynced.change, &mut bytes));
-        std::borrow::Cow::Owned(bytes)
+        Cow::Owned(bytes)
     }
 }
 
@@ -476,10 +483,10 @@ mod tests {
         // A second sync that began before the late write reaches no further.
         disk.synced(ID, reach);
         assert_eq!(contents(&disk.durable()), b"syncedearly");
-        assert_eq!(disk.durable().in_place(ID), None);
+        assert_eq!(*disk.durable().tail(ID, 0).unwrap(), *b"syncedearly");
         assert_eq!(contents(&disk), b"syncedearlylate");
         disk.synced(ID, disk.begin_sync());
-        assert_eq!(disk.durable().in_place(ID), Some(&b"syncedearlylate"[..]));
+        assert_eq!(*disk.durable().tail(ID, 6).unwrap(), *b"earlylate");
     }
 
     #[test]

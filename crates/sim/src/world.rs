@@ -968,7 +968,7 @@ impl<'a> World<'a> {
                 disk.synced(segment, sync.reach);
                 let disk = disk.durable();
                 for judge in &mut self.judges {
-                    judge.synced(moment, node, slot, segment, &disk, &mut self.findings);
+                    judge.synced(moment, node, slot, segment, disk, &mut self.findings);
                 }
             }
             None => disk.directory_synced(sync.reach),

@@ -4,8 +4,8 @@
 //! looked up once.
 
 use super::facts::Facts;
-use super::ledger::{Ledger, Objection};
-use super::{Findings, Judge, Moment};
+use super::ledger::{Checked, Ledger, Objection, Opened};
+use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
 use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
 use node::Node;
@@ -30,8 +30,9 @@ use wal_core::{Directory, SegmentId};
 #[derive(Debug)]
 pub struct Court {
     ledgers: Vec<[Ledger; 2]>,
+    /// Who has opened each log: every message is held against it.
+    opened: Vec<[Opened; 2]>,
     facts: Facts,
-    buffer: Vec<u8>,
     recoveries: u64,
     kept_unsynced: u64,
     wrote_behind_a_seal: u64,
@@ -43,8 +44,8 @@ impl Court {
     pub fn new(nodes: u32) -> Court {
         Court {
             ledgers: (0..nodes).map(|_| Default::default()).collect(),
+            opened: vec![Default::default(); nodes as usize],
             facts: Facts::new(nodes),
-            buffer: Vec::new(),
             recoveries: 0,
             kept_unsynced: 0,
             wrote_behind_a_seal: 0,
@@ -53,7 +54,7 @@ impl Court {
 }
 
 /// Keeps the first objection.
-fn note(first: &mut Option<Objection>, checked: Result<(), Objection>) {
+fn note(first: &mut Option<Box<Objection>>, checked: Checked) {
     if let Err(objection) = checked
         && first.is_none()
     {
@@ -61,8 +62,9 @@ fn note(first: &mut Option<Objection>, checked: Result<(), Objection>) {
     }
 }
 
-fn settle(at: Moment, node: Option<u32>, objection: Option<Objection>, found: &mut Findings) {
-    if let Some(Objection { invariant, what }) = objection {
+fn settle(at: Moment, node: Option<u32>, objection: Option<Box<Objection>>, found: &mut Findings) {
+    if let Some(objection) = objection {
+        let Objection { invariant, what } = *objection;
         match node {
             Some(node) => found.object(invariant, at, format!("n{node}: {what}")),
             None => found.object(invariant, at, what),
@@ -76,13 +78,7 @@ impl Judge for Court {
     }
 
     fn sent(&mut self, at: Moment, from: u32, to: u32, message: &Message, found: &mut Findings) {
-        let ledgers = &self.ledgers;
-        let epoch = |by: u32| ledgers[by as usize][LogSlot::Coordinator as usize].epoch;
-        let store = |of: u32| {
-            let ledger = &ledgers[of as usize][LogSlot::Participant as usize];
-            (ledger.log_id, ledger.epoch)
-        };
-        if let Err(objection) = self.facts.sent(from, to, message, epoch, store) {
+        if let Err(objection) = self.facts.sent(from, to, message, &self.opened) {
             settle(at, None, Some(objection), found);
         }
     }
@@ -93,12 +89,12 @@ impl Judge for Court {
         node: u32,
         slot: LogSlot,
         segment: SegmentId,
-        disk: &dyn Directory,
+        disk: Durable<'_>,
         found: &mut Findings,
     ) {
         let (facts, mut first) = (&mut self.facts, None);
         let ledger = &mut self.ledgers[node as usize][slot as usize];
-        let read = ledger.synced(segment, disk, &mut self.buffer, &mut |record| {
+        let read = ledger.synced(segment, disk, &mut |record| {
             let checked = match slot {
                 LogSlot::Coordinator => facts.coordinated(node, record),
                 LogSlot::Participant => facts.taken(node, record),
@@ -135,7 +131,12 @@ impl Judge for Court {
         });
         self.kept_unsynced += u64::from(ledger.durable() > before);
         match read {
-            Ok(end) => self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0),
+            Ok(end) => {
+                self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0);
+                if let Some(opened) = ledger.opened() {
+                    self.opened[node as usize][slot as usize] = opened;
+                }
+            }
             Err(objection) => note(&mut first, Err(objection)),
         }
         if first.is_none() {

@@ -6,19 +6,20 @@
 //!
 //! Names of nodes, coordinators and shards are those of a simulated world: numbers.
 
+use super::cells::{Cells, Lock};
 use super::ids::IdMap;
-use super::ledger::Objection;
-use super::model::{Change, Model, Saga, StepSet};
-use super::payload::{self, Fields, tag};
+use super::ledger::{Checked, Objection, Opened};
+use super::model::{self, Change, Model, Saga, StepSet};
+use super::payload::{self, Fields, array, tag};
 use super::reader::LogRecord;
-use base::{CoordinatorId, OperationId, RequestKey, ShardId};
+use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
 use coordinator::{
-    Message, OperationKind, Outcome, RecoveryAction, RecoveryReport, Request, StepAnswer, Work,
+    LogSlot, Message, OperationKind, Outcome, RecoveryAction, RecoveryReport, Request, StepAnswer,
+    Work,
 };
 use node::Node;
 use saga::{Direction, End};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use twopc::coordinator::Decision;
 use twopc::{PeerVerdict, Verdict, Vote};
 use wal_core::EventType;
@@ -39,12 +40,27 @@ struct Branch {
     promise: Promise,
     /// It has promised to commit, whatever came after.
     prepared: bool,
+    /// The promise has no outcome yet in its own log.
+    open: bool,
+    /// The record of the promise.
+    at: u64,
+    ms: i64,
+}
+
+/// A cell that a promise holds, and what its commit adds to it.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    shard: u64,
+    cell: u64,
+    add: i64,
 }
 
 /// A transaction, as everybody but its coordinator's log knows it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Spread {
     branches: Vec<Branch>,
+    /// What its open promises hold.
+    held: Vec<Held>,
     committed: u32,
     aborted: u32,
     /// Its coordinator has told somebody that it is aborted.
@@ -52,7 +68,25 @@ struct Spread {
     request: Option<u32>,
 }
 
+/// Room for so many branches is made at once.
+const BRANCHES_USUAL: usize = 8;
+
 impl Spread {
+    fn new() -> Spread {
+        Spread {
+            branches: Vec::with_capacity(BRANCHES_USUAL),
+            held: Vec::with_capacity(BRANCHES_USUAL),
+            committed: 0,
+            aborted: 0,
+            abort_said: false,
+            request: None,
+        }
+    }
+
+    fn place(&self, shard: u64) -> Option<usize> {
+        self.branches.iter().position(|branch| branch.shard == shard)
+    }
+
     fn branch(&self, shard: u64) -> Option<&Branch> {
         self.branches.iter().find(|branch| branch.shard == shard)
     }
@@ -63,6 +97,31 @@ impl Spread {
 
     fn branch_at(&self, shard: ShardId, node: u32) -> Option<&Branch> {
         self.branch(shard.number()).filter(|branch| branch.node == node)
+    }
+
+    /// An outcome is in a participant's log: what its promise holds is free, and is changed if it
+    /// commits.
+    fn close(&mut self, place: usize, node: u32, commits: bool, participant: &mut Participant) {
+        let branch = &mut self.branches[place];
+        if !branch.open || branch.node != node {
+            return;
+        }
+        branch.open = false;
+        participant.open -= 1;
+        let shard = branch.shard;
+        self.held.retain(|held| {
+            if held.shard == shard {
+                let cell = participant.cells.at(held.cell);
+                cell.lock = Lock::Free;
+                if commits {
+                    cell.value = cell.value.wrapping_add(held.add);
+                }
+            }
+            held.shard != shard
+        });
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
     }
 }
 
@@ -86,83 +145,57 @@ struct Coordinator {
     model: Model,
     spread: IdMap<Spread>,
     calls: IdMap<Calls>,
+    /// The highest of its epochs that each participant's log holds.
+    seen: Vec<u32>,
 }
 
-/// A promise without an outcome.
+/// The highest epoch that a participant's log holds.
+fn seen(all: &[u32], node: u32) -> u32 {
+    all.get(node as usize).copied().unwrap_or(0)
+}
+
+fn saw(all: &mut Vec<u32>, node: u32, epoch: u32) {
+    let at = node as usize;
+    if all.len() <= at {
+        all.resize(at + 1, 0);
+    }
+    all[at] = all[at].max(epoch);
+}
+
+/// A promise: its coordinator, its transaction, its shard.
+type Key = (u64, OperationId, u64);
+
+/// A promise without an outcome, and its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Open {
-    key: (u64, OperationId, u64),
+    key: Key,
     at: u64,
     ms: i64,
-}
-
-/// A cell that a promise holds, and what its commit adds to it.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    key: (u64, OperationId, u64),
-    cell: u64,
-    add: i64,
 }
 
 /// A participant's log, as far as it is not about operations alone.
 #[derive(Clone, Debug, Default)]
 struct Participant {
-    open: Vec<Open>,
-    held: Vec<Held>,
-    /// What its records add up to.
-    cells: BTreeMap<u64, i64>,
-    /// What clients were promised.
-    expected: BTreeMap<u64, i64>,
-    /// The highest epoch of each coordinator that its log holds.
-    epochs: Vec<u32>,
+    /// What its records add up to, and what its open promises hold.
+    cells: Cells,
+    /// How many promises are open.
+    open: u32,
     records: u64,
 }
 
-impl Participant {
-    fn saw(&mut self, coordinator: u32, epoch: u32) {
-        let at = coordinator as usize;
-        if self.epochs.len() <= at {
-            self.epochs.resize(at + 1, 0);
-        }
-        self.epochs[at] = self.epochs[at].max(epoch);
-    }
-
-    fn seen(&self, coordinator: u32) -> u32 {
-        self.epochs.get(coordinator as usize).copied().unwrap_or(0)
-    }
-
-    fn value(&self, cell: u64) -> i64 {
-        self.cells.get(&cell).copied().unwrap_or(0)
-    }
-
-    fn add(&mut self, cell: u64, amount: i64) {
-        let value = self.cells.entry(cell).or_insert(0);
-        *value = value.wrapping_add(amount);
-    }
-
-    fn close(&mut self, key: (u64, OperationId, u64), commits: bool) {
-        if let Some(at) = self.open.iter().position(|open| open.key == key) {
-            self.open.swap_remove(at);
-        }
-        let mut at = 0;
-        while at < self.held.len() {
-            if self.held[at].key == key {
-                let Held { cell, add, .. } = self.held.swap_remove(at);
-                if commits && add != 0 {
-                    self.add(cell, add);
-                }
-            } else {
-                at += 1;
-            }
-        }
-    }
+/// What is added to a cell of a node.
+#[derive(Clone, Copy, Debug)]
+struct Added {
+    node: u32,
+    cell: u64,
+    amount: i64,
 }
 
 /// A client's request.
 #[derive(Clone, Debug)]
 struct Asked {
-    /// Where what is done; taken when it is.
-    work: Vec<(u32, Arc<[u8]>)>,
+    /// What it adds; taken when it does.
+    adds: Vec<Added>,
     /// How it ended, by its coordinator's log.
     ended: Option<Ended>,
     told: Option<Ended>,
@@ -197,6 +230,8 @@ struct Seen {
 pub struct Facts {
     coordinators: Vec<Coordinator>,
     participants: Vec<Participant>,
+    /// What clients were promised, in no order.
+    expected: Vec<Added>,
     requests: Vec<Asked>,
     /// By the request's key, where it is no number of four bytes.
     named: BTreeMap<Box<[u8]>, u32>,
@@ -205,8 +240,7 @@ pub struct Facts {
     seen: Seen,
 }
 
-type Checked = Result<(), Objection>;
-
+#[inline]
 fn ensure(holds: bool, invariant: &'static str, what: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(Objection::new(invariant, what())) }
 }
@@ -229,16 +263,24 @@ impl Facts {
         if self.place(request.key.as_bytes()).is_some() {
             return;
         }
-        let work = match &request.work {
-            Work::Transaction(branches) => {
-                branches.iter().map(|b| (b.node.number() as u32, b.work.clone())).collect()
-            }
-            Work::Saga(definition) => {
-                let steps = definition.steps().iter();
-                steps.map(|step| (step.node.number() as u32, step.body.clone())).collect()
+        let mut adds = Vec::new();
+        let mut add = |node: NodeName, work: &[u8]| {
+            let node = node.number() as u32;
+            for payload::Change { cell, amount, condition } in payload::changes(work) {
+                if !condition {
+                    adds.push(Added { node, cell, amount });
+                }
             }
         };
-        self.requests.push(Asked { work, ended: None, told: None });
+        match &request.work {
+            Work::Transaction(branches) => {
+                branches.iter().for_each(|branch| add(branch.node, &branch.work));
+            }
+            Work::Saga(definition) => {
+                definition.steps().iter().for_each(|step| add(step.node, &step.body));
+            }
+        }
+        self.requests.push(Asked { adds, ended: None, told: None });
         let place = u32::try_from(self.requests.len()).expect("fewer than 2^32 requests");
         match number_of(request.key.as_bytes()) {
             Some(number) => {
@@ -307,15 +349,9 @@ impl Facts {
         ensure(told.is_none_or(|told| told == ended), "I2", || {
             format!("a client was told {told:?}, and then it was {ended:?}")
         })?;
-        let work = std::mem::take(&mut asked.work);
+        let adds = std::mem::take(&mut asked.adds);
         if matches!(ended, Ended::Committed | Ended::Saga(End::Completed)) {
-            for (node, work) in work {
-                let Some(participant) = self.participants.get_mut(node as usize) else { continue };
-                for change in payload::changes(&work).filter(|change| !change.condition) {
-                    let value = participant.expected.entry(change.cell).or_insert(0);
-                    *value = value.wrapping_add(change.amount);
-                }
-            }
+            self.expected.extend(adds);
         }
         Ok(())
     }
@@ -341,14 +377,13 @@ impl Facts {
                 Err(Objection::new("G13", format!("transaction {id} commits without all votes")))
             }
             Change::SagaCreated | Change::TransactionCreated => {
-                let _ = fields.coordinator();
-                let key = fields.tags().and_then(|tags| tags.request_key());
+                let key = model::created(&mut fields).flatten();
                 let request = key.and_then(|key| self.place(key));
                 let coordinator = &mut self.coordinators[node as usize];
                 if change == Change::SagaCreated {
                     coordinator.calls.entry(id, Calls::default).request = request;
                 } else {
-                    coordinator.spread.entry(id, Spread::default).request = request;
+                    coordinator.spread.entry(id, Spread::new).request = request;
                 }
                 Ok(())
             }
@@ -389,11 +424,11 @@ impl Facts {
     fn commit_decided(&mut self, node: u32, id: OperationId) -> Checked {
         let coordinator = &mut self.coordinators[node as usize];
         let Some(tx) = coordinator.model.transactions.get(id) else { return Ok(()) };
-        let spread = coordinator.spread.entry(id, Spread::default);
+        let spread = coordinator.spread.entry(id, Spread::new);
         ensure(!spread.abort_said, "I3", || {
             format!("n{node} commits transaction {id}, of which somebody was told that it aborts")
         })?;
-        for (member, _) in &tx.members {
+        for member in tx.members(&coordinator.model.names) {
             let on = member.node.number() as u32;
             let promise = spread.promise(member.shard, on);
             ensure(promise == Some(Promise::Prepared), "G13", || {
@@ -409,7 +444,7 @@ impl Facts {
         let coordinator = &self.coordinators[node as usize];
         let (tx, spread) = (coordinator.model.transactions.get(id), coordinator.spread.get(id));
         let (Some(tx), Some(spread)) = (tx, spread) else { return Ok(()) };
-        let all = tx.members.len() as u32;
+        let all = tx.size() as u32;
         ensure(spread.committed == all, "I2", || {
             format!(
                 "n{node}: everybody has committed transaction {id}, says its log; of {all} \
@@ -468,86 +503,106 @@ impl Facts {
         let (Some(id), Some(coordinator)) = (fields.id(), fields.coordinator()) else {
             return Err(unreadable());
         };
-        let tags = fields.tags().ok_or_else(unreadable)?;
+        let [epoch, shard, body, promised, call, answer] = fields
+            .extensions([tag::EPOCH, tag::SHARD, tag::BODY, tag::PROMISED, tag::CALL, tag::ANSWER])
+            .ok_or_else(unreadable)?;
         let by = coordinator.number() as u32;
-        if by as usize >= self.coordinators.len() {
+        if coordinator.number() >= self.coordinators.len() as u64 {
             return Err(unreadable());
         }
-        let epoch = tags.u32(tag::EPOCH).unwrap_or(0);
-        let shard = tags.array(tag::SHARD).map_or(0, |shard| ShardId(shard).number());
+        let epoch = array(epoch).map_or(0, u32::from_le_bytes);
+        let shard = array(shard).map_or(0, |shard| ShardId(shard).number());
         let key = (coordinator.number(), id, shard);
+        let body = body.unwrap_or(&[]);
         match event {
-            EventType::TX_PREPARED => {
-                let work = tags.find(tag::BODY).unwrap_or(&[]);
-                let open = Open { key, at: record.sequence, ms: record.timestamp_ms };
-                self.prepared(node, open, epoch, work)
-            }
+            EventType::TX_PREPARED => self.prepared(node, key, epoch, record, body),
             EventType::TX_PARTICIPANT_COMMITTED => {
-                self.participants[node as usize].saw(by, epoch);
+                saw(&mut self.coordinators[by as usize].seen, node, epoch);
                 self.committed(node, key)
             }
             EventType::TX_PARTICIPANT_ABORTED => {
-                self.seen.peer_promise += u64::from(tags.array(tag::PROMISED) == Some([1]));
+                self.seen.peer_promise += u64::from(promised == Some(&[1]));
                 self.aborted(node, key)
             }
             EventType::COORDINATOR_SEEN => {
-                self.participants[node as usize].saw(by, epoch);
+                saw(&mut self.coordinators[by as usize].seen, node, epoch);
                 Ok(())
             }
             EventType::STEP_OUTCOME => {
-                let (Some(call), Some(answer)) = (tags.array(tag::CALL), tags.array(tag::ANSWER))
-                else {
+                let (Some(call), Some(answer)) = (array(call), array(answer)) else {
                     return Err(unreadable());
                 };
-                let work = tags.find(tag::BODY).unwrap_or(&[]);
-                self.step_taken(node, by, id, StepRecord::of(call, answer), work)
+                self.step_taken(node, by, id, StepRecord::of(call, answer), body)
             }
             _ => Err(unreadable()),
         }
     }
 
-    fn prepared(&mut self, node: u32, open: Open, epoch: u32, work: &[u8]) -> Checked {
-        let (by, id, shard) = (open.key.0 as u32, open.key.1, open.key.2);
-        let participant = &mut self.participants[node as usize];
-        let seen = participant.seen(by);
+    fn prepared(
+        &mut self,
+        node: u32,
+        key: Key,
+        epoch: u32,
+        record: &LogRecord<'_>,
+        work: &[u8],
+    ) -> Checked {
+        let (by, id, shard) = (key.0 as u32, key.1, key.2);
+        let Coordinator { spread, seen: all, .. } = &mut self.coordinators[by as usize];
+        let seen = seen(all, node);
         ensure(epoch >= seen, "I8", || {
             format!("n{node} promises for epoch {epoch} of n{by}; its log holds {seen}")
         })?;
-        participant.saw(by, epoch);
+        if epoch > seen {
+            saw(all, node, epoch);
+        }
+        let participant = &mut self.participants[node as usize];
+        let spread = spread.entry(id, Spread::new);
+        let own = Lock::Of(by, id, shard);
         for change in payload::changes(work) {
-            if let Some(other) = participant.held.iter().find(|held| held.cell == change.cell)
-                && other.key != open.key
+            let cell = participant.cells.at(change.cell);
+            if let Lock::Of(_, other, _) = cell.lock
+                && cell.lock != own
             {
-                let (cell, other) = (change.cell, other.key.1);
-                let what = format!("n{node}: cell {cell} is locked for {id} and for {other}");
+                let what =
+                    format!("n{node}: cell {} is locked for {id} and for {other}", change.cell);
                 return Err(Objection::new("I12", what));
             }
-            let value = participant.value(change.cell);
+            let value = cell.value;
             ensure(!change.condition || value >= change.amount, "G13", || {
                 format!("n{node} promises {id} although cell {} holds {value}", change.cell)
             })?;
+            cell.lock = own;
             let add = if change.condition { 0 } else { change.amount };
-            participant.held.push(Held { key: open.key, cell: change.cell, add });
+            spread.held.push(Held { shard, cell: change.cell, add });
         }
-        participant.open.push(open);
-        let spread = self.coordinators[by as usize].spread.entry(id, Spread::default);
         let before = spread.branch(shard).copied();
         ensure(before.is_none(), "G14", || {
             format!("n{node} promises transaction {id} after {before:?}")
         })?;
-        spread.branches.push(Branch { shard, node, promise: Promise::Prepared, prepared: true });
+        participant.open += 1;
+        spread.branches.push(Branch {
+            shard,
+            node,
+            promise: Promise::Prepared,
+            prepared: true,
+            open: true,
+            at: record.sequence,
+            ms: record.timestamp_ms,
+        });
         Ok(())
     }
 
-    fn committed(&mut self, node: u32, key: (u64, OperationId, u64)) -> Checked {
+    fn committed(&mut self, node: u32, key: Key) -> Checked {
         let (by, id, shard) = (key.0 as u32, key.1, key.2);
-        self.participants[node as usize].close(key, true);
-        let coordinator = &mut self.coordinators[by as usize];
-        let committing = coordinator.model.transactions.get(id).is_some_and(|t| t.committing > 0);
-        let spread = coordinator.spread.entry(id, Spread::default);
+        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
+        let spread = spread.entry(id, Spread::new);
         spread.committed += 1;
         let aborted = spread.aborted;
-        let branch = spread.branches.iter_mut().find(|branch| branch.shard == shard);
+        let place = spread.place(shard);
+        if let Some(place) = place {
+            spread.close(place, node, true, &mut self.participants[node as usize]);
+        }
+        let branch = place.map(|place| &mut spread.branches[place]);
         let Some(branch) = branch.filter(|b| b.node == node && b.promise == Promise::Prepared)
         else {
             let what = format!("n{node} commits transaction {id} and has not promised to");
@@ -557,29 +612,39 @@ impl Facts {
         ensure(aborted == 0, "I1", || {
             format!("n{node} commits transaction {id}, which another participant has aborted")
         })?;
+        let committing = model.transactions.get(id).is_some_and(|tx| tx.committing > 0);
         ensure(committing, "G14", || {
             format!("n{node} commits transaction {id}, and n{by} has not decided so durably")
         })
     }
 
-    fn aborted(&mut self, node: u32, key: (u64, OperationId, u64)) -> Checked {
+    fn aborted(&mut self, node: u32, key: Key) -> Checked {
         let (by, id, shard) = (key.0 as u32, key.1, key.2);
-        self.participants[node as usize].close(key, false);
-        let coordinator = &mut self.coordinators[by as usize];
-        let committing = coordinator.model.transactions.get(id).is_some_and(|t| t.committing > 0);
-        let spread = coordinator.spread.entry(id, Spread::default);
+        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
+        let committing = model.transactions.get(id).is_some_and(|tx| tx.committing > 0);
+        let spread = spread.entry(id, Spread::new);
         let heard = spread.abort_said || spread.aborted > 0;
         spread.aborted += 1;
         let committed = spread.committed;
-        let branch = spread.branches.iter_mut().find(|branch| branch.shard == shard);
-        let before = branch.as_ref().map(|branch| branch.promise);
-        match branch {
+        let place = spread.place(shard);
+        let before = place.map(|place| spread.branches[place].promise);
+        match place {
             None => {
-                let promise = Promise::Aborted;
-                spread.branches.push(Branch { shard, node, promise, prepared: false });
+                spread.branches.push(Branch {
+                    shard,
+                    node,
+                    promise: Promise::Aborted,
+                    prepared: false,
+                    open: false,
+                    at: 0,
+                    ms: 0,
+                });
                 self.seen.tombstone_before_prepare += 1;
             }
-            Some(branch) => branch.promise = Promise::Aborted,
+            Some(place) => {
+                spread.close(place, node, false, &mut self.participants[node as usize]);
+                spread.branches[place].promise = Promise::Aborted;
+            }
         }
         ensure(committed == 0 && !committing, "I1", || {
             format!("n{node} aborts transaction {id}, which others commit")
@@ -608,7 +673,7 @@ impl Facts {
         work: &[u8],
     ) -> Checked {
         let StepRecord { step, backward, refused, changed } = record;
-        let Coordinator { model, calls, .. } = &mut self.coordinators[by as usize];
+        let Coordinator { model, calls, seen: all, .. } = &mut self.coordinators[by as usize];
         let place = || format!("n{node}: step {step} of saga {id} of n{by}");
         let saga = model.sagas.get(id);
         let Some((saga, index)) = saga.and_then(|saga| Some((saga, saga.index(step)?))) else {
@@ -619,7 +684,7 @@ impl Facts {
         let bit: StepSet = 1 << index;
         let calls = calls.entry(id, Calls::default);
         let participant = &mut self.participants[node as usize];
-        let seen = participant.seen(by);
+        let seen = seen(all, node);
         let called = calls.epochs.get(index).map_or(0, |epochs| epochs[usize::from(backward)]);
         ensure(called >= seen, "I8", || {
             format!("{} was called by epoch {called}; the log holds {seen}", place())
@@ -665,19 +730,19 @@ impl Facts {
             calls.changed |= bit;
         }
         for change in payload::changes(work) {
-            let held = participant.held.iter().find(|held| held.cell == change.cell);
-            ensure(held.is_none(), "I12", || {
+            let cell = participant.cells.at(change.cell);
+            ensure(cell.lock == Lock::Free, "I12", || {
                 format!("{} touches cell {}, which is locked", place(), change.cell)
             })?;
-            let value = participant.value(change.cell);
+            let value = cell.value;
             if change.condition {
                 ensure(backward || value >= change.amount, "I4", || {
                     format!("{} is done although cell {} holds {value}", place(), change.cell)
                 })?;
             } else if backward {
-                participant.add(change.cell, change.amount.wrapping_neg());
+                cell.value = value.wrapping_sub(change.amount);
             } else {
-                participant.add(change.cell, change.amount);
+                cell.value = value.wrapping_add(change.amount);
             }
         }
         Ok(())
@@ -685,8 +750,7 @@ impl Facts {
 
     // ---- messages ----
 
-    /// A message leaves a node. `epoch` gives the highest epoch that is durable in a coordinator's
-    /// log; `store` gives id and highest boot count of a node's store.
+    /// A message leaves a node. `opened` says who has durably opened each node's logs.
     ///
     /// # Errors
     /// What it says does not rest on anything durable, or contradicts it.
@@ -695,32 +759,33 @@ impl Facts {
         from: u32,
         to: u32,
         message: &Message,
-        epoch: impl Fn(u32) -> u32,
-        store: impl Fn(u32) -> (u64, u32),
+        opened: &[[Opened; 2]],
     ) -> Checked {
         match message {
             Message::Transaction(message) => {
                 let by = self.known(message.key().coordinator)?;
                 if let Some(sent) = message.coordinator_epoch() {
-                    self.commands(from, to, by, sent.value(), epoch)?;
+                    self.commands(from, to, by, sent.value(), opened)?;
                 }
-                self.transaction(from, by, message, store)
+                self.transaction(from, by, message, opened)
             }
             Message::StepCall { key, epoch: sent, step, direction, .. } => {
                 let by = self.known(key.coordinator)?;
-                self.commands(from, to, by, sent.value(), epoch)?;
+                self.commands(from, to, by, sent.value(), opened)?;
                 self.step_called(to, by, key.id, *step, *direction, sent.value())
             }
             Message::StepReply { key, step, direction, answer, .. } => {
                 let by = self.known(key.coordinator)?;
                 self.step_answered(from, by, key.id, *step, *direction, answer)
             }
-            Message::Announce { store: id, boot } => announces(from, id.0, boot.0, store(from)),
+            Message::Announce { store: id, boot } => {
+                announces(from, id.0, boot.0, store(opened, from))
+            }
             Message::Hello => Ok(()),
         }
     }
 
-    fn known(&self, coordinator: CoordinatorId) -> Result<u32, Objection> {
+    fn known(&self, coordinator: CoordinatorId) -> Result<u32, Box<Objection>> {
         let number = coordinator.number();
         if number < self.coordinators.len() as u64 {
             Ok(number as u32)
@@ -736,13 +801,14 @@ impl Facts {
         to: u32,
         by: u32,
         sent: u32,
-        epoch: impl Fn(u32) -> u32,
+        opened: &[[Opened; 2]],
     ) -> Checked {
         ensure(from == by, "gate", || format!("n{from} speaks as coordinator n{by}"))?;
-        ensure((1..=epoch(by)).contains(&sent), "G17", || {
-            format!("n{from} speaks under epoch {sent}; durable are those up to {}", epoch(by))
+        let epoch = opened[by as usize][LogSlot::Coordinator as usize].epoch;
+        ensure((1..=epoch).contains(&sent), "G17", || {
+            format!("n{from} speaks under epoch {sent}; durable are those up to {epoch}")
         })?;
-        let seen = self.participants.get(to as usize).map_or(0, |there| there.seen(by));
+        let seen = seen(&self.coordinators[by as usize].seen, to);
         self.seen.stale_epoch_sent += u64::from(sent < seen);
         Ok(())
     }
@@ -752,7 +818,7 @@ impl Facts {
         from: u32,
         by: u32,
         message: &twopc::Message,
-        store: impl Fn(u32) -> (u64, u32),
+        opened: &[[Opened; 2]],
     ) -> Checked {
         use twopc::Message as M;
         let id = message.key().id;
@@ -769,12 +835,13 @@ impl Facts {
                 ensure(!decided(model), "I3", || {
                     format!("n{from} says that transaction {id} aborts; it has decided to commit")
                 })?;
-                spread.entry(id, Spread::default).abort_said = true;
+                spread.entry(id, Spread::new).abort_said = true;
                 Ok(())
             }
             M::Answer { .. } => Ok(()),
             M::Vote { shard, vote, store: named, boot, .. } => {
-                announces(from, named.0, boot.0, store(from))?;
+                let own = store(opened, from);
+                announces(from, named.0, boot.0, own)?;
                 let branch = spread.get(id).and_then(|spread| spread.branch_at(*shard, from));
                 match vote {
                     // An ABORT may have come while the promise was on its way to the disk.
@@ -787,7 +854,7 @@ impl Facts {
                         let committed = branch.is_some_and(|b| b.promise == Promise::Committed);
                         // A replaced process does not know what its successor promised: it says NO
                         // to a PREPARE that names another boot. The first vote counts.
-                        let replaced = boot.0 < store(from).1;
+                        let replaced = boot.0 < own.epoch;
                         ensure(!committed || replaced, "G14", || {
                             format!("n{from} votes NO for transaction {id} and has committed it")
                         })
@@ -934,12 +1001,11 @@ impl Facts {
     /// # Errors
     /// The promises that its records leave open are not those that are reported.
     pub fn participant_recovered(&mut self, node: u32, report: &RecoveryReport) -> Checked {
-        let participant = &mut self.participants[node as usize];
+        let participant = &self.participants[node as usize];
         let wrong = |what: String| {
             Err(Objection::new("I7", format!("n{node} recovers its participant otherwise: {what}")))
         };
-        participant.open.sort_unstable_by_key(|open| open.key);
-        self.seen.recovered_promise += participant.open.len() as u64;
+        self.seen.recovered_promise += u64::from(participant.open);
         let mut found = Vec::with_capacity(report.operations.len());
         for operation in &report.operations {
             let OperationKind::Promise { coordinator, shard } = &operation.kind else {
@@ -957,8 +1023,10 @@ impl Facts {
             found.push(Open { key, at: operation.evidence.0, ms });
         }
         found.sort_unstable_by_key(|open| open.key);
-        if found != participant.open {
-            return wrong(format!("expected {:?}, found {found:?}", participant.open));
+        let twice = found.windows(2).any(|two| two[0].key == two[1].key);
+        let as_logged = found.iter().all(|open| self.open(node, open.key) == Some(*open));
+        if twice || !as_logged || found.len() != participant.open as usize {
+            return wrong(format!("expected {:?}, found {found:?}", self.all_open(node)));
         }
         let (records, told) = (participant.records, report.scanned.records);
         if records != told || report.anomalies.total() > 0 {
@@ -970,6 +1038,26 @@ impl Facts {
         Ok(())
     }
 
+    /// A promise that is open in a participant's log.
+    fn open(&self, node: u32, key: Key) -> Option<Open> {
+        let spread = self.coordinators.get(key.0 as usize)?.spread.get(key.1)?;
+        let branch = spread.branch(key.2).filter(|branch| branch.open && branch.node == node)?;
+        Some(Open { key, at: branch.at, ms: branch.ms })
+    }
+
+    /// Every promise that is open in a participant's log.
+    fn all_open(&self, node: u32) -> Vec<Open> {
+        let mut found = Vec::new();
+        for (by, coordinator) in (0..).zip(&self.coordinators) {
+            for (id, spread) in coordinator.spread.iter() {
+                let keys = spread.branches.iter().map(|branch| (by, id, branch.shard));
+                found.extend(keys.filter_map(|key| self.open(node, key)));
+            }
+        }
+        found.sort_unstable_by_key(|open| open.key);
+        found
+    }
+
     // ---- the end ----
 
     /// Everything is quiet, so everything must have ended, and nothing may be lost, doubled or half
@@ -978,7 +1066,7 @@ impl Facts {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn ended(&self, nodes: &[Option<&Node>]) -> Checked {
+    pub fn ended(&mut self, nodes: &[Option<&Node>]) -> Checked {
         let told = self.requests.iter().all(|asked| asked.told.is_some());
         if !told || !nodes.iter().all(|node| node.is_some_and(is_quiet)) {
             return Ok(());
@@ -989,7 +1077,7 @@ impl Facts {
                     continue;
                 }
                 let committed = coordinator.spread.get(id).map_or(0, |spread| spread.committed);
-                let all = tx.members.len();
+                let all = tx.size();
                 ensure(committed as usize == all, "I2", || {
                     format!("n{node}: transaction {id} committed at {committed} of {all} nodes")
                 })?;
@@ -998,18 +1086,23 @@ impl Facts {
                 ensure(saga.ended.is_some(), "I6", || format!("n{node}: saga {id} never ended"))?;
             }
         }
+        for Added { node, cell, amount } in std::mem::take(&mut self.expected) {
+            if let Some(participant) = self.participants.get_mut(node as usize) {
+                let expected = &mut participant.cells.at(cell).expected;
+                *expected = expected.wrapping_add(amount);
+            }
+        }
         for (at, (node, facts)) in nodes.iter().zip(&self.participants).enumerate() {
             let Some(host) = node.and_then(|node| node.participant()) else { continue };
-            let stored: BTreeMap<u64, i64> =
-                host.store().cells().filter(|(_, v)| *v != 0).collect();
-            let of = |cells: &BTreeMap<u64, i64>| -> BTreeMap<u64, i64> {
-                cells.iter().map(|(cell, value)| (*cell, *value)).filter(|(_, v)| *v != 0).collect()
-            };
-            let (expected, logged) = (of(&facts.expected), of(&facts.cells));
-            ensure(stored == expected, "G15", || {
+            let stored = || host.store().cells().filter(|(_, value)| *value != 0);
+            ensure(facts.cells.hold(stored(), |cell| cell.expected), "G15", || {
+                let expected = in_order(facts.cells.iter().map(|(n, cell)| (n, cell.expected)));
+                let stored = in_order(stored());
                 format!("n{at} holds {stored:?}; what clients were promised is {expected:?}")
             })?;
-            ensure(stored == logged, "G3", || {
+            ensure(facts.cells.hold(stored(), |cell| cell.value), "G3", || {
+                let logged = in_order(facts.cells.iter().map(|(n, cell)| (n, cell.value)));
+                let stored = in_order(stored());
                 format!("n{at} holds {stored:?}; its log adds up to {logged:?}")
             })?;
         }
@@ -1043,13 +1136,24 @@ fn number_of(key: &[u8]) -> Option<usize> {
     (number < 1 << 26).then_some(number)
 }
 
-fn anomaly(node: u32, event: EventType, sequence: u64) -> Objection {
+fn anomaly(node: u32, event: EventType, sequence: u64) -> Box<Objection> {
     let name = event.name().unwrap_or("an unknown event");
     Objection::new("legal", format!("n{node}: record {sequence}, {name}, does not follow"))
 }
 
+/// Cells that hold something, for people.
+fn in_order(cells: impl Iterator<Item = (u64, i64)>) -> BTreeMap<u64, i64> {
+    cells.filter(|(_, value)| *value != 0).collect()
+}
+
+/// A node's store is its participant's log: the store's id, and how often it was opened.
+fn store(opened: &[[Opened; 2]], node: u32) -> Opened {
+    opened[node as usize][LogSlot::Participant as usize]
+}
+
 /// A node names its own store, and no boot that is not durable.
-fn announces(node: u32, id: u64, boot: u32, (own, boots): (u64, u32)) -> Checked {
+fn announces(node: u32, id: u64, boot: u32, store: Opened) -> Checked {
+    let Opened { log_id: own, epoch: boots } = store;
     ensure(id == own && (1..=boots).contains(&boot), "gate", || {
         format!("n{node} says that its store is {id:x}, boot {boot}; it is {own:x}, boot {boots}")
     })

@@ -5,6 +5,7 @@
 //! keeps it. Since nothing is ever taken back, the ledger of a log is a list of fingerprints that
 //! only grows.
 
+use super::Durable;
 use super::reader::{self, Cursor, End, LogRecord, NoBatch};
 use wal_core::{Directory, SegmentId};
 
@@ -18,11 +19,15 @@ pub struct Objection {
 }
 
 impl Objection {
-    /// An objection.
-    pub fn new(invariant: &'static str, what: impl Into<String>) -> Objection {
-        Objection { invariant, what: what.into() }
+    /// An objection. It is rare, and in a box, so that a check that passes hands little back.
+    #[cold]
+    pub fn new(invariant: &'static str, what: impl Into<String>) -> Box<Objection> {
+        Box::new(Objection { invariant, what: what.into() })
     }
 }
+
+/// Nothing, or what a rule has against it.
+pub type Checked = Result<(), Box<Objection>>;
 
 /// One log's durable records.
 #[derive(Clone, Debug, Default)]
@@ -30,14 +35,16 @@ pub struct Ledger {
     cursor: Option<Cursor>,
     /// The fingerprint of every durable record, from sequence 1.
     sums: Vec<u32>,
+}
+
+/// Who has opened a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
     /// The log's id, known from its first recovery on.
     pub log_id: u64,
     /// The highest epoch that opened it.
     pub epoch: u32,
 }
-
-/// How much is read at once, at first.
-const READ_BYTES: usize = 16 << 10;
 
 impl Ledger {
     /// How many records are durable: the last one's sequence.
@@ -46,35 +53,35 @@ impl Ledger {
         self.sums.len() as u64
     }
 
-    /// A sync of a segment is done; `disk` shows what is durable. Tells each record that is newly so.
+    /// A sync of a segment is done; `disk` shows what is durable. Tells each record that is newly so,
+    /// and costs as much as is new.
     ///
     /// # Errors
     /// What was synced does not read.
     pub fn synced(
         &mut self,
         segment: SegmentId,
-        disk: &dyn Directory,
-        buffer: &mut Vec<u8>,
+        disk: Durable<'_>,
         each: &mut impl FnMut(&LogRecord<'_>),
-    ) -> Result<(), Objection> {
+    ) -> Checked {
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
-        let newest = disk.segments().ok().and_then(|segments| segments.last().copied());
-        if newest.is_some_and(|newest| newest > segment) || segment.0 < cursor.segment() {
+        let superseded = disk.newest().is_some_and(|newest| newest > segment);
+        if superseded || segment.0 < cursor.segment() {
             return Ok(());
         }
         if segment.0 > cursor.segment() {
             let unreadable = |flaw: reader::Unreadable| Objection::new("G3", flaw.to_string());
-            let Some(claim) = reader::claim(disk, segment).map_err(unreadable)? else {
+            let Some(claim) = reader::claim(&disk, segment).map_err(unreadable)? else {
                 return Ok(());
             };
             *cursor = Cursor::new(claim, cursor.next - 1, cursor.chain);
         }
-        let bytes = read_from(disk, segment, cursor.offset, buffer).map_err(|error| {
+        let bytes = disk.tail(segment, cursor.offset).map_err(|error| {
             Objection::new("G3", format!("{segment:?} cannot be read: {error}"))
         })?;
         let (offset, durable) = (cursor.offset, self.sums.len() as u64);
         let sums = &mut self.sums;
-        let stop = cursor.read(bytes, &mut |record| {
+        let stop = cursor.read(&bytes, &mut |record| {
             sums.push(record.sum);
             each(record);
         });
@@ -103,7 +110,7 @@ impl Ledger {
         &mut self,
         disk: &dyn Directory,
         each: &mut impl FnMut(&LogRecord<'_>),
-    ) -> Result<End, Objection> {
+    ) -> Result<End, Box<Objection>> {
         let mut changed = None;
         let durable = self.sums.len() as u64;
         let sums = &mut self.sums;
@@ -128,25 +135,13 @@ impl Ledger {
             return Err(Objection::new("G1", what));
         }
         self.cursor = end.cursor.map(Cursor::quick);
-        if let Some(cursor) = &self.cursor {
-            (self.log_id, self.epoch) = (cursor.claim().log_id, cursor.claim().epoch);
-        }
         Ok(end)
     }
-}
 
-/// A segment's bytes from an offset to its end.
-fn read_from<'a>(
-    disk: &dyn Directory,
-    segment: SegmentId,
-    offset: u64,
-    buffer: &'a mut Vec<u8>,
-) -> std::io::Result<&'a [u8]> {
-    loop {
-        let read = disk.read_at(segment, offset, buffer)?;
-        if read < buffer.len() {
-            return Ok(&buffer[..read]);
-        }
-        buffer.resize((buffer.len() * 2).max(READ_BYTES), 0);
+    /// Who has opened it, as its newest segment says; nothing before its first recovery.
+    #[must_use]
+    pub fn opened(&self) -> Option<Opened> {
+        let claim = self.cursor.as_ref()?.claim();
+        Some(Opened { log_id: claim.log_id, epoch: claim.epoch })
     }
 }

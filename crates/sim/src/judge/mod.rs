@@ -4,6 +4,7 @@
 //! durable or survive a crash, what clients are told, and what a node says it recovered; it never asks
 //! a machine for its opinion.
 
+mod cells;
 mod court;
 mod facts;
 mod ids;
@@ -12,6 +13,7 @@ pub mod model;
 mod payload;
 pub mod reader;
 
+pub use crate::disk::Durable;
 pub use court::Court;
 pub use ids::IdMap;
 
@@ -86,14 +88,15 @@ pub trait Judge {
     ) {
     }
 
-    /// A sync of one of a node's logs is done: everything written to that segment before it is durable.
+    /// A sync of one of a node's logs is done: everything written to that segment before it is durable,
+    /// and `_disk` shows it.
     fn synced(
         &mut self,
         _at: Moment,
         _node: u32,
         _slot: LogSlot,
         _segment: wal_core::SegmentId,
-        _disk: &dyn Directory,
+        _disk: Durable<'_>,
         _found: &mut Findings,
     ) {
     }

@@ -6,8 +6,8 @@
 //! from them. There is no state machine here, and no code of the recovery that this model judges.
 
 use super::ids::IdMap;
-use super::payload::{Fields, PARTICIPANT_BYTES, Tags, tag};
-use base::{BootCount, NodeName, OperationId, Sequence, ShardId, StoreId};
+use super::payload::{Fields, PARTICIPANT_BYTES, array, tag};
+use base::{BootCount, NodeName, OperationId, RequestKey, Sequence, ShardId, StoreId};
 use coordinator::{Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
 use saga::End;
 use std::collections::BTreeMap;
@@ -235,9 +235,9 @@ impl Saga {
         match event {
             EventType::SAGA_STEP_ADDED => {
                 let (number, _action) = (fields.u32()?, fields.u8()?);
-                let tags = fields.tags()?;
+                let [node, needs] = fields.extensions([tag::NODE, tag::DEPENDENCIES])?;
                 let fits = !started && self.step(number).is_none();
-                let step = self.added(number, tags).filter(|_| fits)?;
+                let step = self.added(number, node, needs).filter(|_| fits)?;
                 assert!(self.steps.len() < STEPS_MAX as usize, "a saga of at most 128 steps");
                 self.steps.push(step);
             }
@@ -252,7 +252,8 @@ impl Saga {
             }
             EventType::SAGA_STEP_FAILED => {
                 let (number, _code) = (fields.u32()?, fields.u32()?);
-                let unknown = match fields.tags()?.find(tag::EFFECT) {
+                let [effect] = fields.extensions([tag::EFFECT])?;
+                let unknown = match effect {
                     None | Some([0]) => false,
                     Some([1]) => true,
                     Some(_) => return None,
@@ -310,12 +311,12 @@ impl Saga {
         Some(self.ended.map_or(change, |(end, _)| Change::SagaEnded(end)))
     }
 
-    fn added(&self, number: u32, tags: Tags<'_>) -> Option<Step> {
-        let node = match tags.find(tag::NODE) {
+    fn added(&self, number: u32, node: Option<&[u8]>, needs: Option<&[u8]>) -> Option<Step> {
+        let node = match node {
             None => NodeName::default(),
-            Some(_) => NodeName(tags.array(tag::NODE)?),
+            Some(_) => NodeName(array(node)?),
         };
-        let Some(list) = tags.find(tag::DEPENDENCIES) else {
+        let Some(list) = needs else {
             return Some(Step { number, node, needs: None });
         };
         let (list, rest) = list.as_chunks::<4>();
@@ -340,6 +341,86 @@ impl Saga {
     }
 }
 
+/// A name of 32 bytes, as its model's [`Names`] have it.
+type Name = u32;
+
+/// Names as numbers of four bytes: in a world most are numbers already, and transactions that are
+/// to be looked at at any time should be small.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Those that are no small numbers.
+    others: Vec<[u8; 32]>,
+}
+
+/// Of a name: it is a place in [`Names::others`].
+const IS_OTHER: Name = 1 << 31;
+
+impl Names {
+    fn take(&mut self, name: &[u8; 32]) -> Name {
+        if name[4..] == [0; 28] {
+            let [a, b, c, d, ..] = *name;
+            let number = Name::from_le_bytes([a, b, c, d]);
+            if number < IS_OTHER {
+                return number;
+            }
+        }
+        let place = self.others.iter().position(|other| other == name).unwrap_or_else(|| {
+            self.others.push(*name);
+            self.others.len() - 1
+        });
+        assert!(place < IS_OTHER as usize, "fewer than 2^31 names");
+        place as Name | IS_OTHER
+    }
+
+    fn give(&self, name: Name) -> [u8; 32] {
+        if name & IS_OTHER > 0 {
+            return self.others[(name ^ IS_OTHER) as usize];
+        }
+        ShardId::numbered(u64::from(name)).0
+    }
+}
+
+/// A participant of a transaction, and its vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listed {
+    shard: Name,
+    node: Name,
+    store: u64,
+    boot: u32,
+    /// Whether store and boot are known.
+    announced: bool,
+    vote: Option<Vote>,
+}
+
+impl Listed {
+    fn new(member: Member, names: &mut Names) -> Listed {
+        let (store, boot) = member.store.map_or((0, 0), |(store, boot)| (store.0, boot.0));
+        Listed {
+            shard: names.take(&member.shard.0),
+            node: names.take(&member.node.0),
+            store,
+            boot,
+            announced: member.store.is_some(),
+            vote: None,
+        }
+    }
+
+    fn shard(&self, names: &Names) -> ShardId {
+        ShardId(names.give(self.shard))
+    }
+
+    fn member(&self, names: &Names) -> Member {
+        Member {
+            shard: self.shard(names),
+            node: NodeName(names.give(self.node)),
+            store: self.announced.then_some((StoreId(self.store), BootCount(self.boot))),
+        }
+    }
+}
+
+/// Room for so many participants is made at once.
+const MEMBERS_USUAL: usize = 8;
+
 /// What a log says of one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
@@ -349,8 +430,7 @@ pub struct Transaction {
     pub created_ms: i64,
     /// Its last legal record.
     pub last: u64,
-    /// Its participants, each with its vote.
-    pub members: Vec<(Member, Option<Vote>)>,
+    members: Vec<Listed>,
     /// Its `tx_prepare_start`; 0: none.
     pub prepared: u64,
     /// Its `tx_commit_start`; 0: none.
@@ -364,9 +444,19 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    fn vote_mut(&mut self, shard: ShardId) -> Option<&mut Option<Vote>> {
-        let member = self.members.iter_mut().find(|(member, _)| member.shard == shard)?;
-        Some(&mut member.1)
+    /// How many participants it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Its participants.
+    pub fn members<'a>(&'a self, names: &'a Names) -> impl Iterator<Item = Member> + 'a {
+        self.members.iter().map(|listed| listed.member(names))
+    }
+
+    fn listed_mut(&mut self, shard: Name) -> Option<&mut Listed> {
+        self.members.iter_mut().find(|listed| listed.shard == shard)
     }
 
     fn undecided(&self) -> bool {
@@ -375,7 +465,7 @@ impl Transaction {
 
     /// What recovery has to report of it; nothing if it has ended.
     #[must_use]
-    pub fn report(&self, id: OperationId, rules: &Rules) -> Option<OperationReport> {
+    pub fn report(&self, id: OperationId, rules: &Rules, names: &Names) -> Option<OperationReport> {
         if self.ended.is_some() {
             return None;
         }
@@ -395,11 +485,11 @@ impl Transaction {
             || !rules.presumed_abort && self.undecided() && all_yes && !self.members.is_empty();
         let action =
             if commit { RecoveryAction::TxResumeCommit } else { RecoveryAction::TxResumeAbort };
-        let voted = |(member, vote): &(Member, Option<Vote>)| Some((member.shard, (*vote)?));
+        let voted = |listed: &Listed| Some((listed.shard(names), listed.vote?));
         Some(OperationReport {
             id,
             kind: OperationKind::Transaction {
-                members: self.members.iter().map(|(member, _)| *member).collect(),
+                members: self.members(names).collect(),
                 votes: self.members.iter().filter_map(voted).collect(),
             },
             state,
@@ -419,7 +509,7 @@ impl Transaction {
     }
 
     fn all_voted_commit(&self) -> bool {
-        self.members.iter().all(|(_, vote)| *vote == Some(Vote::Commit))
+        self.members.iter().all(|listed| listed.vote == Some(Vote::Commit))
     }
 
     /// Takes a record if it is legal. An unbacked commit is taken and is not legal.
@@ -429,6 +519,7 @@ impl Transaction {
         event: EventType,
         fields: &mut Fields<'_>,
         rules: &Rules,
+        names: &mut Names,
     ) -> Option<Change> {
         if self.ended.is_some() {
             return None;
@@ -439,10 +530,13 @@ impl Transaction {
         let mut legal = true;
         match event {
             EventType::TX_PARTICIPANT_ADDED => {
-                let member = added(fields)?;
-                let fits = !begun && self.undecided() && self.vote_mut(member.shard).is_none();
-                fits.then_some(())?;
-                self.members.push((member, None));
+                let listed = Listed::new(added(fields)?, names);
+                let known = self.listed_mut(listed.shard).is_some();
+                (!begun && self.undecided() && !known).then_some(())?;
+                if self.members.is_empty() {
+                    self.members.reserve(MEMBERS_USUAL);
+                }
+                self.members.push(listed);
             }
             EventType::TX_PREPARE_START => {
                 (!begun && self.undecided()).then_some(())?;
@@ -456,14 +550,14 @@ impl Transaction {
                     _ => return None,
                 };
                 (self.committing == 0 && (begun || aborting)).then_some(())?;
-                let known = self.vote_mut(shard)?;
-                known.is_none().then_some(())?;
-                *known = Some(vote);
+                let listed = self.listed_mut(names.take(&shard.0))?;
+                listed.vote.is_none().then_some(())?;
+                listed.vote = Some(vote);
                 change = Change::Voted(shard, vote);
             }
             EventType::TX_COMMIT_START => {
-                let tags = fields.tags();
-                let list = tags.and_then(|tags| tags.find(tag::PARTICIPANTS)).unwrap_or(&[]);
+                let tags = fields.extensions([tag::PARTICIPANTS]);
+                let list = tags.and_then(|[list]| list).unwrap_or(&[]);
                 let (list, rest) = list.as_chunks::<PARTICIPANT_BYTES>();
                 // What cannot be read to its end is a decision all the same: someone may know of it.
                 let readable = tags.is_some() && rest.is_empty();
@@ -473,7 +567,7 @@ impl Transaction {
                 let known = self.members.len();
                 let begun_and_voted = begun && self.all_voted_commit();
                 (begun_and_voted || rules.unbacked_commit_stands).then_some(())?;
-                list.iter().for_each(|bytes| self.learn(bytes));
+                list.iter().for_each(|bytes| self.learn(bytes, names));
                 // Whom only the decision names has not voted either.
                 legal = readable && begun_and_voted && self.members.len() == known;
                 self.committing = at;
@@ -513,7 +607,7 @@ impl Transaction {
     }
 
     /// A commit decision's own list counts for what it names.
-    fn learn(&mut self, bytes: &[u8; PARTICIPANT_BYTES]) {
+    fn learn(&mut self, bytes: &[u8; PARTICIPANT_BYTES], names: &mut Names) {
         let mut fields = Fields(bytes);
         let (Some(shard), Some(node), Some(store), Some(boot)) =
             (fields.shard(), fields.node(), fields.u64(), fields.u32())
@@ -521,25 +615,23 @@ impl Transaction {
             unreachable!("76 bytes hold all four");
         };
         let store = (boot > 0).then_some((StoreId(store), BootCount(boot)));
-        let named = Member { shard, node, store };
-        match self.members.iter_mut().find(|(member, _)| member.shard == shard) {
-            Some((member, _)) => *member = named,
-            None => self.members.push((named, None)),
+        let named = Listed::new(Member { shard, node, store }, names);
+        match self.listed_mut(named.shard) {
+            Some(listed) => *listed = Listed { vote: listed.vote, ..named },
+            None => self.members.push(named),
         }
     }
 }
 
 fn added(fields: &mut Fields<'_>) -> Option<Member> {
     let (shard, node) = (fields.shard()?, fields.node()?);
-    let tags = fields.tags()?;
-    let store = match tags.find(tag::STORE) {
+    let [store] = fields.extensions([tag::STORE])?;
+    let store = match store {
         None => None,
-        Some(mut value) => {
-            let whole = value.len() == 12;
-            let mut value = Fields(std::mem::take(&mut value));
-            let store = (StoreId(value.u64()?), BootCount(value.u32()?));
-            whole.then_some(())?;
-            Some(store)
+        Some(value) => {
+            (value.len() == 12).then_some(())?;
+            let mut value = Fields(value);
+            Some((StoreId(value.u64()?), BootCount(value.u32()?)))
         }
     };
     Some(Member { shard, node, store })
@@ -590,6 +682,8 @@ pub struct Model {
     pub sagas: IdMap<Saga>,
     /// Transactions.
     pub transactions: IdMap<Transaction>,
+    /// The names of their participants.
+    pub names: Names,
     /// Records that are not legal.
     pub anomalies: Vec<u64>,
     /// How many records there were.
@@ -660,7 +754,7 @@ impl Model {
             }
             0x11..=0x19 => {
                 let transaction = self.transactions.get_mut(fields.id()?)?;
-                transaction.take(sequence, event, &mut fields, &rules)
+                transaction.take(sequence, event, &mut fields, &rules, &mut self.names)
             }
             _ => None,
         }
@@ -678,7 +772,8 @@ impl Model {
         expected.sort_unstable_by_key(|operation| operation.id);
         let sagas = expected.len();
         let transactions = self.transactions.iter();
-        expected.extend(transactions.filter_map(|(id, tx)| tx.report(id, &self.rules)));
+        let reports = transactions.filter_map(|(id, tx)| tx.report(id, &self.rules, &self.names));
+        expected.extend(reports);
         expected[sagas..].sort_unstable_by_key(|operation| operation.id);
         let found = &report.operations;
         for (at, expected) in expected.iter().enumerate() {
@@ -740,10 +835,9 @@ fn compare_ended<H: Copy + PartialEq + std::fmt::Debug>(
     Ok(())
 }
 
-/// What stands behind a created record's id; its extensions.
-fn created<'a>(fields: &mut Fields<'a>) -> Option<Tags<'a>> {
+/// What stands behind a created record's id: the request's key, if it has one.
+pub fn created<'a>(fields: &mut Fields<'a>) -> Option<Option<&'a [u8]>> {
     fields.coordinator()?;
-    let tags = fields.tags()?;
-    let key = tags.find(tag::REQUEST_KEY);
-    key.is_none_or(|key| key.len() <= 64).then_some(tags)
+    let [key] = fields.extensions([tag::REQUEST_KEY])?;
+    key.is_none_or(|key| key.len() <= RequestKey::BYTES_MAX as usize).then_some(key)
 }

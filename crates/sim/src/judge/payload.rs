@@ -1,6 +1,6 @@
 //! Fields of records' payloads, read from the format's document alone.
 
-use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
+use base::{CoordinatorId, NodeName, OperationId, ShardId};
 
 /// The tags of extensions.
 pub mod tag {
@@ -39,6 +39,7 @@ pub struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
     /// The next bytes.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -46,95 +47,81 @@ impl<'a> Fields<'a> {
     }
 
     /// The next byte.
+    #[inline]
     pub fn u8(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)
     }
 
     /// The next four bytes.
+    #[inline]
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
     /// The next eight bytes.
+    #[inline]
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// An operation's id.
+    #[inline]
     pub fn id(&mut self) -> Option<OperationId> {
         self.u64().map(OperationId)
     }
 
     /// A coordinator's name.
+    #[inline]
     pub fn coordinator(&mut self) -> Option<CoordinatorId> {
         self.array().map(CoordinatorId)
     }
 
     /// A shard's name.
+    #[inline]
     pub fn shard(&mut self) -> Option<ShardId> {
         self.array().map(ShardId)
     }
 
     /// A node's name.
+    #[inline]
     pub fn node(&mut self) -> Option<NodeName> {
         self.array().map(NodeName)
     }
 
-    /// What stands behind the fixed fields; `None` if it is cut, or of another version.
+    /// The extensions behind the fixed fields: the first value of each tag that is asked for. `None`
+    /// if any extension is cut, or they are of another version.
     #[must_use]
-    pub fn tags(self) -> Option<Tags<'a>> {
-        let Some((version, tags)) = self.0.split_first() else { return Some(Tags(&[])) };
-        let mut rest = tags;
+    #[inline]
+    pub fn extensions<const N: usize>(self, tags: [u8; N]) -> Option<[Option<&'a [u8]>; N]> {
+        let mut found = [None; N];
+        let Some((version, mut rest)) = self.0.split_first() else { return Some(found) };
         while !rest.is_empty() {
-            rest = split(rest)?.1;
+            let ((tag, value), behind) = split(rest)?;
+            for at in 0..N {
+                if tags[at] == tag && found[at].is_none() {
+                    found[at] = Some(value);
+                }
+            }
+            rest = behind;
         }
-        (*version == 1).then_some(Tags(tags))
+        (*version == 1).then_some(found)
     }
 }
 
-/// Extensions that are whole.
-#[derive(Clone, Copy, Debug)]
-pub struct Tags<'a>(&'a [u8]);
-
 type Tagged<'a> = (u8, &'a [u8]);
 
+#[inline]
 fn split(bytes: &[u8]) -> Option<(Tagged<'_>, &[u8])> {
     let (&[tag, low, high], rest) = bytes.split_first_chunk::<3>()?;
     let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;
     Some(((tag, value), rest))
 }
 
-impl<'a> Tags<'a> {
-    /// The first value of a tag.
-    #[must_use]
-    pub fn find(self, tag: u8) -> Option<&'a [u8]> {
-        let mut rest = self.0;
-        while let Some(((found, value), behind)) = split(rest) {
-            if found == tag {
-                return Some(value);
-            }
-            rest = behind;
-        }
-        None
-    }
-
-    /// The first value of a tag, if it has this length.
-    #[must_use]
-    pub fn array<const N: usize>(self, tag: u8) -> Option<[u8; N]> {
-        self.find(tag)?.try_into().ok()
-    }
-
-    /// A value of four bytes.
-    #[must_use]
-    pub fn u32(self, tag: u8) -> Option<u32> {
-        self.array(tag).map(u32::from_le_bytes)
-    }
-
-    /// The user's name for an operation, as it stands in the log.
-    #[must_use]
-    pub fn request_key(self) -> Option<&'a [u8]> {
-        self.find(tag::REQUEST_KEY).filter(|key| key.len() <= RequestKey::BYTES_MAX as usize)
-    }
+/// An extension's value, if it is there and has this length.
+#[must_use]
+#[inline]
+pub fn array<const N: usize>(value: Option<&[u8]>) -> Option<[u8; N]> {
+    value?.try_into().ok()
 }
 
 /// A change that a piece of work asks for: 17 bytes, kind (1 add, 2 require), cell, amount.
@@ -164,17 +151,21 @@ mod tests {
     #[test]
     fn extensions_are_whole_or_nothing() {
         let whole = [1, 9, 4, 0, 7, 0, 0, 0, 11, 1, 0, 1];
-        let tags = Fields(&whole).tags().unwrap();
-        assert_eq!(tags.u32(tag::EPOCH), Some(7));
-        assert_eq!(tags.array(tag::PROMISED), Some([1]));
-        assert_eq!(tags.find(tag::SHARD), None);
-        assert_eq!(tags.array::<2>(tag::PROMISED), None);
+        let tags = [tag::EPOCH, tag::PROMISED, tag::SHARD];
+        let [epoch, promised, shard] = Fields(&whole).extensions(tags).unwrap();
+        assert_eq!(array(epoch).map(u32::from_le_bytes), Some(7));
+        assert_eq!(array(promised), Some([1]));
+        assert_eq!(shard, None);
+        assert_eq!(array::<2>(promised), None);
         for cut in 1..whole.len() {
-            let tags = Fields(&whole[..cut]).tags();
+            let tags = Fields(&whole[..cut]).extensions(tags);
             assert_eq!(tags.is_some(), cut == 1 || cut == 8, "cut at {cut}");
         }
-        assert!(Fields(&[2]).tags().is_none(), "another version");
-        assert!(Fields(&[]).tags().is_some());
+        assert!(Fields(&[2]).extensions(tags).is_none(), "another version");
+        assert_eq!(Fields(&[]).extensions(tags), Some([None; 3]));
+        let twice = [1, 11, 1, 0, 1, 11, 1, 0, 0];
+        let first = Fields(&twice).extensions([tag::PROMISED]);
+        assert_eq!(first, Some([Some(&[1][..])]), "the first counts");
     }
 
     #[test]
