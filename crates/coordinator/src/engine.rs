@@ -147,6 +147,8 @@ struct SagaOp {
 struct Waiting {
     request_key: RequestKey,
     branches: Vec<Branch>,
+    /// The places of their nodes.
+    places: Vec<u32>,
     /// How many of their nodes have not announced themselves.
     missing: u32,
     pace: Pace,
@@ -158,6 +160,27 @@ enum Announced {
     /// Not yet. These wait for it; some may have given up since.
     Expected(Vec<u64>),
     As(StoreId, BootCount),
+}
+
+/// The nodes that were asked for or heard of. Each has a place, so that its name is looked up once.
+#[derive(Debug, Default)]
+struct Nodes {
+    places: BTreeMap<NodeName, u32>,
+    announced: Vec<Announced>,
+}
+
+impl Nodes {
+    fn place(&mut self, node: NodeName) -> u32 {
+        let Nodes { places, announced } = self;
+        *places.entry(node).or_insert_with(|| {
+            announced.push(Announced::Expected(Vec::new()));
+            u32::try_from(announced.len() - 1).expect("fewer than 2^32 nodes have a name")
+        })
+    }
+
+    fn has_announced(&self, place: u32) -> bool {
+        matches!(self.announced[place as usize], Announced::As(..))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -211,7 +234,7 @@ pub struct Engine {
     requests: BTreeMap<RequestKey, Known>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
-    nodes: BTreeMap<NodeName, Announced>,
+    nodes: Nodes,
     ids_drawn: u64,
     waited: u64,
     dead: bool,
@@ -247,7 +270,7 @@ impl Engine {
             waiting: BTreeMap::new(),
             requests: BTreeMap::new(),
             decided: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            nodes: Nodes::default(),
             ids_drawn: 0,
             waited: 0,
             dead: false,
@@ -544,19 +567,24 @@ impl Engine {
         if self.transactions.len() + self.waiting.len() >= active_max as usize {
             return Err(Refusal::TooManyActive { active_max });
         }
-        let nodes = branches.iter().map(|branch| branch.node);
-        let mut unknown: Vec<NodeName> = nodes.filter(|node| !self.has_announced(node)).collect();
+        let nodes = &mut self.nodes;
+        let places: Vec<u32> = branches.iter().map(|branch| nodes.place(branch.node)).collect();
+        let named = branches.iter().map(|branch| branch.node).zip(&places);
+        let mut unknown: Vec<(NodeName, u32)> = named
+            .filter(|(_, place)| !nodes.has_announced(**place))
+            .map(|(node, place)| (node, *place))
+            .collect();
         if unknown.is_empty() {
-            return self.begin_transaction(now, key, branches, out);
+            return self.begin_transaction(now, key, branches, &places, out);
         }
         unknown.sort_unstable();
         unknown.dedup();
         let number = self.waited;
         self.waited += 1;
         let missing = unknown.len() as u32;
-        for node in unknown {
+        for (node, place) in unknown {
             // Whoever waits for it already has asked, and asks again.
-            let known = self.nodes.entry(node).or_insert(Announced::Expected(Vec::new()));
+            let known = &mut self.nodes.announced[place as usize];
             let Announced::Expected(others) = known else { continue };
             others.retain(|other| self.waiting.contains_key(other));
             if others.is_empty() {
@@ -568,7 +596,7 @@ impl Engine {
         self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
         self.requests.insert(key.clone(), Known::Active(OpRef::Waiting(number)));
         let request_key = key.clone();
-        self.waiting.insert(number, Waiting { request_key, branches, missing, pace });
+        self.waiting.insert(number, Waiting { request_key, branches, places, missing, pace });
         Ok(())
     }
 
@@ -578,11 +606,12 @@ impl Engine {
         now: Time,
         key: &RequestKey,
         branches: Vec<Branch>,
+        places: &[u32],
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let mut peers = Vec::with_capacity(branches.len());
-        for branch in &branches {
-            let Some(&Announced::As(store, boot)) = self.nodes.get(&branch.node) else {
+        for (branch, place) in branches.iter().zip(places) {
+            let Announced::As(store, boot) = self.nodes.announced[*place as usize] else {
                 unreachable!("a transaction begins once all of its nodes have announced themselves");
             };
             peers.push(Peer { shard: branch.shard, node: branch.node, store, boot });
@@ -620,10 +649,6 @@ impl Engine {
         Ok(())
     }
 
-    fn has_announced(&self, node: &NodeName) -> bool {
-        matches!(self.nodes.get(node), Some(Announced::As(..)))
-    }
-
     fn draw_id(&mut self) -> Result<OperationId, Refusal> {
         let id = OperationId::draw(self.desk.epoch, self.ids_drawn + 1).ok_or(Refusal::OutOfIds)?;
         self.ids_drawn += 1;
@@ -638,18 +663,16 @@ impl Engine {
         boot: BootCount,
         out: &mut Vec<Output>,
     ) {
+        let place = self.nodes.place(from);
         let mut waiting = Vec::new();
-        match self.nodes.get_mut(&from) {
-            None => {
-                self.nodes.insert(from, Announced::As(store, boot));
-            }
-            Some(Announced::As(known, newest)) => {
+        match &mut self.nodes.announced[place as usize] {
+            Announced::As(known, newest) => {
                 // A late announcement of an earlier start is worth less than a newer one.
                 if *known != store || *newest < boot {
                     (*known, *newest) = (store, boot);
                 }
             }
-            Some(expected) => {
+            expected @ Announced::Expected(_) => {
                 let before = std::mem::replace(expected, Announced::As(store, boot));
                 if let Announced::Expected(numbers) = before {
                     waiting = numbers;
@@ -667,7 +690,7 @@ impl Engine {
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
             let key = waiting.request_key;
-            let begun = self.begin_transaction(now, &key, waiting.branches, out);
+            let begun = self.begin_transaction(now, &key, waiting.branches, &waiting.places, out);
             if let Err(refusal) = begun {
                 self.requests.remove(&key);
                 out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
@@ -820,8 +843,8 @@ impl Engine {
             out.push(Output::Reply { key: waiting.request_key, outcome: Outcome::Aborted });
             return;
         }
-        for branch in &waiting.branches {
-            if !matches!(self.nodes.get(&branch.node), Some(Announced::As(..))) {
+        for (branch, place) in waiting.branches.iter().zip(&waiting.places) {
+            if !self.nodes.has_announced(*place) {
                 out.push(Output::Send { to: branch.node, message: Message::Hello });
             }
         }
