@@ -419,6 +419,54 @@ fn a_name_is_looked_up_in_the_folder() {
     }
 }
 
+/// The command's help lies in the project, and the folder is found from anywhere in it.
+#[test]
+fn a_name_is_looked_up_from_below_too() {
+    let folder = Folder::with("sim-scenarios/good.toml", GOOD);
+    folder.write("below/deep/good2.toml", easy().replace("\"good\"", "\"good2\""));
+    let below = |args: &[&str], code| {
+        let mut command = folder.command(args);
+        command.current_dir(folder.path("below/deep"));
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {err}");
+        (String::from_utf8(output.stdout).unwrap(), err)
+    };
+    for args in [&["good", "--json"][..], &["all", "--json"], &["good2.toml", "--json"]] {
+        assert_eq!(below(args, 0).0.lines().count(), 1, "{args:?}");
+    }
+    assert!(below(&["check", "good"], 0).0.contains("in both processes"));
+    let (_, err) = below(&["goood"], 4);
+    assert!(err.contains("cannot read ../../sim-scenarios/goood.toml: "), "{err}");
+    assert!(err.contains("did you mean good? name a file, or one of those in ../../sim-"), "{err}");
+    // What is here is meant first, and a path is one from here.
+    folder.write("below/deep/good", "format = 1");
+    assert!(below(&["good"], 4).1.contains("good:1:1"));
+    assert!(below(&["sim-scenarios/good.toml"], 4).1.contains("No such file"));
+    // So is the nearest folder.
+    folder.write("below/sim-scenarios/nearest.toml", GOOD.replace("\"good\"", "\"nearest\""));
+    assert!(below(&["all", "--json"], 0).0.contains("\"scenario\":\"nearest\""));
+}
+
+#[test]
+fn a_folder_without_scenarios_is_told_with_a_remedy() {
+    let folder = Folder::with("sim-scenarios/README", "nothing yet");
+    for (args, help) in [
+        (&["good"][..], "help: name a scenario file; sim-scenarios has none that goes by its name"),
+        (&["all"], "help: name a folder with scenario files in it"),
+        (&["all", "sim-scenarios"], "help: name a folder with scenario files in it"),
+    ] {
+        let ran = folder.check(args, 4);
+        assert!(ran.err.contains(help), "{args:?}: {}", ran.err);
+    }
+    let nowhere = Folder::new();
+    for args in [&["good"][..], &["all"]] {
+        let ran = nowhere.check(args, 4);
+        let help = "; there is no folder sim-scenarios here or above";
+        assert!(ran.err.contains(help), "{args:?}: {}", ran.err);
+    }
+}
+
 #[test]
 fn the_scenarios_of_the_repository_can_be_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sim-scenarios");
