@@ -159,6 +159,11 @@ impl<'a> Tags<'a> {
         }
     }
 
+    /// How many bytes [`put`](Self::put) adds for a value, the version byte aside.
+    fn bytes(value: usize) -> usize {
+        TAG_HEAD_BYTES * value.div_ceil(usize::from(u16::MAX)).max(1) + value
+    }
+
     fn head(&mut self, tag: u8, len: usize) {
         if !self.begun {
             self.out.push(EXTENSION_VERSION);
@@ -183,6 +188,27 @@ impl<'a> Tags<'a> {
 }
 
 const PARTICIPANT_BYTES: usize = 76;
+/// A tag and a length.
+const TAG_HEAD_BYTES: usize = 3;
+/// An id, a coordinator's name and the version of the extensions.
+const PARTICIPANTS_PREFIX_BYTES: usize = 8 + 32 + 1;
+
+/// How long the payload of `tx_prepared` is, the longest record that a participant of a transaction
+/// has to write.
+#[must_use]
+pub fn prepared_bytes(work: usize, peers: usize) -> usize {
+    let (shard, epoch) = (Tags::bytes(32), Tags::bytes(4));
+    let peers = Tags::bytes(peers * PARTICIPANT_BYTES);
+    PARTICIPANTS_PREFIX_BYTES + shard + epoch + Tags::bytes(work) + peers
+}
+
+/// How long the payload of a `step_outcome` is that changes the store, the longest record that a node
+/// has to write for a step.
+#[must_use]
+pub fn step_outcome_bytes(work: usize) -> usize {
+    let (call, answer) = (Tags::bytes(21), Tags::bytes(6));
+    PARTICIPANTS_PREFIX_BYTES + call + answer + Tags::bytes(work)
+}
 
 /// Writes the payload of a saga's event, and says which it is.
 pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> EventType {
@@ -678,4 +704,44 @@ fn decode_participant(
         EventType::IN_DOUBT => Fact::InDoubt,
         _ => return Err(CodecError::UnknownEvent(event)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twopc::participant::Event;
+
+    /// What is admitted by these sizes is what will be written.
+    #[test]
+    fn sizes_are_those_of_what_is_written() {
+        let part = usize::from(u16::MAX);
+        let (coordinator, id) = (CoordinatorId([1; 32]), OperationId(u64::MAX));
+        let (shard, node) = (ShardId([2; 32]), NodeName([3; 32]));
+        let peer = Peer { shard, node, store: StoreId(4), boot: BootCount(5) };
+        for bytes in [0, 1, part - 1, part, part + 1, 2 * part, 2 * part + 1] {
+            let work: Arc<[u8]> = vec![7; bytes].into();
+            let mut payload = Vec::new();
+            for peers in [1, 2, 64] {
+                let key = PromiseKey { tx: TxKey { coordinator, id }, shard };
+                let list = vec![peer; peers].into();
+                let epoch = Epoch::MAX;
+                let event = Event::Prepared { key, epoch, peers: list, work: work.clone() };
+                payload.clear();
+                encode_participant(&event, &mut payload);
+                assert_eq!(payload.len(), prepared_bytes(bytes, peers));
+            }
+            let outcome = StepOutcome {
+                key: SagaKey { coordinator, id },
+                step: u32::MAX,
+                direction: Direction::Backward,
+                token: Token(u128::MAX),
+                answer: StepAnswer::Done,
+                changed: true,
+                work,
+            };
+            payload.clear();
+            encode_step(&outcome, &mut payload);
+            assert_eq!(payload.len(), step_outcome_bytes(bytes));
+        }
+    }
 }

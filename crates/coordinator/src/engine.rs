@@ -504,6 +504,8 @@ impl Engine {
         self.desk.check_admission(events.iter(), |event, payload| {
             codec::encode_saga(id, event, payload)
         })?;
+        let body = definition.steps().iter().map(|step| step.body.len()).max();
+        self.desk.check_payload(codec::step_outcome_bytes(body.unwrap_or(0)))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -583,6 +585,8 @@ impl Engine {
         self.desk.check_admission(events.iter().chain([&decision]), |event, payload| {
             codec::encode_transaction(id, event, payload)
         })?;
+        let work = branches.iter().map(|branch| branch.work.len()).max();
+        self.desk.check_payload(codec::prepared_bytes(work.unwrap_or(0), branches.len()))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -1064,5 +1068,12 @@ impl Desk {
             total += u64::from(RECORD_HEADER_BYTES) + payload.len() as u64;
         }
         if total > self.log.log().room() { Err(Refusal::LogBusy) } else { Ok(()) }
+    }
+    /// Refuses what a participant could not log: it would never vote, and a step be called for ever.
+    /// Participants are taken to have the same limit as this coordinator.
+    fn check_payload(&self, bytes: usize) -> Result<(), Refusal> {
+        let payload_bytes_max = self.log.log().config().max_payload;
+        let fits = bytes <= payload_bytes_max as usize;
+        if fits { Ok(()) } else { Err(Refusal::TooLarge { payload_bytes_max }) }
     }
 }
