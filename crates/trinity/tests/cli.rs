@@ -376,6 +376,20 @@ fn help_names_the_exit_codes() {
     }
 }
 
+/// What the whole design has and this version has not is refused, and the architecture says so.
+#[test]
+fn what_is_not_there_yet_is_listed_as_such() {
+    let architecture = include_str!("../../../ARCHITECTURE.md");
+    let narrow = architecture.split_once("## Narrow on purpose").unwrap().1;
+    for missing in ["recover --explain", "verify", "salvage"] {
+        assert!(narrow.contains(&format!("`trinity wal {missing}`")), "{missing}");
+        let path = vector("04");
+        let args = missing.split(' ').map(OsStr::new).chain([path.as_os_str()]);
+        let ran = run(command(args));
+        assert_eq!(ran.code, 4, "{missing}: {}", ran.err);
+    }
+}
+
 // ---- importing ----
 
 #[test]
