@@ -3,6 +3,7 @@
 mod answers;
 mod forces;
 mod histories;
+mod limits;
 mod readme;
 mod vectors;
 mod village;

@@ -19,6 +19,11 @@ pub struct Village {
 impl Village {
     /// `count` nodes; number 0 coordinates. All take part.
     pub fn new(count: usize) -> Village {
+        Village::with_log(count, &wal_core::Config::default())
+    }
+
+    /// As [`Village::new`], with logs that are kept so.
+    pub fn with_log(count: usize, log: &wal_core::Config) -> Village {
         let mut village = Village {
             nodes: Vec::new(),
             todo: VecDeque::new(),
@@ -30,6 +35,7 @@ impl Village {
         for number in 0..count {
             let name = NodeName::numbered(number as u64);
             let mut config = Config::both(name, 100 + number as u64, Key::root(number as u64));
+            config.log = log.clone();
             if number > 0 {
                 config.coordinator = None;
             }
@@ -44,6 +50,10 @@ impl Village {
 
     pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number].0
+    }
+
+    pub fn disks(&self, number: usize) -> &MemoryDisks {
+        &self.nodes[number].1
     }
 
     /// The coordinator's log.

@@ -2,6 +2,7 @@
 
 use crate::run::{USAGE, build_sim, cargo};
 use crate::{canary, edges};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// A step's name, and what it does; an error says what failed.
@@ -31,7 +32,7 @@ const STEPS: &[Step] = &[
         passes(doc.env("RUSTDOCFLAGS", "--deny warnings"))
     }),
     ("scenario files, and 10,000 random fault plans", scenarios),
-    ("one hash in debug and release, in two processes", hashes),
+    ("one hash in debug and release, and in a process elsewhere", hashes),
     ("a few planted bugs", || canary::few()),
 ];
 
@@ -69,29 +70,101 @@ fn scenarios() -> Result<(), String> {
     passes(Command::new(&sim).args(["random", "--seeds", "0..10000"]))
 }
 
-fn hashes() -> Result<(), String> {
-    let hash = |profile: &str| -> Result<String, String> {
-        let sim = build_sim(profile)?;
-        let run = Command::new(&sim)
-            .args(["dense-mixed-9", "--seeds", "0..20", "--json"])
-            .current_dir(crate::run::root())
-            .output()
-            .map_err(|error| format!("cannot start the simulator: {error}"))?;
-        if !run.status.success() {
-            return Err(format!("the {profile} build: {}", run.status));
-        }
-        let text = String::from_utf8_lossy(&run.stdout);
-        let hashes: Vec<&str> =
-            text.split("\"hash\":\"").skip(1).filter_map(|s| s.split('"').next()).collect();
-        if hashes.is_empty() { Err("no hash was printed".into()) } else { Ok(hashes.join(" ")) }
+/// What is run for its hashes: many seeds of a small world, and one of a large one.
+const HASHED: [&[&str]; 2] = [
+    &["sim-scenarios/dense-mixed-9.toml", "--seeds", "0..20"],
+    &["sim-scenarios/coordinator-crashes.toml", "--seed", "1"],
+];
+
+/// Where a process runs that must not matter to a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Surroundings {
+    /// The project's folder, and what is set there.
+    Ours,
+    /// Another folder, another time zone, other conventions.
+    Foreign,
+}
+
+/// The simulator, printing hashes.
+fn hashing(sim: &Path, arguments: &[&str], surroundings: Surroundings) -> Command {
+    let root = crate::run::root();
+    let (scenario, seeds) = arguments.split_first().expect("a scenario and its seeds");
+    let mut run = Command::new(sim);
+    run.arg(root.join(scenario)).args(seeds).arg("--json").arg("--out").arg(root.join("out"));
+    match surroundings {
+        Surroundings::Ours => run.current_dir(root),
+        Surroundings::Foreign => run
+            .current_dir(std::env::temp_dir())
+            .env("TZ", "XYZ-13:30")
+            .env("LC_ALL", "tr_TR.UTF-8")
+            .env("LANG", "tr_TR.UTF-8"),
     };
-    let (first, second, debug) = (hash("release")?, hash("release")?, hash("dev")?);
-    println!("release: {first}\nagain:   {second}\ndebug:   {debug}");
+    run
+}
+
+fn hashes() -> Result<(), String> {
+    let hashes = |profile: &str, surroundings| -> Result<String, String> {
+        let sim = build_sim(profile)?;
+        let mut all = Vec::new();
+        for arguments in HASHED {
+            let run = hashing(&sim, arguments, surroundings)
+                .output()
+                .map_err(|error| format!("cannot start the simulator: {error}"))?;
+            if !run.status.success() {
+                let told = String::from_utf8_lossy(&run.stderr);
+                return Err(format!("the {profile} build: {}: {told}", run.status));
+            }
+            let text = String::from_utf8_lossy(&run.stdout);
+            let found = text.split("\"hash\":\"").skip(1).filter_map(|s| s.split('"').next());
+            let before = all.len();
+            all.extend(found.map(str::to_owned));
+            if all.len() == before {
+                return Err(format!("{}: no hash was printed", arguments[0]));
+            }
+        }
+        Ok(all.join(" "))
+    };
+    let first = hashes("release", Surroundings::Ours)?;
+    let second = hashes("release", Surroundings::Foreign)?;
+    let debug = hashes("dev", Surroundings::Ours)?;
+    println!("release:   {first}\nelsewhere: {second}\ndebug:     {debug}");
     if first != second {
         Err("two processes disagree".into())
     } else if first != debug {
         Err("debug and release disagree".into())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn a_small_and_a_large_world_are_hashed() {
+        let nodes = HASHED.map(|arguments| {
+            let path = crate::run::root().join(arguments[0]);
+            let text = std::fs::read_to_string(path).expect("the scenario is there");
+            let nodes = text.lines().find_map(|line| line.strip_prefix("nodes = "));
+            nodes.and_then(|nodes| nodes.parse::<u32>().ok()).expect("it says how many nodes")
+        });
+        assert_eq!(nodes, [9, 600]);
+    }
+
+    #[test]
+    fn the_second_process_shares_nothing_that_must_not_matter() {
+        let sim = Path::new("sim");
+        let ours = hashing(sim, HASHED[0], Surroundings::Ours);
+        let foreign = hashing(sim, HASHED[0], Surroundings::Foreign);
+        assert!(ours.get_args().eq(foreign.get_args()), "the same run");
+        assert_ne!(ours.get_current_dir(), foreign.get_current_dir());
+        assert_eq!(ours.get_envs().count(), 0);
+        let set: BTreeMap<&OsStr, Option<&OsStr>> = foreign.get_envs().collect();
+        for name in ["TZ", "LC_ALL", "LANG"] {
+            assert!(set.get(OsStr::new(name)).is_some_and(Option::is_some), "{name}");
+        }
     }
 }

@@ -159,6 +159,11 @@ impl<'a> Tags<'a> {
         }
     }
 
+    /// How many bytes [`put`](Self::put) adds for a value, the version byte aside.
+    fn bytes(value: usize) -> usize {
+        TAG_HEAD_BYTES * value.div_ceil(usize::from(u16::MAX)).max(1) + value
+    }
+
     fn head(&mut self, tag: u8, len: usize) {
         if !self.begun {
             self.out.push(EXTENSION_VERSION);
@@ -183,6 +188,27 @@ impl<'a> Tags<'a> {
 }
 
 const PARTICIPANT_BYTES: usize = 76;
+/// A tag and a length.
+const TAG_HEAD_BYTES: usize = 3;
+/// An id, a coordinator's name and the version of the extensions.
+const PARTICIPANTS_PREFIX_BYTES: usize = 8 + 32 + 1;
+
+/// How long the payload of `tx_prepared` is, the longest record that a participant of a transaction
+/// has to write.
+#[must_use]
+pub fn prepared_bytes(work: usize, peers: usize) -> usize {
+    let (shard, epoch) = (Tags::bytes(32), Tags::bytes(4));
+    let peers = Tags::bytes(peers * PARTICIPANT_BYTES);
+    PARTICIPANTS_PREFIX_BYTES + shard + epoch + Tags::bytes(work) + peers
+}
+
+/// How long the payload of a `step_outcome` is that changes the store, the longest record that a node
+/// has to write for a step.
+#[must_use]
+pub fn step_outcome_bytes(work: usize) -> usize {
+    let (call, answer) = (Tags::bytes(21), Tags::bytes(6));
+    PARTICIPANTS_PREFIX_BYTES + call + answer + Tags::bytes(work)
+}
 
 /// Writes the payload of a saga's event, and says which it is.
 pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> EventType {
@@ -299,20 +325,22 @@ pub fn encode_transaction(
 /// How long the payload is that [`encode_transaction`] writes, in bytes: for asking whether there is
 /// room without writing anything.
 #[must_use]
-pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> u64 {
+pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
     use twopc::coordinator::Event;
-    const ID: u64 = 8;
-    const NAME: u64 = 32;
-    const VERSION: u64 = 1;
-    const TAG: u64 = 3;
-    let tagged = |value: u64| VERSION + TAG + value;
+    const ID: usize = 8;
+    const NAME: usize = 32;
+    const VERSION: usize = 1;
     ID + match event {
         Event::Created { request_key: None, .. } => NAME,
-        Event::Created { request_key: Some(key), .. } => NAME + tagged(key.as_bytes().len() as u64),
+        Event::Created { request_key: Some(key), .. } => {
+            NAME + VERSION + Tags::bytes(key.as_bytes().len())
+        }
         Event::ParticipantAdded(Member { store: None, .. }) => 2 * NAME,
-        Event::ParticipantAdded(Member { store: Some(_), .. }) => 2 * NAME + tagged(12),
+        Event::ParticipantAdded(Member { store: Some(_), .. }) => {
+            2 * NAME + VERSION + Tags::bytes(12)
+        }
         Event::VoteReceived { .. } => NAME + 1,
-        Event::CommitStart { members } => tagged((members.len() * PARTICIPANT_BYTES) as u64),
+        Event::CommitStart { members } => VERSION + Tags::bytes(members.len() * PARTICIPANT_BYTES),
         Event::PrepareStart
         | Event::CommitComplete
         | Event::AbortStart
@@ -709,36 +737,71 @@ fn decode_participant(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twopc::coordinator::Event;
+    use twopc::participant::Event;
+
+    /// What is admitted by these sizes is what will be written.
+    #[test]
+    fn sizes_are_those_of_what_is_written() {
+        let part = usize::from(u16::MAX);
+        let (coordinator, id) = (CoordinatorId([1; 32]), OperationId(u64::MAX));
+        let (shard, node) = (ShardId([2; 32]), NodeName([3; 32]));
+        let peer = Peer { shard, node, store: StoreId(4), boot: BootCount(5) };
+        for bytes in [0, 1, part - 1, part, part + 1, 2 * part, 2 * part + 1] {
+            let work: Arc<[u8]> = vec![7; bytes].into();
+            let mut payload = Vec::new();
+            for peers in [1, 2, 64] {
+                let key = PromiseKey { tx: TxKey { coordinator, id }, shard };
+                let list = vec![peer; peers].into();
+                let epoch = Epoch::MAX;
+                let event = Event::Prepared { key, epoch, peers: list, work: work.clone() };
+                payload.clear();
+                encode_participant(&event, &mut payload);
+                assert_eq!(payload.len(), prepared_bytes(bytes, peers));
+            }
+            let outcome = StepOutcome {
+                key: SagaKey { coordinator, id },
+                step: u32::MAX,
+                direction: Direction::Backward,
+                token: Token::new(u128::MAX),
+                answer: StepAnswer::Done,
+                changed: true,
+                work,
+            };
+            payload.clear();
+            encode_step(&outcome, &mut payload);
+            assert_eq!(payload.len(), step_outcome_bytes(bytes));
+        }
+    }
 
     #[test]
     fn a_transactions_payload_is_as_long_as_foretold() {
+        use twopc::coordinator::Event as Tx;
         let coordinator = CoordinatorId::numbered(1);
         let mut member = Member::new(ShardId::numbered(2), NodeName::numbered(3));
         let mut events = vec![
-            Event::Created { coordinator, request_key: None },
-            Event::ParticipantAdded(member),
-            Event::PrepareStart,
-            Event::VoteReceived { shard: member.shard, vote: Vote::Commit },
-            Event::CommitStart { members: vec![] },
-            Event::CommitStart { members: vec![member; 64] },
-            Event::CommitComplete,
-            Event::AbortStart,
-            Event::AbortComplete,
-            Event::RollbackStart,
-            Event::RollbackComplete,
+            Tx::Created { coordinator, request_key: None },
+            Tx::ParticipantAdded(member),
+            Tx::PrepareStart,
+            Tx::VoteReceived { shard: member.shard, vote: Vote::Commit },
+            Tx::CommitStart { members: vec![] },
+            Tx::CommitStart { members: vec![member; 64] },
+            Tx::CommitComplete,
+            Tx::AbortStart,
+            Tx::AbortComplete,
+            Tx::RollbackStart,
+            Tx::RollbackComplete,
         ];
         member.store = Some((StoreId(4), BootCount(5)));
-        events.push(Event::ParticipantAdded(member));
+        events.push(Tx::ParticipantAdded(member));
         for bytes in [0, 1, RequestKey::BYTES_MAX as usize] {
             let request_key = RequestKey::new(&vec![7; bytes]).ok();
             assert!(request_key.is_some());
-            events.push(Event::Created { coordinator, request_key });
+            events.push(Tx::Created { coordinator, request_key });
         }
         for event in events {
             let mut payload = Vec::new();
             encode_transaction(OperationId(6), &event, &mut payload);
-            assert_eq!(payload.len() as u64, transaction_payload_bytes(&event), "{event:?}");
+            assert_eq!(payload.len(), transaction_payload_bytes(&event), "{event:?}");
         }
     }
 }

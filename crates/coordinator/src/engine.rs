@@ -533,8 +533,10 @@ impl Engine {
         self.desk.check_admission(events.iter().map(|event| {
             scratch.clear();
             codec::encode_saga(id, event, &mut scratch);
-            scratch.len() as u64
+            scratch.len()
         }))?;
+        let body = definition.steps().iter().map(|step| step.body.len()).max();
+        self.desk.check_payload(codec::step_outcome_bytes(body.unwrap_or(0)))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -612,7 +614,9 @@ impl Engine {
         let mut peers = Vec::with_capacity(branches.len());
         for (branch, place) in branches.iter().zip(places) {
             let Announced::As(store, boot) = self.nodes.announced[*place as usize] else {
-                unreachable!("a transaction begins once all of its nodes have announced themselves");
+                unreachable!(
+                    "a transaction begins once all of its nodes have announced themselves"
+                );
             };
             peers.push(Peer { shard: branch.shard, node: branch.node, store, boot });
         }
@@ -623,6 +627,8 @@ impl Engine {
         let decision = twopc::coordinator::Event::CommitStart { members };
         let records = events.iter().chain([&decision]);
         self.desk.check_admission(records.map(codec::transaction_payload_bytes))?;
+        let work = branches.iter().map(|branch| branch.work.len()).max();
+        self.desk.check_payload(codec::prepared_bytes(work.unwrap_or(0), branches.len()))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -1138,15 +1144,20 @@ impl Desk {
 
     /// Refuses an operation before anything of it is logged: a record too large, or a log whose buffer
     /// could not take the whole admission as one unit.
-    fn check_admission(&self, payloads: impl Iterator<Item = u64>) -> Result<(), Refusal> {
-        let payload_bytes_max = self.log.log().config().max_payload;
+    fn check_admission(&self, payloads: impl Iterator<Item = usize>) -> Result<(), Refusal> {
         let mut total = 0;
         for bytes in payloads {
-            if bytes > u64::from(payload_bytes_max) {
-                return Err(Refusal::TooLarge { payload_bytes_max });
-            }
-            total += u64::from(RECORD_HEADER_BYTES) + bytes;
+            self.check_payload(bytes)?;
+            total += u64::from(RECORD_HEADER_BYTES) + bytes as u64;
         }
         if total > self.log.log().room() { Err(Refusal::LogBusy) } else { Ok(()) }
+    }
+
+    /// Refuses what a participant could not log: it would never vote, and a step be called for ever.
+    /// Participants are taken to have the same limit as this coordinator.
+    fn check_payload(&self, bytes: usize) -> Result<(), Refusal> {
+        let payload_bytes_max = self.log.log().config().max_payload;
+        let fits = bytes <= payload_bytes_max as usize;
+        if fits { Ok(()) } else { Err(Refusal::TooLarge { payload_bytes_max }) }
     }
 }

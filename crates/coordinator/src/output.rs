@@ -112,7 +112,10 @@ pub enum Refusal {
     },
     /// The list of participants is wrong.
     Participants(AdmissionError),
-    /// A record of it would be larger than the log takes.
+    /// A record of it would be larger than a log takes: the coordinator's, or that of a participant,
+    /// which has to write the work with the list of all participants (76 bytes each), or with a step's
+    /// outcome, and some 80 to 160 bytes besides. Participants are taken to have the coordinator's
+    /// limit, `max_payload`.
     TooLarge {
         /// The largest payload, in bytes.
         payload_bytes_max: u32,
@@ -131,7 +134,11 @@ impl fmt::Display for Refusal {
             }
             Self::Participants(error) => error.fmt(f),
             Self::TooLarge { payload_bytes_max } => {
-                write!(f, "a record of it is larger than {payload_bytes_max} bytes")
+                write!(
+                    f,
+                    "a record of it, here or at a participant, is larger than {payload_bytes_max} \
+                     bytes: ask for less at once"
+                )
             }
             Self::LogBusy => f.write_str("the log's buffer is full: try later"),
             Self::OutOfIds => f.write_str("this epoch has no id left: restart the coordinator"),

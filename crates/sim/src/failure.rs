@@ -99,7 +99,7 @@ pub fn repro(file: &Path, json: bool, out: &mut Output) -> Result<u8, Stop> {
     }
     let report = sim::run(&scenario, scenario.seed);
     let verdict = &report.verdict;
-    let fails_as_it_did = verdict.signature() == repeats.invariant;
+    let fails_as_it_did = verdict.is_of(&repeats.invariant);
     if json {
         let mut line = report.json();
         line["fails_as_it_did"] = fails_as_it_did.into();

@@ -48,7 +48,7 @@ mod world;
 pub use disk::{Fates, Losses as DiskLosses, SimDisk};
 pub use net::Losses as NetLosses;
 pub use random::{random_small, small};
-pub use report::{Counters, Report, Verdict};
+pub use report::{Counters, Report, Unmet, Verdict};
 pub use run::run;
 pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span, nearest};
 pub use trace::Trace;

@@ -65,7 +65,8 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Scenario files, or names of files in sim-scenarios/ [default: coordinator-crashes]
+    /// Scenario files, or names of files in sim-scenarios/, here or above [default:
+    /// coordinator-crashes]
     scenarios: Vec<String>,
     #[command(flatten)]
     seeds: SeedArgs,
@@ -101,9 +102,8 @@ struct SeedArgs {
 
 #[derive(Args)]
 struct AllArgs {
-    /// The folder
-    #[arg(default_value = "sim-scenarios")]
-    folder: PathBuf,
+    /// The folder [default: sim-scenarios, here or above]
+    folder: Option<PathBuf>,
     #[command(flatten)]
     seeds: SeedArgs,
 }
@@ -198,11 +198,22 @@ struct Source {
 /// Where the scenarios are that go by name.
 const FOLDER: &str = "sim-scenarios";
 
+/// The folder of scenarios, here or in the nearest folder above that has one, so that names mean the
+/// same everywhere in the project. As a relative path, which is what people want to read; if there is
+/// none, where it is looked for first.
+fn folder() -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    let found = here.ancestors().position(|above| above.join(FOLDER).is_dir());
+    let up = std::iter::repeat_n("..", found.unwrap_or(0));
+    up.collect::<PathBuf>().join(FOLDER)
+}
+
 fn read(name: &str) -> Result<Source, Stop> {
-    let given = Path::new(name);
-    let in_folder = Path::new(FOLDER).join(format!("{name}.toml"));
-    let path = if given.exists() || name.contains(['/', '.']) { given } else { &in_folder };
-    let text = read_text(path)?;
+    let mut path = PathBuf::from(name);
+    if !name.contains(['/', '.']) && !path.exists() {
+        path = folder().join(format!("{name}.toml"));
+    }
+    let text = read_text(&path)?;
     let scenario = Scenario::parse(&path.display().to_string(), &text).map_err(Stop::usage)?;
     Ok(Source { scenario, text })
 }
@@ -231,15 +242,26 @@ fn read_text(path: &Path) -> Result<String, Stop> {
 
 /// What could have been meant by a file that cannot be read.
 fn known_scenarios(path: &Path) -> String {
-    let files = files(Path::new(FOLDER));
+    let folder = folder();
+    let files = files(&folder);
     let names: Vec<&str> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
     if names.is_empty() {
-        return format!("name a scenario file; there is no folder {FOLDER} here to find names in");
+        let why = no_names(&folder);
+        return format!("name a scenario file; {why}");
     }
     let wanted = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
     let near = sim::nearest(&wanted, &names);
     let near = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
-    format!("{near}name a file, or one of those in {FOLDER}: {}", names.join(", "))
+    format!("{near}name a file, or one of those in {}: {}", folder.display(), names.join(", "))
+}
+
+/// Why nothing goes by name.
+fn no_names(folder: &Path) -> String {
+    if folder.is_dir() {
+        format!("{} has none that goes by its name", folder.display())
+    } else {
+        format!("there is no folder {FOLDER} here or above")
+    }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -310,12 +332,17 @@ fn run_all(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
 }
 
 fn run_folder(all: &AllArgs, out: &mut Output) -> Result<u8, Stop> {
+    let folder = all.folder.clone().unwrap_or_else(folder);
     let scenarios: Vec<String> =
-        files(&all.folder).iter().map(|path| path.display().to_string()).collect();
+        files(&folder).iter().map(|path| path.display().to_string()).collect();
     if scenarios.is_empty() {
-        let folder = all.folder.display();
+        let mut help = "name a folder with scenario files in it".to_owned();
+        if all.folder.is_none() && !folder.is_dir() {
+            help = format!("{help}; {}", no_names(&folder));
+        }
+        let folder = folder.display();
         return Err(Stop::usage(miette::miette!(
-            help = "name a folder with scenario files in it",
+            help = help,
             "no scenario file (*.toml) in {folder}"
         )));
     }

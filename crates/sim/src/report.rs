@@ -130,6 +130,15 @@ impl Counters {
     }
 }
 
+/// An expectation of the scenario that was not met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// Which: the key, such as `expect.committed`, or the named fault that never struck.
+    pub which: String,
+    /// What was expected and what was found, for people.
+    pub what: String,
+}
+
 /// How a run is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -138,7 +147,7 @@ pub enum Verdict {
     /// Something happened that must never happen.
     Violation(Violation),
     /// The scenario expected something else, or a named fault never struck.
-    Expectation(String),
+    Expectation(Unmet),
     /// Faults were healed, and not everything ended.
     NoProgress(String),
 }
@@ -171,17 +180,26 @@ impl Verdict {
         match self {
             Self::Clean => String::new(),
             Self::Violation(violation) => violation.to_string(),
-            Self::Expectation(what) | Self::NoProgress(what) => what.clone(),
+            Self::Expectation(Unmet { what, .. }) | Self::NoProgress(what) => what.clone(),
         }
     }
 
-    /// What makes two failures the same: the rule, or the word.
+    /// What makes two failures the same: the rule, the expectation, or the word.
     #[must_use]
-    pub fn signature(&self) -> &'static str {
+    pub fn signature(&self) -> &str {
         match self {
             Self::Violation(violation) => violation.invariant,
-            other => other.name(),
+            Self::Expectation(Unmet { which, .. }) => which,
+            Self::Clean | Self::NoProgress(_) => self.name(),
         }
+    }
+
+    /// True of the failure that a file with this signature repeats. Old files do not say which
+    /// expectation was not met, and mean any.
+    #[must_use]
+    pub fn is_of(&self, signature: &str) -> bool {
+        signature == self.signature()
+            || matches!(self, Self::Expectation(_)) && signature == self.name()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::judge::{self, Violation};
 use crate::plan::Plan;
-use crate::report::{Counters, Report, Verdict};
+use crate::report::{Counters, Report, Unmet, Verdict};
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
 use std::any::Any;
@@ -40,11 +40,13 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
         (Ending::Quiet | Ending::Violation, None) => {
             let named = never_struck.iter().find(|(_, fault)| fault.named);
             match (unexpected(scenario, &world.counters()), named) {
-                (Some(what), _) => Verdict::Expectation(what),
+                (Some(unmet), _) => Verdict::Expectation(unmet),
                 (None, Some((entry, fault))) => {
                     let (kind, trigger) = (fault.action.name(), fault.trigger);
                     let what = format!("fault {entry} never struck: {kind} {trigger}");
-                    Verdict::Expectation(what)
+                    // Not by its number: entries may be taken away before it.
+                    let which = format!("never struck: {kind} {trigger}");
+                    Verdict::Expectation(Unmet { which, what })
                 }
                 (None, None) => Verdict::Clean,
             }
@@ -67,7 +69,8 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 }
 
 /// The first expectation that was not met.
-fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
+fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<Unmet> {
+    let unmet = |key: &str, what| Some(Unmet { which: format!("expect.{key}"), what });
     let expect = &scenario.expect;
     let answers = counters.answers;
     let exactly = [
@@ -82,20 +85,26 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
         if let Some(expected) = expected
             && expected != found
         {
-            return Some(format!("expected {name} = {expected}, found {found}"));
+            return unmet(name, format!("expected {name} = {expected}, found {found}"));
         }
     }
+    let (crashes, min_crashes) = (counters.coordinator_crashes, expect.min_coordinator_crashes);
     let at_least = [
-        ("committed", expect.min_committed, answers.committed),
-        ("completed", expect.min_completed, answers.completed),
-        ("coordinator crashes", expect.min_coordinator_crashes, counters.coordinator_crashes),
-        ("crashes in recovery", expect.min_recovery_crashes, counters.recovery_crashes),
+        ("min_committed", "committed", expect.min_committed, answers.committed),
+        ("min_completed", "completed", expect.min_completed, answers.completed),
+        ("min_coordinator_crashes", "coordinator crashes", min_crashes, crashes),
+        (
+            "min_recovery_crashes",
+            "crashes in recovery",
+            expect.min_recovery_crashes,
+            counters.recovery_crashes,
+        ),
     ];
-    for (name, expected, found) in at_least {
+    for (key, name, expected, found) in at_least {
         if let Some(expected) = expected
             && found < expected
         {
-            return Some(format!("expected at least {expected} {name}, found {found}"));
+            return unmet(key, format!("expected at least {expected} {name}, found {found}"));
         }
     }
     if let Some(recovered) = &expect.recovered {
@@ -104,7 +113,8 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
             let found = counters.recovered.get(action.name()).copied().unwrap_or(0);
             if expected != found {
                 let name = action.name();
-                return Some(format!("expected {expected} x {name} in recovery, found {found}"));
+                let what = format!("expected {expected} x {name} in recovery, found {found}");
+                return unmet(&format!("recovered.{name}"), what);
             }
         }
     }
@@ -114,7 +124,10 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<String> {
         .iter()
         .map(toml::Spanned::get_ref)
         .find(|name| conditions.get(name.as_str()).is_none_or(|count| *count == 0))
-        .map(|name| format!("expected to see {name} at least once, and did not"))
+        .and_then(|name| {
+            let what = format!("expected to see {name} at least once, and did not");
+            unmet(&format!("sometimes.{name}"), what)
+        })
 }
 
 #[cfg(test)]

@@ -992,7 +992,8 @@ impl Default for Budget {
 pub struct Repeats {
     /// The derivation of randomness that it was made with.
     pub derivation: u32,
-    /// The rule that was violated.
+    /// The rule that was violated, or the expectation that was not met: its key, such as
+    /// `expect.committed`, or which named fault never struck.
     pub invariant: String,
     /// The event at which it was.
     pub event: u64,

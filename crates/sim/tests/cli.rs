@@ -419,6 +419,54 @@ fn a_name_is_looked_up_in_the_folder() {
     }
 }
 
+/// The command's help lies in the project, and the folder is found from anywhere in it.
+#[test]
+fn a_name_is_looked_up_from_below_too() {
+    let folder = Folder::with("sim-scenarios/good.toml", GOOD);
+    folder.write("below/deep/good2.toml", easy().replace("\"good\"", "\"good2\""));
+    let below = |args: &[&str], code| {
+        let mut command = folder.command(args);
+        command.current_dir(folder.path("below/deep"));
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {err}");
+        (String::from_utf8(output.stdout).unwrap(), err)
+    };
+    for args in [&["good", "--json"][..], &["all", "--json"], &["good2.toml", "--json"]] {
+        assert_eq!(below(args, 0).0.lines().count(), 1, "{args:?}");
+    }
+    assert!(below(&["check", "good"], 0).0.contains("in both processes"));
+    let (_, err) = below(&["goood"], 4);
+    assert!(err.contains("cannot read ../../sim-scenarios/goood.toml: "), "{err}");
+    assert!(err.contains("did you mean good? name a file, or one of those in ../../sim-"), "{err}");
+    // What is here is meant first, and a path is one from here.
+    folder.write("below/deep/good", "format = 1");
+    assert!(below(&["good"], 4).1.contains("good:1:1"));
+    assert!(below(&["sim-scenarios/good.toml"], 4).1.contains("No such file"));
+    // So is the nearest folder.
+    folder.write("below/sim-scenarios/nearest.toml", GOOD.replace("\"good\"", "\"nearest\""));
+    assert!(below(&["all", "--json"], 0).0.contains("\"scenario\":\"nearest\""));
+}
+
+#[test]
+fn a_folder_without_scenarios_is_told_with_a_remedy() {
+    let folder = Folder::with("sim-scenarios/README", "nothing yet");
+    for (args, help) in [
+        (&["good"][..], "help: name a scenario file; sim-scenarios has none that goes by its name"),
+        (&["all"], "help: name a folder with scenario files in it"),
+        (&["all", "sim-scenarios"], "help: name a folder with scenario files in it"),
+    ] {
+        let ran = folder.check(args, 4);
+        assert!(ran.err.contains(help), "{args:?}: {}", ran.err);
+    }
+    let nowhere = Folder::new();
+    for args in [&["good"][..], &["all"]] {
+        let ran = nowhere.check(args, 4);
+        let help = "; there is no folder sim-scenarios here or above";
+        assert!(ran.err.contains(help), "{args:?}: {}", ran.err);
+    }
+}
+
 #[test]
 fn the_scenarios_of_the_repository_can_be_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sim-scenarios");
@@ -659,7 +707,7 @@ fn a_failure_whose_cause_is_gone_runs_clean() {
     let mended = folder.read("out/good-1.toml").replace("committed = 99\n", "");
     folder.write("mended.toml", &mended);
     let ran = folder.check(&["repro", "mended.toml"], 0);
-    assert_eq!(ran.last_line(), "it runs clean: expectation does not come up any more");
+    assert_eq!(ran.last_line(), "it runs clean: expect.committed does not come up any more");
 }
 
 #[test]
@@ -683,11 +731,59 @@ fn only_failure_files_of_this_build_are_repeated() {
         assert_eq!(ran.out, "");
     }
     // Another failure than the file's is no repetition of it.
-    folder.write("another.toml", file.replace("invariant = \"expectation\"", "invariant = \"I3\""));
+    folder.write(
+        "another.toml",
+        file.replace("invariant = \"expect.committed\"", "invariant = \"I3\""),
+    );
     let ran = folder.check(&["repro", "another.toml"], 4);
     assert_eq!(ran.last_line(), "another failure than in the file, which has I3");
     let json = folder.check(&["repro", "another.toml", "--json"], 4).lines();
     assert_eq!(json[0]["fails_as_it_did"], false);
+    // Files of earlier builds do not say which expectation was not met.
+    folder.write("old.toml", file.replace("\"expect.committed\"", "\"expectation\""));
+    let ran = folder.check(&["repro", "old.toml"], 1);
+    assert_eq!(ran.last_line(), "it fails as it did");
+}
+
+/// Each expectation is a failure of its own.
+#[test]
+fn another_expectation_is_another_failure() {
+    let never = "never struck: power-loss on append(tx_commit_start)#5000@n0";
+    let idle = GOOD.replace("#1@n0", "#5000@n0").replace("[\"presumed_abort\"]", "[]");
+    let expecting = |what: &str| easy().replace("[expect]", &format!("[expect]\n{what}"));
+    let mut kept = Vec::new();
+    for (text, signature) in [
+        (expecting("committed = 99"), "expect.committed"),
+        (expecting("completed = 99"), "expect.completed"),
+        (expecting("min_committed = 99"), "expect.min_committed"),
+        (expecting("min_coordinator_crashes = 99"), "expect.min_coordinator_crashes"),
+        (
+            expecting("recovered = { saga_resume_execute = 99 }"),
+            "expect.recovered.saga_resume_execute",
+        ),
+        (
+            easy().replace("sometimes = []", "sometimes = [\"zombie_fenced\"]"),
+            "expect.sometimes.zombie_fenced",
+        ),
+        (idle, never),
+    ] {
+        let folder = Folder::with("failing.toml", text);
+        let lines = folder.check(&["failing.toml", "--json"], 1).lines();
+        assert_eq!(lines[0]["signature"], signature);
+        folder.check(&["repro", "out/good-1.toml"], 1);
+        let file = folder.read("out/good-1.toml");
+        assert!(file.contains(&format!("invariant = \"{signature}\"")), "{file}");
+        kept.push((folder, file, signature));
+    }
+    for (folder, file, signature) in &kept {
+        for (_, _, other) in kept.iter().filter(|(_, _, other)| other != signature) {
+            let named = |which| format!("invariant = \"{which}\"");
+            folder.write("other.toml", file.replace(&named(signature), &named(other)));
+            let ran = folder.check(&["repro", "other.toml"], 4);
+            let told = format!("another failure than in the file, which has {other}");
+            assert_eq!(ran.last_line(), told);
+        }
+    }
 }
 
 #[test]

@@ -211,13 +211,12 @@ impl LineError {
     /// Longer lines are not shown.
     const SHOWN_BYTES_MAX: usize = 240;
 
-    /// `column` counts bytes from 1.
-    pub fn new(line: u64, column: u64, text: &[u8], what: String) -> LineError {
-        let before = line - 1;
-        let kept = match before {
+    /// `column` counts bytes from 1; so many lines before are `kept`.
+    pub fn new(line: u64, column: u64, text: &[u8], what: String, kept: u64) -> LineError {
+        let kept = match kept {
             0 => "nothing was appended".to_owned(),
             1 => "line 1 is appended and durable".to_owned(),
-            before => format!("lines 1 to {before} are appended and durable"),
+            kept => format!("lines 1 to {kept} are appended and durable"),
         };
         let help = format!("{kept}; `trinity wal import --help` says what a line looks like");
         // What a terminal would take for a command is not shown either.

@@ -4,10 +4,11 @@ use std::io::{self, IsTerminal, Read, StdinLock, Write};
 use std::path::{Path, PathBuf};
 
 use base::Sequence;
-use wal_core::{AppendError, Config, DurableError, FileLog, Record};
+use wal_core::{AppendError, Config, DurableError, EventType, FileLog, Record};
 
 use crate::error::{Error, Exit, LineError};
 use crate::line::{self, Checksum, Event, checksum};
+use crate::source::has_log;
 use crate::terminal::{Progress, print_notes};
 
 /// What a line looks like, for `--help`.
@@ -28,7 +29,8 @@ be there. Beside the fields there may be \"ext\":{\"version\":1,\"tags\":[[TAG,\
 payload may stand as {\"raw\":\"HEX\"} instead; of a type that has no name, such as \"0x2a\", it \
 has to.
 
-A line that is none of this ends the import with exit code 4; the lines before it are kept. \
+A line that is none of this ends the import with exit code 4; the lines before it are kept. If \
+there are none, no log is created where there was none. \
 Whether an event follows from those before it is not asked: the log keeps what it is told, and \
 `trinity wal recover` reports what does not follow.";
 
@@ -37,7 +39,7 @@ Whether an event follows from those before it is not asked: the log keeps what i
 /// When it ends with exit code 0, every event is durable.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The log's directory; it is created if it is not there
+    /// The log's directory; the log is created if the directory is empty or not there
     dir: PathBuf,
     /// Print `ack SEQUENCE HASH` for each event as soon as it is durable, in order (the hash is the
     /// CRC-32 of its payload)
@@ -51,7 +53,11 @@ pub struct Args {
 /// [`Error`]; the events before it are durable, unless the log itself failed.
 pub fn run(args: &Args) -> Result<Exit, Error> {
     refuse_file(&args.dir)?;
-    let opened = FileLog::open(&args.dir, &Config::default(), &mut ());
+    let (config, mut lines) = (Config::default(), Lines::new(io::stdin().lock()));
+    if !has_log(&args.dir)? {
+        lines.check_first(&config)?;
+    }
+    let opened = FileLog::open(&args.dir, &config, &mut ());
     let (log, scanned) = opened.map_err(|error| Error::file(&args.dir, error))?;
     print_notes(&scanned);
     let mut import = Import {
@@ -61,7 +67,7 @@ pub fn run(args: &Args) -> Result<Exit, Error> {
         progress: Progress::new("events", args.acks && io::stdout().is_terminal()),
         scratch: Vec::new(),
     };
-    let fed = import.feed(&mut Lines::new(io::stdin().lock()));
+    let fed = import.feed(&mut lines);
     import.finish(fed)?;
     Ok(Exit::Clean)
 }
@@ -75,6 +81,15 @@ fn refuse_file(path: &Path) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// Why a log would not take the event, whatever is in it.
+fn untaken(event: &Event, config: &Config) -> Option<AppendError> {
+    let (bytes, max) = (event.payload.len() as u64, config.max_payload);
+    if event.event == EventType::GUARD {
+        return Some(AppendError::Reserved);
+    }
+    (bytes > u64::from(max)).then_some(AppendError::PayloadTooLarge { bytes, max })
 }
 
 struct Import<'a> {
@@ -92,7 +107,8 @@ impl Import<'_> {
     fn feed(&mut self, lines: &mut Lines<StdinLock<'_>>) -> Result<(), Error> {
         loop {
             while let Some(line) = lines.at_hand()? {
-                self.append(&line)?;
+                let appended = self.append(&line)?;
+                lines.any_appended |= appended;
             }
             self.acknowledge()?;
             if !lines.read_more()? {
@@ -101,21 +117,13 @@ impl Import<'_> {
         }
     }
 
-    fn append(&mut self, line: &Line<'_>) -> Result<(), Error> {
-        if line.text.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
-        }
-        let event = line::parse(line.text);
-        let Some(event) = event.map_err(|wrong| line.error(wrong.column, wrong.what))? else {
-            return Ok(());
-        };
-        self.check_sequence(line, &event)?;
+    /// True if the line is an event.
+    fn append(&mut self, line: &Line<'_>) -> Result<bool, Error> {
+        let Some(event) = line.event()? else { return Ok(false) };
+        line.check_sequence(&event, self.log.last().next())?;
         let appended = self.log.append(event.event, event.timestamp_ms, &event.payload);
         let sequence = appended.map_err(|error| match error {
-            AppendError::PayloadTooLarge { .. } => {
-                line.error(line.column_of(b"\"payload\""), error.to_string())
-            }
-            AppendError::Reserved => line.error(line.column_of(b"\"type\""), error.to_string()),
+            AppendError::PayloadTooLarge { .. } | AppendError::Reserved => line.refused(&error),
             error => self.failed(DurableError::Append(error)),
         })?;
         self.progress.tick();
@@ -124,18 +132,7 @@ impl Import<'_> {
             let record = Record { sequence, event: *event, timestamp_ms: *timestamp_ms, payload };
             acks.push((sequence, checksum(&record, &mut self.scratch)));
         }
-        Ok(())
-    }
-
-    fn check_sequence(&self, line: &Line<'_>, event: &Event) -> Result<(), Error> {
-        let next = self.log.last().next().0;
-        match event.sequence {
-            Some(sequence) if sequence != next => {
-                let what = format!("`seq` is {sequence}: the log's next is {next}");
-                Err(line.error(line.column_of(b"\"seq\""), what))
-            }
-            _ => Ok(()),
-        }
+        Ok(true)
     }
 
     fn acknowledge(&mut self) -> Result<(), Error> {
@@ -172,11 +169,39 @@ impl Import<'_> {
 struct Line<'a> {
     number: u64,
     text: &'a [u8],
+    /// An event of a line before it was appended.
+    any_appended: bool,
 }
 
 impl Line<'_> {
+    /// The event that it is; nothing if it is empty or a guard.
+    fn event(&self) -> Result<Option<Event>, Error> {
+        if self.text.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        line::parse(self.text).map_err(|wrong| self.error(wrong.column, wrong.what))
+    }
+
+    fn check_sequence(&self, event: &Event, next: Sequence) -> Result<(), Error> {
+        match event.sequence {
+            Some(sequence) if sequence != next.0 => {
+                let what = format!("`seq` is {sequence}: the log's next is {next}");
+                Err(self.error(self.column_of(b"\"seq\""), what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// No log takes it, through the line's own fault.
+    fn refused(&self, error: &AppendError) -> Error {
+        let part: &[u8] =
+            if *error == AppendError::Reserved { b"\"type\"" } else { b"\"payload\"" };
+        self.error(self.column_of(part), error.to_string())
+    }
+
     fn error(&self, column: u64, what: String) -> Error {
-        Error::Line(Box::new(LineError::new(self.number, column, self.text, what)))
+        let kept = if self.any_appended { self.number - 1 } else { 0 };
+        Error::Line(Box::new(LineError::new(self.number, column, self.text, what, kept)))
     }
 
     fn column_of(&self, quoted: &[u8]) -> u64 {
@@ -195,6 +220,7 @@ struct Lines<R> {
     /// No line ends before here.
     searched: usize,
     number: u64,
+    any_appended: bool,
     ended: bool,
 }
 
@@ -204,7 +230,28 @@ impl<R: Read> Lines<R> {
     const LINE_BYTES_MAX: usize = 1 << 20;
 
     fn new(reader: R) -> Lines<R> {
-        Lines { reader, bytes: Vec::new(), at: 0, searched: 0, number: 0, ended: false }
+        let (bytes, any_appended) = (Vec::new(), false);
+        Lines { reader, bytes, at: 0, searched: 0, number: 0, any_appended, ended: false }
+    }
+
+    /// Reads up to the first event, which is told again, and refuses what a new log would.
+    fn check_first(&mut self, config: &Config) -> Result<(), Error> {
+        loop {
+            let (at, number) = (self.at, self.number);
+            let Some(line) = self.at_hand()? else {
+                if self.read_more()? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let Some(event) = line.event()? else { continue };
+            line.check_sequence(&event, Sequence::NONE.next())?;
+            if let Some(error) = untaken(&event, config) {
+                return Err(line.refused(&error));
+            }
+            (self.at, self.searched, self.number) = (at, at, number);
+            return Ok(());
+        }
     }
 
     /// The next line, if it is at hand whole.
@@ -226,11 +273,13 @@ impl<R: Read> Lines<R> {
         self.searched = self.at;
         self.number += 1;
         let text = &self.bytes[from..end];
-        Ok(Some(Line { number: self.number, text: text.strip_suffix(b"\r").unwrap_or(text) }))
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        Ok(Some(Line { number: self.number, text, any_appended: self.any_appended }))
     }
 
     fn too_long(&self) -> Result<Option<Line<'_>>, Error> {
-        let line = Line { number: self.number + 1, text: &[] };
+        let (number, any_appended) = (self.number + 1, self.any_appended);
+        let line = Line { number, text: &[], any_appended };
         let what = format!("the line is longer than {} bytes", Self::LINE_BYTES_MAX);
         Err(line.error(1, what))
     }

@@ -100,6 +100,39 @@ fn directory(path: &Path) -> Result<Kind, Error> {
     Ok(Kind::Log(storage))
 }
 
+/// Whether there is a log to append to in that directory; if not, one may be created there.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::NotALog`] if something else is in it: beside files that are not known, a
+/// log would be created where nobody looks for one, and the path is perhaps not the one that was meant.
+pub fn has_log(dir: &Path) -> Result<bool, Error> {
+    let io = |error| Error::io(dir, error);
+    let entries = match dir.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.map_err(io)?,
+    };
+    let mut foreign = false;
+    for entry in entries {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name();
+        if name.to_str().and_then(SegmentId::from_file_name).is_some() {
+            return Ok(true);
+        }
+        foreign |= name != FileStorage::LOCK || !entry.file_type().map_err(io)?.is_file();
+    }
+    if foreign {
+        return Err(Error::NotALog {
+            path: dir.to_owned(),
+            why: "the directory holds other files, and no segments",
+            remedy:
+                "nothing was written; name a log's directory, or one that is empty or not there \
+                     yet, such as a new one in this directory"
+                    .to_owned(),
+        });
+    }
+    Ok(false)
+}
+
 /// A crash in the first opening may leave the lock file and nothing else: a log without records.
 fn is_before_first_segment(path: &Path) -> io::Result<bool> {
     let mut lock = false;

@@ -376,6 +376,20 @@ fn help_names_the_exit_codes() {
     }
 }
 
+/// What the whole design has and this version has not is refused, and the architecture says so.
+#[test]
+fn what_is_not_there_yet_is_listed_as_such() {
+    let architecture = include_str!("../../../ARCHITECTURE.md");
+    let narrow = architecture.split_once("## Narrow on purpose").unwrap().1;
+    for missing in ["recover --explain", "verify", "salvage"] {
+        assert!(narrow.contains(&format!("`trinity wal {missing}`")), "{missing}");
+        let path = vector("04");
+        let args = missing.split(' ').map(OsStr::new).chain([path.as_os_str()]);
+        let ran = run(command(args));
+        assert_eq!(ran.code, 4, "{missing}: {}", ran.err);
+    }
+}
+
 // ---- importing ----
 
 #[test]
@@ -462,7 +476,76 @@ fn a_new_log_begins_with_the_first_sequence() {
     let ran = import(&dir, line, &[], 4);
     assert!(ran.err.contains("`seq` is 7: the log's next is 1"), "{}", ran.err);
     assert!(ran.err.contains("nothing was appended"), "{}", ran.err);
-    assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 0);
+    assert!(!dir.exists(), "nothing was written either");
+}
+
+#[test]
+fn a_wrong_first_event_creates_no_log() {
+    let good = event("saga_created", r#"{"id":1}"#);
+    let over_limit = event("0x2a", &format!(r#"{{"raw":"{}"}}"#, "00".repeat(65_537)));
+    let long_line = " ".repeat(2 << 20);
+    let guard = r#"{"seq":1,"type":"guard","timestamp_ms":0}"#;
+    for (wrong, what) in [
+        ("not even JSON\n", "line 1, column 1: expected a JSON object"),
+        ("\n  \nnot even JSON", "line 3, column 1: expected a JSON object"),
+        (&*event("saga_complete", r#"{"id":1}"#), "line 1, column 23: unknown event type"),
+        (&*event("0xf1", r#"{"raw":""}"#), "line 1, column 2: event code 0xf1"),
+        (&*over_limit, "line 1, column 45: a payload of 65537 bytes"),
+        (&*long_line, "line 1, column 1: the line is longer"),
+        (
+            r#"{"seq":2,"type":"0x2a","timestamp_ms":0,"raw":""}"#,
+            "line 1, column 2: `seq` is 2: the log's next is 1",
+        ),
+        (&*format!("{guard}\n{{}}\n"), "line 2, column 2: missing field"),
+    ] {
+        let lines = format!("{wrong}\n{good}");
+        let (inside, dir) = fresh();
+        let (empty, begun) = (inside.path().join("empty"), inside.path().join("begun"));
+        for there in [&empty, &begun] {
+            fs::create_dir(there).unwrap();
+        }
+        fs::write(begun.join("lock"), "").unwrap();
+        for dir in [&dir, &empty, &begun] {
+            let ran = import(dir, &lines, &["--acks"], 4);
+            assert!(ran.err.contains(what), "{what}: {}", ran.err);
+            assert!(ran.err.contains("nothing was appended"), "{}", ran.err);
+            assert_eq!(ran.text(), "");
+        }
+        assert!(!dir.exists());
+        assert_eq!((contents(&empty).len(), contents(&begun).len()), (0, 1));
+        // The right lines begin a log in each of them.
+        for dir in [&dir, &empty, &begun] {
+            import(dir, &good, &[], 0);
+            assert_eq!(check("recover", dir, &["--json"], 0).json()["records"], 1);
+        }
+    }
+}
+
+/// What no other command would call a log does not become one in passing.
+#[test]
+fn no_log_is_created_among_foreign_files() {
+    let inside = TempDir::new().unwrap();
+    let good = event("saga_created", r#"{"id":1}"#);
+    for (name, foreign) in
+        [("files", &["data"][..]), ("locked", &["data", "lock"]), ("misnamed", &["1.wal"])]
+    {
+        let dir = inside.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        for file in foreign {
+            fs::write(dir.join(file), "theirs").unwrap();
+        }
+        let before = contents(&dir);
+        check("recover", &dir, &[], 4);
+        for lines in [&*good, "", "not even JSON"] {
+            let ran = import(&dir, lines, &[], 4);
+            let told = format!("{}: not a Trinity log: the directory holds other", dir.display());
+            assert!(ran.err.contains(&told), "{}", ran.err);
+            assert!(ran.err.contains("help: nothing was written; name a log's dir"), "{}", ran.err);
+        }
+        assert_eq!(contents(&dir), before);
+        // Below it there is room for one.
+        import(&dir.join("log"), &good, &[], 0);
+    }
 }
 
 #[test]
@@ -691,7 +774,7 @@ fn names_in_a_log_are_not_trusted() {
     let locked = inside.path().join("locked");
     fs::create_dir_all(locked.join("lock")).unwrap();
     check("recover", &locked, &[], 4);
-    import(&locked, "", &[], 3);
+    import(&locked, "", &[], 4);
 }
 
 #[cfg(unix)]

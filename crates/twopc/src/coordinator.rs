@@ -674,10 +674,7 @@ mod tests {
             assert_eq!(transaction.settle(), None, "a vote is missing");
             let voted = Event::VoteReceived { shard: *shard, vote: Vote::Commit };
             transaction.apply(Sequence(at), &voted).unwrap();
-            assert_eq!(
-                transaction.apply(Sequence(at), &voted),
-                Err(IllegalTransition::SecondVote)
-            );
+            assert_eq!(transaction.apply(Sequence(at), &voted), Err(IllegalTransition::SecondVote));
         }
         assert_eq!(transaction.votes().count(), 300);
         let decision = transaction.settle().unwrap();

@@ -18,7 +18,8 @@ use crate::storage::{DiskError, DiskOp, SegmentId};
 /// How a log is kept. Every size is in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The longest payload of a record.
+    /// The longest payload of a record. Nodes that work together are to have the same: a coordinator
+    /// takes it for its participants' limit too, and starts nothing of which a record would not fit.
     pub max_payload: u32,
     /// From so many records on a log may be compacted.
     pub max_records: u64,

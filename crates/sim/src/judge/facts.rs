@@ -767,7 +767,13 @@ impl Facts {
                 if let Some(sent) = message.coordinator_epoch() {
                     self.commands(from, to, by, sent.value(), opened)?;
                 }
-                self.transaction(from, by, message, opened)
+                self.transaction(from, by, message, opened)?;
+                match message {
+                    twopc::Message::Vote { key, .. } | twopc::Message::Ack { key, .. } => {
+                        self.answers(from, by, key.id)
+                    }
+                    _ => Ok(()),
+                }
             }
             Message::StepCall { key, epoch: sent, step, direction, .. } => {
                 let by = self.known(key.coordinator)?;
@@ -776,7 +782,8 @@ impl Facts {
             }
             Message::StepReply { key, step, direction, answer, .. } => {
                 let by = self.known(key.coordinator)?;
-                self.step_answered(from, by, key.id, *step, *direction, answer)
+                self.step_answered(from, by, key.id, *step, *direction, answer)?;
+                self.answers(from, by, key.id)
             }
             Message::Announce { store: id, boot } => {
                 announces(from, id.0, boot.0, store(opened, from))
@@ -811,6 +818,20 @@ impl Facts {
         let seen = seen(&self.coordinators[by as usize].seen, to);
         self.seen.stale_epoch_sent += u64::from(sent < seen);
         Ok(())
+    }
+
+    /// A coordinator is answered only once its epoch is durable where the answer comes from: else a
+    /// crash there would forget it, and a process of before that epoch could command again. An answer
+    /// names no epoch. That of the operation's id is the lowest that can have asked, so what is
+    /// answered to a later epoch of the same coordinator is not held against that one.
+    fn answers(&self, from: u32, by: u32, id: OperationId) -> Checked {
+        let seen = seen(&self.coordinators[by as usize].seen, from);
+        let asked = id.epoch().value();
+        ensure(seen >= asked, "gate", || {
+            format!(
+                "n{from} answers epoch {asked} of n{by} about {id}; durable there is epoch {seen}"
+            )
+        })
     }
 
     fn transaction(
