@@ -3,7 +3,7 @@ use crate::host::{self, Host};
 use base::prng::Key;
 use base::{CoordinatorId, NodeName, RequestKey, Time};
 use coordinator::{Engine, LogSlot, Message, Output, Replay, Request};
-use wal_core::{DiskError, DiskOp, Log, OpenError, OpenMode, Opening};
+use wal_core::{DiskError, DiskOp, Log, OpenError, OpenMode, Opening, SegmentId};
 
 /// What a node is.
 #[derive(Clone, Debug)]
@@ -71,6 +71,7 @@ trait Resident: Sized {
         now: Time,
         out: &mut Vec<Output>,
     ) -> Self;
+    fn log(&self) -> &Log;
 }
 
 /// In a box: most nodes of a network have none.
@@ -86,6 +87,10 @@ impl Resident for Box<Engine> {
     ) -> Self {
         Box::new(Engine::resume(config, replay, log, now, out))
     }
+
+    fn log(&self) -> &Log {
+        Engine::log(self)
+    }
 }
 
 impl Resident for Host {
@@ -100,12 +105,21 @@ impl Resident for Host {
     ) -> Self {
         Host::resume(config, replay, log, now, out)
     }
+
+    fn log(&self) -> &Log {
+        Host::log(self)
+    }
 }
 
-/// A part of the node: absent, recovering, running, or stopped for good.
+/// A log's configuration, the id that it gets if it is new, how it is opened, and the node's name.
+type Settings = (wal_core::Config, u64, OpenMode, NodeName);
+
+/// A part of the node: absent, not begun, recovering, running, or stopped for good.
 #[derive(Debug)]
 enum Part<R: Resident> {
     Absent,
+    /// It is opened once the other log is claimed.
+    Held(Box<(R::Config, Settings)>),
     Opening(Box<Recovery<R>>),
     Running(R),
     Dead,
@@ -136,7 +150,7 @@ impl<R: Resident> Recovery<R> {
     /// Reads what is there, and claims the log under a new epoch.
     fn begin(
         config: R::Config,
-        settings: (wal_core::Config, u64, OpenMode, NodeName),
+        settings: Settings,
         disks: &dyn Disks,
     ) -> Result<(Recovery<R>, Vec<DiskOp>), OpenError> {
         let (log, new_log_id, mode, node) = settings;
@@ -155,7 +169,7 @@ impl<R: Resident> Recovery<R> {
 impl<R: Resident> Part<R> {
     fn open(
         config: Option<R::Config>,
-        settings: (wal_core::Config, u64, OpenMode, NodeName),
+        settings: Settings,
         disks: &dyn Disks,
         out: &mut Vec<Output>,
     ) -> Part<R> {
@@ -213,6 +227,15 @@ impl<R: Resident> Part<R> {
         }
     }
 
+    /// The segment under which this process has its log, once that is claimed.
+    fn claimed(&self) -> Option<SegmentId> {
+        match self {
+            Part::Opening(recovery) if recovery.step == Step::Seal => recovery.opening.segment(),
+            Part::Running(resident) => Some(resident.log().segment()),
+            _ => None,
+        }
+    }
+
     fn running(&mut self) -> Option<&mut R> {
         match self {
             Part::Running(resident) => Some(resident),
@@ -227,8 +250,8 @@ impl<R: Resident> Part<R> {
 
 /// One node: see the crate's page.
 ///
-/// Inputs: [`start`](Self::start), [`handle`](Self::handle), [`receive`](Self::receive). Views: the rest. A message for a part that
-/// is absent, or still recovering, is as good as lost.
+/// Inputs: [`start`](Self::start), [`handle`](Self::handle), [`receive`](Self::receive). Views: the
+/// rest. A message for a part that is absent, or still recovering, is as good as lost.
 #[derive(Debug)]
 pub struct Node {
     name: NodeName,
@@ -250,12 +273,16 @@ impl Node {
     ) -> Node {
         let Config { name, coordinator, participant, log, new_log_id } = config;
         let settings = |id| (log.clone(), id, mode, name);
-        let mut node = Node {
-            name,
-            coordinator: Part::open(coordinator, settings(!new_log_id), disks, out),
-            participant: Part::open(participant, settings(new_log_id), disks, out),
-            wakes: [None, None],
+        let coordinator = Part::open(coordinator, settings(!new_log_id), disks, out);
+        let settings = settings(new_log_id);
+        // See `keep_both`.
+        let participant = match (participant, &coordinator) {
+            (Some(config), Part::Opening(_)) if mode == OpenMode::TakeOver => {
+                Part::Held(Box::new((config, settings)))
+            }
+            (config, _) => Part::open(config, settings, disks, out),
         };
+        let mut node = Node { name, coordinator, participant, wakes: [None, None] };
         node.finish(now, Touched::Both, out);
         node
     }
@@ -270,6 +297,9 @@ impl Node {
                     part => {
                         let opening = std::mem::replace(part, Part::Dead);
                         *part = opening.opened(now, result, disks, out);
+                        if part.claimed().is_some() {
+                            self.open_held(disks, out);
+                        }
                     }
                 }
                 Touched::Coordinator
@@ -280,9 +310,12 @@ impl Node {
                     part => {
                         let opening = std::mem::replace(part, Part::Dead);
                         *part = opening.opened(now, result, disks, out);
+                        if part.claimed().is_some() {
+                            self.keep_both(disks, out);
+                        }
                     }
                 }
-                Touched::Participant
+                Touched::Both
             }
             Input::Wake => {
                 if let Some(engine) = self.coordinator.running() {
@@ -379,6 +412,30 @@ impl Node {
                 host.receive(now, from, message, out);
             }
             Touched::Participant
+        }
+    }
+
+    fn open_held(&mut self, disks: &dyn Disks, out: &mut Vec<Output>) {
+        if let Part::Held(held) = &mut self.participant {
+            let (config, settings) = (**held).clone();
+            self.participant = Part::open(Some(config), settings, disks, out);
+        }
+    }
+
+    /// Two processes that take a node over at the same time may each get one of its logs. Then neither
+    /// may stay: whoever has the other log of one that went could be idle for ever, refused by everybody,
+    /// and never look. So a coordinator's log is claimed before the participant's is begun, and once
+    /// that is claimed too it is looked whether the first is still ours: whoever claims the
+    /// participant's log last has both, or stops here.
+    fn keep_both(&mut self, disks: &dyn Disks, out: &mut Vec<Output>) {
+        let Some(own) = self.coordinator.claimed() else { return };
+        let stays = match disks.directory(LogSlot::Coordinator).segments() {
+            Ok(there) => there.last().is_none_or(|newest| *newest <= own),
+            // What cannot be read now fails at the next flush.
+            Err(_) => true,
+        };
+        if !stays {
+            self.coordinator = Part::die(&DiskError::Fenced, out);
         }
     }
 

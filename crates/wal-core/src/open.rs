@@ -161,6 +161,13 @@ impl Opening {
         Ok(ops)
     }
 
+    /// The segment that was [claimed](Self::claim). While the directory holds none that is newer,
+    /// nobody has taken the log over from this opening.
+    #[must_use]
+    pub fn segment(&self) -> Option<SegmentId> {
+        self.claim.map(|claim| claim.segment)
+    }
+
     /// Once the claim's operations are done: reads on, decides where the log ends, and returns the
     /// operations that make it so.
     ///
