@@ -128,6 +128,51 @@ impl std::error::Error for CodecError {}
 
 // ---- writing ----
 
+/// Up to `N` bytes of which the compiler knows where each part goes: they are put together and then
+/// appended in one piece.
+struct Fixed<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Fixed<N> {
+    #[inline]
+    fn of(id: OperationId) -> Fixed<N> {
+        Fixed { bytes: [0; N], len: 0 }.put(&id.0.to_le_bytes())
+    }
+
+    #[inline]
+    fn put<const M: usize>(mut self, part: &[u8; M]) -> Fixed<N> {
+        self.bytes[self.len..self.len + M].copy_from_slice(part);
+        self.len += M;
+        self
+    }
+
+    #[inline]
+    fn tag<const M: usize>(self, tag: u8, value: &[u8; M]) -> Fixed<N> {
+        self.put(&tag_head(tag, M)).put(value)
+    }
+
+    #[inline]
+    fn append(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[..self.len]);
+    }
+
+    /// Appends it and goes on with extensions, of which it holds some.
+    #[inline]
+    fn tags(self, out: &mut Vec<u8>) -> Tags<'_> {
+        self.append(out);
+        Tags { out, begun: true }
+    }
+}
+
+#[inline]
+fn tag_head(tag: u8, len: usize) -> [u8; 3] {
+    let len = u16::try_from(len).expect("parts are cut to fit");
+    let [low, high] = len.to_le_bytes();
+    [tag, low, high]
+}
+
 fn words(out: &mut Vec<u8>, id: OperationId, numbers: &[u32]) {
     out.extend_from_slice(&id.0.to_le_bytes());
     for number in numbers {
@@ -169,20 +214,22 @@ impl<'a> Tags<'a> {
             self.out.push(EXTENSION_VERSION);
             self.begun = true;
         }
-        self.out.push(tag);
-        let len = u16::try_from(len).expect("parts are cut to fit");
-        self.out.extend_from_slice(&len.to_le_bytes());
+        self.out.extend_from_slice(&tag_head(tag, len));
     }
 
     fn participants(&mut self, list: impl ExactSizeIterator<Item = Member>) {
         // At most 64 participants of 76 bytes: one part.
-        self.head(tag::PARTICIPANTS, list.len() * PARTICIPANT_BYTES);
-        for Member { shard, node, store } in list {
+        let bytes = list.len() * PARTICIPANT_BYTES;
+        self.head(tag::PARTICIPANTS, bytes);
+        let at = self.out.len();
+        self.out.resize(at + bytes, 0);
+        let entries = self.out[at..].as_chunks_mut::<PARTICIPANT_BYTES>().0;
+        for (entry, Member { shard, node, store }) in entries.iter_mut().zip(list) {
             let (store, boot) = store.unwrap_or_default();
-            self.out.extend_from_slice(&shard.0);
-            self.out.extend_from_slice(&node.0);
-            self.out.extend_from_slice(&store.0.to_le_bytes());
-            self.out.extend_from_slice(&boot.0.to_le_bytes());
+            entry[..32].copy_from_slice(&shard.0);
+            entry[32..64].copy_from_slice(&node.0);
+            entry[64..72].copy_from_slice(&store.0.to_le_bytes());
+            entry[72..].copy_from_slice(&boot.0.to_le_bytes());
         }
     }
 }
@@ -284,41 +331,46 @@ pub fn encode_transaction(
     out: &mut Vec<u8>,
 ) -> EventType {
     use twopc::coordinator::Event;
-    words(out, id, &[]);
+    let mut bare = |event| {
+        words(out, id, &[]);
+        event
+    };
     match event {
         Event::Created { coordinator, request_key } => {
-            out.extend_from_slice(&coordinator.0);
+            Fixed::<40>::of(id).put(&coordinator.0).append(out);
             if let Some(key) = request_key {
                 Tags::behind(out).put(tag::REQUEST_KEY, key.as_bytes());
             }
             EventType::TX_CREATED
         }
         Event::ParticipantAdded(Member { shard, node, store }) => {
-            out.extend_from_slice(&shard.0);
-            out.extend_from_slice(&node.0);
-            if let Some((store, boot)) = store {
-                let mut value = [0; 12];
-                value[..8].copy_from_slice(&store.0.to_le_bytes());
-                value[8..].copy_from_slice(&boot.0.to_le_bytes());
-                Tags::behind(out).put(tag::STORE, &value);
+            let prefix = Fixed::<88>::of(id).put(&shard.0).put(&node.0);
+            match store {
+                None => prefix.append(out),
+                Some((store, boot)) => {
+                    let extension = prefix.put(&[EXTENSION_VERSION]).put(&tag_head(tag::STORE, 12));
+                    extension.put(&store.0.to_le_bytes()).put(&boot.0.to_le_bytes()).append(out);
+                }
             }
             EventType::TX_PARTICIPANT_ADDED
         }
-        Event::PrepareStart => EventType::TX_PREPARE_START,
         Event::VoteReceived { shard, vote } => {
-            out.extend_from_slice(&shard.0);
-            out.push(u8::from(*vote == Vote::Commit));
+            let vote = u8::from(*vote == Vote::Commit);
+            Fixed::<41>::of(id).put(&shard.0).put(&[vote]).append(out);
             EventType::TX_VOTE_RECEIVED
         }
         Event::CommitStart { members } => {
+            out.reserve(12 + members.len() * PARTICIPANT_BYTES);
+            words(out, id, &[]);
             Tags::behind(out).participants(members.iter().copied());
             EventType::TX_COMMIT_START
         }
-        Event::CommitComplete => EventType::TX_COMMIT_COMPLETE,
-        Event::AbortStart => EventType::TX_ABORT_START,
-        Event::AbortComplete => EventType::TX_ABORT_COMPLETE,
-        Event::RollbackStart => EventType::TX_ROLLBACK_START,
-        Event::RollbackComplete => EventType::TX_ROLLBACK_COMPLETE,
+        Event::PrepareStart => bare(EventType::TX_PREPARE_START),
+        Event::CommitComplete => bare(EventType::TX_COMMIT_COMPLETE),
+        Event::AbortStart => bare(EventType::TX_ABORT_START),
+        Event::AbortComplete => bare(EventType::TX_ABORT_COMPLETE),
+        Event::RollbackStart => bare(EventType::TX_ROLLBACK_START),
+        Event::RollbackComplete => bare(EventType::TX_ROLLBACK_COMPLETE),
     }
 }
 
@@ -353,37 +405,33 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
 /// Writes the payload of a participant's event, and says which it is.
 pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) -> EventType {
     use twopc::participant::Event;
-    let prefix = |out: &mut Vec<u8>, id: OperationId, coordinator: &CoordinatorId| {
-        words(out, id, &[]);
-        out.extend_from_slice(&coordinator.0);
+    /// The most that stands before a body: coordinator, version, shard and epoch.
+    type Front = Fixed<83>;
+    let front = |id: OperationId, coordinator: &CoordinatorId| {
+        Front::of(id).put(&coordinator.0).put(&[EXTENSION_VERSION])
     };
+    let branch =
+        |key: &PromiseKey| front(key.tx.id, &key.tx.coordinator).tag(tag::SHARD, &key.shard.0);
     match event {
         Event::Prepared { key, epoch, peers, work } => {
-            prefix(out, key.tx.id, &key.tx.coordinator);
-            let mut tags = Tags::behind(out);
-            tags.put(tag::SHARD, &key.shard.0).put(tag::EPOCH, &epoch.value().to_le_bytes());
-            tags.put(tag::BODY, work);
-            tags.participants(peers.iter().copied().map(Member::at));
+            out.reserve(83 + 6 + work.len() + peers.len() * PARTICIPANT_BYTES);
+            let mut tags = branch(key).tag(tag::EPOCH, &epoch.value().to_le_bytes()).tags(out);
+            tags.put(tag::BODY, work).participants(peers.iter().copied().map(Member::at));
             EventType::TX_PREPARED
         }
         Event::Committed { key, epoch } => {
-            prefix(out, key.tx.id, &key.tx.coordinator);
-            let mut tags = Tags::behind(out);
-            tags.put(tag::SHARD, &key.shard.0).put(tag::EPOCH, &epoch.value().to_le_bytes());
+            branch(key).tag(tag::EPOCH, &epoch.value().to_le_bytes()).append(out);
             EventType::TX_PARTICIPANT_COMMITTED
         }
         Event::Aborted { key, promised } => {
-            prefix(out, key.tx.id, &key.tx.coordinator);
-            let mut tags = Tags::behind(out);
-            tags.put(tag::SHARD, &key.shard.0);
-            if *promised {
-                tags.put(tag::PROMISED, &[1]);
-            }
+            let branch = branch(key);
+            let whole = if *promised { branch.tag(tag::PROMISED, &[1]) } else { branch };
+            whole.append(out);
             EventType::TX_PARTICIPANT_ABORTED
         }
         Event::CoordinatorSeen { coordinator, epoch } => {
-            prefix(out, OperationId(0), coordinator);
-            Tags::behind(out).put(tag::EPOCH, &epoch.value().to_le_bytes());
+            let front = front(OperationId(0), coordinator);
+            front.tag(tag::EPOCH, &epoch.value().to_le_bytes()).append(out);
             EventType::COORDINATOR_SEEN
         }
     }
@@ -391,20 +439,18 @@ pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) 
 
 /// Writes the payload of a step's outcome, and says which event it is.
 pub fn encode_step(outcome: &StepOutcome, out: &mut Vec<u8>) -> EventType {
-    words(out, outcome.key.id, &[]);
-    out.extend_from_slice(&outcome.key.coordinator.0);
-    let mut call = [0; 21];
-    call[..4].copy_from_slice(&outcome.step.to_le_bytes());
-    call[4] = u8::from(outcome.direction == Direction::Backward);
-    call[5..].copy_from_slice(&outcome.token.0);
     let (refused, code) = match outcome.answer {
         StepAnswer::Refused { code } => (1, code),
         StepAnswer::Done | StepAnswer::NotNow => (0, 0),
     };
-    let mut answer = [refused, 0, 0, 0, 0, u8::from(outcome.changed)];
-    answer[1..5].copy_from_slice(&code.to_le_bytes());
-    let mut tags = Tags::behind(out);
-    tags.put(tag::CALL, &call).put(tag::ANSWER, &answer);
+    let backward = u8::from(outcome.direction == Direction::Backward);
+    let prefix = Fixed::<74>::of(outcome.key.id).put(&outcome.key.coordinator.0);
+    let call = prefix.put(&[EXTENSION_VERSION]).put(&tag_head(tag::CALL, 21));
+    let call = call.put(&outcome.step.to_le_bytes()).put(&[backward]);
+    let call = call.put(&outcome.token.0);
+    let answer = call.put(&tag_head(tag::ANSWER, 6));
+    let answer = answer.put(&[refused]).put(&code.to_le_bytes()).put(&[u8::from(outcome.changed)]);
+    let mut tags = answer.tags(out);
     if outcome.changed {
         tags.put(tag::BODY, &outcome.work);
     }

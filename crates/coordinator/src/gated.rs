@@ -12,7 +12,6 @@ pub struct GatedLog {
     log: Log,
     gate: Gate<Output>,
     unix_ms_at_zero: i64,
-    payload: Vec<u8>,
 }
 
 impl GatedLog {
@@ -20,10 +19,11 @@ impl GatedLog {
     /// milliseconds: for the timestamps that people read.
     #[must_use]
     pub fn new(slot: LogSlot, log: Log, unix_ms_at_zero: i64) -> GatedLog {
-        GatedLog { slot, log, gate: Gate::default(), unix_ms_at_zero, payload: Vec::new() }
+        GatedLog { slot, log, gate: Gate::default(), unix_ms_at_zero }
     }
 
-    /// Appends one record, whose payload `encode` writes. It becomes durable with the next force.
+    /// Appends one record, whose payload `encode` writes behind what is in the buffer: see
+    /// [`Log::append_with`]. It becomes durable with the next force.
     ///
     /// # Errors
     /// What the log says; nothing was appended.
@@ -33,10 +33,8 @@ impl GatedLog {
         out: &mut Vec<Output>,
         encode: impl FnOnce(&mut Vec<u8>) -> EventType,
     ) -> Result<Sequence, AppendError> {
-        self.payload.clear();
-        let event = encode(&mut self.payload);
         let timestamp_ms = self.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
-        let sequence = self.log.append(event, timestamp_ms, &self.payload)?;
+        let (event, sequence) = self.log.append_with(timestamp_ms, encode)?;
         out.push(Output::Appended { slot: self.slot, event, sequence });
         Ok(sequence)
     }
@@ -69,9 +67,7 @@ impl GatedLog {
             out.push(Output::Died { slot: self.slot, reason: reason.to_string() });
             return;
         }
-        while let Some(effect) = self.gate.release(self.log.durable()) {
-            out.push(effect);
-        }
+        self.gate.release(self.log.durable(), out);
     }
 
     /// Hands out the next flush, if one is due and none is under way.

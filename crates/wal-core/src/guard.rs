@@ -84,7 +84,7 @@ pub(crate) struct Framing {
     pub padded: bool,
 }
 
-/// A guess at the space that a batch's guard will need in front of its records, in bytes.
+/// How long the guard of a batch is that begins at `offset`.
 pub(crate) fn guard_bytes(offset: u64, records_bytes: usize) -> usize {
     let mut list = 1;
     loop {
@@ -98,47 +98,66 @@ pub(crate) fn guard_bytes(offset: u64, records_bytes: usize) -> usize {
 }
 
 /// Turns `gap` bytes of space with records behind them into a batch, and returns its guard's checksum.
-/// The records are moved only if the space is not what the guard needs.
-pub(crate) fn frame_batch(bytes: &mut Vec<u8>, gap: usize, framing: &Framing) -> u32 {
-    let records_bytes = bytes.len() - gap;
-    let space = guard_bytes(framing.offset, records_bytes);
-    if space < gap {
-        bytes.drain(..gap - space);
-    } else if space > gap {
-        bytes.resize(space + records_bytes, 0);
-        bytes.copy_within(gap..gap + records_bytes, space);
-    }
-    let mut len = bytes.len() + MARK_BYTES;
+/// The records are moved only if the space is not what the guard needs. `crc32` has seen nothing yet:
+/// to make one asks what the processor can do.
+pub(crate) fn frame_batch(
+    bytes: &mut Vec<u8>,
+    gap: usize,
+    framing: &Framing,
+    crc32: &crc32fast::Hasher,
+) -> u32 {
+    let space = guard_bytes(framing.offset, bytes.len() - gap);
+    move_records(bytes, gap, space);
+    bytes.extend_from_slice(&[MARK; MARK_BYTES]);
     if framing.padded {
-        let past = (framing.offset + len as u64) % SECTOR;
-        len += ((SECTOR - past) % SECTOR) as usize;
+        let past = (framing.offset + bytes.len() as u64) % SECTOR;
+        bytes.resize(bytes.len() + ((SECTOR - past) % SECTOR) as usize, MARK);
     }
-    bytes.resize(len, MARK);
-    let first_sector = framing.offset / SECTOR;
-    for (entry, at) in (HEAD_BYTES..space).step_by(4).enumerate() {
-        let (from, to) = sector_part(framing.offset, first_sector + entry as u64, space, len);
-        let checksum = if from < to { crc32c::crc32c(&bytes[from..to]) } else { 0 };
-        bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+    let batch_bytes = u32::try_from(bytes.len()).expect("a batch has a limit far below 4 GiB");
+    let (guard, guarded) = bytes.split_at_mut(space);
+    let (head, list) = guard.split_at_mut(HEAD_BYTES);
+    // What is left of the batch, from the guard on, before the sector's end.
+    let mut left = guarded;
+    let mut sector_end = (SECTOR - framing.offset % SECTOR) as usize;
+    let mut at = space;
+    for entry in list.as_chunks_mut::<4>().0 {
+        let part;
+        (part, left) = left.split_at_mut(sector_end.saturating_sub(at).min(left.len()));
+        let checksum = if part.is_empty() { 0 } else { crc32c::crc32c(part) };
+        *entry = checksum.to_le_bytes();
+        at += part.len();
+        sector_end += SECTOR as usize;
     }
-    let list_checksum = crc32c::crc32c(&bytes[HEAD_BYTES..space]);
-    let batch_bytes = u32::try_from(len).expect("a batch has a limit far below 4 GiB");
-    let payload_bytes = (space - 29) as u32;
-    let head = &mut bytes[..HEAD_BYTES];
-    head[..5].copy_from_slice(&HEAD_MAGIC);
-    head[5..13].copy_from_slice(&framing.first.0.to_le_bytes());
-    head[13..21].fill(0);
-    head[21..25].copy_from_slice(&payload_bytes.to_le_bytes());
-    head[29..33].copy_from_slice(&batch_bytes.to_le_bytes());
-    head[33..37].copy_from_slice(&framing.records.to_le_bytes());
-    head[37..45].copy_from_slice(&framing.watermark.0.to_le_bytes());
-    head[45..49].copy_from_slice(&framing.chain.to_le_bytes());
-    head[49..53].copy_from_slice(&list_checksum.to_le_bytes());
-    head[57] = HEAD_LAST;
-    let checksum = framing.seed.checksum(framing.offset, head);
-    head[53..57].copy_from_slice(&checksum.to_le_bytes());
-    let crc = crc32fast::hash(&bytes[29..space]);
-    bytes[25..29].copy_from_slice(&crc.to_le_bytes());
+    // The head's checksum begins with its place, and has zeros where both checksums go.
+    let mut placed = [0; 8 + HEAD_BYTES];
+    placed[..8].copy_from_slice(&framing.offset.to_le_bytes());
+    placed[8..13].copy_from_slice(&HEAD_MAGIC);
+    placed[13..21].copy_from_slice(&framing.first.0.to_le_bytes());
+    placed[29..33].copy_from_slice(&((space - 29) as u32).to_le_bytes());
+    placed[37..41].copy_from_slice(&batch_bytes.to_le_bytes());
+    placed[41..45].copy_from_slice(&framing.records.to_le_bytes());
+    placed[45..53].copy_from_slice(&framing.watermark.0.to_le_bytes());
+    placed[53..57].copy_from_slice(&framing.chain.to_le_bytes());
+    placed[57..61].copy_from_slice(&crc32c::crc32c(list).to_le_bytes());
+    placed[65] = HEAD_LAST;
+    let checksum = crc32c::crc32c_append(framing.seed.0, &placed);
+    placed[61..65].copy_from_slice(&checksum.to_le_bytes());
+    head.copy_from_slice(&placed[8..]);
+    let mut crc32 = crc32.clone();
+    crc32.update(&guard[29..]);
+    guard[25..29].copy_from_slice(&crc32.finalize().to_le_bytes());
     checksum
+}
+
+/// Moves what is behind `from` bytes to behind `to` bytes.
+fn move_records(bytes: &mut Vec<u8>, from: usize, to: usize) {
+    if to == from {
+        return;
+    }
+    let records_bytes = bytes.len() - from;
+    bytes.resize(from.max(to) + records_bytes, 0);
+    bytes.copy_within(from..from + records_bytes, to);
+    bytes.truncate(to + records_bytes);
 }
 
 /// The part of the file's `sector` that lies in `from..to` of a batch at `offset`, as a range in the
@@ -339,7 +358,7 @@ mod tests {
             chain: 77,
             padded,
         };
-        let checksum = frame_batch(&mut bytes, gap, &framing);
+        let checksum = frame_batch(&mut bytes, gap, &framing, &crc32fast::Hasher::new());
         (bytes, checksum)
     }
 

@@ -1,13 +1,12 @@
 //! The log itself, as a value: it is told what to append and what became of its flushes, and says what
 //! is to be written.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use base::{Epoch, Sequence, Time};
 
 use crate::guard::{Framing, HEAD_BYTES, MARK_BYTES, Seed, frame_batch, guard_bytes};
-use crate::record::{EventType, RECORD_HEADER_BYTES, Record, encode_record};
+use crate::record::{EventType, RECORD_HEADER_BYTES, encode_header};
 use crate::scan::ScanConfig;
 use crate::segment::{
     BATCH_BYTES_LIMIT, Claim, HEADER_BYTES, SECTOR, Seal, encode_claim, encode_copy,
@@ -147,6 +146,8 @@ fn frame_overhead(bytes: u64) -> u64 {
     (HEAD_BYTES + MARK_BYTES) as u64 + 4 * (bytes / SECTOR + 3)
 }
 
+const HEADER: usize = RECORD_HEADER_BYTES as usize;
+
 /// Why a record was not appended. The log is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -193,12 +194,20 @@ pub struct Flush {
 }
 
 /// Records that wait for a flush: one batch, with space for its guard in front.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Pending {
+    /// What is behind `end` belongs to an append that came to nothing.
     bytes: Vec<u8>,
     gap: usize,
+    end: usize,
     first: Sequence,
     records: u32,
+}
+
+impl Pending {
+    fn records_bytes(&self) -> usize {
+        self.end - self.gap
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -236,8 +245,14 @@ pub struct Log {
     forced: Sequence,
     /// The watermark of the last guard.
     guarded: Sequence,
-    pending: VecDeque<Pending>,
+    /// The batch that is appended to. It has no record if and only if nothing is pending.
+    pending: Pending,
+    /// Pending batches before that one, which are full.
+    full: Vec<Pending>,
+    /// The records of all of them, in bytes.
     pending_bytes: u64,
+    /// How long the records of the batch before were: a guess at the next one.
+    usual_bytes: usize,
     unsynced_bytes: u64,
     in_flight: Option<InFlight>,
     /// Since when the oldest pending record is known to wait.
@@ -246,6 +261,8 @@ pub struct Log {
     closed: bool,
     poison: Option<DiskError>,
     stats: Stats,
+    /// Begins every CRC-32: to make one asks what the processor can do.
+    crc32: crc32fast::Hasher,
     spare_ops: Vec<DiskOp>,
     spare_bytes: Vec<Vec<u8>>,
 }
@@ -276,8 +293,10 @@ impl Log {
             durable: last,
             forced: Sequence::NONE,
             guarded: last,
-            pending: VecDeque::new(),
+            pending: Pending::default(),
+            full: Vec::new(),
             pending_bytes: 0,
+            usual_bytes: 0,
             unsynced_bytes: 0,
             in_flight: None,
             waiting_since: None,
@@ -285,6 +304,7 @@ impl Log {
             closed: false,
             poison: None,
             stats,
+            crc32: crc32fast::Hasher::new(),
             spare_ops: Vec::new(),
             spare_bytes: Vec::new(),
             config,
@@ -303,51 +323,119 @@ impl Log {
         timestamp_ms: i64,
         payload: &[u8],
     ) -> Result<Sequence, AppendError> {
-        if self.poison.is_some() {
-            return Err(AppendError::Poisoned);
+        self.check_writable()?;
+        if event != EventType::GUARD {
+            self.check_length(payload.len())?;
         }
-        if self.closed {
-            return Err(AppendError::Closed);
-        }
-        if event == EventType::GUARD {
-            return Err(AppendError::Reserved);
-        }
-        if payload.len() as u64 > u64::from(self.config.max_payload) {
-            let bytes = payload.len() as u64;
-            return Err(AppendError::PayloadTooLarge { bytes, max: self.config.max_payload });
-        }
-        let sequence = self.last.next();
-        let record = Record { sequence, event, timestamp_ms, payload };
-        let bytes = record.encoded_bytes();
-        if self.pending_bytes + bytes > self.config.buffered_bytes_max {
-            return Err(AppendError::Full { max: self.config.buffered_bytes_max });
-        }
-        let batch = self.batch_with_room(bytes);
-        encode_record(&record, &mut batch.bytes);
-        batch.records += 1;
-        self.pending_bytes += bytes;
-        self.last = sequence;
-        self.stats.count(sequence, event, bytes);
+        let (_, sequence) = self.append_with(timestamp_ms, |out| {
+            out.extend_from_slice(payload);
+            event
+        })?;
         Ok(sequence)
     }
 
-    /// The last pending batch, or a new one if that has no room for `bytes`.
-    fn batch_with_room(&mut self, bytes: u64) -> &mut Pending {
-        let room = self.config.batch_room();
-        let has_room = self
-            .pending
-            .back()
-            .is_some_and(|batch| (batch.bytes.len() - batch.gap) as u64 + bytes <= room);
-        if !has_room {
-            // As much space as this record alone would need behind the last batch; moved if wrong.
-            let gap = guard_bytes(self.offset, bytes as usize);
-            let mut space = self.spare_bytes.pop().unwrap_or_default();
-            space.reserve(gap + bytes as usize + MARK_BYTES);
-            space.resize(gap, 0);
-            let first = self.last.next();
-            self.pending.push_back(Pending { bytes: space, gap, first, records: 0 });
+    /// As [`append`](Log::append), for a payload that `encode` writes in its place, behind what is in
+    /// the buffer already; it says which event that is.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the log is as it was.
+    ///
+    /// # Panics
+    /// If `encode` takes away what was in the buffer before.
+    pub fn append_with(
+        &mut self,
+        timestamp_ms: i64,
+        encode: impl FnOnce(&mut Vec<u8>) -> EventType,
+    ) -> Result<(EventType, Sequence), AppendError> {
+        self.check_writable()?;
+        self.begin_record();
+        let event = encode(&mut self.pending.bytes);
+        Ok((event, self.end_record(event, timestamp_ms)?))
+    }
+
+    fn check_writable(&self) -> Result<(), AppendError> {
+        if self.poison.is_some() {
+            return Err(AppendError::Poisoned);
         }
-        self.pending.back_mut().expect("one was just pushed if there was none")
+        if self.closed { Err(AppendError::Closed) } else { Ok(()) }
+    }
+
+    fn check_length(&self, payload: usize) -> Result<(), AppendError> {
+        let (bytes, max) = (payload as u64, self.config.max_payload);
+        if bytes > u64::from(max) {
+            return Err(AppendError::PayloadTooLarge { bytes, max });
+        }
+        Ok(())
+    }
+
+    /// Leaves space for a record's header behind the pending records.
+    fn begin_record(&mut self) {
+        if self.pending.records == 0 {
+            self.begin_batch();
+        }
+        let Pending { bytes, end, .. } = &mut self.pending;
+        bytes.truncate(*end);
+        bytes.extend_from_slice(&[0; HEADER]);
+    }
+
+    fn begin_batch(&mut self) {
+        // As much space as the guard of a usual batch needs behind the last one; moved if wrong.
+        let gap = guard_bytes(self.offset, self.usual_bytes);
+        let batch = &mut self.pending;
+        if batch.bytes.capacity() == 0 {
+            batch.bytes = self.spare_bytes.pop().unwrap_or_else(|| {
+                // Of a few sizes, so that all logs of a process pass the same memory on.
+                let usual = (gap + self.usual_bytes + MARK_BYTES).next_power_of_two();
+                Vec::with_capacity(usual.clamp(512, 4096))
+            });
+        }
+        batch.bytes.clear();
+        batch.bytes.resize(gap, 0);
+        (batch.gap, batch.end) = (gap, gap);
+        batch.first = self.last.next();
+    }
+
+    /// Makes a record of what was written behind the space for its header.
+    fn end_record(&mut self, event: EventType, timestamp_ms: i64) -> Result<Sequence, AppendError> {
+        let at = self.pending.end + HEADER;
+        assert!(self.pending.bytes.len() >= at, "a payload is written behind what is there");
+        let payload_bytes = self.pending.bytes.len() - at;
+        if event == EventType::GUARD {
+            return Err(AppendError::Reserved);
+        }
+        self.check_length(payload_bytes)?;
+        let bytes = HEADER + payload_bytes;
+        if self.pending_bytes + bytes as u64 > self.config.buffered_bytes_max {
+            return Err(AppendError::Full { max: self.config.buffered_bytes_max });
+        }
+        if self.pending.records > 0
+            && (self.pending.records_bytes() + bytes) as u64 > self.config.batch_room()
+        {
+            self.split_batch();
+        }
+        let sequence = self.last.next();
+        let batch = &mut self.pending;
+        let (header, payload) = batch.bytes[batch.end..].split_at_mut(HEADER);
+        let mut crc32 = self.crc32.clone();
+        crc32.update(payload);
+        let (length, crc32) = (payload_bytes as u32, crc32.finalize());
+        header.copy_from_slice(&encode_header(event, sequence, timestamp_ms, length, crc32));
+        batch.end = batch.bytes.len();
+        batch.records += 1;
+        self.pending_bytes += bytes as u64;
+        self.last = sequence;
+        self.stats.count(sequence, event, bytes as u64);
+        Ok(sequence)
+    }
+
+    /// The pending batch is full: takes what is behind its end over into a new one.
+    #[cold]
+    fn split_batch(&mut self) {
+        let mut full = std::mem::take(&mut self.pending);
+        self.begin_batch();
+        self.pending.bytes.extend_from_slice(&full.bytes[full.end..]);
+        full.bytes.truncate(full.end);
+        self.full.push(full);
     }
 
     /// How many bytes of records, headers included, may be appended before [`AppendError::Full`].
@@ -373,21 +461,28 @@ impl Log {
     /// due at once: everything pending is written, synced, and the epoch checked. Unforced ones are due
     /// after `idle_guard_after`, or when a batch of them is full: they are written, not synced. A log
     /// that has been idle for as long writes a guard, so that what was synced is proved to have been.
+    #[inline]
     pub fn next_flush(&mut self, now: Time) -> Option<Flush> {
         if self.in_flight.is_some() || self.poison.is_some() || self.closed {
             return None;
         }
-        if self.waiting_since.is_none() && !self.pending.is_empty() {
+        if self.waiting_since.is_none() && self.pending.records > 0 {
             self.waiting_since = Some(now);
         }
-        if self.due_at()? > now {
-            return None;
-        }
+        let due = self.due_at().is_some_and(|at| at <= now);
+        due.then(|| self.flush_now())
+    }
+
+    /// Apart, since [`next_flush`](Self::next_flush) is asked far more often than something is due.
+    #[inline(never)]
+    fn flush_now(&mut self) -> Flush {
         let forced = self.must_sync();
         let mut ops = std::mem::take(&mut self.spare_ops);
+        let writes = 1 + self.full.len();
+        ops.reserve_exact(if forced { writes + 2 } else { writes });
         let mut rotated = false;
         let mut flush = Flush::default();
-        if self.pending.is_empty() && !forced {
+        if self.pending.records == 0 && !forced {
             self.write_idle_guard(&mut ops);
         } else {
             rotated = self.write_pending(&mut ops, &mut flush);
@@ -398,7 +493,7 @@ impl Log {
         }
         flush.ops = ops;
         self.hand_out(&mut flush, false);
-        Some(flush)
+        flush
     }
 
     /// When [`Log::next_flush`] has something to hand out, if nothing is appended before: now
@@ -416,9 +511,9 @@ impl Log {
         if self.must_sync() {
             return Some(Time::ZERO);
         }
-        if !self.pending.is_empty() {
+        if self.pending.records > 0 {
             let full =
-                self.pending.len() > 1 || self.pending_bytes >= self.config.buffered_bytes_max / 2;
+                !self.full.is_empty() || self.pending_bytes >= self.config.buffered_bytes_max / 2;
             return match self.waiting_since {
                 Some(since) if !full => Some(since + self.config.idle_guard_after),
                 _ => Some(Time::ZERO),
@@ -520,32 +615,46 @@ impl Log {
     /// Writes every pending batch; true if the log went on in a new segment.
     fn write_pending(&mut self, ops: &mut Vec<DiskOp>, flush: &mut Flush) -> bool {
         let mut rotated = false;
-        flush.first = self.pending.front().map_or(Sequence::NONE, |batch| batch.first);
-        while let Some(batch) = self.pending.pop_front() {
-            let records_bytes = batch.bytes.len() - batch.gap;
-            let space = guard_bytes(self.offset, records_bytes);
-            let end = self.offset + (space + records_bytes + MARK_BYTES) as u64;
-            if self.holds_batch && end > self.segment_bytes {
-                self.rotate(ops);
-                rotated = true;
-            }
-            flush.records += u64::from(batch.records);
-            self.pending_bytes -= records_bytes as u64;
-            self.write_batch(ops, batch);
+        if self.pending.records == 0 {
+            return rotated;
         }
+        for batch in std::mem::take(&mut self.full) {
+            rotated |= self.write_batch(ops, flush, batch);
+        }
+        let batch = std::mem::take(&mut self.pending);
+        self.usual_bytes = batch.records_bytes();
+        rotated |= self.write_batch(ops, flush, batch);
+        self.pending_bytes = 0;
         self.waiting_since = None;
         rotated
     }
 
-    fn write_batch(&mut self, ops: &mut Vec<DiskOp>, batch: Pending) {
-        let Pending { mut bytes, gap, first, records } = batch;
+    /// Writes one batch, in a new segment if this one is full: then true.
+    fn write_batch(&mut self, ops: &mut Vec<DiskOp>, flush: &mut Flush, batch: Pending) -> bool {
+        let rotates = self.holds_batch && !self.fits(batch.records_bytes());
+        if rotates {
+            self.rotate(ops);
+        }
+        let Pending { mut bytes, gap, end, first, records } = batch;
         assert_eq!(first, self.written.next(), "batches are written in order, without a gap");
+        if flush.records == 0 {
+            flush.first = first;
+        }
+        flush.records += u64::from(records);
         self.written = Sequence(self.written.0 + u64::from(records));
         let offset = self.offset;
         let durable = self.durable;
+        bytes.truncate(end);
         self.frame(&mut bytes, gap, first, records, durable, false);
         self.unsynced_bytes += bytes.len() as u64;
         ops.push(DiskOp::Write { segment: self.claim.segment, offset, bytes });
+        rotates
+    }
+
+    /// Whether a batch of so many bytes of records ends before the segment does.
+    fn fits(&self, records_bytes: usize) -> bool {
+        let end = self.offset + (records_bytes + MARK_BYTES) as u64;
+        end + guard_bytes(self.offset, records_bytes) as u64 <= self.segment_bytes
     }
 
     /// Makes a batch of `bytes`, and counts it as written.
@@ -567,7 +676,7 @@ impl Log {
             chain: self.chain,
             padded,
         };
-        self.chain = frame_batch(bytes, gap, &framing);
+        self.chain = frame_batch(bytes, gap, &framing, &self.crc32);
         self.guarded = watermark;
         self.offset += bytes.len() as u64;
         self.holds_batch = true;
@@ -576,6 +685,7 @@ impl Log {
     /// A batch without records.
     fn guard_alone(&mut self, watermark: Sequence, padded: bool) -> Vec<u8> {
         let mut bytes = self.spare_bytes.pop().unwrap_or_default();
+        bytes.reserve(guard_bytes(self.offset, 0) + MARK_BYTES);
         let first = self.written.next();
         self.frame(&mut bytes, 0, first, 0, watermark, padded);
         bytes

@@ -161,16 +161,29 @@ impl Record<'_> {
 /// # Panics
 /// If the payload is 4 GiB or longer, which no length field can say.
 pub fn encode_record(record: &Record<'_>, out: &mut Vec<u8>) {
-    let length = u32::try_from(record.payload.len()).expect("a payload is shorter than 4 GiB");
+    let Record { sequence, event, timestamp_ms, payload } = *record;
+    let length = u32::try_from(payload.len()).expect("a payload is shorter than 4 GiB");
+    let crc32 = crc32fast::hash(payload);
+    out.extend_from_slice(&encode_header(event, sequence, timestamp_ms, length, crc32));
+    out.extend_from_slice(payload);
+}
+
+/// The header of a record whose payload has that length and that CRC-32.
+pub(crate) fn encode_header(
+    event: EventType,
+    sequence: Sequence,
+    timestamp_ms: i64,
+    length: u32,
+    crc32: u32,
+) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&MAGIC);
-    header[4] = record.event.0;
-    header[5..13].copy_from_slice(&record.sequence.0.to_le_bytes());
-    header[13..21].copy_from_slice(&record.timestamp_ms.to_le_bytes());
+    header[4] = event.0;
+    header[5..13].copy_from_slice(&sequence.0.to_le_bytes());
+    header[13..21].copy_from_slice(&timestamp_ms.to_le_bytes());
     header[21..25].copy_from_slice(&length.to_le_bytes());
-    header[25..29].copy_from_slice(&crc32fast::hash(record.payload).to_le_bytes());
-    out.extend_from_slice(&header);
-    out.extend_from_slice(record.payload);
+    header[25..29].copy_from_slice(&crc32.to_le_bytes());
+    header
 }
 
 /// A record as decoded, with its length and whether its checksum is right.

@@ -36,6 +36,7 @@ pub struct Stats {
 
 impl Stats {
     /// Counts one record of `bytes` bytes, header included.
+    #[inline]
     pub(crate) fn count(&mut self, sequence: Sequence, event: EventType, bytes: u64) {
         self.records += 1;
         self.bytes += bytes;

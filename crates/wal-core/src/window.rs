@@ -6,7 +6,7 @@ use crate::guard::{Guard, HEAD_BYTES, HEAD_MAGIC, Seed, decode_head};
 use crate::segment::is_zero;
 use crate::storage::{Directory, SegmentId};
 
-const BLOCK_BYTES: u64 = 256 << 10;
+const BLOCK_BYTES: u64 = 64 << 10;
 
 pub(crate) struct Window<'d> {
     directory: &'d dyn Directory,

@@ -1,5 +1,6 @@
 //! What a log hands out, and when.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use base::{Sequence, Time};
@@ -156,6 +157,51 @@ fn what_cannot_be_appended_changes_nothing() {
     assert!(matches!(log.poisoned(), Some(DiskError::Fenced)));
     assert_eq!(log.append(EventType::TX_CREATED, 0, b""), Err(AppendError::Poisoned));
     assert!(log.close().ops.is_empty());
+}
+
+#[test]
+fn a_payload_written_in_place_is_the_same_record() {
+    let (mut storage, mut log) = opened();
+    let (mut copied_storage, mut copied) = opened();
+    // Enough for several batches and segments; the appends between them come to nothing.
+    for n in 0..40u8 {
+        let too_large = AppendError::PayloadTooLarge { bytes: 901, max: 900 };
+        let failed = log.append_with(7, |out| {
+            out.extend_from_slice(&[n; 901]);
+            EventType::TX_CREATED
+        });
+        assert_eq!(failed, Err(too_large));
+        let reserved = log.append_with(7, |out| {
+            out.push(n);
+            EventType(0xF1)
+        });
+        assert_eq!(reserved, Err(AppendError::Reserved));
+        let thrown = panic::catch_unwind(AssertUnwindSafe(|| {
+            log.append_with(7, |out| {
+                out.push(n);
+                panic::resume_unwind(Box::new(()))
+            })
+        }));
+        assert!(thrown.is_err());
+        let payload = vec![n; usize::from(n) * 20];
+        let (event, sequence) = log
+            .append_with(7, |out| {
+                out.extend_from_slice(&payload);
+                EventType(n)
+            })
+            .unwrap();
+        assert_eq!((event, sequence), (EventType(n), log.last()));
+        assert_eq!(copied.append(EventType(n), 7, &payload), Ok(sequence));
+        if n % 9 == 8 {
+            log.force(sequence);
+            copied.force(sequence);
+        }
+        wal_core::drive(&mut storage, &mut log, at(u64::from(n)));
+        wal_core::drive(&mut copied_storage, &mut copied, at(u64::from(n)));
+    }
+    assert_eq!(log.stats(), copied.stats());
+    assert!(storage == copied_storage, "not the same bytes");
+    assert_eq!(scan(&storage).1.records, 40);
 }
 
 #[test]
