@@ -182,6 +182,7 @@ impl Net {
     }
 
     /// When the message arrives that is sent now.
+    #[inline]
     pub fn send(&mut self, now: Time, from: u32, to: u32, kind: MessageKind, digest: u64) -> Fate {
         let ends = u64::from(from) << 32 | u64::from(to);
         let identity = (ends ^ digest).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
@@ -248,6 +249,7 @@ impl Net {
 
 /// Whether something does that happens this often. What never happens costs no draw: each is keyed,
 /// so the others stay as they are.
+#[inline]
 fn happens(share: Ratio, draw: Draw, nth: u64) -> bool {
     share != Ratio::ZERO && share.holds(&draw.nth(nth))
 }

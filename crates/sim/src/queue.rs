@@ -114,6 +114,7 @@ impl Default for Wheel {
 
 impl Wheel {
     /// Keeps an entry whose slot is in the wheel, but not the one that is being emptied.
+    #[inline]
     fn keep(&mut self, slot: u64, entry: InSlot) {
         let at = slot % SLOTS;
         let (word, bit) = (at / 64, at % 64);
@@ -126,6 +127,17 @@ impl Wheel {
             }
         }
         entries.push(entry);
+    }
+
+    /// Keeps an entry of the slot that is being emptied, at its place in the order.
+    fn insert(&mut self, entry: InSlot) {
+        if self.next == self.current.len() {
+            self.current.clear();
+            self.next = 0;
+        }
+        let left = &self.current[self.next..];
+        let before = left.partition_point(|other| other.rank < entry.rank);
+        self.current.insert(self.next + before, entry);
     }
 
     /// The first slot of the wheel that holds something: it is less than a turn away.
@@ -180,21 +192,13 @@ impl Wheel {
 impl Queue for Wheel {
     #[inline]
     fn push(&mut self, entry: Entry) {
+        assert!(entry.tie >> TIE_BITS == 0, "fewer than 2^51 events are scheduled");
         let slot = slot_of(entry.at);
-        assert!(slot >= self.slot && entry.tie >> TIE_BITS == 0, "it comes next or later");
-        let place = in_slot(&entry);
-        if slot - self.slot >= SLOTS {
-            self.far.push(entry);
-        } else if slot > self.slot {
-            self.keep(slot, place);
-        } else {
-            if self.next == self.current.len() {
-                self.current.clear();
-                self.next = 0;
-            }
-            let left = &self.current[self.next..];
-            let before = left.partition_point(|other| other.rank < place.rank);
-            self.current.insert(self.next + before, place);
+        match slot.checked_sub(self.slot) {
+            Some(1..SLOTS) => self.keep(slot, in_slot(&entry)),
+            Some(0) => self.insert(in_slot(&entry)),
+            Some(_) => self.far.push(entry),
+            None => unreachable!("nothing is earlier than what was popped last"),
         }
     }
 
@@ -229,11 +233,13 @@ pub struct Slab<T> {
     free: u32,
 }
 
+/// It begins with a line of the cache.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 struct Place<T> {
-    payload: T,
     /// The place that was freed before this one, or `NONE`, or `TAKEN`.
     next: u32,
+    payload: T,
 }
 
 const NONE: u32 = u32::MAX;

@@ -121,16 +121,9 @@ impl Workload {
     }
 
     /// The operations of a coordinator whose clients still wait.
-    pub fn unanswered(&self, coordinator: u32) -> impl Iterator<Item = u32> + '_ {
-        let coordinators = self.coordinators;
-        self.states
-            .iter()
-            .take(self.next as usize)
-            .enumerate()
-            .filter(move |(operation, state)| {
-                **state == State::Asked && *operation as u32 % coordinators == coordinator
-            })
-            .map(|(operation, _)| operation as u32)
+    pub fn unanswered(&self, coordinator: u32) -> impl Iterator<Item = u32> {
+        let its = (coordinator..self.next).step_by(self.coordinators as usize);
+        its.filter(|operation| self.is_waiting(*operation))
     }
 
     /// True if a client of this operation waits for an answer.

@@ -86,6 +86,7 @@ const NUMBER: u32 = (1 << KIND_SHIFT) - 1;
 
 /// A message on its way.
 #[derive(Debug)]
+#[repr(C)]
 struct Envelope {
     from: u32,
     digest: u64,
@@ -146,35 +147,48 @@ struct Syncing {
 }
 
 /// A running process of a node. A zombie is one too: a node may have several.
+///
+/// In this order, what every event looks at is together.
 #[derive(Debug)]
+#[repr(C)]
 struct Process {
+    node: Box<Node>,
+    armed: Time,
     id: u32,
     boot: u32,
-    node: Node,
-    lanes: [Lane; 2],
-    /// While it stands still: what it was about to do, and what waits for it.
+    recovery_ops: u32,
+    /// While it stands still: see `held`.
     paused: bool,
+    lanes: [Lane; 2],
+    held: Held,
+}
+
+/// What only a fault makes a process hold.
+#[derive(Debug, Default)]
+struct Held {
+    /// While it stands still: what it was about to do, and what waits for it.
     outputs: VecDeque<Output>,
     inputs: VecDeque<Input>,
-    armed: Time,
-    recovery_ops: u32,
     /// Appended and not yet durable, only while a fault waits for that.
     appended: Vec<(LogSlot, EventType, Sequence)>,
 }
 
+/// A node: its disks, and who runs there. What every event looks at comes first, in two lines of
+/// the cache.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 struct Machine {
-    disks: NodeDisks,
-    process: Option<Box<Process>>,
     zombies: Vec<Process>,
-    boots: u32,
-    processes: u32,
-    power_failures: u64,
-    syncs: u64,
     /// Faults that wait for a signal of this node.
     armed: Vec<Armed>,
     /// Recovery operations at which it crashes again, the next one last.
     again: Vec<u32>,
+    process: Option<Process>,
+    disks: NodeDisks,
+    syncs: u64,
+    boots: u32,
+    processes: u32,
+    power_failures: u64,
 }
 
 impl Machine {
@@ -188,7 +202,7 @@ impl Machine {
 }
 
 fn find<'a>(
-    process: &'a mut Option<Box<Process>>,
+    process: &'a mut Option<Process>,
     zombies: &'a mut [Process],
     id: u32,
 ) -> Option<&'a mut Process> {
@@ -394,7 +408,7 @@ impl<'a> World<'a> {
             let nodes: Vec<Option<&Node>> = self
                 .machines
                 .iter()
-                .map(|machine| machine.process.as_ref().map(|process| &process.node))
+                .map(|machine| machine.process.as_ref().map(|process| &*process.node))
                 .collect();
             for judge in &mut self.judges {
                 judge.ended(moment, &nodes, &mut self.findings);
@@ -610,18 +624,16 @@ impl<'a> World<'a> {
         let (id, boot) = (machine.processes, machine.boots);
         let mut out = std::mem::take(&mut self.out);
         let running = Node::start(config, self.mode, self.now, &machine.disks, &mut out);
-        machine.process = Some(Box::new(Process {
+        machine.process = Some(Process {
+            node: Box::new(running),
+            armed: Time::NEVER,
             id,
             boot,
-            node: running,
-            lanes: Default::default(),
-            paused: false,
-            outputs: VecDeque::new(),
-            inputs: VecDeque::new(),
-            armed: Time::NEVER,
             recovery_ops: 0,
-            appended: Vec::new(),
-        }));
+            paused: false,
+            lanes: Default::default(),
+            held: Held::default(),
+        });
         if boot > 1 {
             self.counters.restarts += 1;
         }
@@ -661,7 +673,7 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         let Some(process) = find(&mut machine.process, &mut machine.zombies, id) else { return };
         if process.paused {
-            process.inputs.push_back(input);
+            process.held.inputs.push_back(input);
             return;
         }
         let flushed = flushed_slot(&input);
@@ -710,7 +722,7 @@ impl<'a> World<'a> {
             let done = result.is_ok();
             let input = Input::Flushed { slot, result };
             if process.paused {
-                process.inputs.push_back(input);
+                process.held.inputs.push_back(input);
                 continue;
             }
             process.node.handle(now, input, &machine.disks, &mut out);
@@ -730,7 +742,7 @@ impl<'a> World<'a> {
             match self.machines[node as usize].process(id) {
                 None => break,
                 Some(process) if process.paused => {
-                    process.outputs.extend(out.drain(at..));
+                    process.held.outputs.extend(out.drain(at..));
                     break;
                 }
                 Some(_) => {}
@@ -757,18 +769,18 @@ impl<'a> World<'a> {
     fn resume(&mut self, node: u32, id: u32) {
         let Some(process) = self.machines[node as usize].process(id) else { return };
         process.paused = false;
-        let held: Vec<Output> = std::mem::take(&mut process.outputs).into();
+        let held: Vec<Output> = std::mem::take(&mut process.held.outputs).into();
         for slot in SLOTS {
             if let Some(result) = self.disk_goes_on(node, id, slot)
                 && let Some(process) = self.machines[node as usize].process(id)
             {
-                process.inputs.push_back(Input::Flushed { slot, result });
+                process.held.inputs.push_back(Input::Flushed { slot, result });
             }
         }
         self.go_on(node, id, held);
         while let Some(process) = self.machines[node as usize].process(id)
             && !process.paused
-            && let Some(input) = process.inputs.pop_front()
+            && let Some(input) = process.held.inputs.pop_front()
         {
             self.feed(node, id, input);
         }
@@ -784,7 +796,7 @@ impl<'a> World<'a> {
                 let waits =
                     machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
                 if waits && let Some(process) = machine.process(id) {
-                    process.appended.push((*slot, *event, *sequence));
+                    process.held.appended.push((*slot, *event, *sequence));
                 }
             }
             Output::Disk { slot, ops } => {
@@ -1118,7 +1130,7 @@ impl<'a> World<'a> {
         };
         let Some(durable) = log.map(wal_core::Log::durable) else { return };
         let mut done = Vec::new();
-        process.appended.retain(|(of, event, sequence)| {
+        process.held.appended.retain(|(of, event, sequence)| {
             let is = *of == slot && *sequence <= durable;
             if is {
                 done.push(*event);
@@ -1259,7 +1271,7 @@ impl<'a> World<'a> {
         let Some(mut process) = machine.process.take() else { return self.fault_is_over() };
         process.paused = true;
         let (id, boot) = (process.id, machine.boots);
-        machine.zombies.push(*process);
+        machine.zombies.push(process);
         let process = id;
         self.counters.zombies += 1;
         self.faults_open += 2;
