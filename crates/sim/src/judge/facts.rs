@@ -63,6 +63,8 @@ struct Spread {
     held: Vec<Held>,
     committed: u32,
     aborted: u32,
+    /// Its coordinator's log has decided to commit.
+    committing: bool,
     /// Its coordinator has told somebody that it is aborted.
     abort_said: bool,
     request: Option<u32>,
@@ -78,6 +80,7 @@ impl Spread {
             held: Vec::with_capacity(BRANCHES_USUAL),
             committed: 0,
             aborted: 0,
+            committing: false,
             abort_said: false,
             request: None,
         }
@@ -425,6 +428,7 @@ impl Facts {
         let coordinator = &mut self.coordinators[node as usize];
         let Some(tx) = coordinator.model.transactions.get(id) else { return Ok(()) };
         let spread = coordinator.spread.entry(id, Spread::new);
+        spread.committing = true;
         ensure(!spread.abort_said, "I3", || {
             format!("n{node} commits transaction {id}, of which somebody was told that it aborts")
         })?;
@@ -594,10 +598,9 @@ impl Facts {
 
     fn committed(&mut self, node: u32, key: Key) -> Checked {
         let (by, id, shard) = (key.0 as u32, key.1, key.2);
-        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
-        let spread = spread.entry(id, Spread::new);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
         spread.committed += 1;
-        let aborted = spread.aborted;
+        let (aborted, committing) = (spread.aborted, spread.committing);
         let place = spread.place(shard);
         if let Some(place) = place {
             spread.close(place, node, true, &mut self.participants[node as usize]);
@@ -612,7 +615,6 @@ impl Facts {
         ensure(aborted == 0, "I1", || {
             format!("n{node} commits transaction {id}, which another participant has aborted")
         })?;
-        let committing = model.transactions.get(id).is_some_and(|tx| tx.committing > 0);
         ensure(committing, "G14", || {
             format!("n{node} commits transaction {id}, and n{by} has not decided so durably")
         })
@@ -620,12 +622,10 @@ impl Facts {
 
     fn aborted(&mut self, node: u32, key: Key) -> Checked {
         let (by, id, shard) = (key.0 as u32, key.1, key.2);
-        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
-        let committing = model.transactions.get(id).is_some_and(|tx| tx.committing > 0);
-        let spread = spread.entry(id, Spread::new);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
         let heard = spread.abort_said || spread.aborted > 0;
         spread.aborted += 1;
-        let committed = spread.committed;
+        let (committed, committing) = (spread.committed, spread.committing);
         let place = spread.place(shard);
         let before = place.map(|place| spread.branches[place].promise);
         match place {
@@ -822,20 +822,20 @@ impl Facts {
     ) -> Checked {
         use twopc::Message as M;
         let id = message.key().id;
-        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
-        let decided = |model: &Model| model.transactions.get(id).is_some_and(|t| t.committing > 0);
+        let spread = &mut self.coordinators[by as usize].spread;
         match message {
             M::Prepare { .. } | M::Inquiry { .. } | M::PeerInquiry { .. } => Ok(()),
             M::Commit { .. } | M::Answer { verdict: Verdict::Committed, .. } => {
-                ensure(decided(model), "gate", || {
+                ensure(spread.get(id).is_some_and(|spread| spread.committing), "gate", || {
                     format!("n{from} says that transaction {id} commits: not durably so")
                 })
             }
             M::Abort { .. } | M::Answer { verdict: Verdict::Aborted, .. } => {
-                ensure(!decided(model), "I3", || {
+                let spread = spread.entry(id, Spread::new);
+                ensure(!spread.committing, "I3", || {
                     format!("n{from} says that transaction {id} aborts; it has decided to commit")
                 })?;
-                spread.entry(id, Spread::new).abort_said = true;
+                spread.abort_said = true;
                 Ok(())
             }
             M::Answer { .. } => Ok(()),
