@@ -560,15 +560,18 @@ impl Facts {
             saw(all, node, epoch);
         }
         let participant = &mut self.participants[node as usize];
-        let spread = spread.entry(id, Spread::new);
-        let own = Lock::Of(by, id, shard);
+        let (place, spread) = spread.place_or_make(id, Spread::new);
+        let known = spread.place(shard);
+        let branch = known.unwrap_or(spread.branches.len());
+        let own = Lock::Of(by, place, branch as u32);
         for change in payload::changes(work) {
             let cell = participant.cells.at(change.cell);
-            if let Lock::Of(_, other, _) = cell.lock
+            if let Lock::Of(by, place, _) = cell.lock
                 && cell.lock != own
             {
-                let what =
-                    format!("n{node}: cell {} is locked for {id} and for {other}", change.cell);
+                let other = self.coordinators[by as usize].spread.id_at(place);
+                let cell = change.cell;
+                let what = format!("n{node}: cell {cell} is locked for {id} and for {other}");
                 return Err(Objection::new("I12", what));
             }
             let value = cell.value;
@@ -579,7 +582,7 @@ impl Facts {
             let add = if change.condition { 0 } else { change.amount };
             spread.held.push(Held { shard, cell: change.cell, add });
         }
-        let before = spread.branch(shard).copied();
+        let before = known.map(|place| spread.branches[place]);
         ensure(before.is_none(), "G14", || {
             format!("n{node} promises transaction {id} after {before:?}")
         })?;
@@ -1086,27 +1089,49 @@ impl Facts {
                 ensure(saga.ended.is_some(), "I6", || format!("n{node}: saga {id} never ended"))?;
             }
         }
-        for Added { node, cell, amount } in std::mem::take(&mut self.expected) {
-            if let Some(participant) = self.participants.get_mut(node as usize) {
-                let expected = &mut participant.cells.at(cell).expected;
-                *expected = expected.wrapping_add(amount);
+        let hosts = || nodes.iter().map(|node| node.and_then(|node| node.participant()));
+        // Three things must be the same. To find that they are takes a look at each cell; only to say
+        // where they are not takes them in order.
+        let logged = hosts().zip(&self.participants).all(|(host, facts)| {
+            host.is_none_or(|host| facts.cells.hold(host.store().cells().filter(|(_, v)| *v != 0)))
+        });
+        if logged {
+            self.expect(i64::wrapping_sub);
+            let mut all = hosts().zip(&self.participants).filter(|(host, _)| host.is_some());
+            let expected = all.all(|(_, facts)| facts.cells.hold(std::iter::empty()));
+            self.expect(i64::wrapping_add);
+            if expected {
+                return Ok(());
             }
         }
-        for (at, (node, facts)) in nodes.iter().zip(&self.participants).enumerate() {
-            let Some(host) = node.and_then(|node| node.participant()) else { continue };
-            let stored = || host.store().cells().filter(|(_, value)| *value != 0);
-            ensure(facts.cells.hold(stored(), |cell| cell.expected), "G15", || {
-                let expected = in_order(facts.cells.iter().map(|(n, cell)| (n, cell.expected)));
-                let stored = in_order(stored());
+        for (at, (host, facts)) in hosts().zip(&self.participants).enumerate() {
+            let Some(host) = host else { continue };
+            let stored = nonzero(host.store().cells());
+            let logged = nonzero(facts.cells.iter().map(|(number, cell)| (number, cell.value)));
+            let mut expected = BTreeMap::new();
+            for added in self.expected.iter().filter(|added| added.node as usize == at) {
+                let value: &mut i64 = expected.entry(added.cell).or_default();
+                *value = value.wrapping_add(added.amount);
+            }
+            let expected = nonzero(expected.into_iter());
+            ensure(stored == expected, "G15", || {
                 format!("n{at} holds {stored:?}; what clients were promised is {expected:?}")
             })?;
-            ensure(facts.cells.hold(stored(), |cell| cell.value), "G3", || {
-                let logged = in_order(facts.cells.iter().map(|(n, cell)| (n, cell.value)));
-                let stored = in_order(stored());
+            ensure(stored == logged, "G3", || {
                 format!("n{at} holds {stored:?}; its log adds up to {logged:?}")
             })?;
         }
         Ok(())
+    }
+
+    /// Adds what clients were promised to what the logs add up to, or takes it off.
+    fn expect(&mut self, change: impl Fn(i64, i64) -> i64) {
+        for Added { node, cell, amount } in &self.expected {
+            if let Some(participant) = self.participants.get_mut(*node as usize) {
+                let value = &mut participant.cells.at(*cell).value;
+                *value = change(*value, *amount);
+            }
+        }
     }
 
     /// Adds what was seen, by name.
@@ -1141,8 +1166,8 @@ fn anomaly(node: u32, event: EventType, sequence: u64) -> Box<Objection> {
     Objection::new("legal", format!("n{node}: record {sequence}, {name}, does not follow"))
 }
 
-/// Cells that hold something, for people.
-fn in_order(cells: impl Iterator<Item = (u64, i64)>) -> BTreeMap<u64, i64> {
+/// Cells that hold something.
+fn nonzero(cells: impl Iterator<Item = (u64, i64)>) -> BTreeMap<u64, i64> {
     cells.filter(|(_, value)| *value != 0).collect()
 }
 
