@@ -1,15 +1,13 @@
 //! A participant's cells, each found in about one step.
 
-use base::OperationId;
-
 /// Which promise holds a cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lock {
     /// None.
     #[default]
     Free,
-    /// That of a coordinator's operation, of a shard.
-    Of(u32, OperationId, u64),
+    /// That of a coordinator's transaction, of a branch of it, each by its place.
+    Of(u32, u32, u32),
 }
 
 /// What is known of one cell.
@@ -17,14 +15,13 @@ pub enum Lock {
 pub struct Cell {
     /// What the log's records add up to.
     pub value: i64,
-    /// What clients were promised, as far as it has been counted.
-    pub expected: i64,
     /// Who holds it.
     pub lock: Lock,
 }
 
 /// Cells by their number. Most are cold when they are asked for, so one must be found where it is
-/// first looked for: a table with open addressing, and fixed arithmetic to spread the numbers.
+/// first looked for, with no more beside it than must be: a table with open addressing, and fixed
+/// arithmetic to spread the numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Cells {
     /// As many as a power of two, at least a quarter of them free, or none at all.
@@ -60,13 +57,12 @@ impl Cells {
         self.slots.iter().flatten().copied()
     }
 
-    /// True if `of` gives each of these cells what stands beside it, and nothing but 0 any other cell.
-    /// None of them is 0 or is named twice.
+    /// True if these are the cells that hold something, and what they hold. None is named twice.
     #[must_use]
-    pub fn hold(&self, all: impl Iterator<Item = (u64, i64)>, of: impl Fn(&Cell) -> i64) -> bool {
-        let mut left = self.iter().filter(|(_, cell)| of(cell) != 0).count();
+    pub fn hold(&self, all: impl Iterator<Item = (u64, i64)>) -> bool {
+        let mut left = self.iter().filter(|(_, cell)| cell.value != 0).count();
         for (number, value) in all {
-            if of(&self.get(number)) != value || left == 0 {
+            if value == 0 || self.get(number).value != value {
                 return false;
             }
             left -= 1;
@@ -110,15 +106,20 @@ mod tests {
         // Neighbours, one end and the other, and numbers that begin in one place.
         let numbers = (0..300).chain([u64::MAX, u64::MAX - 1]).chain((1..200).map(|n| n << 52));
         for (value, number) in (-150..).zip(numbers) {
-            let lock = Lock::Of(1, OperationId(number), 2);
+            let lock = Lock::Of(1, 2, (value + 150) as u32);
             cells.at(number).value = value;
             cells.at(number).lock = lock;
-            expected.insert(number, Cell { value, expected: 0, lock });
+            expected.insert(number, Cell { value, lock });
         }
         for (number, cell) in &expected {
             assert_eq!(cells.get(*number), *cell);
         }
         assert_eq!(cells.get(1_000), Cell::default(), "one that nobody touched");
+        let held = || expected.iter().map(|(number, cell)| (*number, cell.value));
+        assert!(cells.hold(held().filter(|(_, value)| *value != 0)));
+        assert!(!cells.hold(held()), "zeros are nothing");
+        assert!(!cells.hold(held().filter(|(number, _)| *number > 0)), "one is missing");
+        assert!(!cells.hold(std::iter::once((1_000, 1))), "one too many");
         let all: BTreeMap<u64, Cell> = cells.iter().collect();
         assert_eq!((cells.iter().count(), all), (expected.len(), expected));
     }

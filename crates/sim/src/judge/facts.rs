@@ -63,6 +63,8 @@ struct Spread {
     held: Vec<Held>,
     committed: u32,
     aborted: u32,
+    /// Its coordinator's log has decided to commit.
+    committing: bool,
     /// Its coordinator has told somebody that it is aborted.
     abort_said: bool,
     request: Option<u32>,
@@ -78,6 +80,7 @@ impl Spread {
             held: Vec::with_capacity(BRANCHES_USUAL),
             committed: 0,
             aborted: 0,
+            committing: false,
             abort_said: false,
             request: None,
         }
@@ -425,6 +428,7 @@ impl Facts {
         let coordinator = &mut self.coordinators[node as usize];
         let Some(tx) = coordinator.model.transactions.get(id) else { return Ok(()) };
         let spread = coordinator.spread.entry(id, Spread::new);
+        spread.committing = true;
         ensure(!spread.abort_said, "I3", || {
             format!("n{node} commits transaction {id}, of which somebody was told that it aborts")
         })?;
@@ -556,15 +560,18 @@ impl Facts {
             saw(all, node, epoch);
         }
         let participant = &mut self.participants[node as usize];
-        let spread = spread.entry(id, Spread::new);
-        let own = Lock::Of(by, id, shard);
+        let (place, spread) = spread.place_or_make(id, Spread::new);
+        let known = spread.place(shard);
+        let branch = known.unwrap_or(spread.branches.len());
+        let own = Lock::Of(by, place, branch as u32);
         for change in payload::changes(work) {
             let cell = participant.cells.at(change.cell);
-            if let Lock::Of(_, other, _) = cell.lock
+            if let Lock::Of(by, place, _) = cell.lock
                 && cell.lock != own
             {
-                let what =
-                    format!("n{node}: cell {} is locked for {id} and for {other}", change.cell);
+                let other = self.coordinators[by as usize].spread.id_at(place);
+                let cell = change.cell;
+                let what = format!("n{node}: cell {cell} is locked for {id} and for {other}");
                 return Err(Objection::new("I12", what));
             }
             let value = cell.value;
@@ -575,7 +582,7 @@ impl Facts {
             let add = if change.condition { 0 } else { change.amount };
             spread.held.push(Held { shard, cell: change.cell, add });
         }
-        let before = spread.branch(shard).copied();
+        let before = known.map(|place| spread.branches[place]);
         ensure(before.is_none(), "G14", || {
             format!("n{node} promises transaction {id} after {before:?}")
         })?;
@@ -594,10 +601,9 @@ impl Facts {
 
     fn committed(&mut self, node: u32, key: Key) -> Checked {
         let (by, id, shard) = (key.0 as u32, key.1, key.2);
-        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
-        let spread = spread.entry(id, Spread::new);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
         spread.committed += 1;
-        let aborted = spread.aborted;
+        let (aborted, committing) = (spread.aborted, spread.committing);
         let place = spread.place(shard);
         if let Some(place) = place {
             spread.close(place, node, true, &mut self.participants[node as usize]);
@@ -612,7 +618,6 @@ impl Facts {
         ensure(aborted == 0, "I1", || {
             format!("n{node} commits transaction {id}, which another participant has aborted")
         })?;
-        let committing = model.transactions.get(id).is_some_and(|tx| tx.committing > 0);
         ensure(committing, "G14", || {
             format!("n{node} commits transaction {id}, and n{by} has not decided so durably")
         })
@@ -620,12 +625,10 @@ impl Facts {
 
     fn aborted(&mut self, node: u32, key: Key) -> Checked {
         let (by, id, shard) = (key.0 as u32, key.1, key.2);
-        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
-        let committing = model.transactions.get(id).is_some_and(|tx| tx.committing > 0);
-        let spread = spread.entry(id, Spread::new);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
         let heard = spread.abort_said || spread.aborted > 0;
         spread.aborted += 1;
-        let committed = spread.committed;
+        let (committed, committing) = (spread.committed, spread.committing);
         let place = spread.place(shard);
         let before = place.map(|place| spread.branches[place].promise);
         match place {
@@ -843,20 +846,20 @@ impl Facts {
     ) -> Checked {
         use twopc::Message as M;
         let id = message.key().id;
-        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
-        let decided = |model: &Model| model.transactions.get(id).is_some_and(|t| t.committing > 0);
+        let spread = &mut self.coordinators[by as usize].spread;
         match message {
             M::Prepare { .. } | M::Inquiry { .. } | M::PeerInquiry { .. } => Ok(()),
             M::Commit { .. } | M::Answer { verdict: Verdict::Committed, .. } => {
-                ensure(decided(model), "gate", || {
+                ensure(spread.get(id).is_some_and(|spread| spread.committing), "gate", || {
                     format!("n{from} says that transaction {id} commits: not durably so")
                 })
             }
             M::Abort { .. } | M::Answer { verdict: Verdict::Aborted, .. } => {
-                ensure(!decided(model), "I3", || {
+                let spread = spread.entry(id, Spread::new);
+                ensure(!spread.committing, "I3", || {
                     format!("n{from} says that transaction {id} aborts; it has decided to commit")
                 })?;
-                spread.entry(id, Spread::new).abort_said = true;
+                spread.abort_said = true;
                 Ok(())
             }
             M::Answer { .. } => Ok(()),
@@ -1107,27 +1110,49 @@ impl Facts {
                 ensure(saga.ended.is_some(), "I6", || format!("n{node}: saga {id} never ended"))?;
             }
         }
-        for Added { node, cell, amount } in std::mem::take(&mut self.expected) {
-            if let Some(participant) = self.participants.get_mut(node as usize) {
-                let expected = &mut participant.cells.at(cell).expected;
-                *expected = expected.wrapping_add(amount);
+        let hosts = || nodes.iter().map(|node| node.and_then(|node| node.participant()));
+        // Three things must be the same. To find that they are takes a look at each cell; only to say
+        // where they are not takes them in order.
+        let logged = hosts().zip(&self.participants).all(|(host, facts)| {
+            host.is_none_or(|host| facts.cells.hold(host.store().cells().filter(|(_, v)| *v != 0)))
+        });
+        if logged {
+            self.expect(i64::wrapping_sub);
+            let mut all = hosts().zip(&self.participants).filter(|(host, _)| host.is_some());
+            let expected = all.all(|(_, facts)| facts.cells.hold(std::iter::empty()));
+            self.expect(i64::wrapping_add);
+            if expected {
+                return Ok(());
             }
         }
-        for (at, (node, facts)) in nodes.iter().zip(&self.participants).enumerate() {
-            let Some(host) = node.and_then(|node| node.participant()) else { continue };
-            let stored = || host.store().cells().filter(|(_, value)| *value != 0);
-            ensure(facts.cells.hold(stored(), |cell| cell.expected), "G15", || {
-                let expected = in_order(facts.cells.iter().map(|(n, cell)| (n, cell.expected)));
-                let stored = in_order(stored());
+        for (at, (host, facts)) in hosts().zip(&self.participants).enumerate() {
+            let Some(host) = host else { continue };
+            let stored = nonzero(host.store().cells());
+            let logged = nonzero(facts.cells.iter().map(|(number, cell)| (number, cell.value)));
+            let mut expected = BTreeMap::new();
+            for added in self.expected.iter().filter(|added| added.node as usize == at) {
+                let value: &mut i64 = expected.entry(added.cell).or_default();
+                *value = value.wrapping_add(added.amount);
+            }
+            let expected = nonzero(expected.into_iter());
+            ensure(stored == expected, "G15", || {
                 format!("n{at} holds {stored:?}; what clients were promised is {expected:?}")
             })?;
-            ensure(facts.cells.hold(stored(), |cell| cell.value), "G3", || {
-                let logged = in_order(facts.cells.iter().map(|(n, cell)| (n, cell.value)));
-                let stored = in_order(stored());
+            ensure(stored == logged, "G3", || {
                 format!("n{at} holds {stored:?}; its log adds up to {logged:?}")
             })?;
         }
         Ok(())
+    }
+
+    /// Adds what clients were promised to what the logs add up to, or takes it off.
+    fn expect(&mut self, change: impl Fn(i64, i64) -> i64) {
+        for Added { node, cell, amount } in &self.expected {
+            if let Some(participant) = self.participants.get_mut(*node as usize) {
+                let value = &mut participant.cells.at(*cell).value;
+                *value = change(*value, *amount);
+            }
+        }
     }
 
     /// Adds what was seen, by name.
@@ -1162,8 +1187,8 @@ fn anomaly(node: u32, event: EventType, sequence: u64) -> Box<Objection> {
     Objection::new("legal", format!("n{node}: record {sequence}, {name}, does not follow"))
 }
 
-/// Cells that hold something, for people.
-fn in_order(cells: impl Iterator<Item = (u64, i64)>) -> BTreeMap<u64, i64> {
+/// Cells that hold something.
+fn nonzero(cells: impl Iterator<Item = (u64, i64)>) -> BTreeMap<u64, i64> {
     cells.filter(|(_, value)| *value != 0).collect()
 }
 

@@ -39,6 +39,11 @@ impl<V> IdMap<V> {
 
     /// The value of an id, which is made if it is not there.
     pub fn entry(&mut self, id: OperationId, make: impl FnOnce() -> V) -> &mut V {
+        self.place_or_make(id, make).1
+    }
+
+    /// The place of an id, which it keeps, and its value, which is made if it is not there.
+    pub fn place_or_make(&mut self, id: OperationId, make: impl FnOnce() -> V) -> (u32, &mut V) {
         let place = match self.place(id) {
             Some(place) => place,
             None => {
@@ -48,7 +53,16 @@ impl<V> IdMap<V> {
                 place
             }
         };
-        &mut self.values[place].1
+        (place as u32, &mut self.values[place].1)
+    }
+
+    /// The id at a place.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    #[must_use]
+    pub fn id_at(&self, place: u32) -> OperationId {
+        self.values[place as usize].0
     }
 
     /// How many there are.
@@ -121,6 +135,11 @@ mod tests {
         }
         for (n, id) in ids.into_iter().enumerate() {
             assert_eq!(map.get(id), Some(&(n + 101)));
+        }
+        for id in ids {
+            let (place, value) = map.place_or_make(id, || 0);
+            let value = *value;
+            assert_eq!((map.id_at(place), map.get(id)), (id, Some(&value)));
         }
         assert_eq!(map.len(), ids.len());
         assert_eq!(map.get(drawn(3, 2)), None);
