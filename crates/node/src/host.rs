@@ -13,7 +13,7 @@ use saga::Direction;
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::Participant;
-use twopc::participant::{Change, Event, Place, PromiseKey, Reply, Resources, Ruling};
+use twopc::participant::{Change, Event, Found, PromiseKey, Reply, Resources, Ruling};
 use wal_core::{DiskError, Log};
 
 /// How a participant behaves.
@@ -260,7 +260,7 @@ impl Host {
             return false;
         }
         let newer = self.participant.newer_epoch(coordinator, epoch);
-        newer.is_none_or(|event| self.take(now, Place::UNKNOWN, event, out))
+        newer.is_none_or(|event| self.see(now, &event, out))
     }
 
     fn receive_transaction(
@@ -271,22 +271,22 @@ impl Host {
         out: &mut Vec<Output>,
     ) {
         let at = At { now, store: &self.store, locks: &self.locks };
-        let Ruling::Heard { seen, fact, place } = self.participant.rule(message, &at) else {
+        let Ruling::Heard { seen, fact, mut found } = self.participant.rule(message, &at) else {
             self.stats.stale_epochs += 1;
             return;
         };
         if let Some(epoch) = seen {
             let seen = Event::CoordinatorSeen { coordinator: message.key().coordinator, epoch };
-            if !self.take(now, place, seen, out) {
+            if !self.see(now, &seen, out) {
                 return;
             }
         }
         if let Some(fact) = fact
-            && !self.take(now, place, fact, out)
+            && !self.take(now, &mut found, fact, out)
         {
             return;
         }
-        if let Some(Reply { to, message, after }) = self.participant.reply_at(place, from, message)
+        if let Some(Reply { to, message, after }) = self.participant.reply_at(&found, from, message)
         {
             if matches!(message, twopc::Message::Ack { heuristic: true, .. }) {
                 self.stats.heuristic += 1;
@@ -296,9 +296,19 @@ impl Host {
         }
     }
 
-    /// Logs a fact and does what follows from it. False if the log takes nothing just now: the message
+    /// Logs a coordinator's epoch, and forces it. False if the log takes nothing just now: the message
     /// comes again.
-    fn take(&mut self, now: Time, place: Place, event: Event, out: &mut Vec<Output>) -> bool {
+    fn see(&mut self, now: Time, event: &Event, out: &mut Vec<Output>) -> bool {
+        let encode = |payload: &mut Vec<u8>| codec::encode_participant(event, payload);
+        let Ok(sequence) = self.log.append(now, out, encode) else { return false };
+        self.log.force(sequence);
+        let applied = self.participant.apply(sequence, event);
+        applied.expect("an epoch that was seen contradicts nothing");
+        true
+    }
+
+    /// Logs a fact and does what follows from it. False if the log takes nothing just now.
+    fn take(&mut self, now: Time, found: &mut Found, event: Event, out: &mut Vec<Output>) -> bool {
         let encode = |payload: &mut Vec<u8>| codec::encode_participant(&event, payload);
         let Ok(sequence) = self.log.append(now, out, encode) else { return false };
         let mut commits = false;
@@ -308,7 +318,7 @@ impl Host {
             Event::Aborted { .. } => {}
             Event::CoordinatorSeen { .. } => self.log.force(sequence),
         }
-        let change = self.participant.apply_at(place, sequence, event);
+        let change = self.participant.apply_at(found, sequence, event);
         match change.expect("a participant decides only what it may apply") {
             Change::None => {}
             Change::Promised(promise) => {

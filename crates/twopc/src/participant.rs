@@ -4,7 +4,7 @@
 //! and a NO that it promises to a peer. After its YES it never decides alone: it asks the coordinator,
 //! then its peers, and stays blocked while all of them know no more.
 
-pub use crate::promises::{Place, Waiting};
+pub use crate::promises::{Found, Waiting};
 
 use crate::promises::{Known, Promises, Standing};
 use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
@@ -141,8 +141,8 @@ pub trait Resources {
 /// Inputs: [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch), [`decide`](Self::decide),
 /// and all three at once, [`rule`](Self::rule). Events: [`apply`](Self::apply). Effects:
 /// [`reply`](Self::reply), [`pending`](Self::pending). A message goes through them in this order:
-/// refused? new epoch? a fact worth logging? apply it; reply. `rule` says where it found the promise,
-/// and [`apply_at`](Self::apply_at) and [`reply_at`](Self::reply_at) look there first.
+/// refused? new epoch? a fact worth logging? apply it; reply. `rule` says what it found, so that
+/// [`apply_at`](Self::apply_at) and [`reply_at`](Self::reply_at) need not look again.
 #[derive(Clone, Debug)]
 pub struct Participant {
     node: NodeName,
@@ -185,8 +185,8 @@ pub enum Ruling {
         seen: Option<Epoch>,
         /// What it is [worth](Participant::decide).
         fact: Option<Event>,
-        /// Where its promise is, or will be.
-        place: Place,
+        /// What it concerns.
+        found: Found,
     },
 }
 
@@ -223,9 +223,9 @@ impl Participant {
     #[must_use]
     pub fn decide(&self, message: &Message, resources: &dyn Resources) -> Option<Event> {
         let (key, shard) = branch(message);
-        let (place, known) = self.promises.find(Place::UNKNOWN, key, shard);
-        let highest = self.promises.epoch(place, &key.coordinator);
-        self.worth(highest, known, message, resources)
+        let found = self.promises.find(key, shard);
+        let highest = self.promises.epoch_at(&found);
+        self.worth(highest, found.known, message, resources)
     }
 
     /// [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch) and [`decide`](Self::decide),
@@ -233,16 +233,16 @@ impl Participant {
     #[must_use]
     pub fn rule(&self, message: &Message, resources: &dyn Resources) -> Ruling {
         let (key, shard) = branch(message);
-        let (place, known) = self.promises.find(Place::UNKNOWN, key, shard);
-        let highest = self.promises.epoch(place, &key.coordinator);
+        let found = self.promises.find(key, shard);
+        let highest = self.promises.epoch_at(&found);
         let epoch = message.coordinator_epoch();
         if epoch.is_some_and(|epoch| epoch < highest) {
             return Ruling::Refused;
         }
-        let fact = self.worth(highest, known, message, resources);
+        let fact = self.worth(highest, found.known, message, resources);
         let carried = fact.as_ref().is_some_and(|fact| !matches!(fact, Event::Aborted { .. }));
         let seen = epoch.filter(|epoch| *epoch > highest && !carried);
-        Ruling::Heard { seen, fact, place }
+        Ruling::Heard { seen, fact, found }
     }
 
     fn worth(
@@ -315,20 +315,31 @@ impl Participant {
         sequence: Sequence,
         event: &Event,
     ) -> Result<Change, IllegalTransition> {
-        self.apply_at(Place::UNKNOWN, sequence, event.clone())
+        let (Event::Prepared { key, .. }
+        | Event::Committed { key, .. }
+        | Event::Aborted { key, .. }) = event
+        else {
+            let Event::CoordinatorSeen { coordinator, epoch } = event else { unreachable!() };
+            self.promises.saw(coordinator, *epoch);
+            self.seen_at = sequence;
+            return Ok(Change::None);
+        };
+        let mut found = self.promises.find(&key.tx, &key.shard);
+        self.apply_at(&mut found, sequence, event.clone())
     }
 
-    /// As [`apply`](Self::apply), of a fact that nobody else needs, looking at `place` first.
+    /// As [`apply`](Self::apply), of a fact that [`rule`](Self::rule) gave together with `found`.
     ///
     /// # Errors
     /// As `apply`.
     pub fn apply_at(
         &mut self,
-        place: Place,
+        found: &mut Found,
         sequence: Sequence,
         event: Event,
     ) -> Result<Change, IllegalTransition> {
         let name = event.name();
+        let standing = found.known.map(Known::standing);
         let illegal = |standing: Standing| {
             let state = match standing {
                 Standing::Prepared => "prepared",
@@ -339,46 +350,41 @@ impl Participant {
         };
         match event {
             Event::Prepared { key, epoch, peers, work } => {
-                let (place, known) = self.promises.find(place, &key.tx, &key.shard);
-                if let Some(known) = known {
-                    return illegal(known.standing());
+                if let Some(standing) = standing {
+                    return illegal(standing);
                 }
                 let prepared = Prepared { at: sequence, peers, work };
-                let waiting = self.promises.prepare(place, &key, prepared);
-                self.saw(place, sequence, &key.tx.coordinator, epoch);
+                let waiting = self.promises.prepare(found, &key, prepared);
+                if self.promises.saw_at(found, epoch) {
+                    self.seen_at = sequence;
+                }
                 Ok(Change::Promised(waiting))
             }
             Event::Committed { key, epoch } => {
-                let (place, known) = self.promises.find(place, &key.tx, &key.shard);
-                match known.map(Known::standing) {
+                match standing {
                     None => return Err(IllegalTransition::Unknown { event: name }),
                     Some(Standing::Prepared) => {}
                     Some(standing) => return illegal(standing),
                 }
-                let ended = self.promises.end(place, &key, known, sequence, true);
-                self.saw(place, sequence, &key.tx.coordinator, epoch);
+                let ended = self.promises.end(found, &key, sequence, true);
+                if self.promises.saw_at(found, epoch) {
+                    self.seen_at = sequence;
+                }
                 Ok(ended.map_or(Change::None, Change::Ended))
             }
             Event::Aborted { key, .. } => {
-                let (place, known) = self.promises.find(place, &key.tx, &key.shard);
-                match known.map(Known::standing) {
+                match standing {
                     None | Some(Standing::Prepared) => {}
                     Some(standing) => return illegal(standing),
                 }
-                let ended = self.promises.end(place, &key, known, sequence, false);
+                let ended = self.promises.end(found, &key, sequence, false);
                 Ok(ended.map_or(Change::None, Change::Ended))
             }
             Event::CoordinatorSeen { coordinator, epoch } => {
-                self.promises.saw(place, &coordinator, epoch);
+                self.promises.saw(&coordinator, epoch);
                 self.seen_at = sequence;
                 Ok(Change::None)
             }
-        }
-    }
-
-    fn saw(&mut self, place: Place, at: Sequence, coordinator: &CoordinatorId, epoch: Epoch) {
-        if self.promises.saw(place, coordinator, epoch) {
-            self.seen_at = at;
         }
     }
 
@@ -386,28 +392,25 @@ impl Participant {
     /// it. A coordinator is answered only once its epoch is durable here.
     #[must_use]
     pub fn reply(&self, from: NodeName, message: &Message) -> Option<Reply> {
-        self.reply_at(Place::UNKNOWN, from, message)
+        let (key, shard) = branch(message);
+        self.reply_at(&self.promises.find(key, shard), from, message)
     }
 
-    /// As [`reply`](Self::reply), looking at `place` first.
+    /// As [`reply`](Self::reply), to a message on which [`rule`](Self::rule) gave `found`.
     #[must_use]
-    pub fn reply_at(&self, place: Place, from: NodeName, message: &Message) -> Option<Reply> {
-        let mut reply = self.answer(place, from, message)?;
+    pub fn reply_at(&self, found: &Found, from: NodeName, message: &Message) -> Option<Reply> {
+        let mut reply = self.answer(found.known, from, message)?;
         if message.coordinator_epoch().is_some() {
             reply.after = reply.after.max(self.seen_at);
         }
         Some(reply)
     }
 
-    fn answer(&self, place: Place, from: NodeName, message: &Message) -> Option<Reply> {
-        let known = || {
-            let (key, shard) = branch(message);
-            let known = self.promises.known(place, key, shard);
-            known.map(|known| (known.standing(), known.at))
-        };
+    fn answer(&self, known: Option<Known>, from: NodeName, message: &Message) -> Option<Reply> {
+        let known = known.map(|known| (known.standing(), known.at));
         match message {
             Message::Prepare { key, shard, .. } => {
-                let (vote, after) = match known() {
+                let (vote, after) = match known {
                     Some((Standing::Prepared | Standing::Committed, at)) => (Vote::Commit, at),
                     // Another boot that knows nothing, or another store: NO, and nothing recorded.
                     Some((Standing::Aborted, _)) | None => (Vote::Abort, Sequence::NONE),
@@ -417,7 +420,7 @@ impl Participant {
                 Some(Reply { to: from, message, after })
             }
             Message::Commit { key, shard, store, .. } => {
-                let (heuristic, after) = match known() {
+                let (heuristic, after) = match known {
                     Some((Standing::Committed, at)) => (false, at),
                     Some((Standing::Aborted, at)) => (true, at),
                     Some((Standing::Prepared, _)) => return None,
@@ -426,11 +429,11 @@ impl Participant {
                 Some(self.ack(*key, *shard, heuristic, after))
             }
             Message::Answer { key, shard, verdict: Verdict::Committed, .. } => {
-                let Some((Standing::Committed, at)) = known() else { return None };
+                let Some((Standing::Committed, at)) = known else { return None };
                 Some(self.ack(*key, *shard, false, at))
             }
             Message::PeerInquiry { key, shard, .. } => {
-                let (verdict, after) = match known() {
+                let (verdict, after) = match known {
                     Some((Standing::Committed, at)) => (PeerVerdict::Committed, at),
                     Some((Standing::Aborted, at)) => (PeerVerdict::Aborted, at),
                     Some((Standing::Prepared, _)) => (PeerVerdict::Prepared, Sequence::NONE),
@@ -507,7 +510,7 @@ impl Participant {
     /// The highest epoch seen of a coordinator.
     #[must_use]
     pub fn epoch_seen(&self, coordinator: CoordinatorId) -> Epoch {
-        self.promises.epoch(Place::UNKNOWN, &coordinator)
+        self.promises.epoch(&coordinator)
     }
 
     /// The last record that says a new epoch of some coordinator: nothing is answered to one, no

@@ -10,17 +10,26 @@ use base::{CoordinatorId, Epoch, OperationId, Sequence, ShardId};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-/// Where a promise is, or would be: a hint that spares a search. A wrong one costs a search, no more.
+/// A branch as it was found: what is known of it, and where that is kept or will be. Good until
+/// something of another branch is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Found {
+    /// [`UNHEARD`] if nothing was known of its coordinator.
     ward: u32,
+    /// Its place among the ward's recent entries, or [`OLDER`].
     entry: u32,
+    pub(crate) known: Option<Known>,
 }
 
-impl Place {
-    /// No hint.
-    pub const UNKNOWN: Place = Place { ward: u32::MAX, entry: u32::MAX };
+impl Found {
+    /// Nothing is known of its coordinator.
+    pub(crate) const NOTHING: Found = Found { ward: UNHEARD, entry: 0, known: None };
 }
+
+/// The ward of a coordinator of which nothing is known yet.
+const UNHEARD: u32 = u32::MAX;
+/// The place of a branch that is among the older ones, or belongs there.
+const OLDER: u32 = u32::MAX;
 
 /// A promise without an outcome: a short name for as long as it has none. It is never given to another
 /// promise, since no two have the same record.
@@ -41,7 +50,7 @@ pub(crate) enum Standing {
 }
 
 /// What is known of a branch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     /// The record that says it.
     pub at: Sequence,
@@ -102,9 +111,9 @@ struct Open {
 pub(crate) struct Promises {
     /// In the order in which they were first heard of.
     wards: Vec<Ward>,
-    /// The wards by name, ascending: the name's first eight bytes, which mostly tell it from the
-    /// others, and the ward.
-    order: Vec<(u64, u32)>,
+    /// The wards, ascending by name.
+    order: Vec<u32>,
+    index: Index,
     shards: Shards,
     /// A coordinator draws its ids in ascending order, so that a new one belongs at the end of the
     /// recent ones, or a few places before. Whatever order they come in, no more than
@@ -117,52 +126,55 @@ pub(crate) struct Promises {
 }
 
 impl Promises {
-    /// What is known of a branch, and the place to look first the next time.
-    pub fn find(&self, hint: Place, tx: &TxKey, shard: &ShardId) -> (Place, Option<Known>) {
-        let Ok(number) = self.ward(hint, &tx.coordinator) else { return (Place::UNKNOWN, None) };
-        let ward = &self.wards[number as usize];
-        let found = ward.search(&self.shards, hint.entry, tx.id, shard);
-        let (entry, known) = match found {
-            Ok(at) => (at, Some(Known { at: ward.recent[at].at, mark: ward.recent[at].mark })),
-            Err(0) if ward.recent.len() >= RECENT_MIN => {
-                (0, self.older.get(&PromiseKey { tx: *tx, shard: *shard }).copied())
-            }
-            Err(at) => (at, None),
-        };
-        (Place { ward: number, entry: entry as u32 }, known)
-    }
-
     /// What is known of a branch.
-    pub fn known(&self, hint: Place, tx: &TxKey, shard: &ShardId) -> Option<Known> {
-        self.find(hint, tx, shard).1
+    pub fn find(&self, tx: &TxKey, shard: &ShardId) -> Found {
+        let Some(number) = self.ward(&tx.coordinator) else {
+            return Found::NOTHING;
+        };
+        let ward = &self.wards[number as usize];
+        let (entry, known) = match ward.search(&self.shards, tx.id, shard) {
+            Ok(at) => {
+                let Entry { at: sequence, mark, .. } = ward.recent[at];
+                (at as u32, Some(Known { at: sequence, mark }))
+            }
+            Err(0) if ward.recent.len() >= RECENT_MIN => {
+                (OLDER, self.older.get(&PromiseKey { tx: *tx, shard: *shard }).copied())
+            }
+            Err(at) => (at as u32, None),
+        };
+        Found { ward: number, entry, known }
     }
 
     /// What is known of a branch, with all that belongs to it.
     pub fn promise(&self, key: &PromiseKey) -> Option<Promise<'_>> {
-        Some(self.whole(self.known(Place::UNKNOWN, &key.tx, &key.shard)?))
+        Some(self.whole(self.find(&key.tx, &key.shard).known?))
     }
 
     /// The highest epoch seen of a coordinator.
-    pub fn epoch(&self, hint: Place, coordinator: &CoordinatorId) -> Epoch {
-        let ward = self.ward(hint, coordinator);
+    pub fn epoch(&self, coordinator: &CoordinatorId) -> Epoch {
+        let ward = self.ward(coordinator);
         ward.map_or(Epoch::NONE, |ward| self.wards[ward as usize].epoch)
     }
 
+    /// The highest epoch seen of the coordinator of a branch.
+    pub fn epoch_at(&self, found: &Found) -> Epoch {
+        self.wards.get(found.ward as usize).map_or(Epoch::NONE, |ward| ward.epoch)
+    }
+
     /// True if the epoch is higher than any seen of its coordinator: now it is the highest.
-    pub fn saw(&mut self, hint: Place, coordinator: &CoordinatorId, epoch: Epoch) -> bool {
-        let ward = self.ward_or_new(hint, coordinator);
-        let highest = &mut self.wards[ward as usize].epoch;
-        let newer = epoch > *highest;
-        if newer {
-            *highest = epoch;
-        }
-        newer
+    pub fn saw(&mut self, coordinator: &CoordinatorId, epoch: Epoch) -> bool {
+        let ward = self.ward_or_new(coordinator);
+        self.wards[ward as usize].saw(epoch)
+    }
+
+    /// As [`saw`](Self::saw), of the coordinator of a branch that was applied.
+    pub fn saw_at(&mut self, found: &Found, epoch: Epoch) -> bool {
+        self.wards[found.ward as usize].saw(epoch)
     }
 
     /// Takes a promise of a branch of which nothing is known.
-    pub fn prepare(&mut self, hint: Place, key: &PromiseKey, prepared: Prepared) -> Waiting {
-        let ward = self.ward_or_new(hint, &key.tx.coordinator);
-        let shard = self.shards.number(&key.shard);
+    pub fn prepare(&mut self, found: &mut Found, key: &PromiseKey, prepared: Prepared) -> Waiting {
+        assert!(found.known.is_none(), "a branch promises once");
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = number(self.open.len());
             assert!(slot < ABORTED, "fewer than 2^32 - 2 promises wait for their outcome");
@@ -170,27 +182,29 @@ impl Promises {
             slot
         });
         let at = prepared.at;
-        self.open[slot as usize] = Some(Open { id: key.tx.id, ward, shard, prepared });
-        self.wards[ward as usize].waiting += 1;
-        self.put(Place { ward, ..hint }, key, Known { at, mark: slot });
+        self.put(found, key, Known { at, mark: slot });
+        let ward = &mut self.wards[found.ward as usize];
+        ward.waiting += 1;
+        let shard = self.shards.number(&key.shard);
+        self.open[slot as usize] = Some(Open { id: key.tx.id, ward: found.ward, shard, prepared });
         Waiting { at, slot }
     }
 
-    /// Takes the outcome of a branch, in place of what was `known` of it.
+    /// Takes the outcome of a branch. Gives back the promise that it ends.
     pub fn end(
         &mut self,
-        hint: Place,
+        found: &mut Found,
         key: &PromiseKey,
-        known: Option<Known>,
         at: Sequence,
         committed: bool,
     ) -> Option<Prepared> {
-        self.put(hint, key, Known { at, mark: if committed { COMMITTED } else { ABORTED } });
-        let slot = known?.mark;
-        let Open { ward, prepared, .. } = self.open.get_mut(slot as usize)?.take()?;
+        let before = found.known;
+        self.put(found, key, Known { at, mark: if committed { COMMITTED } else { ABORTED } });
+        let slot = before?.mark;
+        let open = self.open.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
-        self.wards[ward as usize].waiting -= 1;
-        Some(prepared)
+        self.wards[open.ward as usize].waiting -= 1;
+        Some(open.prepared)
     }
 
     /// Whose promise that is and what belongs to it, while it has no outcome.
@@ -229,7 +243,7 @@ impl Promises {
     }
 
     fn by_name(&self) -> impl Iterator<Item = &Ward> {
-        self.order.iter().map(|(_, ward)| &self.wards[*ward as usize])
+        self.order.iter().map(|ward| &self.wards[*ward as usize])
     }
 
     fn branches(&self, ward: &Ward) -> impl Iterator<Item = (PromiseKey, Known)> {
@@ -258,78 +272,148 @@ impl Promises {
         }
     }
 
-    fn put(&mut self, hint: Place, key: &PromiseKey, known: Known) {
-        let Known { at, mark } = known;
-        let number = self.ward_or_new(hint, &key.tx.coordinator);
-        let ward = &mut self.wards[number as usize];
-        match ward.search(&self.shards, hint.entry, key.tx.id, &key.shard) {
-            Ok(found) => {
-                let entry = &mut ward.recent[found];
-                (entry.at, entry.mark) = (at, mark);
-            }
-            Err(0) if ward.recent.len() >= RECENT_MIN => {
-                self.older.insert(*key, known);
-            }
-            Err(place) => {
-                let shard = self.shards.number(&key.shard);
-                ward.recent.insert(place, Entry { id: key.tx.id, at, shard, mark });
-                if ward.recent.len() > RECENT_MAX {
-                    for entry in ward.recent.drain(..RECENT_MIN) {
-                        let tx = TxKey { coordinator: ward.name, id: entry.id };
-                        let key = PromiseKey { tx, shard: *self.shards.name(entry.shard) };
-                        self.older.insert(key, Known { at: entry.at, mark: entry.mark });
-                    }
-                }
-            }
+    fn put(&mut self, found: &mut Found, key: &PromiseKey, known: Known) {
+        if found.ward == UNHEARD {
+            found.ward = self.ward_or_new(&key.tx.coordinator);
         }
+        debug_assert_eq!(self.find(&key.tx, &key.shard), *found, "found is what is there");
+        let before = found.known.replace(known);
+        if found.entry == OLDER {
+            self.older.insert(*key, known);
+            return;
+        }
+        let ward = &mut self.wards[found.ward as usize];
+        let Known { at, mark } = known;
+        if before.is_some() {
+            let entry = &mut ward.recent[found.entry as usize];
+            (entry.at, entry.mark) = (at, mark);
+            return;
+        }
+        let shard = self.shards.number(&key.shard);
+        ward.recent.insert(found.entry as usize, Entry { id: key.tx.id, at, shard, mark });
+        if ward.recent.len() > RECENT_MAX {
+            for entry in ward.recent.drain(..RECENT_MIN) {
+                let tx = TxKey { coordinator: ward.name, id: entry.id };
+                let key = PromiseKey { tx, shard: *self.shards.name(entry.shard) };
+                self.older.insert(key, Known { at: entry.at, mark: entry.mark });
+            }
+            found.entry = found.entry.checked_sub(RECENT_MIN as u32).unwrap_or(OLDER);
+        }
+    }
+
+    fn ward(&self, name: &CoordinatorId) -> Option<u32> {
+        let place = self.index.find(name, |ward| self.wards[ward as usize].name == *name);
+        place.unwrap_or_else(|| self.in_order(name).ok())
     }
 
     /// The ward of a coordinator, or where it belongs in the order.
-    fn ward(&self, hint: Place, name: &CoordinatorId) -> Result<u32, usize> {
-        if self.wards.get(hint.ward as usize).is_some_and(|ward| ward.name == *name) {
-            return Ok(hint.ward);
-        }
-        let word = first_word(name);
-        let from = self.order.partition_point(|(first, _)| *first < word);
-        match self.order.get(from) {
-            Some((first, ward)) if *first == word => {
-                if self.wards[*ward as usize].name == *name {
-                    return Ok(*ward);
-                }
-            }
-            _ => return Err(from),
-        }
-        // Names that begin alike.
-        let cmp = |(_, ward): &(u64, u32)| self.wards[*ward as usize].name.cmp(name);
-        self.order.binary_search_by(cmp).map(|at| self.order[at].1)
+    fn in_order(&self, name: &CoordinatorId) -> Result<u32, usize> {
+        let cmp = |ward: &u32| self.wards[*ward as usize].name.cmp(name);
+        self.order.binary_search_by(cmp).map(|at| self.order[at])
     }
 
-    fn ward_or_new(&mut self, hint: Place, name: &CoordinatorId) -> u32 {
-        self.ward(hint, name).unwrap_or_else(|place| {
-            let ward = number(self.wards.len());
-            self.order.insert(place, (first_word(name), ward));
-            let (epoch, recent) = (Epoch::NONE, Vec::new());
-            self.wards.push(Ward { name: *name, epoch, waiting: 0, recent });
-            ward
-        })
+    fn ward_or_new(&mut self, name: &CoordinatorId) -> u32 {
+        if let Some(ward) = self.ward(name) {
+            return ward;
+        }
+        match self.in_order(name) {
+            Ok(ward) => ward,
+            Err(place) => {
+                let ward = number(self.wards.len());
+                let (epoch, recent) = (Epoch::NONE, Vec::new());
+                self.wards.push(Ward { name: *name, epoch, waiting: 0, recent });
+                self.order.insert(place, ward);
+                self.index.add(&self.wards);
+                ward
+            }
+        }
     }
 }
 
-impl Ward {
-    fn search(
-        &self,
-        shards: &Shards,
-        hint: u32,
-        id: OperationId,
-        shard: &ShardId,
-    ) -> Result<usize, usize> {
-        let recent = &self.recent;
-        if let Some(entry) = recent.get(hint as usize)
-            && entry.id == id
-            && shards.name(entry.shard) == shard
-        {
-            return Ok(hint as usize);
+/// The wards by name, for look-ups: one place in memory for one name, where a binary search visits
+/// many.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    /// A power of two, more than half as many again as there are names: the upper half of a name's
+    /// hash, and its ward. A name is at the place that its hash's upper bits say, or in one of the
+    /// next ones.
+    places: Vec<(u32, u32)>,
+}
+
+/// How many places a name may be away from its own. One that found them all taken is not in the
+/// index, and those who look for it have to search for it elsewhere: names that were chosen to meet
+/// in one place cost no more than that.
+const PROBES: usize = 16;
+const EMPTY: (u32, u32) = (0, u32::MAX);
+
+impl Index {
+    /// The ward of a name, or that it has none; `None` if this index does not know.
+    fn find(&self, name: &CoordinatorId, is: impl Fn(u32) -> bool) -> Option<Option<u32>> {
+        if self.places.is_empty() {
+            return Some(None);
         }
+        let tag = hash(name);
+        for place in self.probes(tag) {
+            let (other, ward) = self.places[place];
+            if ward == EMPTY.1 {
+                return Some(None);
+            }
+            if other == tag && is(ward) {
+                return Some(Some(ward));
+            }
+        }
+        None
+    }
+
+    /// Adds the last of these wards.
+    fn add(&mut self, wards: &[Ward]) {
+        let mut from = wards.len() - 1;
+        if wards.len() * 3 > self.places.len() * 2 {
+            let size = (self.places.len() * 2).max(8);
+            self.places = vec![EMPTY; size];
+            from = 0;
+        }
+        for (ward, Ward { name, .. }) in wards.iter().enumerate().skip(from) {
+            self.put(hash(name), number(ward));
+        }
+    }
+
+    fn put(&mut self, tag: u32, ward: u32) {
+        let free = self.probes(tag).find(|place| self.places[*place].1 == EMPTY.1);
+        if let Some(place) = free {
+            self.places[place] = (tag, ward);
+        }
+    }
+
+    fn probes(&self, tag: u32) -> impl Iterator<Item = usize> + use<> {
+        let size = self.places.len();
+        let first = tag >> (32 - size.trailing_zeros());
+        (0..PROBES).map(move |step| (first as usize + step) & (size - 1))
+    }
+}
+
+/// The upper half of a name's hash. Nothing but the speed of look-ups depends on it.
+fn hash(name: &CoordinatorId) -> u32 {
+    let mut hash = 0u64;
+    for word in name.0.as_chunks::<8>().0 {
+        hash =
+            (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    (hash >> 32) as u32
+}
+
+impl Ward {
+    fn saw(&mut self, epoch: Epoch) -> bool {
+        let newer = epoch > self.epoch;
+        if newer {
+            self.epoch = epoch;
+        }
+        newer
+    }
+
+    /// Where a branch is among the recent ones, or belongs.
+    fn search(&self, shards: &Shards, id: OperationId, shard: &ShardId) -> Result<usize, usize> {
+        let recent = &self.recent;
         if recent.last().is_none_or(|last| last.id < id) {
             return Err(recent.len());
         }
@@ -350,35 +434,38 @@ impl Ward {
 /// The shards that this participant serves: few, and named often.
 #[derive(Clone, Debug, Default)]
 struct Shards {
-    /// In the order in which they were first named.
-    names: Vec<ShardId>,
+    /// The one that was named first, mostly the only one: at hand.
+    first: Option<ShardId>,
+    /// The others, in the order in which they were first named.
+    others: Vec<ShardId>,
     /// Their numbers, ascending by name.
     order: Vec<u32>,
 }
 
 impl Shards {
     fn name(&self, number: u32) -> &ShardId {
-        &self.names[number as usize]
+        match (number.checked_sub(1), &self.first) {
+            (Some(other), _) => &self.others[other as usize],
+            (None, first) => first.as_ref().expect("a number is given to a name"),
+        }
     }
 
     fn number(&mut self, name: &ShardId) -> u32 {
+        let first = self.first.get_or_insert(*name);
+        if first == name {
+            return 0;
+        }
         let found = self.order.binary_search_by(|number| self.name(*number).cmp(name));
         match found {
             Ok(at) => self.order[at],
             Err(at) => {
-                let new = number(self.names.len());
-                self.names.push(*name);
+                self.others.push(*name);
+                let new = number(self.others.len());
                 self.order.insert(at, new);
                 new
             }
         }
     }
-}
-
-fn first_word(name: &CoordinatorId) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&name.0[..8]);
-    u64::from_be_bytes(word)
 }
 
 fn number(count: usize) -> u32 {
@@ -403,39 +490,38 @@ mod tests {
     fn promises_are_found_whatever_order_they_come_in() {
         let mut alike = [7; 32];
         alike[31] = 8;
-        let names = [CoordinatorId([7; 32]), CoordinatorId::numbered(1), CoordinatorId(alike)];
+        let mut names = vec![CoordinatorId([7; 32]), CoordinatorId(alike)];
+        names.extend((0..30).map(CoordinatorId::numbered));
         let mut stream = Key::root(3).stream();
         let (mut promises, mut model) = (Promises::default(), BTreeMap::new());
-        let mut hint = Place::UNKNOWN;
         for step in 1..=20_000 {
             let near = if stream.below(4) == 0 { 0 } else { step / 4 };
             let id = near + stream.below(if near == 0 { 5_000 } else { 20 });
-            let key = key(names[stream.below(3) as usize], id, stream.below(3));
-            let at = Sequence(step);
-            // Hints of other branches do no harm.
-            let (place, known) = promises.find(hint, &key.tx, &key.shard);
+            let name = names[stream.below(names.len() as u64) as usize];
+            let (key, at) = (key(name, id, stream.below(3)), Sequence(step));
+            let mut found = promises.find(&key.tx, &key.shard);
             let expected: Option<&(Sequence, Standing)> = model.get(&key);
-            let found = known.map(|known| (known.at, known.standing()));
-            assert_eq!(found.as_ref(), expected);
+            let known = found.known.map(|known| (known.at, known.standing()));
+            assert_eq!(known.as_ref(), expected);
             match expected {
                 None if stream.below(3) > 0 => {
                     let prepared = Prepared { at, peers: [].into(), work: [1].into() };
-                    let waiting = promises.prepare(hint, &key, prepared);
+                    let waiting = promises.prepare(&mut found, &key, prepared);
                     assert_eq!(promises.waiting(waiting).map(|(key, ..)| key), Some(key));
                     model.insert(key, (at, Standing::Prepared));
                 }
                 None => {
-                    assert_eq!(promises.end(place, &key, known, at, false), None);
+                    assert_eq!(promises.end(&mut found, &key, at, false), None);
                     model.insert(key, (at, Standing::Aborted));
                 }
                 Some((promised, Standing::Prepared)) => {
-                    let ended = promises.end(place, &key, known, at, true);
+                    let ended = promises.end(&mut found, &key, at, true);
                     assert_eq!(ended.map(|prepared| prepared.at), Some(*promised));
                     model.insert(key, (at, Standing::Committed));
                 }
                 Some(_) => {}
             }
-            hint = place;
+            assert_eq!(promises.find(&key.tx, &key.shard), found);
         }
         assert!(!promises.older.is_empty(), "some have been put aside");
         let standing = |promise| match promise {
@@ -451,5 +537,28 @@ mod tests {
         let open: Vec<_> = open.map(|(key, (at, _))| (*key, *at)).collect();
         assert_eq!(waiting, open);
         assert!(promises.all_waiting().all(|(_, waiting)| promises.is_waiting(waiting)));
+    }
+
+    /// Names that all belong in one place of the index are found elsewhere.
+    #[test]
+    fn names_that_meet_in_one_place_are_found_all_the_same() {
+        let all = || (0..).map(CoordinatorId::numbered);
+        // Of a small index and of any: some are left out of the small one, and get in later.
+        let names = all().filter(|name| hash(name) >> 27 == 5).take(40);
+        let names: Vec<_> =
+            names.chain(all().filter(|name| hash(name) >> 21 == 77).take(40)).collect();
+        let mut promises = Promises::default();
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(promises.epoch(name), Epoch::NONE);
+            assert!(promises.saw(name, Epoch::new(at as u32 + 1)));
+            assert!(!promises.saw(name, Epoch::new(at as u32 + 1)));
+            for (at, name) in names[..at].iter().enumerate() {
+                assert_eq!(promises.epoch(name), Epoch::new(at as u32 + 1));
+            }
+        }
+        let found: Vec<_> = promises.epochs().map(|(name, _)| name).collect();
+        let mut expected = names;
+        expected.sort_unstable();
+        assert_eq!(found, expected);
     }
 }
