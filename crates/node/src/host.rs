@@ -175,7 +175,7 @@ impl Host {
 
     /// Time has passed: promises without an outcome are asked about.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
-        while !self.dead && self.timers.first().is_some_and(|timer| timer.due <= now) {
+        while !self.dead && self.timers.due().is_some_and(|due| due <= now) {
             let Some(Timer { promise, asked, .. }) = self.timers.pop() else { break };
             if !self.participant.is_waiting(promise) {
                 continue;
@@ -205,8 +205,7 @@ impl Host {
         if self.dead {
             return None;
         }
-        let timer = self.timers.first().map(|timer| timer.due);
-        Time::earliest(timer, self.log.log().next_wake())
+        Time::earliest(self.timers.due(), self.log.log().next_wake())
     }
 
     /// The promises and epochs.

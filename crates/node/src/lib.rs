@@ -56,6 +56,7 @@ mod locks;
 mod node;
 mod steps;
 mod store;
+mod table;
 mod timers;
 pub mod work;
 

@@ -1,6 +1,5 @@
+use crate::table::Table;
 use base::{Sequence, Time};
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 /// Who holds a lock: a transaction's branch at this node, by the record of its promise.
 pub type Holder = Sequence;
@@ -51,7 +50,7 @@ impl Kept {
 /// lease into a hold that only the outcome ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LockTable {
-    grants: BTreeMap<u64, Kept>,
+    grants: Table<Kept>,
     last_token: FencingToken,
 }
 
@@ -65,7 +64,7 @@ impl LockTable {
         cells: impl Iterator<Item = u64>,
     ) -> Option<Held> {
         for cell in cells {
-            if let Some(grant) = self.grants.get(&cell)
+            if let Some(grant) = self.grants.get(cell)
                 && grant.holder != holder
                 && !grant.lapsed(now)
             {
@@ -78,7 +77,7 @@ impl LockTable {
     /// True if nobody holds the cell now.
     #[must_use]
     pub fn is_free(&self, now: Time, cell: u64) -> bool {
-        self.grants.get(&cell).is_none_or(|grant| grant.lapsed(now))
+        self.grants.get(cell).is_none_or(|grant| grant.lapsed(now))
     }
 
     /// Takes the cells, all or none, until `lease_until`. A lease until [`Time::NEVER`] never lapses.
@@ -107,7 +106,7 @@ impl LockTable {
     /// The holder has voted: its locks stay until the outcome.
     pub fn hold(&mut self, holder: Holder, cells: impl Iterator<Item = u64>) {
         for cell in cells {
-            if let Some(grant) = self.grants.get_mut(&cell)
+            if let Some(grant) = self.grants.get_mut(cell)
                 && grant.holder == holder
             {
                 grant.until = Time::NEVER;
@@ -129,12 +128,9 @@ impl LockTable {
         let token = FencingToken(self.last_token.0 + 1);
         let grant = Kept { holder, token, until: Time::NEVER };
         for (taken, cell) in cells.clone().enumerate() {
-            match self.grants.entry(cell) {
-                Entry::Vacant(place) => {
-                    place.insert(grant);
-                }
-                Entry::Occupied(mut known) => {
-                    let known = known.get_mut();
+            match self.grants.get_mut(cell) {
+                None => self.grants.insert(cell, grant),
+                Some(known) => {
                     if known.holder != holder && !known.lapsed(now) {
                         let held = Held { cell, holder: known.holder };
                         self.release(holder, cells.take(taken));
@@ -151,19 +147,17 @@ impl LockTable {
     /// Gives back what the holder has of these cells.
     pub fn release(&mut self, holder: Holder, cells: impl Iterator<Item = u64>) {
         for cell in cells {
-            if let Entry::Occupied(grant) = self.grants.entry(cell)
-                && grant.get().holder == holder
-            {
-                grant.remove();
+            if self.grants.get(cell).is_some_and(|grant| grant.holder == holder) {
+                self.grants.remove(cell);
             }
         }
     }
 
-    /// Every lock that is held at `now`.
+    /// Every lock that is held at `now`, in the order of the cells.
     pub fn held(&self, now: Time) -> impl Iterator<Item = (u64, Grant)> {
         self.grants.iter().filter(move |(_, kept)| !kept.lapsed(now)).map(|(cell, kept)| {
             let lease_until = (kept.until != Time::NEVER).then_some(kept.until);
-            (*cell, Grant { holder: kept.holder, token: kept.token, lease_until })
+            (cell, Grant { holder: kept.holder, token: kept.token, lease_until })
         })
     }
 }

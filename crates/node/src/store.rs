@@ -1,22 +1,22 @@
+use crate::table::Table;
 use crate::work::{self, Change, NotWork};
-use std::collections::BTreeMap;
 
 /// The data that a node keeps: numbered cells. Rebuilt from the participant's log at each start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Store {
-    cells: BTreeMap<u64, i64>,
+    cells: Table<i64>,
 }
 
 impl Store {
     /// What a cell holds; 0 if nothing was ever added.
     #[must_use]
     pub fn value(&self, cell: u64) -> i64 {
-        self.cells.get(&cell).copied().unwrap_or(0)
+        self.cells.get(cell).copied().unwrap_or(0)
     }
 
-    /// Every cell that was ever added to.
+    /// Every cell that was ever added to, in their order.
     pub fn cells(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
-        self.cells.iter().map(|(cell, value)| (*cell, *value))
+        self.cells.iter().map(|(cell, value)| (cell, *value))
     }
 
     /// True if every condition of the work holds now.
@@ -53,8 +53,10 @@ impl Store {
         for change in work::decode(bytes) {
             if let Ok(Change::Add { cell, amount }) = change {
                 let amount = if negated { amount.wrapping_neg() } else { amount };
-                let value = self.cells.entry(cell).or_insert(0);
-                *value = value.wrapping_add(amount);
+                match self.cells.get_mut(cell) {
+                    Some(value) => *value = value.wrapping_add(amount),
+                    None => self.cells.insert(cell, amount),
+                }
             }
         }
     }

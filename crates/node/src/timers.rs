@@ -37,6 +37,8 @@ pub(crate) struct Timers {
     queue: VecDeque<Timer>,
     others: BinaryHeap<Timer>,
     set: u64,
+    /// When the first one is due: asked for after each input, and at hand.
+    due: Option<Time>,
 }
 
 impl Timers {
@@ -49,6 +51,12 @@ impl Timers {
         } else {
             self.others.push(timer);
         }
+        self.due = Some(self.due.map_or(due, |first| first.min(due)));
+    }
+
+    /// When the first one is due.
+    pub fn due(&self) -> Option<Time> {
+        self.due
     }
 
     /// The one that is due first.
@@ -61,10 +69,12 @@ impl Timers {
 
     /// Takes the one that is due first.
     pub fn pop(&mut self) -> Option<Timer> {
-        match (self.queue.front(), self.others.peek()) {
+        let taken = match (self.queue.front(), self.others.peek()) {
             (Some(queued), Some(other)) if other > queued => self.others.pop(),
             (Some(_), _) => self.queue.pop_front(),
             (None, _) => self.others.pop(),
-        }
+        };
+        self.due = self.first().map(|timer| timer.due);
+        taken
     }
 }

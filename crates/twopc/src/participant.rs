@@ -315,16 +315,12 @@ impl Participant {
         sequence: Sequence,
         event: &Event,
     ) -> Result<Change, IllegalTransition> {
-        let (Event::Prepared { key, .. }
-        | Event::Committed { key, .. }
-        | Event::Aborted { key, .. }) = event
-        else {
-            let Event::CoordinatorSeen { coordinator, epoch } = event else { unreachable!() };
-            self.promises.saw(coordinator, *epoch);
-            self.seen_at = sequence;
-            return Ok(Change::None);
+        let mut found = match event {
+            Event::Prepared { key, .. }
+            | Event::Committed { key, .. }
+            | Event::Aborted { key, .. } => self.promises.find(&key.tx, &key.shard),
+            Event::CoordinatorSeen { .. } => Found::NOTHING,
         };
-        let mut found = self.promises.find(&key.tx, &key.shard);
         self.apply_at(&mut found, sequence, event.clone())
     }
 
