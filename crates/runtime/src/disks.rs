@@ -10,12 +10,15 @@ pub(crate) struct FileDisks {
 }
 
 impl FileDisks {
-    /// Locks both directories for the life of this value.
-    pub(crate) fn open(folder: &Path) -> Result<FileDisks, FileError> {
-        Ok(FileDisks {
-            coordinator: FileStorage::write(&folder.join("coordinator"))?,
-            participant: FileStorage::write(&folder.join("participant"))?,
-        })
+    /// Locks both directories for the life of this value. The first segment of each log is zero-filled to
+    /// so many bytes.
+    pub(crate) fn open(folder: &Path, segment_bytes: u64) -> Result<FileDisks, FileError> {
+        let open = |log: &str| {
+            let mut storage = FileStorage::write(&folder.join(log))?;
+            storage.zero_fill_next(segment_bytes);
+            Ok::<FileStorage, FileError>(storage)
+        };
+        Ok(FileDisks { coordinator: open("coordinator")?, participant: open("participant")? })
     }
 
     /// Performs operations in order, until one fails.

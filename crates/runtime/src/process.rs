@@ -145,7 +145,7 @@ pub async fn start(
     options: Options,
     network: &Network,
 ) -> Result<(Handle, Vec<RecoveryReport>), StartError> {
-    let disks = FileDisks::open(folder)?;
+    let disks = FileDisks::open(folder, options.log.segment_bytes_first)?;
     let clock = Clock::start();
     let config = configure(options, &clock)?;
     let (inbox, arrivals) = mpsc::channel();

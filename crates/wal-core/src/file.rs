@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::open::OpenError;
@@ -49,6 +50,72 @@ pub struct FileStorage {
     reading: Mutex<Option<(SegmentId, File)>>,
     /// The files written last.
     writing: BTreeMap<SegmentId, File>,
+    spare: Option<Spare>,
+    /// The next segment that is created is zero-filled to so many bytes, if no spare is at hand.
+    zeros_next: Option<u64>,
+}
+
+/// A file of zeros, all of them on the disk: the next segment, made ahead of time. A write into it
+/// changes no length and allocates nothing, so that a sync has only the data to write.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    path: PathBuf,
+    file: File,
+}
+
+impl Spare {
+    /// What its name begins with, before it is a segment's.
+    const PREFIX: &'static str = "spare-";
+    const CHUNK: usize = 256 << 10;
+    /// Synced so often while it is made, so that no sync of the log's has to wait for all of it.
+    const SYNC_EVERY: u64 = 2 << 20;
+
+    /// Makes one in a log's directory.
+    ///
+    /// # Errors
+    /// What the system says, such as that the disk is full; `Interrupted` once `stop` is set. Then
+    /// nothing is left of it.
+    pub(crate) fn make(directory: &Path, bytes: u64, stop: &AtomicBool) -> io::Result<Spare> {
+        let path = directory.join(format!("{}{bytes:x}", Spare::PREFIX));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        let spare = Spare { path, file };
+        let filled = spare.fill(bytes, stop);
+        if filled.is_err() {
+            spare.remove();
+        }
+        filled.map(|()| spare)
+    }
+
+    fn fill(&self, bytes: u64, stop: &AtomicBool) -> io::Result<()> {
+        let zeros = vec![0; Spare::CHUNK];
+        let mut at = 0;
+        while at < bytes {
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = (bytes - at).min(Spare::CHUNK as u64);
+            write_all(&self.file, &zeros[..len as usize], at)?;
+            at += len;
+            if at.is_multiple_of(Spare::SYNC_EVERY) {
+                self.file.sync_data()?;
+            }
+        }
+        // Its length too.
+        self.file.sync_all()
+    }
+
+    fn remove(&self) {
+        // A file that stays is in nobody's way, and is removed at the next opening.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Gives it a segment's name, unless that is taken; durable once the directory is synced.
+    fn become_segment(self, path: &Path) -> io::Result<File> {
+        // Not a rename: that would replace what is there.
+        let named = std::fs::hard_link(&self.path, path);
+        self.remove();
+        named.map(|()| self.file)
+    }
 }
 
 impl FileStorage {
@@ -84,6 +151,7 @@ impl FileStorage {
     pub fn write(path: &Path) -> Result<FileStorage, FileError> {
         let (path, lock) = FileStorage::for_writing(path)?;
         locked(&path, lock.try_lock())?;
+        remove_spares(&path);
         Ok(FileStorage::new(path, Some(lock), true))
     }
 
@@ -109,7 +177,49 @@ impl FileStorage {
 
     fn new(path: PathBuf, lock: Option<File>, locked: bool) -> FileStorage {
         let reading = Mutex::new(None);
-        FileStorage { path, lock, locked, reading, writing: BTreeMap::new() }
+        FileStorage {
+            path,
+            lock,
+            locked,
+            reading,
+            writing: BTreeMap::new(),
+            spare: None,
+            zeros_next: None,
+        }
+    }
+
+    /// The next segment that is created begins as so many zeros, which are on the disk before it is used:
+    /// it is fast from its first write on. One that outgrows them grows as it is written; one for which
+    /// they cannot be had, as on a full disk, from the beginning.
+    pub fn zero_fill_next(&mut self, bytes: u64) {
+        self.zeros_next = Some(bytes);
+    }
+
+    pub(crate) fn keep_spare(&mut self, spare: Spare) {
+        self.drop_spare();
+        self.spare = Some(spare);
+    }
+
+    pub(crate) fn drop_spare(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            spare.remove();
+        }
+    }
+
+    fn create(&mut self, segment: SegmentId) -> io::Result<()> {
+        let path = self.file_path(segment);
+        if let (None, Some(bytes)) = (&self.spare, self.zeros_next.take()) {
+            // Without it the segment is slower, and no less safe.
+            self.spare = Spare::make(&self.path, bytes, &AtomicBool::new(false)).ok();
+        }
+        let made = match self.spare.take().map(|spare| spare.become_segment(&path)) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+            Some(Ok(file)) => Ok(file),
+            // No spare, or a file system without links.
+            _ => OpenOptions::new().write(true).create_new(true).open(path),
+        };
+        self.keep(segment, made?);
+        Ok(())
     }
 
     /// The directory, as an absolute path.
@@ -176,6 +286,17 @@ fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<(), FileError
     })
 }
 
+/// What a process that died has left of segments made ahead of time.
+fn remove_spares(path: &Path) {
+    let Ok(entries) = path.read_dir() else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(Spare::PREFIX)) {
+            // One that stays is in nobody's way.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Creates the directory and those above it, and makes each name durable.
 fn create_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
@@ -238,6 +359,12 @@ fn write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     Ok(())
 }
 
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        self.drop_spare();
+    }
+}
+
 impl Directory for FileStorage {
     fn segments(&self) -> io::Result<Vec<SegmentId>> {
         let mut segments = Vec::new();
@@ -273,11 +400,7 @@ impl Storage for FileStorage {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         let on = |&segment: &SegmentId| move |error: io::Error| of(segment, &error);
         match op {
-            DiskOp::Create(segment) => {
-                let path = self.file_path(*segment);
-                let file = OpenOptions::new().write(true).create_new(true).open(path);
-                self.keep(*segment, file.map_err(on(segment))?);
-            }
+            DiskOp::Create(segment) => self.create(*segment).map_err(on(segment))?,
             DiskOp::Write { segment, offset, bytes } => {
                 let written = self.writable(*segment).and_then(|f| write_all(f, bytes, *offset));
                 written.map_err(on(segment))?;

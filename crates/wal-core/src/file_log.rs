@@ -1,16 +1,24 @@
-//! A log on files that many threads share. Group commit: whoever needs a record durable and finds no
-//! flush under way performs one, for everybody whose records wait; the others sleep until it is done.
+//! A log on files that many threads share: group commit.
+//!
+//! Whoever needs a record durable while nobody else does performs the flush itself. Once callers overlap,
+//! a thread of the log's own takes over: it performs one flush after the other, each for everybody who
+//! asked meanwhile. Callers wait on a word of their flush, not on a lock; each flush wakes its own, once.
 
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use base::{Epoch, Sequence, Time};
 
 use crate::drive;
-use crate::file::{FileError, FileStorage};
+use crate::file::{FileError, FileStorage, Spare};
 use crate::log::{AppendError, Config, Flush, Log};
 use crate::open::OpenMode;
 use crate::record::EventType;
@@ -31,31 +39,117 @@ pub enum DurableError {
     Unknown(Sequence),
 }
 
+/// A record to be appended, its payload borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewRecord<'a> {
+    /// What it tells.
+    pub event: EventType,
+    /// Unix milliseconds, for people only.
+    pub timestamp_ms: i64,
+    /// The event's fixed fields and extensions.
+    pub payload: &'a [u8],
+}
+
 /// A log on files, open for writing; a handle that threads share by reference or in an `Arc`.
 ///
 /// Dropping it closes it as [`FileLog::close`] does, without saying whether that worked.
 #[derive(Debug)]
 pub struct FileLog {
     shared: Arc<Shared>,
-    flusher: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
 }
+
+/// A record that was appended and is on its way to the disk.
+///
+/// A future, too: it is ready once the record is durable, and needs no particular runtime. Dropping it
+/// changes nothing: the record becomes durable all the same.
+#[derive(Debug)]
+pub struct Ticket {
+    shared: Arc<Shared>,
+    sequence: Sequence,
+    /// The flush that it was last registered for, and whom that wakes.
+    registered: Option<(u64, Waker)>,
+}
+
+/// So many flushes can be waited for at once without one waking another's waiters: the one in flight,
+/// the next, and some whose waiters have not run yet.
+const ROUNDS: usize = 4;
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// A flush is done.
-    done: Condvar,
-    /// The flusher has something to wait for, or is to stop.
+    /// The writer has something to do, or is to stop.
     work: Condvar,
+    /// A flush is done: for those who wait for room or for the end, which is rare.
+    done: Condvar,
+    progress: Progress,
     storage: Mutex<FileStorage>,
+    directory: PathBuf,
     started: Instant,
+}
+
+/// What waiters look at without the lock.
+#[derive(Debug, Default)]
+struct Progress {
+    durable: AtomicU64,
+    /// How many flushes are done.
+    flushed: AtomicU64,
+    /// The log has failed or is closed: no flush will come any more.
+    ended: AtomicBool,
+    /// How many asked to be in the next flush.
+    asked: AtomicU32,
+    /// One word for each flush, in turn: it changes when the flush is done.
+    rounds: [AtomicU32; ROUNDS],
 }
 
 #[derive(Debug)]
 struct State {
     log: Log,
-    flusher_sleeps: bool,
+    flying: Option<Flying>,
+    /// How many flushes were handed out.
+    flushes: u64,
+    /// How many asked to be in the next one.
+    asked: u32,
+    /// How many threads wait for the next one.
+    waiters: u32,
+    wakers: Vec<(u64, Waker)>,
+    writer: Writer,
+    /// How many threads wait for `done`.
+    waiting_for_done: u32,
+    spare: NextSegment,
     stopping: bool,
+}
+
+/// The flush that somebody performs.
+#[derive(Clone, Copy, Debug)]
+struct Flying {
+    number: u64,
+    /// What it makes durable.
+    covers: Sequence,
+    /// How many asked for it.
+    asked: u32,
+    waiters: u32,
+}
+
+/// What the log's own thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// It sleeps until some timer is due: whoever asks alone performs the flush.
+    Asleep,
+    /// It sleeps and nothing is owed: it has to be told of timers too.
+    Idle,
+    /// It performs, or is about to perform, every flush.
+    AtWork,
+}
+
+/// The segment behind the current one, zero-filled ahead of time.
+#[derive(Debug)]
+enum NextSegment {
+    /// Not thought of yet.
+    None,
+    Making(JoinHandle<()>),
+    /// Made, or failed: then the next segment grows as it is written.
+    Settled,
 }
 
 impl FileLog {
@@ -71,6 +165,7 @@ impl FileLog {
     ) -> Result<(FileLog, Scanned), FileError> {
         let mut storage = FileStorage::write(directory)?;
         let mode = OpenMode::Exclusive;
+        storage.zero_fill_next(config.segment_bytes_first);
         let (log, scanned) =
             drive::open(&mut storage, config, mode, random_id(), Time::ZERO, visitor)?;
         Ok((FileLog::new(storage, log), scanned))
@@ -82,18 +177,33 @@ impl FileLog {
         // A shell may read the clock: it tells the log what time it is.
         #[expect(clippy::disallowed_methods)]
         let started = Instant::now();
+        let progress = Progress::default();
+        progress.durable.store(log.durable().0, Ordering::Relaxed);
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { log, flusher_sleeps: false, stopping: false }),
-            done: Condvar::new(),
+            state: Mutex::new(State {
+                log,
+                flying: None,
+                flushes: 0,
+                asked: 0,
+                waiters: 0,
+                wakers: Vec::new(),
+                writer: Writer::AtWork,
+                waiting_for_done: 0,
+                spare: NextSegment::None,
+                stopping: false,
+            }),
             work: Condvar::new(),
+            done: Condvar::new(),
+            progress,
+            directory: storage.path().to_owned(),
             storage: Mutex::new(storage),
             started,
         });
-        let for_flusher = Arc::clone(&shared);
-        // A shell may start a thread: this one writes what nobody waits for.
+        let for_writer = Arc::clone(&shared);
+        // A shell may start a thread.
         #[expect(clippy::disallowed_methods)]
-        let flusher = std::thread::spawn(move || for_flusher.flush_when_due());
-        FileLog { shared, flusher: Some(flusher) }
+        let writer = std::thread::spawn(move || for_writer.write());
+        FileLog { shared, writer: Some(writer) }
     }
 
     /// Appends a record lazily. It is written within `idle_guard_after`, and durable with the next
@@ -109,16 +219,51 @@ impl FileLog {
         timestamp_ms: i64,
         payload: &[u8],
     ) -> Result<Sequence, AppendError> {
+        let record = NewRecord { event, timestamp_ms, payload };
+        let (mut state, sequence) = self.shared.append(record)?;
+        self.shared.tell_of_timers(&mut state);
+        Ok(sequence)
+    }
+
+    /// Appends records lazily as one unit: next to each other, all of them or none. A crash may still
+    /// leave only the first ones of what is not durable.
+    ///
+    /// Waits for a flush if too much is buffered.
+    ///
+    /// # Errors
+    /// [`AppendError`] of the first record that cannot be appended; [`AppendError::Full`] if all of them
+    /// are more than the buffer ever holds. Then nothing was appended.
+    ///
+    /// # Panics
+    /// Without records.
+    pub fn append_all(
+        &self,
+        records: &[NewRecord<'_>],
+    ) -> Result<RangeInclusive<Sequence>, AppendError> {
+        assert!(!records.is_empty(), "nothing has no sequence");
         let mut state = self.shared.lock();
         loop {
-            match state.log.append(event, timestamp_ms, payload) {
-                Err(AppendError::Full { .. }) => state = self.shared.make_room(state),
-                result => {
-                    self.shared.wake_flusher(&state);
-                    return result;
-                }
+            let mut bytes = 0;
+            for record in records {
+                bytes += state.log.check(record.event, record.payload.len())?;
             }
+            if bytes <= state.log.room() {
+                break;
+            }
+            let max = state.log.config().buffered_bytes_max;
+            if bytes > max {
+                return Err(AppendError::Full { max });
+            }
+            state = self.shared.make_room(state);
         }
+        let mut appended = records.iter().map(|record| {
+            let NewRecord { event, timestamp_ms, payload } = *record;
+            state.log.append(event, timestamp_ms, payload).expect("all was checked under the lock")
+        });
+        let first = appended.next().expect("there is one at least");
+        let last = appended.last().unwrap_or(first);
+        self.shared.tell_of_timers(&mut state);
+        Ok(first..=last)
     }
 
     /// Appends a record and waits until it is durable.
@@ -131,9 +276,51 @@ impl FileLog {
         timestamp_ms: i64,
         payload: &[u8],
     ) -> Result<Sequence, DurableError> {
-        let sequence = self.append(event, timestamp_ms, payload)?;
-        self.wait(sequence)?;
+        let record = NewRecord { event, timestamp_ms, payload };
+        let (state, sequence) = self.shared.append(record)?;
+        self.shared.wait(state, sequence, true)?;
         Ok(sequence)
+    }
+
+    /// Appends a record that is to become durable at once, and does not wait for it: the ticket tells.
+    /// For callers that have many under way, or live in a runtime.
+    ///
+    /// Waits for a flush if too much is buffered; [`try_submit`](Self::try_submit) does not.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn submit(
+        &self,
+        event: EventType,
+        timestamp_ms: i64,
+        payload: &[u8],
+    ) -> Result<Ticket, AppendError> {
+        let (state, sequence) = self.shared.append(NewRecord { event, timestamp_ms, payload })?;
+        Ok(self.ticket_of(state, sequence))
+    }
+
+    /// As [`submit`](Self::submit), but never waits.
+    ///
+    /// # Errors
+    /// [`AppendError`]; [`AppendError::Full`] if too much is buffered just now: wait for an earlier
+    /// ticket, and submit again.
+    pub fn try_submit(
+        &self,
+        event: EventType,
+        timestamp_ms: i64,
+        payload: &[u8],
+    ) -> Result<Ticket, AppendError> {
+        let mut state = self.shared.lock();
+        let sequence = state.log.append(event, timestamp_ms, payload)?;
+        Ok(self.ticket_of(state, sequence))
+    }
+
+    fn ticket_of(&self, mut state: MutexGuard<'_, State>, sequence: Sequence) -> Ticket {
+        state.log.force(sequence);
+        self.shared.ask(&mut state);
+        self.shared.call_writer(&mut state);
+        drop(state);
+        Ticket { shared: Arc::clone(&self.shared), sequence, registered: None }
     }
 
     /// Waits until a record that was appended, and every one before it, is durable.
@@ -144,23 +331,13 @@ impl FileLog {
     /// # Panics
     /// If nothing was appended under that sequence yet.
     pub fn wait(&self, sequence: Sequence) -> Result<(), DurableError> {
-        let mut state = self.shared.lock();
-        state.log.force(sequence);
-        loop {
-            if state.log.durable() >= sequence {
-                return Ok(());
-            }
-            if state.log.poisoned().is_some() || state.log.is_closed() {
-                return Err(DurableError::Unknown(sequence));
-            }
-            state = self.shared.flush_or_wait(state);
-        }
+        self.shared.wait(self.shared.lock(), sequence, true)
     }
 
     /// Everything up to here is on the disk.
     #[must_use]
     pub fn durable(&self) -> Sequence {
-        self.shared.lock().log.durable()
+        self.shared.progress.durable()
     }
 
     /// The last record that was appended.
@@ -210,21 +387,32 @@ impl FileLog {
     }
 
     fn close_once(&mut self) -> Result<(), DurableError> {
-        let Some(flusher) = self.flusher.take() else { return Ok(()) };
-        let mut state = self.shared.lock();
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let shared = &self.shared;
+        let mut state = shared.lock();
         state.stopping = true;
-        self.shared.work.notify_all();
-        while state.log.is_flushing() {
-            state = self.shared.wait_done(state);
+        shared.work.notify_all();
+        drop(state);
+        // It performs no flush after `stopping`.
+        let writer_failed = writer.join().is_err();
+        let mut state = shared.lock();
+        while state.flying.is_some() {
+            state = shared.wait_for_done(state);
         }
         let flush = state.log.close();
-        let state = self.shared.perform(state, flush);
-        let failed = state.log.poisoned().is_some();
-        let last = state.log.last();
+        shared.takes_off(&mut state, &flush);
         drop(state);
-        // It holds no lock while it runs no flush, and runs none after `stopping`.
-        let flusher_failed = flusher.join().is_err();
-        if failed || flusher_failed { Err(DurableError::Unknown(last)) } else { Ok(()) }
+        shared.perform(flush);
+        shared.end();
+        let mut state = shared.lock();
+        let (failed, last) = (state.log.poisoned().is_some(), state.log.last());
+        let spare = std::mem::replace(&mut state.spare, NextSegment::Settled);
+        drop(state);
+        if let NextSegment::Making(maker) = spare {
+            // It stops soon, since the log has ended; its panic was printed where it happened.
+            let _ = maker.join();
+        }
+        if failed || writer_failed { Err(DurableError::Unknown(last)) } else { Ok(()) }
     }
 }
 
@@ -236,10 +424,115 @@ impl Drop for FileLog {
     }
 }
 
+impl Ticket {
+    /// The record's number.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// Whether it is durable by now.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.shared.progress.durable() >= self.sequence
+    }
+
+    /// Waits until it is durable, and gives its number.
+    ///
+    /// # Errors
+    /// [`DurableError::Unknown`].
+    pub fn wait(self) -> Result<Sequence, DurableError> {
+        if !self.is_durable() {
+            self.shared.wait(self.shared.lock(), self.sequence, false)?;
+        }
+        Ok(self.sequence)
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Sequence, DurableError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ticket { shared, sequence, registered } = self.get_mut();
+        if shared.progress.durable() >= *sequence {
+            return Poll::Ready(Ok(*sequence));
+        }
+        let mut state = shared.lock();
+        // It may have become durable just before the lock was had.
+        if state.log.durable() >= *sequence {
+            return Poll::Ready(Ok(*sequence));
+        }
+        if state.has_ended() {
+            return Poll::Ready(Err(DurableError::Unknown(*sequence)));
+        }
+        let flush = state.flush_of(*sequence);
+        let waker = context.waker();
+        let known = registered.as_ref();
+        if !known.is_some_and(|(number, known)| *number == flush && known.will_wake(waker)) {
+            state.wakers.push((flush, waker.clone()));
+            *registered = Some((flush, waker.clone()));
+        }
+        shared.call_writer(&mut state);
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn has_ended(&self) -> bool {
+        self.log.poisoned().is_some() || self.log.is_closed()
+    }
+
+    /// The flush that makes a forced record durable.
+    fn flush_of(&self, sequence: Sequence) -> u64 {
+        match self.flying {
+            Some(flying) if flying.covers >= sequence => flying.number,
+            _ => self.flushes + 1,
+        }
+    }
+}
+
+impl Progress {
+    fn durable(&self) -> Sequence {
+        Sequence(self.durable.load(Ordering::Acquire))
+    }
+
+    fn round(&self, flush: u64) -> &AtomicU32 {
+        &self.rounds[(flush % ROUNDS as u64) as usize]
+    }
+
+    /// Waits until a flush is done or none will come.
+    fn wait(&self, flush: u64) {
+        let round = self.round(flush);
+        loop {
+            // Read before the condition is looked at: what changes it changes this word afterwards.
+            let seen = round.load(Ordering::Acquire);
+            let done = self.flushed.load(Ordering::Acquire) >= flush;
+            if done || self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            atomic_wait::wait(round, seen);
+        }
+    }
+
+    fn wake(&self, flush: u64) {
+        let round = self.round(flush);
+        round.fetch_add(1, Ordering::Release);
+        atomic_wait::wake_all(round);
+    }
+}
+
 impl Shared {
+    /// How often in a row the writer sees nobody come before it stops gathering.
+    const QUIET_LOOKS: u32 = 24;
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is one of the log's own assertions; its poison is the log's.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn storage(&self) -> MutexGuard<'_, FileStorage> {
+        // Whoever panicked in it has left the log poisoned or in flight for ever.
+        self.storage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Time {
@@ -247,80 +540,245 @@ impl Shared {
         Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    fn wait_done<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
-        self.done.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Performs the flush that is due, or waits for the one under way.
-    fn flush_or_wait<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
-        match state.log.next_flush(self.now()) {
-            Some(flush) => self.perform(state, flush),
-            None => self.wait_done(state),
-        }
-    }
-
-    fn make_room<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
-        match state.log.next_flush(self.now()) {
-            Some(flush) => self.perform(state, flush),
-            None if state.log.is_flushing() => self.wait_done(state),
-            // Too full for one more record and not full enough to be due: make it due.
-            None => {
-                let last = state.log.last();
-                state.log.force(last);
-                state
+    fn append(
+        &self,
+        record: NewRecord<'_>,
+    ) -> Result<(MutexGuard<'_, State>, Sequence), AppendError> {
+        let NewRecord { event, timestamp_ms, payload } = record;
+        let mut state = self.lock();
+        loop {
+            match state.log.append(event, timestamp_ms, payload) {
+                Err(AppendError::Full { .. }) => state = self.make_room(state),
+                result => return result.map(|sequence| (state, sequence)),
             }
         }
     }
 
-    /// Performs a flush without the lock, so that others append meanwhile.
-    fn perform<'s>(&'s self, state: MutexGuard<'s, State>, flush: Flush) -> MutexGuard<'s, State> {
-        drop(state);
-        let result = {
-            let mut storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner);
-            storage.perform_all(&flush.ops)
-        };
-        let mut state = self.lock();
-        state.log.flushed(self.now(), result);
-        state.log.reuse(flush);
-        self.done.notify_all();
-        self.wake_flusher(&state);
-        state
+    /// Waits until a record is durable: in its flush, or by performing that.
+    fn wait<'s>(
+        self: &'s Arc<Shared>,
+        mut state: MutexGuard<'s, State>,
+        sequence: Sequence,
+        mut asks: bool,
+    ) -> Result<(), DurableError> {
+        loop {
+            if state.log.durable() >= sequence {
+                return Ok(());
+            }
+            if state.has_ended() {
+                return Err(DurableError::Unknown(sequence));
+            }
+            state.log.force(sequence);
+            if std::mem::take(&mut asks) {
+                self.ask(&mut state);
+            }
+            if state.flying.is_none() && state.writer != Writer::AtWork {
+                let flush = self.hand_out(&mut state).expect("what is forced is due");
+                drop(state);
+                self.perform(flush);
+            } else {
+                let flush = state.flush_of(sequence);
+                match &mut state.flying {
+                    Some(flying) if flying.number == flush => flying.waiters += 1,
+                    _ => state.waiters += 1,
+                }
+                drop(state);
+                self.progress.wait(flush);
+            }
+            if self.progress.durable() >= sequence {
+                return Ok(());
+            }
+            state = self.lock();
+        }
     }
 
-    fn wake_flusher(&self, state: &State) {
-        if state.flusher_sleeps {
+    /// Somebody asks to be in the next flush.
+    fn ask(&self, state: &mut State) {
+        state.asked += 1;
+        self.progress.asked.store(state.asked, Ordering::Relaxed);
+    }
+
+    /// Makes sure that somebody performs the next flush.
+    fn call_writer(&self, state: &mut State) {
+        if state.flying.is_none() && state.writer != Writer::AtWork {
+            state.writer = Writer::AtWork;
             self.work.notify_one();
         }
     }
 
-    /// The flusher's life: writes lazily appended records, and the idle guard, when they are due.
-    fn flush_when_due(&self) {
+    /// An idle writer does not know of timers that were set since.
+    fn tell_of_timers(&self, state: &mut State) {
+        if state.writer == Writer::Idle {
+            state.writer = Writer::Asleep;
+            self.work.notify_one();
+        }
+    }
+
+    fn wait_for_done<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        state.waiting_for_done += 1;
+        let mut state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.waiting_for_done -= 1;
+        state
+    }
+
+    /// Waits for the flush in flight, or for one of what is buffered.
+    fn make_room<'s>(&'s self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        if state.has_ended() {
+            return state;
+        }
+        let last = state.log.last();
+        state.log.force(last);
+        self.call_writer(&mut state);
+        self.wait_for_done(state)
+    }
+
+    fn hand_out(&self, state: &mut State) -> Option<Flush> {
+        let flush = state.log.next_flush(self.now())?;
+        self.takes_off(state, &flush);
+        Some(flush)
+    }
+
+    /// A flush was handed out, with everything that had been appended.
+    fn takes_off(&self, state: &mut State, flush: &Flush) {
+        state.flushes += 1;
+        let covers = if flush.forced { state.log.last() } else { Sequence::NONE };
+        let (asked, waiters) =
+            (std::mem::take(&mut state.asked), std::mem::take(&mut state.waiters));
+        self.progress.asked.store(0, Ordering::Relaxed);
+        state.flying = Some(Flying { number: state.flushes, covers, asked, waiters });
+    }
+
+    /// Performs a flush without the lock, so that others append meanwhile, and tells whoever waits for
+    /// it.
+    fn perform(self: &Arc<Shared>, flush: Flush) {
+        let result = self.storage().perform_all(&flush.ops);
+        let mut state = self.lock();
+        state.log.flushed(self.now(), result);
+        state.log.reuse(flush);
+        let flying = state.flying.take().expect("only a flush that took off is performed");
+        let number = flying.number;
+        self.progress.durable.store(state.log.durable().0, Ordering::Release);
+        self.progress.flushed.store(number, Ordering::Release);
+        let failed = state.log.poisoned().is_some();
+        let mut woken = Vec::new();
+        if !state.wakers.is_empty() {
+            let due = |(flush, _): &mut (u64, Waker)| failed || *flush <= number;
+            woken.extend(state.wakers.extract_if(.., due).map(|(_, waker)| waker));
+        }
+        // Who came meanwhile is served by the writer.
+        if state.asked > 0 || state.waiters > 0 || state.waiting_for_done > 0 {
+            self.call_writer(&mut state);
+        } else {
+            self.tell_of_timers(&mut state);
+        }
+        if state.waiting_for_done > 0 {
+            self.done.notify_all();
+        }
+        self.make_next_segment(&mut state);
+        drop(state);
+        if failed {
+            self.end();
+        } else if flying.waiters > 0 {
+            self.progress.wake(number);
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// No flush will come any more: whoever waits for one is woken.
+    fn end(&self) {
+        self.progress.ended.store(true, Ordering::Release);
+        (0..ROUNDS as u64).for_each(|round| self.progress.wake(round));
+        self.done.notify_all();
+        let wakers = std::mem::take(&mut self.lock().wakers);
+        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// The writer's life: every flush while callers overlap, and, when they are due, those that nobody
+    /// waits for.
+    fn write(self: &Arc<Shared>) {
         let mut state = self.lock();
         while !state.stopping {
-            let now = self.now();
-            if let Some(flush) = state.log.next_flush(now) {
-                state = self.perform(state, flush);
+            if state.flying.is_none()
+                && let Some(flush) = self.hand_out(&mut state)
+            {
+                let crowd = state.flying.map_or(0, |flying| flying.asked);
+                state.writer = Writer::AtWork;
+                drop(state);
+                self.perform(flush);
+                // Those who were just woken are about to come again.
+                if crowd > 1 {
+                    self.gather(crowd);
+                }
+                state = self.lock();
                 continue;
             }
-            state = match state.log.next_wake() {
-                Some(due) if due > now => {
-                    let waited = self.work.wait_timeout(state, due - now);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+            state = self.sleep(state);
+        }
+    }
+
+    /// Lets the others run until as many have asked again, or nobody comes any more.
+    fn gather(&self, crowd: u32) {
+        let (mut came, mut quiet) = (0, 0);
+        while came < crowd && quiet < Self::QUIET_LOOKS {
+            std::thread::yield_now();
+            let asked = self.progress.asked.load(Ordering::Relaxed);
+            quiet = if asked > came { 0 } else { quiet + 1 };
+            came = asked;
+        }
+    }
+
+    fn sleep<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let now = self.now();
+        let due = match state.log.next_wake() {
+            Some(due) if due <= now => return state,
+            Some(due) => Some(due - now),
+            // Somebody else flushes, perhaps over and over: look again later, unasked.
+            None if state.flying.is_some() => Some(state.log.config().idle_guard_after),
+            None => None,
+        };
+        let mut state = match due {
+            Some(pause) => {
+                state.writer = Writer::Asleep;
+                let waited = self.work.wait_timeout(state, pause);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => {
+                state.writer = Writer::Idle;
+                self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
+            }
+        };
+        // Awake, but at work only if it was called: a lone caller need not wait for it.
+        if state.writer == Writer::Idle {
+            state.writer = Writer::Asleep;
+        }
+        state
+    }
+
+    /// Zero-fills the next segment once the current one is half full, on a thread of its own.
+    fn make_next_segment(self: &Arc<Shared>, state: &mut State) {
+        let Some(bytes) = state.log.next_segment_due() else {
+            // The log has gone on in it.
+            if let NextSegment::Settled = state.spare {
+                state.spare = NextSegment::None;
+            }
+            return;
+        };
+        if let NextSegment::None = state.spare {
+            let shared = Arc::clone(self);
+            let make = move || {
+                match Spare::make(&shared.directory, bytes, &shared.progress.ended) {
+                    Ok(spare) => shared.storage().keep_spare(spare),
+                    Err(error) => tracing::warn!(%error, "no segment could be made ahead of time"),
                 }
-                Some(_) => state,
-                // Somebody else flushes, perhaps over and over: look again later, unasked.
-                None if state.log.is_flushing() => {
-                    let pause = state.log.config().idle_guard_after;
-                    let waited = self.work.wait_timeout(state, pause);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => {
-                    state.flusher_sleeps = true;
-                    let mut state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                    state.flusher_sleeps = false;
-                    state
+                let mut state = shared.lock();
+                if let NextSegment::Making(_) = state.spare {
+                    state.spare = NextSegment::Settled;
                 }
             };
+            // A shell may start a thread.
+            #[expect(clippy::disallowed_methods)]
+            let maker = std::thread::spawn(make);
+            state.spare = NextSegment::Making(maker);
         }
     }
 }

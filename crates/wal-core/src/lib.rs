@@ -83,7 +83,7 @@ mod window;
 
 pub use drive::{close, drive, open};
 pub use file::{FileError, FileStorage};
-pub use file_log::{DurableError, FileLog};
+pub use file_log::{DurableError, FileLog, NewRecord, Ticket};
 pub use guard::Guard;
 pub use log::{AppendError, Config, ConfigError, Flush, Log};
 pub use memory::MemoryStorage;

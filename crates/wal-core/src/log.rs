@@ -353,6 +353,19 @@ impl Log {
         Ok((event, self.end_record(event, timestamp_ms)?))
     }
 
+    /// Whether such a record can be appended, room aside; and how many bytes it takes.
+    ///
+    /// # Errors
+    /// [`AppendError`], as of [`append`](Log::append), but never [`AppendError::Full`].
+    pub fn check(&self, event: EventType, payload_bytes: usize) -> Result<u64, AppendError> {
+        self.check_writable()?;
+        if event == EventType::GUARD {
+            return Err(AppendError::Reserved);
+        }
+        self.check_length(payload_bytes)?;
+        Ok((HEADER + payload_bytes) as u64)
+    }
+
     fn check_writable(&self) -> Result<(), AppendError> {
         if self.poison.is_some() {
             return Err(AppendError::Poisoned);
@@ -590,6 +603,8 @@ impl Log {
                 guards.append(&mut self.guard_alone(watermark, false));
                 ops.push(DiskOp::Write { segment: self.claim.segment, offset, bytes: guards });
                 ops.push(DiskOp::Sync(self.claim.segment));
+                // What a shell made ahead of time, and nobody will write.
+                ops.push(DiskOp::Truncate { segment: self.claim.segment, len: self.offset });
             }
             flush.ops = ops;
             flush.forced = true;
@@ -719,7 +734,7 @@ impl Log {
         self.seed = Seed::of(&self.claim);
         claim_ops(&self.claim, ops);
         seal_ops(&self.claim, &seal, ops);
-        self.segment_bytes = (self.segment_bytes * 2).min(self.config.segment_bytes_max);
+        self.segment_bytes = self.next_segment_bytes();
         self.offset = HEADER_BYTES;
         self.holds_batch = false;
     }
@@ -783,6 +798,17 @@ impl Log {
     #[must_use]
     pub fn segment(&self) -> SegmentId {
         self.claim.segment
+    }
+
+    /// How many bytes the next segment may have, once the current one is so full that it will be needed:
+    /// a shell may make it ahead of time.
+    #[must_use]
+    pub fn next_segment_due(&self) -> Option<u64> {
+        (self.offset > self.segment_bytes / 2).then(|| self.next_segment_bytes())
+    }
+
+    fn next_segment_bytes(&self) -> u64 {
+        (self.segment_bytes * 2).min(self.config.segment_bytes_max)
     }
 
     /// How it is kept.

@@ -118,7 +118,7 @@ fn a_close_leaves_everything_proved() {
     let (mut storage, mut log) = opened();
     append(&mut log, b"lazy");
     let flush = log.close();
-    assert_eq!(kinds(&flush.ops), "wsews");
+    assert_eq!(kinds(&flush.ops), "wsewst");
     storage.perform_all(&flush.ops).unwrap();
     log.flushed(at(0), Ok(()));
     assert!(log.is_closed());

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod commit_path;
 mod crash;
 mod damage;
 mod files;
