@@ -232,31 +232,41 @@ pub fn decode_record(bytes: &[u8], max_payload: u32) -> Result<Decoded<'_>, Reco
 }
 
 /// As [`decode_record`], without computing the CRC: `crc_ok` is true.
+#[inline]
 pub(crate) fn decode_unchecked(bytes: &[u8], max_payload: u32) -> Result<Decoded<'_>, RecordError> {
-    let magic_here = bytes.len().min(4);
-    if bytes[..magic_here] != MAGIC[..magic_here] {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
+        return Err(decode_short(bytes));
+    };
+    if header.first_chunk() != Some(&MAGIC) {
         return Err(RecordError::NoMagic);
     }
-    if bytes.len() < HEADER {
-        return Err(RecordError::Short { needed: HEADER as u64 });
-    }
-    let len = u32_at(bytes, 21);
+    let len = u32_at(header, 21);
     if len > max_payload {
         return Err(RecordError::PayloadTooLong { len, max: max_payload });
     }
-    let needed = HEADER as u64 + u64::from(len);
-    if (bytes.len() as u64) < needed {
+    let needed = u64::from(RECORD_HEADER_BYTES) + u64::from(len);
+    let Some(payload) = rest.get(..len as usize) else {
         return Err(RecordError::Short { needed });
-    }
+    };
     let record = Record {
-        sequence: Sequence(u64_at(bytes, 5)),
-        event: EventType(bytes[4]),
-        timestamp_ms: u64_at(bytes, 13) as i64,
-        payload: &bytes[HEADER..HEADER + len as usize],
+        sequence: Sequence(u64_at(header, 5)),
+        event: EventType(header[4]),
+        timestamp_ms: u64_at(header, 13) as i64,
+        payload,
     };
     let len =
         u32::try_from(needed).map_err(|_| RecordError::PayloadTooLong { len, max: max_payload })?;
     Ok(Decoded { record, len, crc_ok: true })
+}
+
+/// What is wrong with bytes that end before a header does.
+#[cold]
+fn decode_short(bytes: &[u8]) -> RecordError {
+    let magic_here = bytes.len().min(MAGIC.len());
+    if bytes[..magic_here] != MAGIC[..magic_here] {
+        return RecordError::NoMagic;
+    }
+    RecordError::Short { needed: u64::from(RECORD_HEADER_BYTES) }
 }
 
 /// No log counts further. A header that does is damaged or forged, and whoever reads on from it would
@@ -264,13 +274,15 @@ pub(crate) fn decode_unchecked(bytes: &[u8], max_payload: u32) -> Result<Decoded
 pub(crate) const SEQUENCE_MAX: Sequence = Sequence(1 << 63);
 
 /// The u32 at `at`, which the caller has made sure is there.
+#[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    u32::from_le_bytes(*bytes[at..].first_chunk().expect("the caller has made sure of it"))
 }
 
 /// The u64 at `at`, which the caller has made sure is there.
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("the caller has made sure of it"))
 }
 
 #[cfg(test)]

@@ -6,19 +6,33 @@ use crate::guard::{Guard, HEAD_BYTES, HEAD_MAGIC, Seed, decode_head};
 use crate::segment::is_zero;
 use crate::storage::{Directory, SegmentId};
 
+/// What is read at once: little at first, since most logs of a small world are short, then as much as
+/// is worth a call.
 const BLOCK_BYTES: u64 = 64 << 10;
+const BLOCK_BYTES_MAX: u64 = 256 << 10;
 
 pub(crate) struct Window<'d> {
     directory: &'d dyn Directory,
     segment: SegmentId,
     file_bytes: u64,
     start: u64,
-    bytes: Vec<u8>,
+    /// What is at hand: the first bytes of the buffer, which is never made shorter.
+    len: usize,
+    buffer: Vec<u8>,
+    block_bytes: u64,
 }
 
 impl<'d> Window<'d> {
     pub(crate) fn new(directory: &'d dyn Directory) -> Window<'d> {
-        Window { directory, segment: SegmentId(0), file_bytes: 0, start: 0, bytes: Vec::new() }
+        Window {
+            directory,
+            segment: SegmentId(0),
+            file_bytes: 0,
+            start: 0,
+            len: 0,
+            buffer: Vec::new(),
+            block_bytes: BLOCK_BYTES,
+        }
     }
 
     /// Turns to a segment, as long as it is now.
@@ -26,7 +40,7 @@ impl<'d> Window<'d> {
         self.file_bytes = self.directory.len(segment)?;
         self.segment = segment;
         self.start = 0;
-        self.bytes.clear();
+        self.len = 0;
         Ok(())
     }
 
@@ -37,32 +51,41 @@ impl<'d> Window<'d> {
     /// The `len` bytes at `offset`.
     pub(crate) fn at(&mut self, offset: u64, len: u64) -> io::Result<&[u8]> {
         let end = offset + len;
-        if offset < self.start || end > self.start + self.bytes.len() as u64 {
+        if offset < self.start || end > self.start + self.len as u64 {
             let left = self.file_bytes.saturating_sub(offset);
-            self.fill(offset, len.max(left.min(BLOCK_BYTES)))?;
+            self.fill(offset, len.max(left.min(self.block_bytes)))?;
+            self.block_bytes = (2 * self.block_bytes).min(BLOCK_BYTES_MAX);
         }
         let from = (offset - self.start) as usize;
-        Ok(&self.bytes[from..from + len as usize])
+        Ok(&self.buffer[from..from + len as usize])
     }
 
     fn fill(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.bytes.resize(len as usize, 0);
-        self.start = offset;
-        let there = self.file_bytes.saturating_sub(offset).min(len) as usize;
+        let len = len as usize;
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
+        }
+        // What is at hand already is not read again.
+        let held = self.start..self.start + self.len as u64;
         let mut read = 0;
+        if held.contains(&offset) {
+            let from = (offset - self.start) as usize;
+            read = (self.len - from).min(len);
+            self.buffer.copy_within(from..from + read, 0);
+        }
+        self.start = offset;
+        self.len = 0;
+        let there = self.file_bytes.saturating_sub(offset).min(len as u64) as usize;
         while read < there {
-            let into = &mut self.bytes[read..there];
-            match self.directory.read_at(self.segment, offset + read as u64, into) {
+            let into = &mut self.buffer[read..there];
+            match self.directory.read_at(self.segment, offset + read as u64, into)? {
                 // Cut while we read: what is not there is zero.
-                Ok(0) => break,
-                Ok(n) => read += n,
-                Err(error) => {
-                    self.bytes.clear();
-                    return Err(error);
-                }
+                0 => break,
+                more => read += more,
             }
         }
-        self.bytes[read..].fill(0);
+        self.buffer[read..len].fill(0);
+        self.len = len;
         Ok(())
     }
 
@@ -71,11 +94,11 @@ impl<'d> Window<'d> {
     fn chunk(&mut self, offset: u64, end: u64) -> io::Result<&[u8]> {
         let end = end.min(self.file_bytes);
         let left = end.saturating_sub(offset);
-        let at_hand = (self.start + self.bytes.len() as u64).saturating_sub(offset);
+        let at_hand = (self.start + self.len as u64).saturating_sub(offset);
         let len = if offset >= self.start && at_hand >= HEAD_BYTES as u64 {
             left.min(at_hand)
         } else {
-            left.min(BLOCK_BYTES)
+            left.min(self.block_bytes)
         };
         self.at(offset, len)
     }
