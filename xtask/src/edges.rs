@@ -10,7 +10,10 @@ use std::process::ExitCode;
 /// free.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &["rand", "rand_chacha"]),
-    ("wal-core", &["atomic-wait", "base", "crc32c", "crc32fast", "thiserror", "tracing"]),
+    (
+        "wal-core",
+        &["atomic-wait", "base", "crc32c", "crc32fast", "shuttle", "thiserror", "tracing"],
+    ),
     ("saga", &["base", "thiserror"]),
     ("twopc", &["base"]),
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),

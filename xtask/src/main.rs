@@ -4,6 +4,7 @@
 mod canary;
 mod edges;
 mod run;
+mod schedules;
 mod test;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ cargo xtask COMMAND
                               `cargo xtask sim canary --help`
   test                        everything that CI runs: format, lints, unit, property, scenario and doc
                               tests, and a few canaries
+  schedules [N]               run the log's commit path under N schedules of its threads (default: 5000)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         }
         Some("sim") => run::sim(rest),
         Some("test") => test::main(rest),
+        Some("schedules") => schedules::main(rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that CI runs, one step after another, each with its own output.
 
 use crate::run::{USAGE, build_sim, cargo};
-use crate::{canary, edges};
+use crate::{canary, edges, schedules};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -27,6 +27,7 @@ const STEPS: &[Step] = &[
     ("unit, property, scenario and doc tests", || {
         passes(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))
     }),
+    ("the commit path under many schedules", || passes(&mut schedules::few())),
     ("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         passes(doc.env("RUSTDOCFLAGS", "--deny warnings"))

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::open::OpenError;
-use crate::storage::{Directory, DiskError, DiskOp, SegmentId, Storage};
+use crate::storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
 
 /// Why a directory of files could not be opened as a log.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +57,7 @@ pub struct FileStorage {
 /// A file of zeros, all of them on the disk: the next segment, made ahead of time. A write into it
 /// changes no length and allocates nothing, so that a sync has only the data to write.
 #[derive(Debug)]
-pub(crate) struct Spare {
+pub struct Spare {
     path: PathBuf,
     file: File,
 }
@@ -73,9 +72,9 @@ impl Spare {
     /// Makes one in a log's directory.
     ///
     /// # Errors
-    /// What the system says, such as that the disk is full; `Interrupted` once `stop` is set. Then
+    /// What the system says, such as that the disk is full; `Interrupted` once `stop` says so. Then
     /// nothing is left of it.
-    pub(crate) fn make(directory: &Path, bytes: u64, stop: &AtomicBool) -> io::Result<Spare> {
+    fn make(directory: &Path, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<Spare> {
         let path = directory.join(format!("{}{bytes:x}", Spare::PREFIX));
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
         let spare = Spare { path, file };
@@ -86,11 +85,11 @@ impl Spare {
         filled.map(|()| spare)
     }
 
-    fn fill(&self, bytes: u64, stop: &AtomicBool) -> io::Result<()> {
+    fn fill(&self, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
         let zeros = vec![0; Spare::CHUNK];
         let mut at = 0;
         while at < bytes {
-            if stop.load(Ordering::Relaxed) {
+            if stop() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let len = (bytes - at).min(Spare::CHUNK as u64);
@@ -195,12 +194,7 @@ impl FileStorage {
         self.zeros_next = Some(bytes);
     }
 
-    pub(crate) fn keep_spare(&mut self, spare: Spare) {
-        self.drop_spare();
-        self.spare = Some(spare);
-    }
-
-    pub(crate) fn drop_spare(&mut self) {
+    fn drop_spare(&mut self) {
         if let Some(spare) = self.spare.take() {
             spare.remove();
         }
@@ -210,7 +204,7 @@ impl FileStorage {
         let path = self.file_path(segment);
         if let (None, Some(bytes)) = (&self.spare, self.zeros_next.take()) {
             // Without it the segment is slower, and no less safe.
-            self.spare = Spare::make(&self.path, bytes, &AtomicBool::new(false)).ok();
+            self.spare = Spare::make(&self.path, bytes, &|| false).ok();
         }
         let made = match self.spare.take().map(|spare| spare.become_segment(&path)) {
             Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
@@ -397,6 +391,16 @@ impl Directory for FileStorage {
 }
 
 impl Storage for FileStorage {
+    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
+        let directory = self.path.clone();
+        Some(Box::new(move |stop| Spare::make(&directory, bytes, stop)))
+    }
+
+    fn keep_ahead(&mut self, spare: Spare) {
+        self.drop_spare();
+        self.spare = Some(spare);
+    }
+
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         let on = |&segment: &SegmentId| move |error: io::Error| of(segment, &error);
         match op {

@@ -31,7 +31,7 @@
 //!
 //! [`Log`] and [`Opening`] are values. They read no clock and perform nothing: they are told the time and
 //! hand out [`DiskOp`]s, which a shell performs in order. [`open`], [`drive`] and [`close`] are the
-//! simplest shell; [`FileLog`] is one for threads and files.
+//! simplest shell; [`SharedLog`] is one for threads, and [`FileLog`] is that on files.
 //!
 //! ```
 //! use wal_core::{Config, EventType, FileLog, Place, Record, Visitor};
@@ -67,7 +67,6 @@
 mod drive;
 mod end;
 mod file;
-mod file_log;
 mod guard;
 mod log;
 mod memory;
@@ -76,14 +75,15 @@ mod payload;
 mod record;
 mod scan;
 mod segment;
+mod shared_log;
 mod stats;
 mod storage;
 mod stream;
+mod sync;
 mod window;
 
 pub use drive::{close, drive, open};
-pub use file::{FileError, FileStorage};
-pub use file_log::{DurableError, FileLog, NewRecord, Ticket};
+pub use file::{FileError, FileStorage, Spare};
 pub use guard::Guard;
 pub use log::{AppendError, Config, ConfigError, Flush, Log};
 pub use memory::MemoryStorage;
@@ -99,6 +99,7 @@ pub use record::{
 pub use scan::{
     Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Visitor, scan,
 };
+pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;
-pub use storage::{Directory, DiskError, DiskOp, SegmentId, Storage};
+pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
 pub use stream::scan_stream;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::file::Spare;
+
 /// A segment's number in its log: 1, 2, ...
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u64);
@@ -143,7 +145,23 @@ pub trait Storage: Directory {
     fn perform_all(&mut self, ops: &[DiskOp]) -> Result<(), DiskError> {
         ops.iter().try_for_each(|op| self.perform(op))
     }
+
+    /// What makes the next segment's file ahead of time, zeros throughout, for a shell to call on a thread
+    /// of its own; what comes of it goes to [`keep_ahead`](Self::keep_ahead). `None` if this disk has no
+    /// use for that.
+    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
+        let _ = bytes;
+        None
+    }
+
+    /// Takes a file that was made ahead of time: the next segment that is created is made of it.
+    fn keep_ahead(&mut self, spare: Spare) {
+        drop(spare);
+    }
 }
+
+/// Makes a file ahead of time, unless it is told to stop.
+pub type MakeAhead = Box<dyn FnOnce(&dyn Fn() -> bool) -> io::Result<Spare> + Send>;
 
 #[cfg(test)]
 mod tests {

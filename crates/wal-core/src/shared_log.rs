@@ -1,4 +1,4 @@
-//! A log on files that many threads share: group commit.
+//! A log that many threads share: group commit.
 //!
 //! Whoever needs a record durable while nobody else does performs the flush itself. Once callers overlap,
 //! a thread of the log's own takes over: it performs one flush after the other, each for everybody who
@@ -7,24 +7,24 @@
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
-use std::time::Instant;
 
 use base::{Epoch, Sequence, Time};
 
 use crate::drive;
-use crate::file::{FileError, FileStorage, Spare};
+use crate::file::{FileError, FileStorage};
 use crate::log::{AppendError, Config, Flush, Log};
 use crate::open::OpenMode;
 use crate::record::EventType;
 use crate::scan::{Scanned, Visitor};
 use crate::stats::Stats;
 use crate::storage::Storage;
+use crate::sync::{
+    Arc, AtomicBool, AtomicU32, AtomicU64, Clock, Condvar, JoinHandle, Mutex, MutexGuard, Ordering,
+    PoisonError, Word, spawn, yield_now,
+};
 
 /// Why a record is not known to be durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,22 +50,25 @@ pub struct NewRecord<'a> {
     pub payload: &'a [u8],
 }
 
-/// A log on files, open for writing; a handle that threads share by reference or in an `Arc`.
+/// A log that is open for writing; a handle that threads share by reference or in an `Arc`.
 ///
-/// Dropping it closes it as [`FileLog::close`] does, without saying whether that worked.
+/// Dropping it closes it as [`SharedLog::close`] does, without saying whether that worked.
 #[derive(Debug)]
-pub struct FileLog {
-    shared: Arc<Shared>,
+pub struct SharedLog<S: Storage + Send + 'static> {
+    shared: Arc<Shared<S>>,
     writer: Option<JoinHandle<()>>,
 }
+
+/// A shared log on files.
+pub type FileLog = SharedLog<FileStorage>;
 
 /// A record that was appended and is on its way to the disk.
 ///
 /// A future, too: it is ready once the record is durable, and needs no particular runtime. Dropping it
 /// changes nothing: the record becomes durable all the same.
 #[derive(Debug)]
-pub struct Ticket {
-    shared: Arc<Shared>,
+pub struct Ticket<S: Storage + Send + 'static = FileStorage> {
+    shared: Arc<Shared<S>>,
     sequence: Sequence,
     /// The flush that it was last registered for, and whom that wakes.
     registered: Option<(u64, Waker)>,
@@ -76,16 +79,15 @@ pub struct Ticket {
 const ROUNDS: usize = 4;
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<S> {
     state: Mutex<State>,
     /// The writer has something to do, or is to stop.
     work: Condvar,
     /// A flush is done: for those who wait for room or for the end, which is rare.
     done: Condvar,
     progress: Progress,
-    storage: Mutex<FileStorage>,
-    directory: PathBuf,
-    started: Instant,
+    storage: Mutex<S>,
+    clock: Clock,
 }
 
 /// What waiters look at without the lock.
@@ -99,7 +101,7 @@ struct Progress {
     /// How many asked to be in the next flush.
     asked: AtomicU32,
     /// One word for each flush, in turn: it changes when the flush is done.
-    rounds: [AtomicU32; ROUNDS],
+    rounds: [Word; ROUNDS],
 }
 
 #[derive(Debug)]
@@ -170,13 +172,12 @@ impl FileLog {
             drive::open(&mut storage, config, mode, random_id(), Time::ZERO, visitor)?;
         Ok((FileLog::new(storage, log), scanned))
     }
+}
 
+impl<S: Storage + Send + 'static> SharedLog<S> {
     /// A shared handle over a log that was opened step by step. The log's clock starts here.
     #[must_use]
-    pub fn new(storage: FileStorage, log: Log) -> FileLog {
-        // A shell may read the clock: it tells the log what time it is.
-        #[expect(clippy::disallowed_methods)]
-        let started = Instant::now();
+    pub fn new(storage: S, log: Log) -> SharedLog<S> {
         let progress = Progress::default();
         progress.durable.store(log.durable().0, Ordering::Relaxed);
         let shared = Arc::new(Shared {
@@ -195,15 +196,12 @@ impl FileLog {
             work: Condvar::new(),
             done: Condvar::new(),
             progress,
-            directory: storage.path().to_owned(),
             storage: Mutex::new(storage),
-            started,
+            clock: Clock::start(),
         });
         let for_writer = Arc::clone(&shared);
-        // A shell may start a thread.
-        #[expect(clippy::disallowed_methods)]
-        let writer = std::thread::spawn(move || for_writer.write());
-        FileLog { shared, writer: Some(writer) }
+        let writer = spawn(move || for_writer.write());
+        SharedLog { shared, writer: Some(writer) }
     }
 
     /// Appends a record lazily. It is written within `idle_guard_after`, and durable with the next
@@ -294,7 +292,7 @@ impl FileLog {
         event: EventType,
         timestamp_ms: i64,
         payload: &[u8],
-    ) -> Result<Ticket, AppendError> {
+    ) -> Result<Ticket<S>, AppendError> {
         let (state, sequence) = self.shared.append(NewRecord { event, timestamp_ms, payload })?;
         Ok(self.ticket_of(state, sequence))
     }
@@ -309,13 +307,13 @@ impl FileLog {
         event: EventType,
         timestamp_ms: i64,
         payload: &[u8],
-    ) -> Result<Ticket, AppendError> {
+    ) -> Result<Ticket<S>, AppendError> {
         let mut state = self.shared.lock();
         let sequence = state.log.append(event, timestamp_ms, payload)?;
         Ok(self.ticket_of(state, sequence))
     }
 
-    fn ticket_of(&self, mut state: MutexGuard<'_, State>, sequence: Sequence) -> Ticket {
+    fn ticket_of(&self, mut state: MutexGuard<'_, State>, sequence: Sequence) -> Ticket<S> {
         state.log.force(sequence);
         self.shared.ask(&mut state);
         self.shared.call_writer(&mut state);
@@ -416,7 +414,7 @@ impl FileLog {
     }
 }
 
-impl Drop for FileLog {
+impl<S: Storage + Send + 'static> Drop for SharedLog<S> {
     fn drop(&mut self) {
         if let Err(error) = self.close_once() {
             tracing::warn!(%error, "the log was dropped and could not be closed");
@@ -424,7 +422,7 @@ impl Drop for FileLog {
     }
 }
 
-impl Ticket {
+impl<S: Storage + Send + 'static> Ticket<S> {
     /// The record's number.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
@@ -449,7 +447,7 @@ impl Ticket {
     }
 }
 
-impl Future for Ticket {
+impl<S: Storage + Send + 'static> Future for Ticket<S> {
     type Output = Result<Sequence, DurableError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -496,7 +494,7 @@ impl Progress {
         Sequence(self.durable.load(Ordering::Acquire))
     }
 
-    fn round(&self, flush: u64) -> &AtomicU32 {
+    fn round(&self, flush: u64) -> &Word {
         &self.rounds[(flush % ROUNDS as u64) as usize]
     }
 
@@ -505,23 +503,21 @@ impl Progress {
         let round = self.round(flush);
         loop {
             // Read before the condition is looked at: what changes it changes this word afterwards.
-            let seen = round.load(Ordering::Acquire);
+            let seen = round.value();
             let done = self.flushed.load(Ordering::Acquire) >= flush;
             if done || self.ended.load(Ordering::Acquire) {
                 return;
             }
-            atomic_wait::wait(round, seen);
+            round.wait_while(seen);
         }
     }
 
     fn wake(&self, flush: u64) {
-        let round = self.round(flush);
-        round.fetch_add(1, Ordering::Release);
-        atomic_wait::wake_all(round);
+        self.round(flush).advance();
     }
 }
 
-impl Shared {
+impl<S: Storage + Send + 'static> Shared<S> {
     /// How often in a row the writer sees nobody come before it stops gathering.
     const QUIET_LOOKS: u32 = 24;
 
@@ -530,14 +526,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn storage(&self) -> MutexGuard<'_, FileStorage> {
+    fn storage(&self) -> MutexGuard<'_, S> {
         // Whoever panicked in it has left the log poisoned or in flight for ever.
         self.storage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Time {
-        let nanos = self.started.elapsed().as_nanos();
-        Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        self.clock.now()
     }
 
     fn append(
@@ -556,7 +551,7 @@ impl Shared {
 
     /// Waits until a record is durable: in its flush, or by performing that.
     fn wait<'s>(
-        self: &'s Arc<Shared>,
+        self: &'s Arc<Shared<S>>,
         mut state: MutexGuard<'s, State>,
         sequence: Sequence,
         mut asks: bool,
@@ -650,7 +645,7 @@ impl Shared {
 
     /// Performs a flush without the lock, so that others append meanwhile, and tells whoever waits for
     /// it.
-    fn perform(self: &Arc<Shared>, flush: Flush) {
+    fn perform(self: &Arc<Shared<S>>, flush: Flush) {
         let result = self.storage().perform_all(&flush.ops);
         let mut state = self.lock();
         state.log.flushed(self.now(), result);
@@ -695,7 +690,7 @@ impl Shared {
 
     /// The writer's life: every flush while callers overlap, and, when they are due, those that nobody
     /// waits for.
-    fn write(self: &Arc<Shared>) {
+    fn write(self: &Arc<Shared<S>>) {
         let mut state = self.lock();
         while !state.stopping {
             if state.flying.is_none()
@@ -720,7 +715,7 @@ impl Shared {
     fn gather(&self, crowd: u32) {
         let (mut came, mut quiet) = (0, 0);
         while came < crowd && quiet < Self::QUIET_LOOKS {
-            std::thread::yield_now();
+            yield_now();
             let asked = self.progress.asked.load(Ordering::Relaxed);
             quiet = if asked > came { 0 } else { quiet + 1 };
             came = asked;
@@ -755,7 +750,7 @@ impl Shared {
     }
 
     /// Zero-fills the next segment once the current one is half full, on a thread of its own.
-    fn make_next_segment(self: &Arc<Shared>, state: &mut State) {
+    fn make_next_segment(self: &Arc<Shared<S>>, state: &mut State) {
         let Some(bytes) = state.log.next_segment_due() else {
             // The log has gone on in it.
             if let NextSegment::Settled = state.spare {
@@ -764,10 +759,15 @@ impl Shared {
             return;
         };
         if let NextSegment::None = state.spare {
+            let Some(make) = self.storage().make_ahead(bytes) else {
+                state.spare = NextSegment::Settled;
+                return;
+            };
             let shared = Arc::clone(self);
             let make = move || {
-                match Spare::make(&shared.directory, bytes, &shared.progress.ended) {
-                    Ok(spare) => shared.storage().keep_spare(spare),
+                let stop = || shared.progress.ended.load(Ordering::Relaxed);
+                match make(&stop) {
+                    Ok(spare) => shared.storage().keep_ahead(spare),
                     Err(error) => tracing::warn!(%error, "no segment could be made ahead of time"),
                 }
                 let mut state = shared.lock();
@@ -775,9 +775,7 @@ impl Shared {
                     state.spare = NextSegment::Settled;
                 }
             };
-            // A shell may start a thread.
-            #[expect(clippy::disallowed_methods)]
-            let maker = std::thread::spawn(make);
+            let maker = spawn(make);
             state.spare = NextSegment::Making(maker);
         }
     }
