@@ -1145,12 +1145,13 @@ impl Desk {
     /// Refuses an operation before anything of it is logged: a record too large, or a log whose buffer
     /// could not take the whole admission as one unit.
     fn check_admission(&self, payloads: impl Iterator<Item = usize>) -> Result<(), Refusal> {
-        let mut total = 0;
+        let (mut records, mut total) = (0, 0);
         for bytes in payloads {
             self.check_payload(bytes)?;
+            records += 1;
             total += u64::from(RECORD_HEADER_BYTES) + bytes as u64;
         }
-        if total > self.log.log().room() { Err(Refusal::LogBusy) } else { Ok(()) }
+        if total > self.log.log().room(records) { Err(Refusal::LogBusy) } else { Ok(()) }
     }
 
     /// Refuses what a participant could not log: it would never vote, and a step be called for ever.

@@ -142,7 +142,7 @@ impl Config {
 }
 
 /// At least what a batch of `bytes` needs for guard and mark, wherever it begins.
-fn frame_overhead(bytes: u64) -> u64 {
+const fn frame_overhead(bytes: u64) -> u64 {
     (HEAD_BYTES + MARK_BYTES) as u64 + 4 * (bytes / SECTOR + 3)
 }
 
@@ -169,6 +169,10 @@ pub enum AppendError {
         /// `buffered_bytes_max`
         max: u64,
     },
+    /// The disk has no room for the next segment, and the record does not fit into this one. Nothing is
+    /// lost: make room on the disk, and append again.
+    #[error("the disk has no room for the log's next segment: make room, and append again")]
+    NoSpace,
     /// The disk failed, or another writer took over. Drop the log and open it again.
     #[error("the log is poisoned by a failed flush: open it again")]
     Poisoned,
@@ -237,6 +241,8 @@ pub struct Log {
     offset: u64,
     segment_bytes: u64,
     holds_batch: bool,
+    /// There is no room for another segment.
+    confined: bool,
     chain: u32,
     last: Sequence,
     /// The last record that was put into a flush.
@@ -287,6 +293,7 @@ impl Log {
             offset: HEADER_BYTES,
             segment_bytes: config.segment_bytes_first,
             holds_batch: false,
+            confined: false,
             chain,
             last,
             written: last,
@@ -421,6 +428,9 @@ impl Log {
         if self.pending_bytes + bytes as u64 > self.config.buffered_bytes_max {
             return Err(AppendError::Full { max: self.config.buffered_bytes_max });
         }
+        if self.confined && bytes as u64 > self.segment_room(1) {
+            return Err(AppendError::NoSpace);
+        }
         if self.pending.records > 0
             && (self.pending.records_bytes() + bytes) as u64 > self.config.batch_room()
         {
@@ -451,11 +461,34 @@ impl Log {
         self.full.push(full);
     }
 
-    /// How many bytes of records, headers included, may be appended before [`AppendError::Full`].
-    /// What has to go in as a whole is checked against it first.
+    /// How many bytes, headers included, so many records may have to be appended one after the other
+    /// without [`AppendError::Full`] or [`AppendError::NoSpace`]. What has to go in as a whole is checked
+    /// against it first.
     #[must_use]
-    pub fn room(&self) -> u64 {
-        self.config.buffered_bytes_max.saturating_sub(self.pending_bytes)
+    pub fn room(&self, records: u64) -> u64 {
+        let buffer = self.config.buffered_bytes_max.saturating_sub(self.pending_bytes);
+        if self.confined { buffer.min(self.segment_room(records)) } else { buffer }
+    }
+
+    /// How many bytes of so many records the current segment still takes, whatever batches they come in.
+    fn segment_room(&self, records: u64) -> u64 {
+        // Each record may come in a batch of its own, with a guard of an idle log behind it; and the log
+        // must be able to close.
+        const GUARD: u64 = 2 * frame_overhead(0);
+        let records = u64::from(self.pending.records)
+            + self.full.iter().map(|batch| u64::from(batch.records)).sum::<u64>()
+            + records;
+        let left = self.segment_bytes.saturating_sub(self.offset);
+        let reserved = self.pending_bytes + self.pending_bytes / 64 + GUARD * records + 4 * SECTOR;
+        // Each sector of records has an entry of four bytes in the guard.
+        left.saturating_sub(reserved) * 64 / 65
+    }
+
+    /// Whether the disk has no room for another segment, as the shell knows that makes them ahead of time.
+    /// While it has not, what does not fit into the current one is refused with
+    /// [`AppendError::NoSpace`]: before it is accepted, not when it is written.
+    pub fn confine(&mut self, confined: bool) {
+        self.confined = confined;
     }
 
     /// Somebody waits for `upto`: the next flush contains it and is synced. Without effect if it is

@@ -6,10 +6,12 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use base::{Epoch, Sequence, Time};
 
@@ -150,7 +152,12 @@ enum NextSegment {
     /// Not thought of yet.
     None,
     Making(JoinHandle<()>),
-    /// Made, or failed: then the next segment grows as it is written.
+    /// There was no room for it on the disk; when that is tried again, and how patient that has become.
+    Refused {
+        again: Time,
+        pause: Duration,
+    },
+    /// Made; or it cannot be, for another reason than room: then the next segment grows as it is written.
     Settled,
 }
 
@@ -245,12 +252,15 @@ impl<S: Storage + Send + 'static> SharedLog<S> {
             for record in records {
                 bytes += state.log.check(record.event, record.payload.len())?;
             }
-            if bytes <= state.log.room() {
+            if bytes <= state.log.room(records.len() as u64) {
                 break;
             }
             let max = state.log.config().buffered_bytes_max;
             if bytes > max {
                 return Err(AppendError::Full { max });
+            }
+            if let NextSegment::Refused { .. } = state.spare {
+                return Err(AppendError::NoSpace);
             }
             state = self.shared.make_room(state);
         }
@@ -300,8 +310,8 @@ impl<S: Storage + Send + 'static> SharedLog<S> {
     /// As [`submit`](Self::submit), but never waits.
     ///
     /// # Errors
-    /// [`AppendError`]; [`AppendError::Full`] if too much is buffered just now: wait for an earlier
-    /// ticket, and submit again.
+    /// [`AppendError`]; [`AppendError::Full`] if too much is buffered just now, or the next segment is not
+    /// made yet: wait for an earlier ticket, or a moment, and submit again.
     pub fn try_submit(
         &self,
         event: EventType,
@@ -309,7 +319,12 @@ impl<S: Storage + Send + 'static> SharedLog<S> {
         payload: &[u8],
     ) -> Result<Ticket<S>, AppendError> {
         let mut state = self.shared.lock();
-        let sequence = state.log.append(event, timestamp_ms, payload)?;
+        let sequence = match state.log.append(event, timestamp_ms, payload) {
+            Err(AppendError::NoSpace) if state.spare.is_being_made() => {
+                return Err(AppendError::Full { max: state.log.config().buffered_bytes_max });
+            }
+            appended => appended?,
+        };
         Ok(self.ticket_of(state, sequence))
     }
 
@@ -489,6 +504,12 @@ impl State {
     }
 }
 
+impl NextSegment {
+    fn is_being_made(&self) -> bool {
+        matches!(self, NextSegment::Making(_))
+    }
+}
+
 impl Progress {
     fn durable(&self) -> Sequence {
         Sequence(self.durable.load(Ordering::Acquire))
@@ -520,6 +541,10 @@ impl Progress {
 impl<S: Storage + Send + 'static> Shared<S> {
     /// How often in a row the writer sees nobody come before it stops gathering.
     const QUIET_LOOKS: u32 = 24;
+    /// A disk without room for the next segment is asked again after this long, then after twice as long, …
+    const RETRY_FIRST: Duration = Duration::from_millis(50);
+    /// … but never later than this.
+    const RETRY_MAX: Duration = Duration::from_secs(2);
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is one of the log's own assertions; its poison is the log's.
@@ -544,6 +569,9 @@ impl<S: Storage + Send + 'static> Shared<S> {
         loop {
             match state.log.append(event, timestamp_ms, payload) {
                 Err(AppendError::Full { .. }) => state = self.make_room(state),
+                Err(AppendError::NoSpace) if state.spare.is_being_made() => {
+                    state = self.wait_for_done(state);
+                }
                 result => return result.map(|sequence| (state, sequence)),
             }
         }
@@ -707,6 +735,7 @@ impl<S: Storage + Send + 'static> Shared<S> {
                 state = self.lock();
                 continue;
             }
+            self.make_next_segment(&mut state);
             state = self.sleep(state);
         }
     }
@@ -724,7 +753,11 @@ impl<S: Storage + Send + 'static> Shared<S> {
 
     fn sleep<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
         let now = self.now();
-        let due = match state.log.next_wake() {
+        let again = match state.spare {
+            NextSegment::Refused { again, .. } => Some(again),
+            _ => None,
+        };
+        let due = match Time::earliest(state.log.next_wake(), again) {
             Some(due) if due <= now => return state,
             Some(due) => Some(due - now),
             // Somebody else flushes, perhaps over and over: look again later, unasked.
@@ -749,7 +782,9 @@ impl<S: Storage + Send + 'static> Shared<S> {
         state
     }
 
-    /// Zero-fills the next segment once the current one is half full, on a thread of its own.
+    /// Zero-fills the next segment once the current one is half full, on a thread of its own. Until there
+    /// is one the log takes no more than the current one holds: what a full disk refuses is refused before
+    /// it is accepted.
     fn make_next_segment(self: &Arc<Shared<S>>, state: &mut State) {
         let Some(bytes) = state.log.next_segment_due() else {
             // The log has gone on in it.
@@ -758,26 +793,45 @@ impl<S: Storage + Send + 'static> Shared<S> {
             }
             return;
         };
-        if let NextSegment::None = state.spare {
-            let Some(make) = self.storage().make_ahead(bytes) else {
-                state.spare = NextSegment::Settled;
-                return;
+        let pause = match state.spare {
+            NextSegment::None => Self::RETRY_FIRST,
+            NextSegment::Refused { again, pause } if again <= self.now() => {
+                (2 * pause).min(Self::RETRY_MAX)
+            }
+            _ => return,
+        };
+        let Some(make) = self.storage().make_ahead(bytes) else {
+            state.spare = NextSegment::Settled;
+            return;
+        };
+        state.log.confine(true);
+        let shared = Arc::clone(self);
+        let maker = spawn(move || {
+            let stop = || shared.progress.ended.load(Ordering::Relaxed);
+            let made = make(&stop).map(|spare| shared.storage().keep_ahead(spare));
+            let mut state = shared.lock();
+            let no_space = |error: &io::Error| {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             };
-            let shared = Arc::clone(self);
-            let make = move || {
-                let stop = || shared.progress.ended.load(Ordering::Relaxed);
-                match make(&stop) {
-                    Ok(spare) => shared.storage().keep_ahead(spare),
-                    Err(error) => tracing::warn!(%error, "no segment could be made ahead of time"),
+            state.spare = match made {
+                Err(error) if no_space(&error) => {
+                    tracing::error!(%error, bytes, "no room for the log's next segment");
+                    NextSegment::Refused { again: shared.now() + pause, pause }
                 }
-                let mut state = shared.lock();
-                if let NextSegment::Making(_) = state.spare {
-                    state.spare = NextSegment::Settled;
+                made => {
+                    if let Err(error) = made
+                        && !stop()
+                    {
+                        tracing::warn!(%error, bytes, "no segment could be made ahead of time");
+                    }
+                    state.log.confine(false);
+                    NextSegment::Settled
                 }
             };
-            let maker = spawn(make);
-            state.spare = NextSegment::Making(maker);
-        }
+            shared.tell_of_timers(&mut state);
+            shared.done.notify_all();
+        });
+        state.spare = NextSegment::Making(maker);
     }
 }
 

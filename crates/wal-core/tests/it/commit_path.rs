@@ -3,15 +3,16 @@
 use crate::files::directory;
 use crate::support::{Seen, scan};
 use base::{Sequence, Time};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use wal_core::{
-    AppendError, Config, DurableError, EventType, FileLog, FileStorage, NewRecord, OpenMode,
-    SegmentId,
+    AppendError, Config, Directory, DiskError, DiskOp, DurableError, EventType, FileLog,
+    FileStorage, MakeAhead, NewRecord, OpenMode, SegmentId, SharedLog, Spare, Storage,
 };
 
 const EVENT: EventType = EventType::TX_CREATED;
@@ -134,14 +135,17 @@ fn a_unit_is_appended_whole_or_not_at_all() {
 fn who_must_not_wait_is_told_that_there_is_no_room() {
     let directory = directory();
     let log = open(directory.path(), &small());
-    let (mut tickets, mut full) = (Vec::new(), 0);
-    for _ in 0..200 {
+    let (mut tickets, mut full) = (VecDeque::new(), 0);
+    while log.last().0 < 200 {
         match log.try_submit(EVENT, 0, &[7; 2000]) {
-            Ok(ticket) => tickets.push(ticket),
+            Ok(ticket) => tickets.push_back(ticket),
             Err(AppendError::Full { .. }) => {
                 full += 1;
-                let oldest: wal_core::Ticket = tickets.remove(0);
-                oldest.wait().unwrap();
+                // The segment behind the first half of this one may still be in the making.
+                match tickets.pop_front() {
+                    Some(oldest) => drop(wal_core::Ticket::wait(oldest).unwrap()),
+                    None => std::thread::yield_now(),
+                }
             }
             Err(error) => panic!("{error}"),
         }
@@ -149,10 +153,10 @@ fn who_must_not_wait_is_told_that_there_is_no_room() {
     assert!(full > 0, "the buffer holds eight of them");
     // Who may wait gets room.
     for _ in 0..50 {
-        tickets.push(log.submit(EVENT, 0, &[8; 2000]).unwrap());
+        tickets.push_back(log.submit(EVENT, 0, &[8; 2000]).unwrap());
     }
     let appended = log.last().0;
-    assert_eq!(appended, 250 - full);
+    assert_eq!(appended, 250);
     for ticket in tickets {
         ticket.wait().unwrap();
     }
@@ -235,4 +239,123 @@ fn segments_are_made_ahead_of_time() {
         (seen.payloads.len(), scanned.is_corrupt(), scanned.torn_tail_bytes),
         (600, false, 0)
     );
+}
+
+/// Files on a disk that has no room for another segment while it is `full`.
+struct Tight {
+    files: FileStorage,
+    full: Arc<AtomicBool>,
+}
+
+impl Directory for Tight {
+    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
+        self.files.segments()
+    }
+
+    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
+        self.files.len(segment)
+    }
+
+    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
+        self.files.read_at(segment, at, into)
+    }
+}
+
+impl Storage for Tight {
+    fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        self.files.perform(op)
+    }
+
+    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
+        if self.full.load(Ordering::Relaxed) {
+            return Some(Box::new(|_| Err(std::io::ErrorKind::StorageFull.into())));
+        }
+        self.files.make_ahead(bytes)
+    }
+
+    fn keep_ahead(&mut self, spare: Spare) {
+        self.files.keep_ahead(spare);
+    }
+}
+
+/// G5: a disk without room is told before a record is accepted, and the log goes on when room returns.
+#[test]
+fn a_full_disk_refuses_before_it_accepts() {
+    let directory = directory();
+    let full = Arc::new(AtomicBool::new(true));
+    let mut files = FileStorage::write(directory.path()).unwrap();
+    files.zero_fill_next(small().segment_bytes_first);
+    let mut tight = Tight { files, full: Arc::clone(&full) };
+    let mode = OpenMode::Exclusive;
+    let (log, _) = wal_core::open(&mut tight, &small(), mode, 1, Time::ZERO, &mut ()).unwrap();
+    let log = SharedLog::new(tight, log);
+    let mut accepted = 0;
+    let refused = loop {
+        match log.append_durable(EVENT, 0, &[7; 1500]) {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 100, "a segment of 64 KiB does not hold so many");
+    };
+    assert_eq!(refused, DurableError::Append(AppendError::NoSpace));
+    assert!(accepted >= 30, "{accepted}: the segment it has is used");
+    let record = NewRecord { event: EVENT, timestamp_ms: 0, payload: &[7; 1500] };
+    assert_eq!(log.append(EVENT, 0, &[7; 1500]), Err(AppendError::NoSpace));
+    assert_eq!(log.append_all(&[record]), Err(AppendError::NoSpace));
+    assert_eq!(log.try_submit(EVENT, 0, &[7; 1500]).map(drop), Err(AppendError::NoSpace));
+    assert_eq!((log.failure(), log.durable().0, log.last().0), (None, accepted, accepted));
+    let segment = directory.path().join(SegmentId::FIRST.file_name());
+    assert_eq!(std::fs::metadata(segment).unwrap().len(), 64 << 10, "it did not grow");
+
+    full.store(false, Ordering::Relaxed);
+    let mut looks = 0;
+    while log.append(EVENT, 0, &[8; 1500]).is_err() {
+        looks += 1;
+        assert!(looks < 5_000, "it never goes on");
+        #[expect(clippy::disallowed_methods)]
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    for _ in 0..100 {
+        log.append_durable(EVENT, 0, &[8; 1500]).unwrap();
+    }
+    log.close().unwrap();
+    let (seen, scanned) = scan(&FileStorage::read(directory.path()).unwrap());
+    assert_eq!(seen.payloads.len() as u64, accepted + 101);
+    assert!(!scanned.is_corrupt());
+}
+
+/// Whatever is accepted while there is no room for another segment fits into the one that there is,
+/// closing guards included.
+#[test]
+fn what_a_confined_log_accepts_fits() {
+    for payload in [0, 1, 60, 400, 1900] {
+        for together in [1, 3, 50] {
+            let mut storage = wal_core::MemoryStorage::new();
+            let mode = OpenMode::Exclusive;
+            let (mut log, _) =
+                wal_core::open(&mut storage, &small(), mode, 1, Time::ZERO, &mut ()).unwrap();
+            log.confine(true);
+            let mut now = Time::ZERO;
+            let refused = 'full: loop {
+                for _ in 0..together {
+                    match log.append(EVENT, 0, &vec![7; payload]) {
+                        Ok(sequence) => log.force(sequence),
+                        Err(AppendError::Full { .. }) => break,
+                        Err(error) => break 'full error,
+                    }
+                }
+                assert!(wal_core::drive(&mut storage, &mut log, now));
+                // An idle log proves what it has synced.
+                now = now + Config::default().idle_guard_after * 2;
+                wal_core::drive(&mut storage, &mut log, now);
+            };
+            assert_eq!(refused, AppendError::NoSpace);
+            let room = log.room(1);
+            wal_core::close(&mut storage, &mut log, now);
+            assert!(room < 29 + payload as u64, "{payload} {together}: {room} left");
+            assert_eq!(storage.segments().unwrap().len(), 1);
+            let bytes = storage.len(SegmentId::FIRST).unwrap();
+            assert!((40 << 10..=64 << 10).contains(&bytes), "{payload} {together}: {bytes}");
+        }
+    }
 }
