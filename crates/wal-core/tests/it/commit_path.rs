@@ -346,7 +346,7 @@ fn what_a_confined_log_accepts_fits() {
                 }
                 assert!(wal_core::drive(&mut storage, &mut log, now));
                 // An idle log proves what it has synced.
-                now = now + Config::default().idle_guard_after * 2;
+                now += Config::default().idle_guard_after * 2;
                 wal_core::drive(&mut storage, &mut log, now);
             };
             assert_eq!(refused, AppendError::NoSpace);
