@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::replay::OURS_BATCHES;
-use crate::report::{Report, thousands};
+use crate::report::Report;
 use crate::rows::{Row, WITH_ROTATION, WITHOUT_ROTATION};
 use crate::sample::{Measured, P999, PER_SECOND};
 
@@ -36,9 +36,9 @@ pub fn svg(report: &Report) -> String {
 
 fn panel(body: &mut String, y: &mut u32, row: &Row) {
     let rotation = row.system(WITH_ROTATION).is_some();
-    let (figure, unit) = if rotation { (P999, "µs, p99.9") } else { (PER_SECOND, "records/s") };
+    let figure = if rotation { P999 } else { PER_SECOND };
     *y += HEAD;
-    text(body, 16, *y, "start", "title", &format!("{} ({unit})", row.name.title()));
+    text(body, 16, *y, "start", "title", &format!("{}, {}", row.name.title(), figure.name));
     *y += 8;
     let medians: Vec<(&Measured, f64)> =
         row.systems.iter().filter_map(|system| Some((system, system.median(figure)?))).collect();
@@ -55,7 +55,7 @@ fn panel(body: &mut String, y: &mut u32, row: &Row) {
             LINE - 6
         );
         let end = LEFT + length as u32 + 6;
-        text(body, end, *y + 15, "start", "", &thousands(*median));
+        text(body, end, *y + 15, "start", "", &figure.show(Some(*median)));
         *y += LINE;
     }
     for out in &row.left_out {

@@ -8,7 +8,7 @@ use crate::bars::{Bar, Verdict};
 use crate::ours;
 use crate::place::Disk;
 use crate::replay::OURS_BATCHES;
-use crate::rows::{Row, WITH_ROTATION};
+use crate::rows::Row;
 use crate::sample::{CPU, Figure, MEMORY, Measured, P50, P99, P999, PER_SECOND, RECORDS_PER_FLUSH};
 
 /// Everything that a run found out.
@@ -25,21 +25,8 @@ pub struct Report {
     pub bars: Vec<Bar>,
 }
 
-struct Column {
-    head: &'static str,
-    figure: Figure,
-    show: fn(f64) -> String,
-}
-
-const COLUMNS: &[Column] = &[
-    Column { head: "records/s", figure: PER_SECOND, show: thousands },
-    Column { head: "p50 µs", figure: P50, show: thousands },
-    Column { head: "p99 µs", figure: P99, show: thousands },
-    Column { head: "p99.9 µs", figure: P999, show: thousands },
-    Column { head: "CPU µs/rec", figure: CPU, show: |us| format!("{us:.2}") },
-    Column { head: "rec/flush", figure: RECORDS_PER_FLUSH, show: |n| format!("{n:.1}") },
-    Column { head: "memory MB", figure: MEMORY, show: |bytes| format!("{:.1}", bytes / 1e6) },
-];
+/// A row's columns, where it has them.
+const COLUMNS: &[Figure] = &[PER_SECOND, P50, P99, P999, CPU, RECORDS_PER_FLUSH, MEMORY];
 
 impl Report {
     /// What is known before anything is measured.
@@ -67,9 +54,8 @@ impl Report {
             row_table(row, &mut text);
         }
         let _ = writeln!(text, "\nBars for {}\n", ours::NAME);
-        let mut lines =
-            vec![["row", "bar", "wanted", "measured", "of the bar", ""].map(String::from)];
-        let show = |figure: Option<f64>| figure.map_or("-".into(), thousands);
+        let head = ["row", "bar", "wanted", "measured", "", "of the bar", ""];
+        let mut lines = vec![head.map(String::from)];
         for bar in &self.bars {
             let verdict = match &bar.verdict {
                 Verdict::Met => "met".to_owned(),
@@ -78,30 +64,29 @@ impl Report {
             };
             let times = bar.times.map_or("-".into(), |times| format!("{times:.2} x"));
             let row = crate::name(bar.row);
-            let (wanted, got) = (show(bar.wanted), show(bar.got));
-            lines.push([row, bar.text.clone(), wanted, got, times, verdict]);
+            let (wanted, got) = (bar.figure.show(bar.wanted), bar.figure.show(bar.got));
+            let unit = bar.figure.unit.to_owned();
+            lines.push([row, bar.text.clone(), wanted, got, unit, times, verdict]);
         }
-        aligned(&lines, &[2, 3, 4], &mut text);
+        aligned(&lines, &[2, 3, 5], &mut text);
         text
     }
 }
 
 fn row_table(row: &Row, text: &mut String) {
     let _ = writeln!(text, "\n{}\n", row.name.title());
-    let has = |column: &&Column| row.systems.iter().any(|s| s.median(column.figure).is_some());
-    let columns: Vec<&Column> = COLUMNS.iter().filter(has).collect();
-    let ours = row.system(ours::NAME).or_else(|| row.system(WITH_ROTATION));
+    let has = |column: &&Figure| row.systems.iter().any(|s| s.median(**column).is_some());
+    let columns: Vec<&Figure> = COLUMNS.iter().filter(has).collect();
+    let ours = row.system(ours::NAME);
     let mut head = vec![String::new()];
-    head.extend(columns.iter().map(|column| column.head.to_owned()));
+    head.extend(columns.iter().map(|column| column.name.to_owned()));
     if ours.is_some() {
         head.push("wal-core is".into());
     }
     let mut lines = vec![head];
     for system in &row.systems {
         let mut line = vec![system.name.to_owned()];
-        line.extend(columns.iter().map(|column| {
-            system.median(column.figure).map_or("-".into(), |figure| (column.show)(figure))
-        }));
+        line.extend(columns.iter().map(|&&column| column.show(system.median(column))));
         line.extend(ours.map(|ours| times(ours, system)));
         lines.push(line);
     }
@@ -145,33 +130,9 @@ fn aligned<L: AsRef<[String]>>(lines: &[L], right: &[usize], text: &mut String) 
     }
 }
 
-/// A figure with the digits that mean something.
-pub fn thousands(figure: f64) -> String {
-    if figure < 100.0 {
-        return format!("{figure:.1}");
-    }
-    let digits = format!("{figure:.0}");
-    let mut grouped = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn figures() {
-        assert_eq!(thousands(6.54), "6.5");
-        assert_eq!(thousands(123.4), "123");
-        assert_eq!(thousands(1_234_567.0), "1,234,567");
-        assert_eq!(thousands(123_456.0), "123,456");
-    }
 
     #[test]
     fn columns_are_as_wide_as_their_longest_cell() {

@@ -28,15 +28,35 @@ pub struct Sample {
 }
 
 /// One figure of a sample.
-pub type Figure = fn(&Sample) -> Option<f64>;
+#[derive(Clone, Copy)]
+pub struct Figure {
+    /// As the head of a column.
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// What a figure is divided by to be shown in its unit.
+    per: f64,
+    pub of: fn(&Sample) -> Option<f64>,
+}
 
-pub const PER_SECOND: Figure = |sample| Some(sample.per_second);
-pub const P50: Figure = |sample| sample.p50_us;
-pub const P99: Figure = |sample| sample.p99_us;
-pub const P999: Figure = |sample| sample.p999_us;
-pub const CPU: Figure = |sample| sample.cpu_us_per_record;
-pub const RECORDS_PER_FLUSH: Figure = |sample| sample.records_per_flush;
-pub const MEMORY: Figure = |sample| sample.memory_bytes;
+impl Figure {
+    const fn new(name: &'static str, unit: &'static str, of: fn(&Sample) -> Option<f64>) -> Figure {
+        Figure { name, unit, per: 1.0, of }
+    }
+
+    /// For people, with the digits that mean something.
+    pub fn show(self, figure: Option<f64>) -> String {
+        figure.map_or("-".into(), |figure| thousands(figure / self.per))
+    }
+}
+
+pub const PER_SECOND: Figure = Figure::new("records/s", "records/s", |s| Some(s.per_second));
+pub const P50: Figure = Figure::new("p50 µs", "µs", |s| s.p50_us);
+pub const P99: Figure = Figure::new("p99 µs", "µs", |s| s.p99_us);
+pub const P999: Figure = Figure::new("p99.9 µs", "µs", |s| s.p999_us);
+pub const CPU: Figure = Figure::new("CPU µs/rec", "µs", |s| s.cpu_us_per_record);
+pub const RECORDS_PER_FLUSH: Figure = Figure::new("rec/flush", "", |s| s.records_per_flush);
+pub const MEMORY: Figure =
+    Figure { per: 1e6, ..Figure::new("memory MB", "MB", |s| s.memory_bytes) };
 
 /// One log's samples, one for each repetition.
 #[derive(Clone, Debug, Serialize)]
@@ -48,14 +68,14 @@ pub struct Measured {
 impl Measured {
     /// The median over the repetitions.
     pub fn median(&self, figure: Figure) -> Option<f64> {
-        median(self.samples.iter().filter_map(figure))
+        median(self.samples.iter().filter_map(figure.of))
     }
 
     /// The median, over the repetitions, of how many times the other's figure this one's is. Two
     /// figures of one repetition were taken within seconds of each other, on the same noisy machine.
     pub fn ratio(&self, figure: Figure, other: &Measured) -> Option<f64> {
         let pairs = self.samples.iter().zip(&other.samples);
-        median(pairs.filter_map(|(ours, theirs)| Some(figure(ours)? / figure(theirs)?)))
+        median(pairs.filter_map(|(ours, theirs)| Some((figure.of)(ours)? / (figure.of)(theirs)?)))
     }
 }
 
@@ -69,6 +89,24 @@ pub fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
     } else {
         Some(f64::midpoint(figures[figures.len() / 2 - 1], upper))
     }
+}
+
+fn thousands(figure: f64) -> String {
+    if figure < 10.0 {
+        return format!("{figure:.2}");
+    }
+    if figure < 100.0 {
+        return format!("{figure:.1}");
+    }
+    let digits = format!("{figure:.0}");
+    let mut grouped = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 #[cfg(test)]
@@ -94,5 +132,14 @@ mod tests {
         assert_eq!(ours.ratio(PER_SECOND, &theirs), Some(2.0));
         assert_eq!(ours.median(PER_SECOND), Some(200.0));
         assert_eq!(ours.ratio(P99, &theirs), None);
+    }
+
+    #[test]
+    fn figures() {
+        assert_eq!(thousands(6.543), "6.54");
+        assert_eq!(thousands(65.43), "65.4");
+        assert_eq!(thousands(123.4), "123");
+        assert_eq!(thousands(1_234_567.0), "1,234,567");
+        assert_eq!(thousands(123_456.0), "123,456");
     }
 }

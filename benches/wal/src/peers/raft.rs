@@ -47,27 +47,35 @@ impl Log for Raft {
     }
 }
 
-/// What is in flight on one thread is one batch, which is durable as a whole.
+/// What is in flight on one thread is one batch of one group, which is durable as a whole.
 struct Batching {
     engine: Engine,
-    batch: LogBatch,
+    last: u64,
+    entries: Vec<BytesValue>,
     tokens: Vec<usize>,
 }
 
 pub fn multiplexed(directory: &Path) -> Result<Box<dyn Multiplexed>, Trouble> {
-    let (engine, batch) = (engine(directory)?, LogBatch::default());
-    Ok(Box::new(Batching { engine, batch, tokens: Vec::new() }))
+    let engine = engine(directory)?;
+    Ok(Box::new(Batching { engine, last: 0, entries: Vec::new(), tokens: Vec::new() }))
 }
 
 impl Multiplexed for Batching {
     fn submit(&mut self, token: usize, payload: &Payload) -> Result<(), Trouble> {
-        self.batch.add_entries::<Entry>(token as u64 + 1, &[entry(payload)])?;
+        // A group's indexes have no gaps: it counts for all callers.
+        self.last += 1;
+        let mut payload = *payload;
+        payload[..8].copy_from_slice(&self.last.to_le_bytes());
+        self.entries.push(entry(&payload));
         self.tokens.push(token);
         Ok(())
     }
 
     fn completed(&mut self, tokens: &mut Vec<usize>) -> Result<(), Trouble> {
-        self.engine.write(&mut self.batch, true)?;
+        let mut batch = LogBatch::with_capacity(1);
+        batch.add_entries::<Entry>(1, &self.entries)?;
+        self.engine.write(&mut batch, true)?;
+        self.entries.clear();
         tokens.append(&mut self.tokens);
         Ok(())
     }
