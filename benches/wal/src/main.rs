@@ -51,7 +51,7 @@ const INFRASTRUCTURE: u8 = 5;
 
 /// Measures wal-core beside other logs, and beside what the disk allows.
 #[derive(Parser)]
-#[command(name = "cargo xtask bench wal", after_help = EXIT_CODES)]
+#[command(name = "wal-bench", bin_name = "cargo xtask bench wal", after_help = EXIT_CODES)]
 struct Options {
     /// Half a second per cell in place of two, and a million records replayed in place of ten.
     #[arg(long)]
