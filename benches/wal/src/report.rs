@@ -138,7 +138,10 @@ mod tests {
     fn columns_are_as_wide_as_their_longest_cell() {
         let mut text = String::new();
         let line = |cells: [&str; 3]| cells.map(String::from);
-        aligned(&[line(["a", "µ", "x"]), line(["bbb", "12", ""])], &[1], &mut text);
-        assert_eq!(text, "  a     µ  x\n  bbb  12\n");
+        aligned(&[line(["a", "µ", "x"]), line(["bbb", "1", ""])], &[1], &mut text);
+        assert_eq!(text, "  a    µ  x\n  bbb  1\n");
+        text.clear();
+        aligned(&[line(["a", "1", "x"]), line(["b", "123", "y"])], &[1], &mut text);
+        assert_eq!(text, "  a    1  x\n  b  123  y\n");
     }
 }
