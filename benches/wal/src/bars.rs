@@ -238,7 +238,7 @@ mod tests {
             measured("raft-engine", 100.0, 199.0),
         ];
         let left_out = vec![LeftOut { name: "okaywal", why: "broke".into() }];
-        judge(&[Row { name: RowName::Callers64, systems, left_out }])
+        judge(&[Row { name: RowName::Callers64, others: None, systems, left_out }])
     }
 
     #[test]
@@ -273,7 +273,8 @@ mod tests {
         assert!(!asked_for(RowName::Callers8));
 
         let left_out = vec![LeftOut { name: ours::NAME, why: NOT_BUILT.into() }];
-        let bars = judge(&[Row { name: RowName::Multiplexed, systems: vec![], left_out }]);
+        let name = RowName::Multiplexed;
+        let bars = judge(&[Row { name, others: None, systems: vec![], left_out }]);
         let not_built = Verdict::NotMeasured(NOT_BUILT.into());
         assert_eq!(verdict(&bars, RowName::Multiplexed, "records/s"), not_built);
     }

@@ -10,7 +10,7 @@
 //! | `rows` | what is measured against what |
 //! | `bars` | what wal-core has to reach |
 //! | `sample`, `report`, `plot` | figures, tables, a picture |
-//! | `place` | a fresh folder on a real disk |
+//! | `place`, `machine` | a fresh folder on a real disk; what else the machine is doing |
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ use clap::{Parser, ValueEnum};
 mod bars;
 mod ceiling;
 mod log;
+mod machine;
 mod ours;
 mod peers;
 mod place;
@@ -106,7 +107,7 @@ fn run(options: &Options) -> Result<bool, Trouble> {
         Some(dir) => dir.clone(),
         None => std::env::current_exe()?.parent().ok_or("this program is in no folder")?.to_owned(),
     };
-    let load = load();
+    let load = machine::load();
     let place = Place::new(&beneath)?;
     let extent = extent(options);
     let mut report = Report {
@@ -168,9 +169,4 @@ fn extent(options: &Options) -> Extent {
 /// The name by which `--only` knows a row.
 fn name(row: RowName) -> String {
     row.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// The load average over a minute.
-fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }

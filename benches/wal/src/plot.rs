@@ -39,6 +39,10 @@ fn panel(body: &mut String, y: &mut u32, row: &Row) {
     let figure = if rotation { P999 } else { PER_SECOND };
     *y += HEAD;
     text(body, 16, *y, "start", "title", &format!("{}, {}", row.name.title(), figure.name));
+    if let Some(others) = row.others {
+        let note = format!("others: {:.0} % of the processors", others * 100.0);
+        text(body, WIDTH - 16, *y, "end", "note", &note);
+    }
     *y += 8;
     let medians: Vec<(&Measured, f64)> =
         row.systems.iter().filter_map(|system| Some((system, system.median(figure)?))).collect();
@@ -99,6 +103,7 @@ mod tests {
         let sample = |per_second| vec![Sample { per_second, ..Sample::default() }];
         let row = Row {
             name: RowName::Callers1,
+            others: Some(0.256),
             systems: vec![
                 Measured { name: crate::ours::NAME, samples: sample(500.0) },
                 Measured { name: "raft-engine", samples: sample(1_000.0) },
@@ -118,6 +123,7 @@ mod tests {
         let svg = svg(&report);
         assert!(svg.contains("class=\"ours\" x=\"250\" y=\"111\" width=\"270.0\""), "{svg}");
         assert!(svg.contains("class=\"peer\" x=\"250\" y=\"133\" width=\"540.0\""), "{svg}");
+        assert!(svg.contains("others: 26 % of the processors"), "{svg}");
         assert!(svg.contains("&lt;broken&gt; &amp; gone"), "{svg}");
     }
 }

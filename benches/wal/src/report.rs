@@ -92,6 +92,9 @@ fn row_table(row: &Row, text: &mut String) {
     }
     let right: Vec<usize> = (1..lines[0].len()).collect();
     aligned(&lines, &right, text);
+    if let Some(others) = row.others {
+        let _ = writeln!(text, "  others took {:.0} % of the processors", others * 100.0);
+    }
     for out in &row.left_out {
         let _ = writeln!(text, "  left out: {}: {}", out.name, out.why);
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::ceiling::{Copying, Gather, Mode, Raw, Writer};
 use crate::log::{Buffered, Closures, Log, Multiplexed, Trouble};
+use crate::machine::Usage;
 use crate::place::Place;
 use crate::sample::{Measured, Sample};
 use crate::workload::{self, Times};
@@ -83,6 +84,8 @@ impl RowName {
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub name: RowName,
+    /// The part of all processors' time that others took meanwhile, from 0 to 1.
+    pub others: Option<f64>,
     pub systems: Vec<Measured>,
     pub left_out: Vec<LeftOut>,
 }
@@ -153,7 +156,9 @@ pub fn measure(
             }
         }
     }
+    let before = Usage::now();
     let mut row = interleaved(name, runs, extent.repetitions, progress);
+    row.others = before.zip(Usage::now()).map(|(before, now)| before.others(now));
     row.left_out.append(&mut left_out);
     row
 }
@@ -181,7 +186,7 @@ fn interleaved(
     }
     // What failed once has figures of some repetitions only, which are comparable with nothing.
     systems.retain(|system| left_out.iter().all(|out| out.name != system.name));
-    Row { name, systems, left_out }
+    Row { name, others: None, systems, left_out }
 }
 
 type Open<'a> = Box<dyn Fn(&Path) -> Result<Box<dyn Log>, Trouble> + 'a>;
