@@ -27,7 +27,7 @@ impl Usage {
         // guests behind them are counted under user.
         let machine = numbers(machine.lines().next()?.strip_prefix("cpu ")?);
         let (total, idle) = (machine.get(..8)?.iter().sum(), machine[3] + machine[4]);
-        // Behind the name, in brackets, a letter and ten numbers, some of them negative.
+        // Behind the name, in brackets, a letter and ten numbers.
         let fields = process.rsplit_once(") ")?.1.split_whitespace().skip(11).take(4);
         let ours = fields.map(str::parse::<u64>).sum::<Result<u64, _>>().ok()?;
         Some(Usage { total, busy: total - idle, ours })

@@ -28,6 +28,9 @@ pub struct Report {
 /// A row's columns, where it has them.
 const COLUMNS: &[Figure] = &[PER_SECOND, P50, P99, P999, CPU, RECORDS_PER_FLUSH, MEMORY];
 
+/// Where others take more of the processors than this, callers wait for a processor, not for the disk.
+const NOISY: f64 = 0.2;
+
 impl Report {
     /// What is known before anything is measured.
     pub fn heading(&self) -> String {
@@ -48,6 +51,17 @@ impl Report {
         text
     }
 
+    /// Why a verdict is worth little, if it is.
+    fn doubt(&self, bar: &Bar) -> String {
+        let others = self.rows.iter().find(|row| row.name == bar.row).and_then(|row| row.others);
+        match others {
+            Some(others) if others > NOISY => {
+                format!(" (others took {:.0} % of the processors)", others * 100.0)
+            }
+            _ => String::new(),
+        }
+    }
+
     pub fn table(&self) -> String {
         let mut text = String::new();
         for row in &self.rows {
@@ -58,8 +72,8 @@ impl Report {
         let mut lines = vec![head.map(String::from)];
         for bar in &self.bars {
             let verdict = match &bar.verdict {
-                Verdict::Met => "met".to_owned(),
-                Verdict::NotMet => "NOT MET".to_owned(),
+                Verdict::Met => format!("met{}", self.doubt(bar)),
+                Verdict::NotMet => format!("NOT MET{}", self.doubt(bar)),
                 Verdict::NotMeasured(why) => why.clone(),
             };
             let times = bar.times.map_or("-".into(), |times| format!("{times:.2} x"));
@@ -136,6 +150,37 @@ fn aligned<L: AsRef<[String]>>(lines: &[L], right: &[usize], text: &mut String) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::RowName;
+
+    #[test]
+    fn a_verdict_of_a_noisy_row_says_so() {
+        let report = |others| Report {
+            processors: 2,
+            load: None,
+            disk: Disk { file_system: "ext4".into(), fdatasync_p50_us: 120.0 },
+            repetitions: 1,
+            seconds_per_cell: 0.5,
+            replayed_records: 1,
+            rows: vec![Row {
+                name: RowName::Callers8,
+                others: Some(others),
+                systems: vec![],
+                left_out: vec![],
+            }],
+            bars: vec![Bar {
+                row: RowName::Callers8,
+                text: "more".into(),
+                figure: PER_SECOND,
+                wanted: Some(1.0),
+                got: Some(2.0),
+                times: Some(2.0),
+                verdict: Verdict::Met,
+            }],
+        };
+        assert!(report(0.1).table().ends_with("2.00 x  met\n"), "{}", report(0.1).table());
+        let noisy = report(0.93).table();
+        assert!(noisy.ends_with("met (others took 93 % of the processors)\n"), "{noisy}");
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_longest_cell() {
