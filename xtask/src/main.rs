@@ -1,6 +1,7 @@
 //! The project's own automation, as `cargo xtask COMMAND`. It depends on nothing, so that it starts at
 //! once, and runs what cargo built.
 
+mod bench;
 mod canary;
 mod edges;
 mod run;
@@ -19,10 +20,12 @@ cargo xtask COMMAND
   test                        everything that CI runs: format, lints, unit, property, scenario and doc
                               tests, and a few canaries
   schedules [N]               run the log's commit path under N schedules of its threads (default: 5000)
+  bench [NAME] [OPTIONS]      measure ours beside its peers; without a name: what there is
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
-3 not deterministic · 4 usage or scenario error · 5 infrastructure. Of the others: 0 or 1; 4 usage.
+3 not deterministic · 4 usage or scenario error · 5 infrastructure. Of bench: 0 measured · 1 ours failed ·
+4 usage · 5 infrastructure. Of the others: 0 or 1; 4 usage.
 ";
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Some("sim") => run::sim(rest),
         Some("test") => test::main(rest),
         Some("schedules") => schedules::main(rest),
+        Some("bench") => bench::main(rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");

@@ -1,0 +1,119 @@
+//! wal-core, as its users see it. This is the only file that knows it.
+
+use std::path::Path;
+
+use wal_core::{Config, EventType, FileLog, Guard, Place, Record, Visitor};
+
+use crate::log::{Buffered, Log, Multiplexed, Payload, Trouble};
+use crate::replay::Seen;
+
+/// The name of this log in every table.
+pub const NAME: &str = "wal-core";
+
+const EVENT: EventType = EventType::TX_COMMIT_START;
+
+/// A log whose segments all have this size, in bytes; by default they grow.
+pub fn open_segments(directory: &Path, bytes: u64) -> Result<FileLog, Trouble> {
+    let config =
+        Config { segment_bytes_first: bytes, segment_bytes_max: bytes, ..Config::default() };
+    Ok(FileLog::open(directory, &config, &mut ())?.0)
+}
+
+pub fn open(directory: &Path) -> Result<Box<dyn Log>, Trouble> {
+    Ok(Box::new(FileLog::open(directory, &Config::default(), &mut ())?.0))
+}
+
+impl Log for FileLog {
+    fn append(&self, _: usize, payload: &Payload) -> Result<(), Trouble> {
+        self.append_durable(EVENT, 0, payload)?;
+        Ok(())
+    }
+
+    fn syncs(&self) -> Option<u64> {
+        Some(self.stats().syncs)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), Trouble> {
+        Ok(FileLog::close(*self)?)
+    }
+}
+
+/// How many segments of this size a log has filled at least.
+pub fn rotations(log: &FileLog, segment_bytes: u64) -> u64 {
+    log.stats().bytes / segment_bytes
+}
+
+/// How a log is opened to which one thread appends without waiting.
+type OpenMultiplexed = fn(&Path) -> Result<Box<dyn Multiplexed>, Trouble>;
+
+/// wal-core has no appending that tells a closure or a future when it is durable, yet. When it has, this
+/// is a function that returns a `Closures::new(…)` around it.
+pub const MULTIPLEXED: Option<OpenMultiplexed> = None;
+
+struct Lazy(FileLog);
+
+pub fn buffered(directory: &Path) -> Result<Box<dyn Buffered>, Trouble> {
+    Ok(Box::new(Lazy(FileLog::open(directory, &Config::default(), &mut ())?.0)))
+}
+
+impl Buffered for Lazy {
+    fn append(&mut self, payload: &Payload) -> Result<(), Trouble> {
+        self.0.append(EVENT, 0, payload)?;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), Trouble> {
+        Ok(self.0.close()?)
+    }
+}
+
+/// Batches hold 16 records of 129 bytes, and have no room for a 17th: the hardest case that the bar
+/// speaks of.
+fn batches_of_16(each_checksum: bool) -> Config {
+    Config {
+        max_payload: 2_000,
+        batch_bytes_max: 2_184,
+        enable_checksums: each_checksum,
+        ..Config::default()
+    }
+}
+
+pub fn build(directory: &Path, records: u64) -> Result<(), Trouble> {
+    let (log, _) = FileLog::open(directory, &batches_of_16(true), &mut ())?;
+    for number in 1..=records {
+        log.append(EVENT, 0, &crate::log::payload(number))?;
+    }
+    Ok(log.close()?)
+}
+
+#[derive(Default)]
+struct Replay {
+    records: u64,
+    sum: u64,
+    batches: u64,
+}
+
+impl Visitor for Replay {
+    fn record(&mut self, record: &Record<'_>, _: Place) {
+        self.records += 1;
+        self.sum = self.sum.wrapping_add(crate::log::number(record.payload));
+    }
+
+    fn guard(&mut self, _: &Guard, _: Place) {
+        self.batches += 1;
+    }
+}
+
+/// Opens the log, which reads it.
+pub fn replay(directory: &Path, each_checksum: bool) -> Result<Seen, Trouble> {
+    let mut replay = Replay::default();
+    let (log, _) = FileLog::open(directory, &batches_of_16(each_checksum), &mut replay)?;
+    let Replay { records, sum, batches } = replay;
+    // A flush may end with a shorter batch, and there are some thousands of flushes.
+    if records > 16 * batches || 11 * records < 10 * 16 * batches {
+        return Err(
+            format!("{records} records in {batches} batches: 16 were wanted in each").into()
+        );
+    }
+    Ok(Seen { records, sum, open: Box::new(log) })
+}
