@@ -9,6 +9,9 @@
 //!   says what each of them is, and [`Engine::resume`] finishes them;
 //! * the same [request key](Request::key) is the same operation, before and after a crash.
 //!
+//! Over a log that was damaged and [salvaged](salvage) it acts on nothing that a lost record could
+//! contradict.
+//!
 //! It does not read a clock, open a file or send a message: it is told `(now, input)` and says what it
 //! wants. It starts no thread, and two engines on one log are excluded by the log's epoch.
 //!
@@ -45,12 +48,14 @@ mod message;
 mod output;
 mod replay;
 mod report;
+mod salvage;
 
-pub use codec::StepOutcome;
+pub use codec::{Doubt, StepOutcome};
 pub use engine::{Config, Engine, Stats};
 pub use gate::Gate;
 pub use gated::GatedLog;
 pub use message::{Message, MessageKind, SagaKey, StepAnswer};
 pub use output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
-pub use replay::{EndedOperation, LocalEffect, Operations, Replay};
+pub use replay::{EndedOperation, InDoubt, LocalEffect, Operations, Replay};
 pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
+pub use salvage::{SalvageError, Salvaged, salvage};

@@ -252,6 +252,23 @@ impl Scanned {
         !self.corruption.is_empty()
     }
 
+    /// No segment's epoch can have been higher, as far as can be told: a header that cannot be read may
+    /// have been that of one start more.
+    #[must_use]
+    pub fn highest_epoch(&self) -> Epoch {
+        let unread = self.corruption.iter().filter(|damage| {
+            matches!(
+                damage.what,
+                Damage::HeaderCopyCorrupt
+                    | Damage::HeaderCopiesDiffer
+                    | Damage::BatchesWithoutHeader
+                    | Damage::ForeignSegment
+            )
+        });
+        let starts = u32::try_from(unread.count()).unwrap_or(u32::MAX);
+        Epoch::new(self.epoch.value().saturating_add(starts).min(Epoch::MAX.value()))
+    }
+
     pub(crate) fn count(&mut self, record: &Record<'_>) {
         self.records += 1;
         self.last_sequence = record.sequence;
@@ -369,7 +386,8 @@ impl Survey {
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
-        let claims = self.views.iter().filter_map(|view| view.header.claim);
+        // Of a damaged header, the guess that has read the first batch.
+        let claims = self.views.iter().filter_map(|view| view.claim);
         claims.map(|claim| claim.epoch).max().unwrap_or(Epoch::NONE)
     }
 
