@@ -10,7 +10,7 @@ use std::sync::Arc;
 use twopc::coordinator::{Decision, Event as TransactionEvent};
 use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
-use wal_core::{Corruption, EventType, Place, Record, Scanned, Visitor};
+use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, Visitor};
 
 #[derive(Debug)]
 struct Replayed<M> {
@@ -517,6 +517,14 @@ impl Replay {
         }
     }
 
+    /// The number that comes next behind the damage says whether a record is missing.
+    fn look_over_the_hole(&mut self, next: Sequence) {
+        if std::mem::take(&mut self.hole_ahead) && next != self.last.next() {
+            self.damaged = true;
+            self.hide_records();
+        }
+    }
+
     /// Records are missing in front of what comes next: what was unfinished and could be changed by one
     /// of them is in doubt from now on.
     fn hide_records(&mut self) {
@@ -601,10 +609,7 @@ impl Orphan {
 
 impl Visitor for Replay {
     fn record(&mut self, record: &Record<'_>, _place: Place) {
-        if std::mem::take(&mut self.hole_ahead) && record.sequence != self.last.next() {
-            self.damaged = true;
-            self.hide_records();
-        }
+        self.look_over_the_hole(record.sequence);
         self.last = record.sequence;
         match codec::decode(record.event, record.payload) {
             Ok(Fact::Saga { id, event }) => self.saga(record, id, &event),
@@ -626,6 +631,10 @@ impl Visitor for Replay {
                 }
             }
         }
+    }
+
+    fn guard(&mut self, guard: &Guard, _place: Place) {
+        self.look_over_the_hole(guard.first);
     }
 
     /// Records may be missing here. In a log whose batches prove the numbers of their records, none is

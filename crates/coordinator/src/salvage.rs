@@ -7,8 +7,8 @@ use base::{CoordinatorId, Epoch, Sequence, Time};
 use std::fmt;
 use std::io;
 use wal_core::{
-    AppendError, Config, Corruption, Directory, DiskError, EventType, Log, OpenError, OpenMode,
-    Opening, Place, Record, ScanConfig, ScanError, Storage, Visitor,
+    AppendError, Config, Corruption, Directory, DiskError, EventType, Guard, Log, OpenError,
+    OpenMode, Opening, Place, Record, ScanConfig, ScanError, Storage, Visitor,
 };
 
 /// What a [`salvage`] has done.
@@ -197,6 +197,10 @@ impl Visitor for Survey {
         let bytes = u32::try_from(record.payload.len()).unwrap_or(u32::MAX);
         self.longest = self.longest.max(bytes);
         self.replay.record(record, place);
+    }
+
+    fn guard(&mut self, guard: &Guard, place: Place) {
+        self.replay.guard(guard, place);
     }
 
     fn hole(&mut self, hole: &Corruption) {

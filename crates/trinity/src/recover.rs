@@ -8,7 +8,7 @@ use coordinator::{OperationKind, OperationReport, RecoveryReport, Replay};
 use serde::Serialize;
 use twopc::Vote;
 use twopc::coordinator::Decision;
-use wal_core::{Corruption, Integrity, Place, Record, Scanned, Visitor};
+use wal_core::{Corruption, Guard, Integrity, Place, Record, Scanned, Visitor};
 
 use crate::error::{Error, Exit};
 use crate::line::Name;
@@ -64,6 +64,10 @@ impl Visitor for Watched {
     fn record(&mut self, record: &Record<'_>, place: Place) {
         self.progress.tick();
         self.replay.record(record, place);
+    }
+
+    fn guard(&mut self, guard: &Guard, place: Place) {
+        self.replay.guard(guard, place);
     }
 
     fn hole(&mut self, hole: &Corruption) {
