@@ -42,6 +42,7 @@
 
 pub mod codec;
 mod engine;
+mod explain;
 mod gate;
 mod gated;
 mod message;
@@ -52,6 +53,7 @@ mod salvage;
 
 pub use codec::{Doubt, StepOutcome};
 pub use engine::{Config, Engine, Stats};
+pub use explain::{explain_decision, explain_end};
 pub use gate::Gate;
 pub use gated::GatedLog;
 pub use message::{Message, MessageKind, SagaKey, StepAnswer};

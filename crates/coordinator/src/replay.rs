@@ -235,6 +235,16 @@ impl Replay {
         }
     }
 
+    /// The sagas that have ended, by id.
+    pub fn ended_sagas(&self) -> impl Iterator<Item = &EndedOperation<End>> {
+        self.ended_sagas.values()
+    }
+
+    /// The transactions that have ended, by id.
+    pub fn ended_transactions(&self) -> impl Iterator<Item = &EndedOperation<Decision>> {
+        self.ended_transactions.values()
+    }
+
     /// What a salvage has to say of this log: each operation that is in doubt, with its coordinator as far
     /// as it is known, and the ids that the log does not know. Nothing, if no record is missing; what an
     /// earlier salvage has said is still there.

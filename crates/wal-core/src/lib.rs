@@ -97,7 +97,8 @@ pub use record::{
     encode_record,
 };
 pub use scan::{
-    Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Visitor, scan,
+    CopyState, Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, SealInfo,
+    SegmentExtent, SegmentInfo, Visitor, scan,
 };
 pub use stats::Stats;
 pub use storage::{Directory, DiskError, DiskOp, SegmentId, Storage};
