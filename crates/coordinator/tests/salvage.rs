@@ -295,6 +295,7 @@ fn a_place_that_holds_a_log_is_refused() {
 struct Failing {
     inner: MemoryStorage,
     left: usize,
+    last: Option<DiskOp>,
 }
 
 impl Directory for Failing {
@@ -317,6 +318,7 @@ impl Storage for Failing {
             return Err(io::Error::other("no more").into());
         }
         self.left -= 1;
+        self.last = Some(op.clone());
         self.inner.perform(op)
     }
 }
@@ -328,11 +330,12 @@ fn a_disk_that_fails_is_told_whenever_it_does() {
     let whole = salvaged(&from).0;
     let mut failed = 0;
     for left in 0..100 {
-        let mut to = Failing { inner: MemoryStorage::new(), left };
+        let mut to = Failing { inner: MemoryStorage::new(), left, last: None };
         match salvage(&from, &mut to, &config, 8, 2_000) {
             Ok(_) => {
                 assert_eq!(to.inner, whole);
                 assert_eq!(to.left, 0, "it is done with its last operation");
+                assert_eq!(to.last, Some(DiskOp::Sync(SegmentId::FIRST)));
                 assert!(failed > 8, "{failed}");
                 return;
             }

@@ -101,8 +101,11 @@ impl Error {
             | Error::Stream { .. }
             | Error::InUse { .. }
             | Error::Failed { .. }
-            | Error::Salvage { .. }
             | Error::Open { .. } => Exit::Io,
+            Error::Salvage { error, .. } => match **error {
+                SalvageError::TooManyLost { .. } => Exit::Damaged,
+                _ => Exit::Io,
+            },
             Error::Damaged { .. } => Exit::Damaged,
             Error::NotALog { .. }
             | Error::NewerFormat { .. }

@@ -104,6 +104,9 @@ impl NewLog {
         });
         let named = named.and_then(|salvaged| {
             let io = |error| Error::io(&self.to, error);
+            // Elsewhere a directory takes no other's place, not even an empty one's.
+            #[cfg(not(unix))]
+            let _ = fs::remove_dir(&self.to);
             fs::rename(&self.incomplete, &self.to).map_err(io)?;
             sync_directory_of(&self.to).map_err(io)?;
             Ok(salvaged)

@@ -1351,6 +1351,34 @@ fn an_explanation_can_be_read() {
     assert!(check("recover", vector("22"), &["--explain=all"], 0).text().contains(ended));
 }
 
+#[test]
+fn an_explanation_has_its_fields_in_order() {
+    let report = check("recover", vector("04"), &["--json", "--explain"], 0);
+    let expected = concat!(
+        r#""evidence_sequence":5,"last_sequence":7,"created_ms":1000,"#,
+        r#""explanation":"it was started, and nothing has turned it back: steps without an outcome "#,
+        r#"are called again","evidence":{"sequence":5,"event":"saga_execute_start","#,
+        r#""file":"04_saga_mid_execution.bin","offset":195}}],"#,
+        r#""completed":{"saga":{},"tx":{}},"completed_left_out":0,"anomalies":[]"#,
+    );
+    assert!(report.text().contains(expected), "{}", report.text());
+}
+
+#[test]
+fn doubt_is_explained() {
+    let (_inside, dir) = damaged("22");
+    let report = check("recover", &dir, &["--json", "--explain"], 2).json();
+    let mut doubtful = 0;
+    for operation in report["operations"].as_array().unwrap() {
+        let lost = operation["explanation"].as_str().unwrap().contains("records are lost")
+            || operation["explanation"].as_str().unwrap().contains("lost records");
+        assert_eq!(lost, operation["in_doubt"] == true, "{operation}");
+        assert_eq!(operation["evidence"]["sequence"], operation["evidence_sequence"]);
+        doubtful += u32::from(lost);
+    }
+    assert!(doubtful > 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn what_cannot_be_read_twice_is_told() {
@@ -1587,6 +1615,26 @@ fn a_disk_that_is_full_leaves_no_half_log() {
     assert!(ran.err.contains("the damaged log is as it was"), "{}", ran.err);
     assert!(!new.exists() && !inside.path().join("new.incomplete").exists());
     salvage(&dir, &new, &[], 0);
+}
+
+/// A seal that verifies and claims a number that no log reaches makes nobody fill a disk.
+#[test]
+fn no_number_makes_a_salvage_endless() {
+    let (inside, dir) = imported_in_parts(&vector("09"));
+    let mut bytes = fs::read(segment(&dir, 2)).unwrap();
+    for copy in [0, 512] {
+        let last = 1u64 << 40;
+        bytes[copy + 88..copy + 96].copy_from_slice(&last.to_le_bytes());
+        bytes[copy + 104..copy + 112].copy_from_slice(&(last + 1).to_le_bytes());
+        bytes[copy + 68..copy + 72].fill(0);
+        let sealed = [&bytes[copy..copy + 48], &bytes[copy + 64..copy + 120]].concat();
+        bytes[copy + 68..copy + 72].copy_from_slice(&crc32c(&sealed).to_le_bytes());
+    }
+    fs::write(segment(&dir, 2), bytes).unwrap();
+    let new = inside.path().join("new");
+    let ran = salvage(&dir, &new, &[], 2);
+    assert!(ran.err.contains("records are missing: at most"), "{}", ran.err);
+    assert!(!new.exists() && !inside.path().join("new.incomplete").exists());
 }
 
 #[cfg(target_os = "linux")]
