@@ -39,7 +39,8 @@ pub mod tag {
     pub const PARTICIPANTS: u8 = 7;
     /// Store u64, boot count u32. On `tx_participant_added`.
     pub const STORE: u8 = 8;
-    /// u32: the highest epoch of the coordinator that was seen. On the participant's records.
+    /// u32: the highest epoch of the coordinator that was seen. On the participant's records. On
+    /// `in_doubt`: up to which epoch ids may be in doubt.
     pub const EPOCH: u8 = 9;
     /// 32 bytes: which of the participant's shards. On the participant's records.
     pub const SHARD: u8 = 10;
@@ -49,6 +50,9 @@ pub mod tag {
     pub const CALL: u8 = 12;
     /// u8 (0 done, 1 refused), error code u32, u8 (1: the store was changed). On `step_outcome`.
     pub const ANSWER: u8 = 13;
+    /// u8: 0 a record was lost, 1 a saga, 2 a transaction, 3 every id that the log does not know. On
+    /// `in_doubt`.
+    pub const DOUBT: u8 = 14;
 }
 
 /// What a node did with a call of a saga's step: the record that makes its effect happen at most once.
@@ -93,8 +97,24 @@ pub enum Fact {
     Step(StepOutcome),
     /// A checkpoint's marker.
     Marker,
-    /// A salvage left an operation in doubt.
-    InDoubt,
+    /// What a salvage could not prove.
+    InDoubt(Doubt),
+}
+
+/// What a salvage could not prove, as its record `in_doubt` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The record that had this number in the damaged log is lost: nothing says what it was.
+    LostRecord,
+    /// This saga's end, or its direction, may have been in a lost record.
+    Saga(OperationId),
+    /// This transaction's decision may have been.
+    Transaction(OperationId),
+    /// So may be operations of which the log does not know at all.
+    UnknownIds {
+        /// None of them is of a later epoch.
+        up_to: Epoch,
+    },
 }
 
 /// A record that cannot be read as what its type says. It changes nothing.
@@ -457,6 +477,25 @@ pub fn encode_step(outcome: &StepOutcome, out: &mut Vec<u8>) -> EventType {
     EventType::STEP_OUTCOME
 }
 
+/// Writes the payload of what a salvage could not prove, and says which event it is. `coordinator` is
+/// the operation's, as far as it is known.
+pub fn encode_doubt(coordinator: CoordinatorId, doubt: &Doubt, out: &mut Vec<u8>) -> EventType {
+    let (kind, id) = match *doubt {
+        Doubt::LostRecord => (0, OperationId(0)),
+        Doubt::Saga(id) => (1, id),
+        Doubt::Transaction(id) => (2, id),
+        Doubt::UnknownIds { .. } => (3, OperationId(0)),
+    };
+    let prefix = Fixed::<52>::of(id).put(&coordinator.0).put(&[EXTENSION_VERSION]);
+    let whole = prefix.tag(tag::DOUBT, &[kind]);
+    match doubt {
+        Doubt::UnknownIds { up_to } => whole.tag(tag::EPOCH, &up_to.value().to_le_bytes()),
+        Doubt::LostRecord | Doubt::Saga(_) | Doubt::Transaction(_) => whole,
+    }
+    .append(out);
+    EventType::IN_DOUBT
+}
+
 /// Writes the payload of a checkpoint's marker: how many operations are active.
 pub fn encode_marker(sagas: u64, transactions: u64, out: &mut Vec<u8>) -> EventType {
     out.extend_from_slice(&sagas.to_le_bytes());
@@ -775,7 +814,20 @@ fn decode_participant(
                 work: tags.bytes(tag::BODY),
             })
         }
-        EventType::IN_DOUBT => Fact::InDoubt,
+        EventType::IN_DOUBT => {
+            let kind = tags.array(tag::DOUBT, event)?.ok_or(CodecError::Extensions(event))?;
+            Fact::InDoubt(match kind {
+                [0] => Doubt::LostRecord,
+                [1] => Doubt::Saga(id),
+                [2] => Doubt::Transaction(id),
+                [3] => {
+                    // Left out, it could mean none of them.
+                    tags.find(tag::EPOCH).ok_or(CodecError::Extensions(event))?;
+                    Doubt::UnknownIds { up_to: tags.epoch(event)? }
+                }
+                _ => return Err(CodecError::Value(event)),
+            })
+        }
         _ => return Err(CodecError::UnknownEvent(event)),
     })
 }
@@ -816,6 +868,28 @@ mod tests {
             payload.clear();
             encode_step(&outcome, &mut payload);
             assert_eq!(payload.len(), step_outcome_bytes(bytes));
+        }
+    }
+
+    #[test]
+    fn a_doubt_reads_as_written() {
+        let id = OperationId(u64::MAX);
+        for doubt in [
+            Doubt::LostRecord,
+            Doubt::Saga(id),
+            Doubt::Transaction(id),
+            Doubt::UnknownIds { up_to: Epoch::NONE },
+            Doubt::UnknownIds { up_to: Epoch::MAX },
+        ] {
+            let mut payload = Vec::new();
+            let event = encode_doubt(CoordinatorId::numbered(1), &doubt, &mut payload);
+            assert_eq!(decode(event, &payload), Ok(Fact::InDoubt(doubt)));
+            // Whatever is cut off or unknown is no weaker doubt, but none that is understood.
+            for len in 40..payload.len() {
+                assert!(decode(event, &payload[..len]).is_err(), "{doubt:?}, {len} bytes");
+            }
+            payload[44] = 4;
+            assert_eq!(decode(event, &payload), Err(CodecError::Value(event)));
         }
     }
 

@@ -4,7 +4,7 @@ use crate::codec;
 use crate::gated::GatedLog;
 use crate::message::{Message, SagaKey, StepAnswer};
 use crate::output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
-use crate::replay::Replay;
+use crate::replay::{InDoubt, Replay};
 use base::prng::Key;
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
 use base::{StoreId, Time};
@@ -187,6 +187,7 @@ impl Nodes {
 enum Known {
     Active(OpRef),
     Ended { at: Sequence, outcome: EndedAs },
+    InDoubt,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +235,11 @@ pub struct Engine {
     requests: BTreeMap<RequestKey, Known>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
+    /// What a salvage could not prove. Nothing is done about any of it.
+    sagas_in_doubt: BTreeSet<OperationId>,
+    transactions_in_doubt: BTreeSet<OperationId>,
+    /// No id of these epochs that is not known is presumed aborted.
+    unknown_ids_up_to: Option<Epoch>,
     nodes: Nodes,
     ids_drawn: u64,
     waited: u64,
@@ -242,7 +248,8 @@ pub struct Engine {
 
 impl Engine {
     /// Takes over what `replay` found in the log that was opened as `log`, and goes on with it:
-    /// undecided transactions are aborted, decided ones are told, sagas resume.
+    /// undecided transactions are aborted, decided ones are told, sagas resume. What is in doubt (the
+    /// log was salvaged) is left alone: it is neither run, undone, decided nor answered for.
     ///
     /// The machines of `replay` are told [`Restarted`](twopc::coordinator::Input::Restarted), settle
     /// what they owe the log, and what is pending goes through the same gate as ever.
@@ -270,12 +277,25 @@ impl Engine {
             waiting: BTreeMap::new(),
             requests: BTreeMap::new(),
             decided: BTreeMap::new(),
+            sagas_in_doubt: BTreeSet::new(),
+            transactions_in_doubt: BTreeSet::new(),
+            unknown_ids_up_to: None,
             nodes: Nodes::default(),
             ids_drawn: 0,
             waited: 0,
             dead: false,
         };
-        let found = replay.into_operations();
+        let found = replay.into_operations(epoch);
+        engine.unknown_ids_up_to = found.unknown_ids_up_to;
+        for (in_doubt, listed) in [
+            (found.sagas_in_doubt, &mut engine.sagas_in_doubt),
+            (found.transactions_in_doubt, &mut engine.transactions_in_doubt),
+        ] {
+            for InDoubt { id, request_key } in in_doubt {
+                listed.insert(id);
+                engine.requests.extend(request_key.map(|key| (key, Known::InDoubt)));
+            }
+        }
         for ended in found.ended_transactions {
             engine.decided.insert(ended.id, ended.how);
             if let Some(key) = ended.request_key {
@@ -352,6 +372,10 @@ impl Engine {
                 self.desk.log.owe(after, reply, out);
                 return;
             }
+            Some(&Known::InDoubt) => {
+                out.push(Output::Reply { key: request.key, outcome: Outcome::InDoubt });
+                return;
+            }
             None => {}
         }
         let Request { key, work } = request;
@@ -384,7 +408,7 @@ impl Engine {
                 out.push(Output::Reply { key: key.clone(), outcome: Outcome::Aborted });
                 true
             }
-            Some(Known::Ended { .. }) | None => false,
+            Some(Known::Ended { .. } | Known::InDoubt) | None => false,
         }
     }
 
@@ -501,6 +525,16 @@ impl Engine {
     /// The sagas that have not ended.
     pub fn active_sagas(&self) -> impl Iterator<Item = &Saga> {
         self.sagas.values().map(|op| &op.machine)
+    }
+
+    /// The sagas that a salvage of the log has left in doubt: an operator decides what becomes of them.
+    pub fn sagas_in_doubt(&self) -> impl Iterator<Item = OperationId> {
+        self.sagas_in_doubt.iter().copied()
+    }
+
+    /// The transactions that a salvage of the log has left in doubt.
+    pub fn transactions_in_doubt(&self) -> impl Iterator<Item = OperationId> {
+        self.transactions_in_doubt.iter().copied()
     }
 
     /// The log.
@@ -771,6 +805,11 @@ impl Engine {
                 Decision::Commit => Verdict::Committed,
                 Decision::Abort => Verdict::Aborted,
             });
+        }
+        if self.transactions_in_doubt.contains(&id)
+            || self.unknown_ids_up_to.is_some_and(|up_to| id.epoch() <= up_to)
+        {
+            return Some(Verdict::InDoubt);
         }
         // The log was replayed whole: of an earlier epoch it would hold a commit decision, had there
         // been one.

@@ -9,6 +9,9 @@
 //!   says what each of them is, and [`Engine::resume`] finishes them;
 //! * the same [request key](Request::key) is the same operation, before and after a crash.
 //!
+//! Over a log that was damaged and [salvaged](salvage) it acts on nothing that a lost record could
+//! contradict.
+//!
 //! It does not read a clock, open a file or send a message: it is told `(now, input)` and says what it
 //! wants. It starts no thread, and two engines on one log are excluded by the log's epoch.
 //!
@@ -39,18 +42,22 @@
 
 pub mod codec;
 mod engine;
+mod explain;
 mod gate;
 mod gated;
 mod message;
 mod output;
 mod replay;
 mod report;
+mod salvage;
 
-pub use codec::StepOutcome;
+pub use codec::{Doubt, StepOutcome};
 pub use engine::{Config, Engine, Stats};
+pub use explain::{explain_decision, explain_end};
 pub use gate::Gate;
 pub use gated::GatedLog;
 pub use message::{Message, MessageKind, SagaKey, StepAnswer};
 pub use output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
-pub use replay::{EndedOperation, LocalEffect, Operations, Replay};
+pub use replay::{EndedOperation, InDoubt, LocalEffect, Operations, Replay};
 pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
+pub use salvage::{SalvageError, Salvaged, salvage};

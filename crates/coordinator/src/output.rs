@@ -80,6 +80,9 @@ pub enum Outcome {
     SagaAborted,
     /// It was never started.
     Refused(Refusal),
+    /// Nobody can say: the coordinator's log was damaged and salvaged, and what it still holds of the
+    /// operation does not prove how it went. It is not started again.
+    InDoubt,
 }
 
 impl From<Decision> for Outcome {

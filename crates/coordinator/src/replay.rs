@@ -1,16 +1,16 @@
 //! Replay: a log's records, in order, through the same `apply` that a running engine uses.
 
-use crate::codec::{self, CodecError, Fact, StepOutcome};
+use crate::codec::{self, CodecError, Doubt, Fact, StepOutcome};
 use crate::report::{Anomaly, Capped, OperationKind, OperationReport};
 use crate::report::{RecoveryAction, RecoveryReport};
-use base::{BootCount, Epoch, NodeName, OperationId, RequestKey, Sequence, StoreId};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence, StoreId};
 use saga::{End, Phase, Saga};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use twopc::coordinator::{Decision, Event as TransactionEvent};
 use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
-use wal_core::{Corruption, EventType, Place, Record, Scanned, Visitor};
+use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, Visitor};
 
 #[derive(Debug)]
 struct Replayed<M> {
@@ -38,6 +38,17 @@ pub struct EndedOperation<H> {
 struct Orphan {
     first: Sequence,
     last: Sequence,
+    /// An abort or a rollback was seen: a commit decision that follows is not the first decision.
+    turned: bool,
+}
+
+/// An operation that is not acted upon: a lost record may say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InDoubt {
+    /// Its id.
+    pub id: OperationId,
+    /// The user's name for it, if the log still has it.
+    pub request_key: Option<RequestKey>,
 }
 
 /// What [`Replay::into_operations`] gives: the machines to go on with, and what has ended.
@@ -51,6 +62,12 @@ pub struct Operations {
     pub ended_sagas: Vec<EndedOperation<End>>,
     /// Ended transactions.
     pub ended_transactions: Vec<EndedOperation<Decision>>,
+    /// Sagas in doubt. They are among none of the others.
+    pub sagas_in_doubt: Vec<InDoubt>,
+    /// Transactions in doubt.
+    pub transactions_in_doubt: Vec<InDoubt>,
+    /// Up to which epoch an id that is in none of the lists is in doubt too; `None` if none is.
+    pub unknown_ids_up_to: Option<Epoch>,
 }
 
 /// Something that a participant's log did to its data.
@@ -80,7 +97,17 @@ pub struct Replay {
     effects: Vec<(Sequence, LocalEffect)>,
     anomalies: Capped<Anomaly>,
     epochs_of_ids: BTreeSet<Epoch>,
+    last: Sequence,
+    /// The last record of which a salvage says that it is lost.
+    lost: Sequence,
+    /// Damage was told, and no record since: if the next one's number is the next, nothing was hidden.
+    hole_ahead: bool,
+    /// Records are known to be missing.
     behind_a_hole: bool,
+    /// Records are missing in this very log, and no salvage has said yet what is in doubt.
+    damaged: bool,
+    /// What a salvage says of ids that the log does not know.
+    unknown_ids_up_to: Option<Epoch>,
 }
 
 impl Default for Replay {
@@ -105,15 +132,23 @@ impl Replay {
             effects: Vec::new(),
             anomalies: Capped::default(),
             epochs_of_ids: BTreeSet::new(),
+            last: Sequence::NONE,
+            lost: Sequence::NONE,
+            hole_ahead: false,
             behind_a_hole: false,
+            damaged: false,
+            unknown_ids_up_to: None,
         }
     }
 
-    /// The lowest epoch, from `candidate` on, under which the log holds no id yet: the one to open it
-    /// with. `None` if there is none left.
+    /// The lowest epoch, from `candidate` on, under which the log holds no id yet, and no unknown id is
+    /// in doubt: the one to open it with. `None` if there is none left.
     #[must_use]
     pub fn free_epoch(&self, candidate: Epoch) -> Option<Epoch> {
-        let mut epoch = candidate;
+        let mut epoch = match self.unknown_ids_up_to {
+            Some(doubtful) => candidate.max(doubtful.next()?),
+            None => candidate,
+        };
         while self.epochs_of_ids.contains(&epoch) {
             epoch = epoch.next()?;
         }
@@ -136,7 +171,7 @@ impl Replay {
                 },
                 state: class.state,
                 action: class.action.into(),
-                in_doubt: saga.in_doubt,
+                in_doubt: self.saga_in_doubt(saga),
                 evidence: class.evidence,
                 last: class.last,
                 created_ms: saga.created_ms,
@@ -161,7 +196,7 @@ impl Replay {
                 },
                 state: machine.state(),
                 action,
-                in_doubt: transaction.in_doubt,
+                in_doubt: self.transaction_in_doubt(transaction),
                 evidence: machine.evidence(),
                 last: machine.last(),
                 created_ms: transaction.created_ms,
@@ -195,22 +230,105 @@ impl Replay {
             completed_sagas,
             completed_transactions,
             anomalies: self.anomalies.clone(),
-            unknown_ids_in_doubt: self.behind_a_hole,
+            unknown_ids_in_doubt: self.behind_a_hole || self.hole_ahead,
+            unknown_ids_up_to: self.unknown_ids(scanned.highest_epoch()),
         }
     }
 
-    /// A coordinator's part, to go on with.
+    /// The sagas that have ended, by id.
+    pub fn ended_sagas(&self) -> impl Iterator<Item = &EndedOperation<End>> {
+        self.ended_sagas.values()
+    }
+
+    /// The transactions that have ended, by id.
+    pub fn ended_transactions(&self) -> impl Iterator<Item = &EndedOperation<Decision>> {
+        self.ended_transactions.values()
+    }
+
+    /// What a salvage has to say of this log: each operation that is in doubt, with its coordinator as far
+    /// as it is known, and the ids that the log does not know. Nothing, if no record is missing; what an
+    /// earlier salvage has said is still there.
     #[must_use]
-    pub fn into_operations(self) -> Operations {
+    pub fn doubts(&self, scanned: &Scanned) -> Vec<(CoordinatorId, Doubt)> {
+        let unknown = self.unknown_ids(scanned.highest_epoch());
+        let Some(up_to) = unknown.filter(|_| self.damaged || self.hole_ahead) else {
+            return Vec::new();
+        };
+        let nobody = CoordinatorId::default();
+        let mut doubts = Vec::new();
+        for (id, saga) in self.sagas.iter().filter(|(_, saga)| self.saga_in_doubt(saga)) {
+            doubts.push((saga.machine.coordinator(), Doubt::Saga(*id)));
+        }
+        doubts.extend(self.orphan_sagas.keys().map(|id| (nobody, Doubt::Saga(*id))));
+        for (id, transaction) in &self.transactions {
+            if self.transaction_in_doubt(transaction) {
+                doubts.push((transaction.machine.coordinator(), Doubt::Transaction(*id)));
+            }
+        }
+        let orphans = self.orphan_transactions.keys();
+        doubts.extend(orphans.map(|id| (nobody, Doubt::Transaction(*id))));
+        doubts.push((nobody, Doubt::UnknownIds { up_to }));
+        doubts
+    }
+
+    fn saga_in_doubt(&self, saga: &Replayed<Saga>) -> bool {
+        saga.in_doubt || self.hole_ahead
+    }
+
+    fn transaction_in_doubt(&self, transaction: &Replayed<Transaction>) -> bool {
+        transaction.in_doubt || (self.hole_ahead && transaction.machine.decision().is_none())
+    }
+
+    /// Up to which epoch unknown ids are in doubt. Where no salvage says it, up to the highest that the
+    /// log knows of: `highest`, or an id's.
+    fn unknown_ids(&self, highest: Epoch) -> Option<Epoch> {
+        if !self.behind_a_hole && !self.hole_ahead {
+            return None;
+        }
+        let of_ids = self.epochs_of_ids.last().copied().unwrap_or(Epoch::NONE);
+        match self.unknown_ids_up_to {
+            Some(up_to) if !self.damaged && !self.hole_ahead => Some(up_to),
+            said => Some(said.unwrap_or(Epoch::NONE).max(highest).max(of_ids)),
+        }
+    }
+
+    /// A coordinator's part, to go on with. `epoch` is the one that goes on.
+    #[must_use]
+    pub fn into_operations(mut self, epoch: Epoch) -> Operations {
+        if std::mem::take(&mut self.hole_ahead) {
+            self.hide_records();
+        }
+        let before = Epoch::new(epoch.value().saturating_sub(1));
+        let unknown_ids_up_to = self.unknown_ids(before);
+        let (mut sagas, mut sagas_in_doubt) = (Vec::new(), Vec::new());
+        for (id, Replayed { machine, in_doubt, .. }) in self.sagas {
+            if in_doubt {
+                let request_key = machine.request_key().cloned();
+                sagas_in_doubt.push(InDoubt { id, request_key });
+            } else {
+                sagas.push(machine);
+            }
+        }
+        let (mut transactions, mut transactions_in_doubt) = (Vec::new(), Vec::new());
+        for (id, Replayed { machine, in_doubt, .. }) in self.transactions {
+            if in_doubt {
+                let request_key = machine.request_key().cloned();
+                transactions_in_doubt.push(InDoubt { id, request_key });
+            } else {
+                transactions.push(machine);
+            }
+        }
+        let nameless = |id| InDoubt { id, request_key: None };
+        sagas_in_doubt.extend(self.orphan_sagas.into_keys().map(nameless));
+        transactions_in_doubt.extend(self.orphan_transactions.into_keys().map(nameless));
         Operations {
-            sagas: self.sagas.into_values().map(|replayed| replayed.machine).collect(),
-            transactions: self
-                .transactions
-                .into_values()
-                .map(|replayed| replayed.machine)
-                .collect(),
+            sagas,
+            transactions,
             ended_sagas: self.ended_sagas.into_values().collect(),
             ended_transactions: self.ended_transactions.into_values().collect(),
+            sagas_in_doubt,
+            transactions_in_doubt,
+            unknown_ids_up_to,
         }
     }
 
@@ -248,18 +366,34 @@ impl Replay {
         let sequence = record.sequence;
         if let Some(replayed) = self.sagas.get_mut(&id) {
             let applied = replayed.machine.apply(sequence, event);
-            if let Phase::Ended(how) = replayed.machine.phase() {
-                let (at, request_key) =
-                    (replayed.machine.last(), replayed.machine.request_key().cloned());
+            // Of one in doubt only an end that leaves nothing to undo is believed, and that whether it
+            // follows or not: the steps before it may be hidden.
+            let ended = match replayed.machine.phase() {
+                _ if replayed.in_doubt => final_end(event),
+                Phase::Ended(how) => Some(how),
+                _ => None,
+            };
+            let explained = replayed.in_doubt && !matches!(event, saga::Event::Created { .. });
+            if let Some(how) = ended {
+                let (at, request_key) = (sequence, replayed.machine.request_key().cloned());
                 self.sagas.remove(&id);
                 self.ended_sagas.insert(id, EndedOperation { id, how, at, request_key });
             }
-            if let Err(illegal) = applied {
+            if let Err(illegal) = applied
+                && !explained
+            {
                 self.anomaly(sequence, illegal);
             }
         } else if let Some(ended) = self.ended_sagas.get(&id) {
             let what = format!("saga {id}: an event after its end ({})", ended.how.name());
             self.anomaly(sequence, what);
+        } else if let Some(orphan) = self.orphan_sagas.get_mut(&id) {
+            orphan.last = sequence;
+            if let Some(how) = final_end(event) {
+                self.orphan_sagas.remove(&id);
+                let ended = EndedOperation { id, how, at: sequence, request_key: None };
+                self.ended_sagas.insert(id, ended);
+            }
         } else if matches!(event, saga::Event::Created { .. }) {
             match Saga::created(id, sequence, event) {
                 Ok(machine) => {
@@ -270,17 +404,11 @@ impl Replay {
                 Err(illegal) => self.anomaly(sequence, illegal),
             }
         } else if self.behind_a_hole {
-            let ended = match event {
-                saga::Event::Completed => Some(End::Completed),
-                saga::Event::Compensated => Some(End::Compensated),
-                _ => None,
-            };
-            if let Some(how) = ended {
-                self.orphan_sagas.remove(&id);
+            if let Some(how) = final_end(event) {
                 let ended = EndedOperation { id, how, at: sequence, request_key: None };
                 self.ended_sagas.insert(id, ended);
             } else {
-                self.orphan_sagas.entry(id).or_insert(Orphan::at(sequence)).last = sequence;
+                self.orphan_sagas.insert(id, Orphan::at(sequence));
             }
         } else {
             let what = format!("saga {id}: {} of a saga that was never created", record.event);
@@ -294,34 +422,30 @@ impl Replay {
         if let Some(replayed) = self.transactions.get_mut(&id) {
             let was_in_doubt = replayed.in_doubt;
             let mut applied = replayed.machine.apply(sequence, event);
-            match event {
-                TransactionEvent::CommitStart { .. } if applied.is_ok() || was_in_doubt => {
-                    // Votes may lie in the hole; sending COMMIT again is harmless.
-                    if applied == Err(IllegalTransition::UnbackedCommit) {
-                        applied = Ok(());
-                    }
-                    replayed.in_doubt = false;
-                }
-                TransactionEvent::CommitComplete if applied.is_err() && was_in_doubt => {
+            if was_in_doubt {
+                if applied.is_err() && *event == TransactionEvent::CommitComplete {
                     // The decision lies in the hole, and everybody has acknowledged it.
-                    replayed.in_doubt = false;
                     let members = replayed.machine.members().to_vec();
                     let hidden = TransactionEvent::CommitStart { members };
                     let _ = replayed.machine.apply(sequence, &hidden);
-                    applied = replayed.machine.apply(sequence, event);
+                    let _ = replayed.machine.apply(sequence, event);
                 }
-                _ => {}
+                if let Err(
+                    IllegalTransition::OutOfPlace { .. }
+                    | IllegalTransition::UnknownShard
+                    | IllegalTransition::UnbackedCommit,
+                ) = applied
+                {
+                    // Votes may lie in the hole, and whatever else makes the event follow.
+                    applied = Ok(());
+                }
+                // Sending COMMIT again is harmless. An abort that is found behind the hole proves
+                // nothing: a commit may lie in it.
+                replayed.in_doubt = replayed.machine.decision() != Some(Decision::Commit);
             }
-            if let Some(how) = replayed.machine.ended() {
-                if replayed.in_doubt {
-                    // An abort that ends behind the hole proves nothing: a commit may lie in it.
-                    if applied.is_err() {
-                        let what =
-                            applied.map_or_else(|illegal| illegal.to_string(), |()| String::new());
-                        self.anomaly(sequence, what);
-                    }
-                    return;
-                }
+            if let Some(how) = replayed.machine.ended()
+                && !replayed.in_doubt
+            {
                 let request_key = replayed.machine.request_key().cloned();
                 let at = replayed.machine.evidence();
                 self.transactions.remove(&id);
@@ -333,6 +457,8 @@ impl Replay {
         } else if self.ended_transactions.contains_key(&id) {
             let what = format!("transaction {id}: {} after its end", event.name());
             self.anomaly(sequence, what);
+        } else if self.orphan_transactions.contains_key(&id) {
+            self.orphan_transaction(sequence, id, event);
         } else if matches!(event, TransactionEvent::Created { .. }) {
             match Transaction::created(id, sequence, event) {
                 Ok(machine) => {
@@ -372,10 +498,12 @@ impl Replay {
         id: OperationId,
         event: &TransactionEvent,
     ) {
+        let orphan = self.orphan_transactions.entry(id).or_insert(Orphan::at(sequence));
+        orphan.last = sequence;
         match event {
-            TransactionEvent::CommitStart { .. } => {
+            TransactionEvent::CommitStart { .. } if !orphan.turned => {
                 let created = TransactionEvent::Created {
-                    coordinator: base::CoordinatorId::default(),
+                    coordinator: CoordinatorId::default(),
                     request_key: None,
                 };
                 let mut machine =
@@ -385,22 +513,89 @@ impl Replay {
                 let replayed = Replayed { machine, created_ms: None, in_doubt: false };
                 self.transactions.insert(id, replayed);
             }
-            TransactionEvent::CommitComplete => {
+            TransactionEvent::CommitComplete if !orphan.turned => {
                 self.orphan_transactions.remove(&id);
                 let (how, at) = (Decision::Commit, sequence);
                 let ended = EndedOperation { id, how, at, request_key: None };
                 self.ended_transactions.insert(id, ended);
             }
-            _ => {
-                self.orphan_transactions.entry(id).or_insert(Orphan::at(sequence)).last = sequence;
+            TransactionEvent::AbortStart
+            | TransactionEvent::AbortComplete
+            | TransactionEvent::RollbackStart
+            | TransactionEvent::RollbackComplete => orphan.turned = true,
+            _ => {}
+        }
+    }
+
+    /// The number that comes next behind the damage says whether a record is missing.
+    fn look_over_the_hole(&mut self, next: Sequence) {
+        if std::mem::take(&mut self.hole_ahead) && next != self.last.next() {
+            self.damaged = true;
+            self.hide_records();
+        }
+    }
+
+    /// Records are missing in front of what comes next: what was unfinished and could be changed by one
+    /// of them is in doubt from now on.
+    fn hide_records(&mut self) {
+        self.behind_a_hole = true;
+        for saga in self.sagas.values_mut() {
+            saga.in_doubt = true;
+        }
+        for transaction in self.transactions.values_mut() {
+            transaction.in_doubt |= transaction.machine.decision().is_none();
+        }
+    }
+
+    /// What a salvage says it could not prove.
+    fn doubt(&mut self, sequence: Sequence, doubt: Doubt) {
+        self.behind_a_hole = true;
+        match doubt {
+            Doubt::LostRecord => {
+                // Between two lost records in a row nothing can have begun.
+                if self.lost.next() != sequence {
+                    self.hide_records();
+                }
+                self.lost = sequence;
+            }
+            Doubt::UnknownIds { up_to } => {
+                let said = self.unknown_ids_up_to.unwrap_or(Epoch::NONE);
+                self.unknown_ids_up_to = Some(said.max(up_to));
+            }
+            Doubt::Saga(id) => {
+                self.epochs_of_ids.insert(id.epoch());
+                if let Some(saga) = self.sagas.get_mut(&id) {
+                    saga.in_doubt = true;
+                } else if !self.ended_sagas.contains_key(&id) {
+                    self.orphan_sagas.entry(id).or_insert(Orphan::at(sequence));
+                }
+            }
+            Doubt::Transaction(id) => {
+                self.epochs_of_ids.insert(id.epoch());
+                if let Some(transaction) = self.transactions.get_mut(&id) {
+                    let committing = transaction.machine.decision() == Some(Decision::Commit);
+                    transaction.in_doubt |= !committing;
+                } else if !self.ended_transactions.contains_key(&id) {
+                    self.orphan_transactions.entry(id).or_insert(Orphan::at(sequence));
+                }
             }
         }
     }
 }
 
+/// An end behind which nothing can remain to be done, whatever a hole hides. `saga_aborted` is none:
+/// it ends a saga only if nothing remains to be undone.
+fn final_end(event: &saga::Event) -> Option<End> {
+    match event {
+        saga::Event::Completed => Some(End::Completed),
+        saga::Event::Compensated => Some(End::Compensated),
+        _ => None,
+    }
+}
+
 impl Orphan {
     fn at(sequence: Sequence) -> Orphan {
-        Orphan { first: sequence, last: sequence }
+        Orphan { first: sequence, last: sequence, turned: false }
     }
 
     fn report(
@@ -424,6 +619,8 @@ impl Orphan {
 
 impl Visitor for Replay {
     fn record(&mut self, record: &Record<'_>, _place: Place) {
+        self.look_over_the_hole(record.sequence);
+        self.last = record.sequence;
         match codec::decode(record.event, record.payload) {
             Ok(Fact::Saga { id, event }) => self.saga(record, id, &event),
             Ok(Fact::Transaction { id, event }) => self.transaction(record, id, &event),
@@ -432,26 +629,32 @@ impl Visitor for Replay {
                 self.effects.push((record.sequence, LocalEffect::Step(outcome)));
             }
             Ok(Fact::Marker) => {}
-            Ok(Fact::InDoubt) => self.behind_a_hole = true,
+            Ok(Fact::InDoubt(doubt)) => self.doubt(record.sequence, doubt),
             Err(error) => {
                 self.anomaly(record.sequence, error);
                 if error == CodecError::Extensions(EventType::TX_COMMIT_START) {
                     self.unreadable_commit(record);
                 }
+                if record.event == EventType::IN_DOUBT {
+                    // It says that something is in doubt, and not what.
+                    self.hide_records();
+                }
             }
         }
     }
 
-    /// Records are missing here: what was unfinished and could be changed by a hidden record is in
-    /// doubt from now on.
-    fn hole(&mut self, _: &Corruption) {
-        self.behind_a_hole = true;
-        for saga in self.sagas.values_mut() {
-            saga.in_doubt = true;
-        }
-        for transaction in self.transactions.values_mut() {
-            let committing = transaction.machine.decision() == Some(Decision::Commit);
-            transaction.in_doubt |= !committing;
+    fn guard(&mut self, guard: &Guard, _place: Place) {
+        self.look_over_the_hole(guard.first);
+    }
+
+    /// Records may be missing here. In a log whose batches prove the numbers of their records, none is
+    /// if the next one's number is the next. In a raw stream nothing proves a number.
+    fn hole(&mut self, hole: &Corruption) {
+        if hole.segment.is_none() {
+            self.damaged = true;
+            self.hide_records();
+        } else {
+            self.hole_ahead = true;
         }
     }
 }
@@ -459,7 +662,7 @@ impl Visitor for Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::{CoordinatorId, ShardId};
+    use base::ShardId;
     use twopc::Vote;
     use twopc::coordinator::Member;
     use wal_core::ScanConfig;

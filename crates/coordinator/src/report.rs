@@ -1,4 +1,4 @@
-use base::{CoordinatorId, OperationId, Sequence, ShardId};
+use base::{CoordinatorId, Epoch, OperationId, Sequence, ShardId};
 use saga::End;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -166,6 +166,8 @@ pub struct RecoveryReport {
     pub anomalies: Capped<Anomaly>,
     /// Ids that the log does not know may belong to operations that a hole hides.
     pub unknown_ids_in_doubt: bool,
+    /// If so: none of them is of a later epoch than this.
+    pub unknown_ids_up_to: Option<Epoch>,
 }
 
 impl RecoveryReport {

@@ -234,7 +234,8 @@ impl Answers {
             Outcome::Completed => self.completed += 1,
             Outcome::Compensated => self.compensated += 1,
             Outcome::SagaAborted => self.saga_aborted += 1,
-            Outcome::Refused(_) => {}
+            // Judges object to the second.
+            Outcome::Refused(_) | Outcome::InDoubt => {}
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use coordinator::SalvageError;
 use miette::{Diagnostic, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 use wal_core::{DurableError, FileError, OpenError, ScanError, Scanned};
 
@@ -70,6 +71,14 @@ pub enum Error {
     #[error("{}: the log has format version {version}, newer than this program's", path.display())]
     #[diagnostic(help("use the trinity that wrote it, or a newer one"))]
     NewerFormat { path: PathBuf, version: u32 },
+    /// A new log could not be made of a damaged one.
+    #[error("{}: {error}", path.display())]
+    #[diagnostic(help("the damaged log is as it was, and no log was left in the new one's place"))]
+    Salvage { path: PathBuf, error: Box<SalvageError> },
+    /// The path is to be a new log's, and something is there.
+    #[error("{}: no new log can be made here: {why}", path.display())]
+    #[diagnostic(help("nothing was written; name a directory that is not there yet, or is empty"))]
+    Taken { path: PathBuf, why: &'static str },
     /// A line of standard input is no event of this log.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -93,8 +102,15 @@ impl Error {
             | Error::InUse { .. }
             | Error::Failed { .. }
             | Error::Open { .. } => Exit::Io,
+            Error::Salvage { error, .. } => match **error {
+                SalvageError::TooManyLost { .. } => Exit::Damaged,
+                _ => Exit::Io,
+            },
             Error::Damaged { .. } => Exit::Damaged,
-            Error::NotALog { .. } | Error::NewerFormat { .. } | Error::Line(_) => Exit::Usage,
+            Error::NotALog { .. }
+            | Error::NewerFormat { .. }
+            | Error::Taken { .. }
+            | Error::Line(_) => Exit::Usage,
         }
     }
 
@@ -146,7 +162,8 @@ impl Error {
                 &path,
                 &scanned,
                 "nothing was appended and the log was left as it is; `trinity wal recover` tells \
-                 which operations are in doubt",
+                 which operations are in doubt, and `trinity wal salvage` makes a new log of what \
+                 is proved",
             ),
             FileError::Open(error) => Error::Open { path, error: Box::new(error) },
             other => Error::Io { path, error: io::Error::other(other) },

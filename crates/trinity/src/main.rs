@@ -3,7 +3,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `recover`, `dump`, `import`, `export` | one command each |
+//! | `recover`, `verify`, `dump`, `import`, `export`, `salvage` | one command each |
 //! | `line` | a record as a line of JSON: what `dump` writes and `import` reads |
 //! | `source` | what a path names: a log's directory, or a raw stream |
 //! | `error` | what goes wrong, whose fault it is, and the exit code |
@@ -19,8 +19,10 @@ mod export;
 mod import;
 mod line;
 mod recover;
+mod salvage;
 mod source;
 mod terminal;
+mod verify;
 
 use error::{Error, Exit};
 
@@ -51,6 +53,9 @@ enum Wal {
     /// Replays a log and says what a recovery would do; writes nothing.
     #[command(after_help = EXIT_CODES)]
     Recover(recover::Args),
+    /// Checks every byte of a log and says what is damaged, and where; writes nothing.
+    #[command(after_help = EXIT_CODES)]
+    Verify(verify::Args),
     /// Prints a log's records, one line each.
     #[command(after_help = EXIT_CODES)]
     Dump(dump::Args),
@@ -60,6 +65,9 @@ enum Wal {
     /// Writes a log's records to standard output, as a raw stream of the published format.
     #[command(after_help = EXIT_CODES)]
     Export(export::Args),
+    /// Copies what a damaged log proves into a new log, and records what is in doubt.
+    #[command(after_help = EXIT_CODES)]
+    Salvage(salvage::Args),
 }
 
 fn import_help() -> String {
@@ -78,9 +86,11 @@ fn main() -> ExitCode {
     terminal::plain_errors();
     let ended = match &cli.command {
         Command::Wal(Wal::Recover(args)) => recover::run(args),
+        Command::Wal(Wal::Verify(args)) => verify::run(args),
         Command::Wal(Wal::Dump(args)) => dump::run(args),
         Command::Wal(Wal::Import(args)) => import::run(args),
         Command::Wal(Wal::Export(args)) => export::run(args),
+        Command::Wal(Wal::Salvage(args)) => salvage::run(args),
     };
     ended.unwrap_or_else(report).into()
 }

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use base::{Epoch, OperationId, Sequence};
 use coordinator::{OperationKind, OperationReport, RecoveryReport, Replay};
+use coordinator::{explain_decision, explain_end};
+use saga::End;
 use serde::Serialize;
 use twopc::Vote;
 use twopc::coordinator::Decision;
-use wal_core::{Corruption, Integrity, Place, Record, Scanned, Visitor};
+use wal_core::{Corruption, EventType, Guard, Integrity, Place, Record, Scanned, Visitor};
 
 use crate::error::{Error, Exit};
-use crate::line::Name;
+use crate::line::{EventName, Name};
 use crate::source::{FileNames, Source};
-use crate::terminal::{Brake, Output, Progress, notes, utc};
+use crate::terminal::{Brake, LISTED_MAX, Output, Progress};
+use crate::terminal::{counted, notes, print_rest, print_table, utc};
 
 /// What to look at.
 ///
@@ -25,6 +29,24 @@ pub struct Args {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Why each operation has its class, and where the record is that proves it; `--explain=all`
+    /// for what has ended too. The log is read twice
+    #[arg(
+        long,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "unfinished"
+    )]
+    explain: Option<Explain>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Explain {
+    /// What is unfinished
+    Unfinished,
+    /// What has ended too
+    All,
 }
 
 /// Replays a log and prints what it finds.
@@ -39,16 +61,18 @@ pub fn run(args: &Args) -> Result<Exit, Error> {
     let scanned = source.scan(&brake, &mut watched)?;
     drop(watched.progress);
     let report = watched.replay.report(&scanned);
+    let mut proofs = Proofs::wanted(args.explain, &report, &watched.replay);
+    proofs.find(&mut source, &brake)?;
     let files = source.file_names();
     let mut output = Output::new(&brake);
     if args.json {
-        let json = Json::of(&report, &files);
+        let json = Json::of(&report, &files, &proofs);
         output.write(|to| {
             serde_json::to_writer(&mut *to, &json)?;
             to.write_all(b"\n")
         });
     } else {
-        output.write(|to| print(to, &report));
+        output.write(|to| print(to, &report, &files, &proofs));
     }
     output.finish()?;
     let clean = !scanned.is_corrupt() && report.anomalies.total() == 0;
@@ -66,8 +90,65 @@ impl Visitor for Watched {
         self.replay.record(record, place);
     }
 
+    fn guard(&mut self, guard: &Guard, place: Place) {
+        self.replay.guard(guard, place);
+    }
+
     fn hole(&mut self, hole: &Corruption) {
         self.replay.hole(hole);
+    }
+}
+
+/// The records that prove what is to be explained, and where they are.
+#[derive(Default)]
+struct Proofs {
+    found: BTreeMap<Sequence, Option<(EventType, Place)>>,
+    /// The ends that are to be explained, as they are listed.
+    sagas: BTreeMap<OperationId, (Sequence, End)>,
+    transactions: BTreeMap<OperationId, (Sequence, Decision)>,
+}
+
+impl Proofs {
+    fn wanted(explain: Option<Explain>, report: &RecoveryReport, replay: &Replay) -> Proofs {
+        let mut proofs = Proofs::default();
+        if explain.is_none() {
+            return proofs;
+        }
+        let evidence = report.operations.iter().map(|operation| operation.evidence);
+        proofs.found.extend(evidence.map(|sequence| (sequence, None)));
+        if explain == Some(Explain::All) {
+            let (completed, _) = Completed::of(report);
+            let listed = replay.ended_sagas().take(completed.saga.len());
+            proofs.sagas.extend(listed.map(|ended| (ended.id, (ended.at, ended.how))));
+            let listed = replay.ended_transactions().take(completed.tx.len());
+            proofs.transactions.extend(listed.map(|ended| (ended.id, (ended.at, ended.how))));
+            let of_sagas = proofs.sagas.values().map(|(at, _)| *at);
+            let ends = of_sagas.chain(proofs.transactions.values().map(|(at, _)| *at));
+            proofs.found.extend(ends.map(|sequence| (sequence, None)));
+        }
+        proofs
+    }
+
+    /// Looks for them in the log.
+    fn find(&mut self, source: &mut Source, brake: &Brake) -> Result<(), Error> {
+        if !self.found.is_empty() {
+            source.scan(brake, self)?;
+        }
+        Ok(())
+    }
+
+    fn of(&self, sequence: Sequence, files: &FileNames) -> Option<Evidence> {
+        let (event, place) = (*self.found.get(&sequence)?)?;
+        let file = files.of(place.segment).into_owned();
+        Some(Evidence { sequence: sequence.0, event: EventName(event), file, offset: place.offset })
+    }
+}
+
+impl Visitor for Proofs {
+    fn record(&mut self, record: &Record<'_>, place: Place) {
+        if let Some(found) = self.found.get_mut(&record.sequence) {
+            *found = Some((record.event, place));
+        }
     }
 }
 
@@ -86,18 +167,22 @@ struct Json<'a> {
     operations: Vec<Operation<'a>>,
     completed: Completed,
     completed_left_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed_evidence: Option<CompletedEvidence>,
     anomalies: Vec<Anomaly<'a>>,
     anomalies_left_out: u64,
     corruption: Vec<Damaged>,
     corruption_left_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    end: Option<End>,
+    end: Option<Cut>,
     #[serde(skip_serializing_if = "is_zero")]
     lost_header_copies: u64,
     #[serde(skip_serializing_if = "is_zero")]
     fenced_bytes: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unknown_ids_in_doubt: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_ids_up_to_epoch: Option<u32>,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -106,7 +191,7 @@ fn is_zero(count: &u64) -> bool {
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-enum Operation<'a> {
+pub enum Operation<'a> {
     Saga {
         id: u64,
         state: &'static str,
@@ -144,14 +229,39 @@ enum Operation<'a> {
 }
 
 #[derive(Serialize)]
-struct Records {
+pub struct Records {
     evidence_sequence: u64,
     last_sequence: u64,
     created_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<Evidence>,
+}
+
+/// The record that proves a class, and where it is.
+#[derive(Serialize)]
+struct Evidence {
+    sequence: u64,
+    event: EventName,
+    file: String,
+    offset: u64,
 }
 
 #[derive(Serialize)]
-struct Participant {
+struct CompletedEvidence {
+    saga: BTreeMap<u64, Explained>,
+    tx: BTreeMap<u64, Explained>,
+}
+
+#[derive(Serialize)]
+struct Explained {
+    explanation: &'static str,
+    evidence: Option<Evidence>,
+}
+
+#[derive(Serialize)]
+pub struct Participant {
     shard: String,
     node: String,
 }
@@ -168,8 +278,9 @@ struct Anomaly<'a> {
     what: &'a str,
 }
 
+/// One damaged place.
 #[derive(Serialize)]
-struct Damaged {
+pub struct Damaged {
     file: String,
     offset: u64,
     bytes: u64,
@@ -178,13 +289,13 @@ struct Damaged {
 
 /// Where the sound part of the log ends, if a torn tail follows.
 #[derive(Serialize)]
-struct End {
+struct Cut {
     file: String,
     offset: u64,
 }
 
 impl<'a> Json<'a> {
-    fn of(report: &'a RecoveryReport, files: &FileNames) -> Json<'a> {
+    fn of(report: &'a RecoveryReport, files: &FileNames, proofs: &Proofs) -> Json<'a> {
         let scanned = &report.scanned;
         let (completed, completed_left_out) = Completed::of(report);
         let anomalies = report.anomalies.entries.iter();
@@ -198,9 +309,14 @@ impl<'a> Json<'a> {
             corrupted_records: scanned.corrupted_records,
             torn_tail_bytes: scanned.torn_tail_bytes,
             integrity: integrity(scanned),
-            operations: report.operations.iter().map(Operation::of).collect(),
+            operations: report
+                .operations
+                .iter()
+                .map(|operation| Operation::of(operation, proofs.of(operation.evidence, files)))
+                .collect(),
             completed,
             completed_left_out,
+            completed_evidence: CompletedEvidence::of(proofs, files),
             anomalies: anomalies
                 .map(|anomaly| Anomaly { sequence: anomaly.sequence.0, what: &anomaly.what })
                 .collect(),
@@ -210,16 +326,31 @@ impl<'a> Json<'a> {
             end: scanned
                 .end
                 .filter(|_| scanned.torn_tail_bytes > 0)
-                .map(|(segment, offset)| End { file: files.of(segment).into_owned(), offset }),
+                .map(|(segment, offset)| Cut { file: files.of(segment).into_owned(), offset }),
             lost_header_copies: scanned.lost_header_copies,
             fenced_bytes: scanned.fenced_bytes,
             unknown_ids_in_doubt: report.unknown_ids_in_doubt,
+            unknown_ids_up_to_epoch: report.unknown_ids_up_to.map(Epoch::value),
         }
     }
 }
 
+impl CompletedEvidence {
+    fn of(proofs: &Proofs, files: &FileNames) -> Option<CompletedEvidence> {
+        let of = |at, explanation| Explained { explanation, evidence: proofs.of(at, files) };
+        let sagas = proofs.sagas.iter();
+        let saga: BTreeMap<_, _> =
+            sagas.map(|(id, (at, how))| (id.0, of(*at, explain_end(*how)))).collect();
+        let txs = proofs.transactions.iter();
+        let tx: BTreeMap<_, _> =
+            txs.map(|(id, (at, how))| (id.0, of(*at, explain_decision(*how)))).collect();
+        (!saga.is_empty() || !tx.is_empty()).then_some(CompletedEvidence { saga, tx })
+    }
+}
+
 impl<'a> Operation<'a> {
-    fn of(operation: &'a OperationReport) -> Operation<'a> {
+    /// Explained, if the record that proves it was looked for.
+    fn of(operation: &'a OperationReport, evidence: Option<Evidence>) -> Operation<'a> {
         let OperationReport { state, in_doubt, created_ms, .. } = *operation;
         let id = operation.id.0;
         let action = operation.action.name();
@@ -227,6 +358,8 @@ impl<'a> Operation<'a> {
             evidence_sequence: operation.evidence.0,
             last_sequence: operation.last.0,
             created_ms,
+            explanation: evidence.is_some().then(|| operation.explanation()),
+            evidence,
         };
         match &operation.kind {
             OperationKind::Saga { steps, next_step, run, undo } => {
@@ -281,8 +414,15 @@ impl Completed {
     }
 }
 
+impl<'a> Operation<'a> {
+    /// As it is listed, without an explanation.
+    pub fn listed(operation: &'a OperationReport) -> Operation<'a> {
+        Operation::of(operation, None)
+    }
+}
+
 impl Damaged {
-    fn of(damage: &Corruption, files: &FileNames) -> Damaged {
+    pub fn of(damage: &Corruption, files: &FileNames) -> Damaged {
         Damaged {
             file: files.of(damage.segment.unwrap_or_default()).into_owned(),
             offset: damage.offset,
@@ -292,7 +432,7 @@ impl Damaged {
     }
 }
 
-fn integrity(scanned: &Scanned) -> &'static str {
+pub fn integrity(scanned: &Scanned) -> &'static str {
     match scanned.integrity {
         Integrity::Guarded => "guarded",
         Integrity::Unprotected => "unprotected",
@@ -315,10 +455,12 @@ fn decision_name(decision: Decision) -> &'static str {
 
 // ---- a table, for people ----
 
-/// Of anomalies and of damaged places a person sees so many.
-const LISTED_MAX: usize = 20;
-
-fn print(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
+fn print(
+    to: &mut dyn Write,
+    report: &RecoveryReport,
+    files: &FileNames,
+    proofs: &Proofs,
+) -> io::Result<()> {
     let scanned = &report.scanned;
     let stats = &scanned.stats;
     writeln!(
@@ -334,12 +476,15 @@ fn print(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
     for note in notes(scanned) {
         writeln!(to, "note: {note}")?;
     }
-    print_operations(to, report)?;
+    print_operations(to, &report.operations)?;
+    print_summary(to, report)?;
+    print_explanations(to, report, files, proofs)?;
     let (sagas, txs) = (&report.completed_sagas, &report.completed_transactions);
     let (sagas, txs) = (counted(sagas.total(), "saga"), counted(txs.total(), "transaction"));
     writeln!(to, "completed: {sagas}, {txs}")?;
     if report.unknown_ids_in_doubt {
-        writeln!(to, "in doubt besides: operations that the damage may hide altogether")?;
+        let up_to = report.unknown_ids_up_to.map_or(0, Epoch::value);
+        writeln!(to, "in doubt besides: operations up to epoch {up_to} that are not known at all")?;
     }
     let anomalies = report.anomalies.total();
     if anomalies > 0 {
@@ -363,37 +508,20 @@ fn print(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
     Ok(())
 }
 
-/// "1 record", "2 records".
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn print_rest(to: &mut dyn Write, total: u64) -> io::Result<()> {
-    match total.saturating_sub(LISTED_MAX as u64) {
-        0 => Ok(()),
-        rest => writeln!(to, "  ... and {rest} more; --json lists them"),
-    }
-}
-
-fn print_operations(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
-    if report.operations.is_empty() {
-        return writeln!(to, "nothing is unfinished");
+/// A table of operations; nothing, if there are none.
+pub fn print_operations(to: &mut dyn Write, operations: &[OperationReport]) -> io::Result<()> {
+    if operations.is_empty() {
+        return Ok(());
     }
     let head = ["KIND", "ID", "STATE", "ACTION", "EVIDENCE", "LAST", "CREATED", "DETAIL"];
     let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(report.operations.iter().map(row));
-    let mut widths = [0; 8];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
-        }
-    }
-    for row in &rows {
-        let mut line = String::new();
-        for (width, cell) in widths.iter().zip(row) {
-            line += &format!("{cell:<width$}  ");
-        }
-        writeln!(to, "{}", line.trim_end())?;
+    rows.extend(operations.iter().map(row));
+    print_table(to, &rows)
+}
+
+fn print_summary(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<()> {
+    if report.operations.is_empty() {
+        return writeln!(to, "nothing is unfinished");
     }
     let actions = report.actions();
     let actions = actions.iter().map(|(action, count)| format!("{count} x {}", action.name()));
@@ -405,8 +533,42 @@ fn print_operations(to: &mut dyn Write, report: &RecoveryReport) -> io::Result<(
     writeln!(to, "unfinished: {}", summary.join(", "))
 }
 
+fn print_explanations(
+    to: &mut dyn Write,
+    report: &RecoveryReport,
+    files: &FileNames,
+    proofs: &Proofs,
+) -> io::Result<()> {
+    let mut explain = |kind: &str, id: OperationId, why: &str, at: Sequence| {
+        let Some(Evidence { sequence, event, file, offset }) = proofs.of(at, files) else {
+            return Ok(());
+        };
+        writeln!(to, "  {kind} {id}: {why}")?;
+        writeln!(to, "    record {sequence}, {}, in {file} at offset {offset}", event.0)
+    };
+    for operation in &report.operations {
+        let kind = kind_name(&operation.kind);
+        explain(kind, operation.id, operation.explanation(), operation.evidence)?;
+    }
+    for (id, (at, how)) in &proofs.sagas {
+        explain("saga", *id, explain_end(*how), *at)?;
+    }
+    for (id, (at, how)) in &proofs.transactions {
+        explain("tx", *id, explain_decision(*how), *at)?;
+    }
+    Ok(())
+}
+
+fn kind_name(kind: &OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Saga { .. } => "saga",
+        OperationKind::Transaction { .. } => "tx",
+        OperationKind::Promise { .. } => "participant",
+    }
+}
+
 fn row(operation: &OperationReport) -> [String; 8] {
-    let (kind, mut detail) = match &operation.kind {
+    let mut detail = match &operation.kind {
         OperationKind::Saga { steps, run, undo, .. } => {
             let mut detail = counted(u64::from(*steps), "step");
             for (what, which) in [("run", run), ("undo", undo)] {
@@ -415,25 +577,25 @@ fn row(operation: &OperationReport) -> [String; 8] {
                     detail += &format!(", {what} {}", which.join(" "));
                 }
             }
-            ("saga", detail)
+            detail
         }
         OperationKind::Transaction { members, votes } => {
             let commit = votes.iter().filter(|(_, vote)| *vote == Vote::Commit).count();
             let abort = votes.len() - commit;
             let members = counted(members.len() as u64, "participant");
-            ("tx", format!("{members}, {commit} voted commit, {abort} abort"))
+            format!("{members}, {commit} voted commit, {abort} abort")
         }
         OperationKind::Promise { coordinator, shard } => {
             let (coordinator, shard) = (Name::from(coordinator.0), Name::from(shard.0));
             let (coordinator, shard) = (coordinator.short(), shard.short());
-            ("participant", format!("shard {shard}, asks coordinator {coordinator}"))
+            format!("shard {shard}, asks coordinator {coordinator}")
         }
     };
     if operation.in_doubt {
         detail += ", IN DOUBT";
     }
     [
-        kind.to_owned(),
+        kind_name(&operation.kind).to_owned(),
         operation.id.to_string(),
         operation.state.to_owned(),
         operation.action.name().to_owned(),

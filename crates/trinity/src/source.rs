@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use wal_core::{Directory, FileStorage, ScanConfig, Scanned, SegmentId, Visitor};
@@ -20,7 +20,7 @@ pub struct Source {
 #[derive(Debug)]
 enum Kind {
     Log(FileStorage),
-    Stream { beginning: Vec<u8>, rest: File },
+    Stream { beginning: Vec<u8>, rest: File, read: bool },
 }
 
 impl Source {
@@ -50,13 +50,22 @@ impl Source {
         }
     }
 
+    /// The directory of segments that it is, if it is one.
+    pub fn directory(&self) -> Option<&FileStorage> {
+        match &self.kind {
+            Kind::Log(storage) => Some(storage),
+            Kind::Stream { .. } => None,
+        }
+    }
+
     /// What its files are called.
     pub fn file_names(&self) -> FileNames {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());
         FileNames { stream: name.to_string_lossy().into_owned() }
     }
 
-    /// Reads it to its end, or until the brake is pulled: then the error means nothing.
+    /// Reads it to its end, or until the brake is pulled: then the error means nothing. It can be read
+    /// again, if it is no pipe.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::NotALog`], [`Error::NewerFormat`]. Damage is none.
@@ -66,7 +75,11 @@ impl Source {
             Kind::Log(storage) => {
                 wal_core::scan(&Braked { brake, inner: storage }, &config, visitor)
             }
-            Kind::Stream { beginning, rest } => {
+            Kind::Stream { beginning, rest, read } => {
+                if std::mem::replace(read, true) {
+                    let start = SeekFrom::Start(beginning.len() as u64);
+                    rest.seek(start).map_err(|error| Error::io(&self.path, error))?;
+                }
                 let mut reader = Cursor::new(beginning).chain(Braked { brake, inner: rest });
                 wal_core::scan_stream(&mut reader, &config, visitor)
             }
@@ -160,7 +173,7 @@ fn stream(path: &Path) -> Result<Kind, Error> {
             remedy: format!("name the directory that holds it: {}", directory.display()),
         });
     }
-    Ok(Kind::Stream { beginning, rest })
+    Ok(Kind::Stream { beginning, rest, read: false })
 }
 
 /// One of the two header copies has a segment's magic.

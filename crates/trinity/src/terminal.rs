@@ -62,6 +62,42 @@ pub fn notes(scanned: &Scanned) -> Vec<String> {
     notes
 }
 
+// ---- lists ----
+
+/// Of anomalies and of damaged places a person sees so many.
+pub const LISTED_MAX: usize = 20;
+
+/// "1 record", "2 records".
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Says that not everything was listed.
+pub fn print_rest(to: &mut dyn Write, total: u64) -> io::Result<()> {
+    match total.saturating_sub(LISTED_MAX as u64) {
+        0 => Ok(()),
+        rest => writeln!(to, "  ... and {rest} more; --json lists them"),
+    }
+}
+
+/// Columns as wide as they need to be.
+pub fn print_table<const N: usize>(to: &mut dyn Write, rows: &[[String; N]]) -> io::Result<()> {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    for row in rows {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line += &format!("{cell:<width$}  ");
+        }
+        writeln!(to, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
 /// Pulled once reading on is pointless: the scan then ends at its next read.
 #[derive(Debug, Default)]
 pub struct Brake(Cell<bool>);

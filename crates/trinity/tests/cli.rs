@@ -341,7 +341,7 @@ fn nobody_has_to_read_to_the_end() {
     let lines: String =
         (1..=5_000).map(|id| event("tx_created", &format!(r#"{{"id":{id}}}"#))).collect();
     import(&dir, lines, &[], 0);
-    for verb in ["dump", "export", "recover"] {
+    for verb in ["dump", "export", "recover", "verify"] {
         let mut command = command([OsStr::new(verb), dir.as_ref()]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -364,29 +364,27 @@ fn help_names_the_exit_codes() {
         &["import", "--help"],
         &["import", "-h"],
         &["export", "--help"],
+        &["verify", "--help"],
+        &["salvage", "--help"],
+        &["salvage", "-h"],
     ] {
         let ran = run(command(args));
         assert_eq!(ran.code, 0);
         assert!(ran.text().contains("Exit codes:\n  0  clean"), "{}", ran.text());
     }
-    for args in [&[][..], &["recover"], &["recover", "x", "--jsno"], &["dmup", "x"]] {
+    for args in [
+        &[][..],
+        &["recover"],
+        &["recover", "x", "--jsno"],
+        &["recover", "x", "--explain=some"],
+        &["dmup", "x"],
+        &["salvage", "x"],
+        &["salvage", "--to", "x"],
+        &["verify"],
+    ] {
         let ran = run(command(args));
         assert_eq!(ran.code, 4, "{args:?}: {}", ran.err);
         assert_eq!(ran.text(), "");
-    }
-}
-
-/// What the whole design has and this version has not is refused, and the architecture says so.
-#[test]
-fn what_is_not_there_yet_is_listed_as_such() {
-    let architecture = include_str!("../../../ARCHITECTURE.md");
-    let narrow = architecture.split_once("## Narrow on purpose").unwrap().1;
-    for missing in ["recover --explain", "verify", "salvage"] {
-        assert!(narrow.contains(&format!("`trinity wal {missing}`")), "{missing}");
-        let path = vector("04");
-        let args = missing.split(' ').map(OsStr::new).chain([path.as_os_str()]);
-        let ran = run(command(args));
-        assert_eq!(ran.code, 4, "{missing}: {}", ran.err);
     }
 }
 
@@ -598,9 +596,13 @@ fn events_are_kept_when_nobody_hears_the_acknowledgements() {
 #[test]
 fn an_output_that_fails_is_told() {
     let (_inside, dir) = imported(&vector("09"));
-    for (verb, flags) in
-        [("recover", &[][..]), ("recover", &["--json"]), ("dump", &[]), ("export", &[])]
-    {
+    for (verb, flags) in [
+        ("recover", &[][..]),
+        ("recover", &["--json"]),
+        ("dump", &[]),
+        ("export", &[]),
+        ("verify", &[]),
+    ] {
         let args = [OsStr::new(verb), dir.as_ref()].into_iter();
         let mut command = command(args.chain(flags.iter().map(OsStr::new)));
         command.stdout(File::options().write(true).open("/dev/full").unwrap());
@@ -711,7 +713,7 @@ fn a_path_must_be_a_log() {
     fs::write(segment(&foreign_segments, 1), [7; 5000]).unwrap();
     import(&dir, event("0x2a", r#"{"raw":""}"#), &[], 0);
     let one_segment = segment(&dir, 1);
-    for verb in ["recover", "dump", "export"] {
+    for verb in ["recover", "dump", "export", "verify"] {
         for path in [&empty_dir, &dir_of_files, &foreign_segments, &foreign, &one_segment] {
             let ran = check(verb, path, &[], 4);
             assert!(ran.err.contains("not a Trinity log"), "{}", ran.err);
@@ -734,7 +736,7 @@ fn a_file_that_cannot_be_read_is_named() {
     // An empty segment 2 that is no file: even root cannot read it.
     let (_inside, dir) = imported(&vector("04"));
     fs::create_dir(segment(&dir, 2)).unwrap();
-    for verb in ["recover", "dump", "export", "import"] {
+    for verb in ["recover", "dump", "export", "import", "verify"] {
         let ran = check(verb, &dir, &[], 3);
         assert!(ran.err.contains("0000000000000002.wal: "), "{}", ran.err);
         assert!(ran.err.contains("help: check the path"), "{}", ran.err);
@@ -742,7 +744,7 @@ fn a_file_that_cannot_be_read_is_named() {
     }
     // A path below a file is no missing log: it cannot be one.
     let below = vector("04").join("log");
-    for verb in ["recover", "dump", "export", "import"] {
+    for verb in ["recover", "dump", "export", "import", "verify"] {
         let ran = check(verb, &below, &[], 3);
         assert!(ran.err.contains("04_saga_mid_execution.bin/log: "), "{}", ran.err);
     }
@@ -787,7 +789,7 @@ fn links_are_followed_and_broken_ones_named() {
     import(&link, event("tx_commit_complete", r#"{"id":1}"#), &[], 0);
     assert_eq!(check("recover", &dir, &["--json"], 0).json()["records"], 10);
     std::os::unix::fs::symlink("nowhere", segment(&dir, 3)).unwrap();
-    for verb in ["recover", "dump", "export", "import"] {
+    for verb in ["recover", "dump", "export", "import", "verify"] {
         let ran = check(verb, &dir, &[], 3);
         assert!(ran.err.contains("0000000000000003.wal: No such file"), "{}", ran.err);
     }
@@ -803,6 +805,7 @@ fn a_log_may_be_empty() {
     fs::create_dir(&only_lock).unwrap();
     fs::write(only_lock.join("lock"), "").unwrap();
     for path in [&stream, &dir, &only_lock] {
+        assert_eq!(check("verify", path, &["--json"], 0).json()["verdict"], "clean");
         assert_eq!(check("recover", path, &["--json"], 0).json()["records"], 0);
         assert_eq!(check("recover", path, &[], 0).err, "");
         assert_eq!(check("dump", path, &[], 0).text(), "");
@@ -823,7 +826,7 @@ fn a_newer_format_is_not_damage() {
         bytes[copy + 12..copy + 16].copy_from_slice(&checksum.to_le_bytes());
     }
     fs::write(segment(&dir, 1), bytes).unwrap();
-    for verb in ["recover", "dump", "export", "import"] {
+    for verb in ["recover", "dump", "export", "import", "verify"] {
         let ran = check(verb, &dir, &[], 4);
         assert!(ran.err.contains("format version 2"), "{}", ran.err);
     }
@@ -1139,7 +1142,7 @@ fn writer(dir: &Path, sequence: u64) -> (Child, ChildStdin) {
 fn a_log_in_use_is_left_alone() {
     let (_inside, dir) = fresh();
     let (mut child, stdin) = writer(&dir, 1);
-    for verb in ["recover", "dump", "export", "import"] {
+    for verb in ["recover", "dump", "export", "import", "verify"] {
         let ran = check(verb, &dir, &[], 3);
         assert!(ran.err.contains("in use"), "{}", ran.err);
         assert!(ran.err.contains(dir.to_str().unwrap()), "{}", ran.err);
@@ -1160,4 +1163,518 @@ fn what_was_acknowledged_survives_a_kill() {
         assert_eq!(report["records"], killed);
         assert_eq!(report["corruption"], json!([]));
     }
+}
+
+// ---- verify ----
+
+#[test]
+fn verify_has_its_fields_in_order() {
+    let (_inside, dir) = imported(&vector("09"));
+    let ran = check("verify", &dir, &["--json"], 0);
+    let report = ran.json();
+    let (id, bytes) = (&report["log_id"], fs::metadata(segment(&dir, 1)).unwrap().len());
+    let end = &report["end"]["offset"];
+    let expected = concat!(
+        r#"{"verdict":"clean","integrity":"guarded","log_id":ID,"epoch":1,"records":9,"#,
+        r#""last_sequence":9,"proved_sequence":9,"batches":3,"sectors":4,"corrupted_records":0,"#,
+        r#""torn_tail_bytes":0,"fenced_bytes":0,"lost_header_copies":0,"abandoned_starts":0,"#,
+        r#""end":{"file":"0000000000000001.wal","offset":END},"segments":[{"#,
+        r#""file":"0000000000000001.wal","bytes":BYTES,"epoch":1,"#,
+        r#""header_copies":["sealed","sealed"],"seals":{"file":null,"length":0,"#,
+        r#""last_sequence":0,"take_over":false},"extent":"open","sealed_at":null,"batches":3,"#,
+        r#""sectors":4,"records":9}],"corruption":[],"corruption_left_out":0,"#,
+        r#""damaged_sectors":[]}"#,
+        "\n"
+    );
+    let expected = expected.replace("ID", &id.to_string()).replace("END", &end.to_string());
+    assert_eq!(ran.text(), expected.replace("BYTES", &bytes.to_string()));
+
+    let text = check("verify", &dir, &[], 0);
+    assert!(text.text().contains("9 records up to sequence 9, in 3 batches"), "{}", text.text());
+    assert!(text.text().ends_with("verdict: clean\n"), "{}", text.text());
+}
+
+#[test]
+fn verify_reads_raw_streams() {
+    for (path, expected) in vectors() {
+        let report = check("verify", &path, &["--json"], 0).json();
+        assert_eq!(
+            (&report["verdict"], &report["records"]),
+            (&json!("clean"), &expected["records"])
+        );
+        assert_eq!(
+            (&report["integrity"], &report["segments"]),
+            (&json!("unprotected"), &json!([]))
+        );
+    }
+    let (inside, _) = fresh();
+    let path = inside.path().join("damaged");
+    let mut bytes = fs::read(vector("09")).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+    assert_eq!(check("verify", &path, &["--json"], 0).json()["verdict"], "torn");
+    bytes[33] ^= 0x10;
+    fs::write(&path, bytes).unwrap();
+    let report = check("verify", &path, &["--json"], 2).json();
+    let place = json!([{
+        "file": "damaged", "offset": 0, "bytes": 69, "what": "a record's checksum is wrong",
+        "hides_records": true, "last_sequence_before": 0,
+    }]);
+    assert_eq!((&report["verdict"], &report["corruption"]), (&json!("corrupt"), &place));
+}
+
+/// Of every flipped bit it says which file, and of one in a record which sector; and whether records may
+/// be hidden.
+#[test]
+fn verify_names_what_is_damaged() {
+    let (_inside, dir) = imported(&vector("09"));
+    import(&dir, event("0x2a", r#"{"raw":"07"}"#), &[], 0);
+    let whole = fs::read(segment(&dir, 1)).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(segment(&dir, 1), bytes).unwrap();
+        let before = contents(&dir);
+        let text = check("verify", &dir, &[], 2);
+        assert!(text.text().contains("0000000000000001.wal offset"), "{}", text.text());
+        assert!(text.text().ends_with("verdict: corrupt\n"), "{}", text.text());
+        let report = check("verify", &dir, &["--json"], 2).json();
+        assert_eq!(contents(&dir), before);
+        report
+    };
+    // A header copy, a seal.
+    for (at, copies, what) in [
+        (20, ["corrupt", "sealed"], "a header copy does not verify"),
+        (512 + 20, ["sealed", "corrupt"], "a header copy does not verify"),
+        (100, ["corrupt", "sealed"], "a seal does not verify"),
+    ] {
+        let report = flipped(at);
+        assert_eq!(report["segments"][0]["header_copies"], json!(copies), "{at}");
+        let damage = &report["corruption"][0];
+        assert_eq!((&damage["what"], &damage["hides_records"]), (&json!(what), &json!(false)));
+        assert_eq!(damage["offset"], at / 512 * 512, "{at}");
+        assert_eq!(report["records"], 10, "{at}: nothing is hidden");
+    }
+    // A batch's head.
+    let report = flipped(1024 + 20);
+    let damage = &report["corruption"][0];
+    assert_eq!(damage["what"], "a batch that was synced does not verify");
+    assert_eq!((&damage["offset"], &damage["hides_records"]), (&json!(1024), &json!(true)));
+    assert_eq!(report["damaged_sectors"], json!([]));
+    // Each of the sectors that its records lie in.
+    let mut sectors = 0;
+    for at in (1024 + 200..1024 + 58 + 8 + 656).step_by(100) {
+        let report = flipped(at);
+        let sector = json!([{"file": "0000000000000001.wal", "offset": at / 512 * 512}]);
+        assert_eq!(report["damaged_sectors"], sector, "{at}");
+        sectors += 1;
+    }
+    assert!(sectors > 3);
+    fs::write(segment(&dir, 1), &whole).unwrap();
+    // A whole segment.
+    fs::remove_file(segment(&dir, 1)).unwrap();
+    let report = check("verify", &dir, &["--json"], 2).json();
+    assert_eq!(report["corruption"][0]["what"], "one or more segments are missing");
+    assert_eq!((&report["corrupted_records"], &report["records"]), (&json!(9), &json!(1)));
+}
+
+#[test]
+fn verify_takes_what_a_crash_leaves_for_what_it_is() {
+    let (_inside, dir) = imported(&vector("09"));
+    let whole = fs::read(segment(&dir, 1)).unwrap();
+    fs::write(segment(&dir, 1), &whole[..1500]).unwrap();
+    let report = check("verify", &dir, &["--json"], 0).json();
+    assert_eq!((&report["verdict"], &report["records"]), (&json!("torn"), &json!(0)));
+    assert!(check("verify", &dir, &[], 0).text().contains("note: a torn tail of 476 bytes"));
+}
+
+// ---- why ----
+
+/// The record of that number, as it is dumped.
+fn dumped(path: &Path, sequence: &Value) -> Value {
+    let dump = check("dump", path, &["--json"], 0);
+    let line = dump.text().lines().nth(sequence.as_u64().unwrap() as usize - 1).unwrap();
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn recover_explains_with_the_record_that_proves_it() {
+    for (path, _) in vectors() {
+        let (_inside, dir) = imported(&path);
+        for path in [&path, &dir] {
+            let plain = check("recover", path, &["--json"], 0).json();
+            let mut told = check("recover", path, &["--json", "--explain=all"], 0).json();
+            let mut explained = 0;
+            let check_evidence = |evidence: &Value| {
+                let record = dumped(path, &evidence["sequence"]);
+                let found = (&evidence["event"], &evidence["file"], &evidence["offset"]);
+                assert_eq!(found, (&record["type"], &record["file"], &record["off"]));
+            };
+            for operation in told["operations"].as_array_mut().unwrap() {
+                let operation = operation.as_object_mut().unwrap();
+                let explanation = operation.remove("explanation").unwrap();
+                assert!(explanation.as_str().unwrap().len() > 20);
+                let evidence = operation.remove("evidence").unwrap();
+                assert_eq!(evidence["sequence"], operation["evidence_sequence"]);
+                check_evidence(&evidence);
+                explained += 1;
+            }
+            if let Some(ends) = told.as_object_mut().unwrap().remove("completed_evidence") {
+                for kind in ["saga", "tx"] {
+                    let ends = ends[kind].as_object().unwrap();
+                    let listed = plain["completed"][kind].as_object().unwrap();
+                    assert!(ends.keys().eq(listed.keys()));
+                    for end in ends.values() {
+                        assert!(end["explanation"].as_str().unwrap().len() > 20);
+                        check_evidence(&end["evidence"]);
+                        explained += 1;
+                    }
+                }
+            }
+            assert!(explained > 0);
+            // Nothing else is changed by it.
+            assert_eq!(told, plain);
+        }
+    }
+}
+
+#[test]
+fn an_explanation_can_be_read() {
+    let text = check("recover", vector("09"), &["--explain"], 0);
+    let expected = "  tx 1: the decision to commit is durable and not everybody is known to have heard \
+                    it: it is sent until all have acknowledged it\n    record 9, tx_commit_start, in \
+                    09_tx_mid_commit.bin at offset ";
+    assert!(text.text().contains(expected), "{}", text.text());
+    assert!(!check("recover", vector("09"), &[], 0).text().contains("record 9, tx_commit"));
+    // What has ended is explained if that is asked for.
+    let ended = "every step has succeeded";
+    assert!(!check("recover", vector("22"), &["--explain"], 0).text().contains(ended));
+    assert!(check("recover", vector("22"), &["--explain=all"], 0).text().contains(ended));
+}
+
+#[test]
+fn an_explanation_has_its_fields_in_order() {
+    let report = check("recover", vector("04"), &["--json", "--explain"], 0);
+    let expected = concat!(
+        r#""evidence_sequence":5,"last_sequence":7,"created_ms":1000,"#,
+        r#""explanation":"it was started, and nothing has turned it back: steps without an outcome "#,
+        r#"are called again","evidence":{"sequence":5,"event":"saga_execute_start","#,
+        r#""file":"04_saga_mid_execution.bin","offset":195}}],"#,
+        r#""completed":{"saga":{},"tx":{}},"completed_left_out":0,"anomalies":[]"#,
+    );
+    assert!(report.text().contains(expected), "{}", report.text());
+}
+
+#[test]
+fn doubt_is_explained() {
+    let (_inside, dir) = damaged("22");
+    let report = check("recover", &dir, &["--json", "--explain"], 2).json();
+    let mut doubtful = 0;
+    for operation in report["operations"].as_array().unwrap() {
+        let lost = operation["explanation"].as_str().unwrap().contains("records are lost")
+            || operation["explanation"].as_str().unwrap().contains("lost records");
+        assert_eq!(lost, operation["in_doubt"] == true, "{operation}");
+        assert_eq!(operation["evidence"]["sequence"], operation["evidence_sequence"]);
+        doubtful += u32::from(lost);
+    }
+    assert!(doubtful > 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_twice_is_told() {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(r#"cat "$1" | "$0" wal recover /dev/stdin $2"#);
+    shell.arg(env!("CARGO_BIN_EXE_trinity")).arg(vector("09"));
+    let ran = run(shell);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(r#"cat "$1" | "$0" wal recover /dev/stdin $2"#);
+    shell.arg(env!("CARGO_BIN_EXE_trinity")).arg(vector("09")).arg("--explain");
+    let ran = run(shell);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("/dev/stdin: "), "{}", ran.err);
+}
+
+// ---- salvage ----
+
+#[track_caller]
+fn salvage(dir: &Path, to: &Path, flags: &[&str], code: i32) -> Ran {
+    let args = [OsStr::new("salvage"), dir.as_ref(), OsStr::new("--to"), to.as_ref()];
+    let ran = run(command(args.into_iter().chain(flags.iter().map(OsStr::new))));
+    assert_eq!(ran.code, code, "{}{}", ran.text(), ran.err);
+    ran
+}
+
+/// A log of a few segments with a batch each, of which the third is damaged.
+fn damaged(name: &str) -> (TempDir, PathBuf) {
+    let (inside, dir) = imported_in_parts(&vector(name));
+    let path = segment(&dir, 3);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[1024 + 12] ^= 4;
+    fs::write(path, bytes).unwrap();
+    (inside, dir)
+}
+
+/// What a report says of operations.
+fn classes(path: &Path, code: i32) -> Value {
+    let mut report = check("recover", path, &["--json"], code).json();
+    let names = ["operations", "completed", "anomalies", "unknown_ids_up_to_epoch"];
+    names.iter().map(|name| report[*name].take()).collect()
+}
+
+#[test]
+fn a_salvaged_log_says_what_the_damaged_one_proves() {
+    for name in ["05", "09", "22"] {
+        let (inside, dir) = damaged(name);
+        let new = inside.path().join("new");
+        let before = contents(&dir);
+        let ran = salvage(&dir, &new, &["--json"], 0);
+        assert_eq!(ran.err, "");
+        assert_eq!(contents(&dir), before, "{name}");
+        let made = ran.json();
+        assert_eq!(made["lost_records"], 3, "{name}");
+
+        assert_eq!(check("verify", &new, &["--json"], 0).json()["verdict"], "clean");
+        let report = check("recover", &new, &["--json"], 0).json();
+        assert_eq!(report["records"], made["last_sequence"]);
+        assert_eq!(classes(&new, 0), classes(&dir, 2), "{name}");
+        let doubtful = report["operations"].as_array().unwrap().iter();
+        let doubtful: Vec<&Value> = doubtful.filter(|found| found["in_doubt"] == true).collect();
+        assert!(!doubtful.is_empty(), "{name}");
+        assert_eq!(json!(doubtful), made["in_doubt"], "{name}");
+
+        // What is proved has kept its number, its time and its bytes.
+        let lines = |path: &Path, code| -> BTreeMap<u64, (Value, Value, Value)> {
+            let dump = check("dump", path, &["--json"], code);
+            let lines =
+                dump.text().lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let told = |line: Value| {
+                let what =
+                    (line["type"].clone(), line["timestamp_ms"].clone(), line["payload"].clone());
+                (line["seq"].as_u64().unwrap(), what)
+            };
+            lines.map(told).collect()
+        };
+        let (old, now) = (lines(&dir, 2), lines(&new, 0));
+        for (sequence, record) in &old {
+            assert_eq!(&now[sequence], record, "{name}");
+        }
+        let others = now.iter().filter(|(sequence, _)| !old.contains_key(sequence));
+        assert!(others.clone().all(|(_, record)| record.0 == "in_doubt"), "{name}");
+        assert_eq!(others.count(), 3 + doubtful.len() + 1, "{name}");
+
+        // It opens for writing, under a higher epoch and another id.
+        import(&new, event("0x2a", r#"{"raw":""}"#), &[], 0);
+        let (was, is) =
+            (check("verify", &dir, &["--json"], 2), check("verify", &new, &["--json"], 0));
+        let (was, is) = (was.json(), is.json());
+        assert_ne!(was["log_id"], is["log_id"]);
+        assert!(is["segments"][0]["epoch"].as_u64() > was["epoch"].as_u64(), "{name}");
+        assert_eq!(is["log_id"], made["log_id"]);
+    }
+}
+
+#[test]
+fn a_salvage_has_its_fields_in_order() {
+    let (inside, dir) = damaged("09");
+    let ran = salvage(&dir, &inside.path().join("new"), &["--json"], 0);
+    let at = |field: &str| ran.text().find(&format!("\"{field}\":")).unwrap_or(usize::MAX);
+    let fields = [
+        "log_id",
+        "epoch",
+        "records",
+        "lost_records",
+        "last_sequence",
+        "torn_tail_bytes",
+        "in_doubt",
+        "unknown_ids_up_to_epoch",
+        "corruption",
+        "corruption_left_out",
+    ];
+    assert!(fields.map(at).is_sorted() && at("corruption_left_out") < usize::MAX, "{}", ran.text());
+    assert_eq!(ran.json().as_object().unwrap().len(), fields.len());
+
+    let text = salvage(&dir, &inside.path().join("text"), &[], 0);
+    for line in [
+        "6 records copied, 3 lost, epoch 4",
+        "in doubt: 0 sagas, 1 transaction",
+        "in doubt besides: operations up to epoch 3 that are not known at all",
+        "  0000000000000003.wal offset 1024",
+    ] {
+        assert!(text.text().contains(line), "{line}: {}", text.text());
+    }
+}
+
+#[test]
+fn a_clean_log_is_salvaged_as_it_is() {
+    for (path, _) in vectors() {
+        let (inside, dir) = imported(&path);
+        let new = inside.path().join("new");
+        let made = salvage(&dir, &new, &["--json"], 0).json();
+        assert_eq!((&made["lost_records"], &made["in_doubt"]), (&json!(0), &json!([])));
+        assert_eq!(made["unknown_ids_up_to_epoch"], Value::Null);
+        assert_eq!(classes(&new, 0), classes(&dir, 0));
+        assert_eq!(check("export", &new, &[], 0).out, fs::read(&path).unwrap());
+    }
+}
+
+#[test]
+fn a_torn_tail_is_left_out() {
+    let (inside, dir) = imported_in_parts(&vector("09"));
+    let whole = fs::read(segment(&dir, 3)).unwrap();
+    fs::write(segment(&dir, 3), &whole[..1100]).unwrap();
+    let new = inside.path().join("new");
+    let made = salvage(&dir, &new, &["--json"], 0).json();
+    assert!(made["torn_tail_bytes"].as_u64().unwrap() > 0);
+    assert_eq!((&made["records"], &made["lost_records"]), (&json!(6), &json!(0)));
+    assert_eq!(classes(&new, 0), classes(&dir, 0));
+}
+
+#[test]
+fn an_empty_log_is_salvaged_too() {
+    let (inside, dir) = fresh();
+    import(&dir, "", &[], 0);
+    let new = inside.path().join("new");
+    salvage(&dir, &new, &[], 0);
+    assert_eq!(check("recover", &new, &["--json"], 0).json()["records"], 0);
+    import(&new, event("0x2a", r#"{"raw":""}"#), &[], 0);
+}
+
+#[test]
+fn nothing_is_salvaged_over_something() {
+    let (inside, dir) = damaged("09");
+    let before = contents(&dir);
+    let taken = inside.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("theirs"), "theirs").unwrap();
+    let file = inside.path().join("file");
+    fs::write(&file, "theirs").unwrap();
+    for (to, why) in [
+        (&taken, "the directory is there, and not empty"),
+        (&dir, "the directory is there, and not empty"),
+        (&file, "it is there, and no directory"),
+        (&dir.join("new"), "it is inside the damaged log's directory"),
+        (&dir.join("deep/new"), "it is inside the damaged log's directory"),
+    ] {
+        let ran = salvage(&dir, to, &[], 4);
+        assert!(ran.err.contains(why), "{}", ran.err);
+        assert!(ran.err.contains("nothing was written"), "{}", ran.err);
+        assert_eq!(contents(&dir), before);
+    }
+    assert_eq!(contents(&taken).len(), 1);
+    assert_eq!(fs::read(&file).unwrap(), b"theirs");
+    // An empty directory is as good as none.
+    let empty = inside.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    salvage(&dir, &empty, &[], 0);
+    check("recover", &empty, &[], 0);
+    // And so is one whose parents are not there yet.
+    salvage(&dir, &inside.path().join("a/b/c"), &[], 0);
+}
+
+/// A salvage that was cut short leaves what nobody takes for the log, and the next one goes over it.
+#[test]
+fn what_is_not_whole_has_another_name() {
+    let (inside, dir) = damaged("09");
+    let (new, incomplete) = (inside.path().join("new"), inside.path().join("new.incomplete"));
+    let (_other, older) = imported(&vector("05"));
+    fs::create_dir(&incomplete).unwrap();
+    for file in ["lock", "0000000000000001.wal"] {
+        fs::copy(older.join(file), incomplete.join(file)).unwrap();
+    }
+    fs::copy(older.join("0000000000000001.wal"), segment(&incomplete, 9)).unwrap();
+    salvage(&dir, &new, &[], 0);
+    assert!(!incomplete.exists());
+    assert_eq!(classes(&new, 0), classes(&dir, 2));
+
+    // What no salvage has left there is left alone.
+    let (new, incomplete) = (inside.path().join("two"), inside.path().join("two.incomplete"));
+    fs::create_dir(&incomplete).unwrap();
+    fs::write(incomplete.join("theirs"), "theirs").unwrap();
+    let ran = salvage(&dir, &new, &[], 4);
+    assert!(ran.err.contains("two.incomplete: "), "{}", ran.err);
+    assert!(!new.exists());
+    assert_eq!(contents(&incomplete).len(), 1);
+}
+
+/// Where a file may not grow, nothing is left: neither a log nor a part of one.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_leaves_no_half_log() {
+    let (inside, dir) = fresh();
+    let lines: String =
+        (1..=5_000).map(|id| event("tx_created", &format!(r#"{{"id":{id}}}"#))).collect();
+    import(&dir, lines, &[], 0);
+    let new = inside.path().join("new");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(r#"trap "" XFSZ; ulimit -f 64; exec "$0" wal salvage "$1" --to "$2""#);
+    shell.arg(env!("CARGO_BIN_EXE_trinity")).arg(&dir).arg(&new);
+    let ran = run(shell);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("File too large"), "{}", ran.err);
+    assert!(ran.err.contains("the damaged log is as it was"), "{}", ran.err);
+    assert!(!new.exists() && !inside.path().join("new.incomplete").exists());
+    salvage(&dir, &new, &[], 0);
+}
+
+/// A seal that verifies and claims a number that no log reaches makes nobody fill a disk.
+#[test]
+fn no_number_makes_a_salvage_endless() {
+    let (inside, dir) = imported_in_parts(&vector("09"));
+    let mut bytes = fs::read(segment(&dir, 2)).unwrap();
+    for copy in [0, 512] {
+        let last = 1u64 << 40;
+        bytes[copy + 88..copy + 96].copy_from_slice(&last.to_le_bytes());
+        bytes[copy + 104..copy + 112].copy_from_slice(&(last + 1).to_le_bytes());
+        bytes[copy + 68..copy + 72].fill(0);
+        let sealed = [&bytes[copy..copy + 48], &bytes[copy + 64..copy + 120]].concat();
+        bytes[copy + 68..copy + 72].copy_from_slice(&crc32c(&sealed).to_le_bytes());
+    }
+    fs::write(segment(&dir, 2), bytes).unwrap();
+    let new = inside.path().join("new");
+    let ran = salvage(&dir, &new, &[], 2);
+    assert!(ran.err.contains("records are missing: at most"), "{}", ran.err);
+    assert!(!new.exists() && !inside.path().join("new.incomplete").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let (_inside, dir) = damaged("09");
+    // Not even root creates a folder there.
+    let ran = salvage(&dir, Path::new("/proc/new"), &[], 3);
+    assert!(ran.err.contains("/proc/new.incomplete: "), "{}", ran.err);
+}
+
+#[test]
+fn only_a_log_that_nobody_writes_is_salvaged() {
+    let (inside, dir) = fresh();
+    let new = inside.path().join("new");
+    let (mut child, stdin) = writer(&dir, 1);
+    let ran = salvage(&dir, &new, &[], 3);
+    assert!(ran.err.contains("in use"), "{}", ran.err);
+    drop(stdin);
+    child.wait().unwrap();
+    salvage(&dir, &new, &[], 0);
+
+    let foreign = inside.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    let stream = vector("09");
+    let new = inside.path().join("other");
+    for (path, code) in [(&foreign, 4), (&stream, 4), (&inside.path().join("missing"), 3)] {
+        salvage(path, &new, &[], code);
+    }
+    fs::write(segment(&foreign, 1), [7; 5000]).unwrap();
+    salvage(&foreign, &new, &[], 4);
+    assert!(!new.exists() && !inside.path().join("other.incomplete").exists());
+}
+
+#[test]
+fn whoever_opens_a_damaged_log_hears_of_salvage() {
+    let (_inside, dir) = damaged("09");
+    let ran = import(&dir, event("0x2a", r#"{"raw":""}"#), &[], 2);
+    assert!(ran.err.contains("`trinity wal salvage`"), "{}", ran.err);
+    let opened = wal_core::FileLog::open(&dir, &wal_core::Config::default(), &mut ());
+    let error = opened.unwrap_err().to_string();
+    assert!(error.contains("`trinity wal salvage`"), "{error}");
 }

@@ -240,6 +240,11 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// The sectors that do not verify, in order. Only if the list verifies.
+    pub(crate) fn failing_sectors(&self) -> impl Iterator<Item = u64> {
+        self.checked_sectors().filter(|(_, verifies)| !verifies).map(|(sector, _)| sector)
+    }
+
     /// Whether every sector verifies.
     pub(crate) fn sectors_verify(&self) -> bool {
         self.checked_sectors().all(|(_, verifies)| verifies)

@@ -97,7 +97,8 @@ pub use record::{
     encode_record,
 };
 pub use scan::{
-    Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Visitor, scan,
+    CopyState, Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, SealInfo,
+    SegmentExtent, SegmentInfo, Visitor, scan,
 };
 pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;

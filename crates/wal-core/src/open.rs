@@ -43,7 +43,10 @@ pub enum OpenError {
     #[error(transparent)]
     Scan(#[from] ScanError),
     /// The log is damaged. It was left untouched; salvage what is provable into a new one.
-    #[error("the log is damaged: {}", first_of(.0))]
+    #[error(
+        "the log is damaged: {}; `trinity wal salvage` copies what it proves into a new one",
+        first_of(.0)
+    )]
     Corrupt(Box<Scanned>),
     /// Somebody newer is opening the log, or has opened it. Give up.
     #[error("another writer has claimed the log")]

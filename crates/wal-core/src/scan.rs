@@ -52,6 +52,75 @@ pub trait Visitor {
     fn hole(&mut self, hole: &Corruption) {
         let _ = hole;
     }
+
+    /// A segment, before what it holds.
+    fn segment(&mut self, segment: &SegmentInfo) {
+        let _ = segment;
+    }
+
+    /// Of a damaged batch whose guard still says what it was: a sector that is not as it was written.
+    /// The [`hole`](Self::hole) that this makes follows.
+    fn damaged_sector(&mut self, segment: SegmentId, offset: u64) {
+        let _ = (segment, offset);
+    }
+}
+
+/// What a segment's header says, and how far the segment counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Which.
+    pub segment: SegmentId,
+    /// Its file's length in bytes.
+    pub file_bytes: u64,
+    /// The epoch of the writer that claimed it; `None` if neither header copy tells.
+    pub epoch: Option<Epoch>,
+    /// Both header copies, as found.
+    pub copies: [CopyState; 2],
+    /// Where the log in front of it ended, if it says so.
+    pub seal: Option<SealInfo>,
+    /// Up to where it is part of the log.
+    pub extent: SegmentExtent,
+}
+
+/// A header copy, as found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyState {
+    /// It verifies, seal included.
+    Sealed,
+    /// It verifies and has no seal: its writer never came to write a batch, or a crash left it so.
+    Unsealed,
+    /// It is gone, as a crash leaves it.
+    Lost,
+    /// It, or its seal, does not verify.
+    Corrupt,
+}
+
+/// Where a header says that the log in front of its segment ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealInfo {
+    /// The newest older segment that held a batch; 0 if none did.
+    pub segment: SegmentId,
+    /// Where that one's last batch ends, in bytes; 0 if there is none.
+    pub length: u64,
+    /// The last record up to there.
+    pub last: Sequence,
+    /// Whether the writer before was replaced while it may still have been writing.
+    pub take_over: bool,
+}
+
+/// Up to where a segment is part of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentExtent {
+    /// The log ends in it.
+    Open,
+    /// It is part of the log up to that offset.
+    Sealed(u64),
+    /// It was sealed without a batch.
+    Empty,
+    /// It holds nothing, and nothing seals it.
+    Passed,
+    /// What would say where it ends is damaged.
+    Unproven,
 }
 
 /// Looks at nothing: for when only [`Scanned`] matters.
@@ -252,6 +321,23 @@ impl Scanned {
         !self.corruption.is_empty()
     }
 
+    /// No segment's epoch can have been higher, as far as can be told: a header that cannot be read may
+    /// have been that of one start more.
+    #[must_use]
+    pub fn highest_epoch(&self) -> Epoch {
+        let unread = self.corruption.iter().filter(|damage| {
+            matches!(
+                damage.what,
+                Damage::HeaderCopyCorrupt
+                    | Damage::HeaderCopiesDiffer
+                    | Damage::BatchesWithoutHeader
+                    | Damage::ForeignSegment
+            )
+        });
+        let starts = u32::try_from(unread.count()).unwrap_or(u32::MAX);
+        Epoch::new(self.epoch.value().saturating_add(starts).min(Epoch::MAX.value()))
+    }
+
     pub(crate) fn count(&mut self, record: &Record<'_>) {
         self.records += 1;
         self.last_sequence = record.sequence;
@@ -348,6 +434,36 @@ pub(crate) struct View {
     extent: Extent,
 }
 
+impl View {
+    fn info(&self) -> SegmentInfo {
+        let state = |copy: &HeaderCopy| match (copy.claim, copy.seal) {
+            (Part::Valid(_), Part::Valid(_)) => CopyState::Sealed,
+            (Part::Valid(_), Part::Absent | Part::Lost) => CopyState::Unsealed,
+            (Part::Absent | Part::Lost, _) => CopyState::Lost,
+            (Part::Corrupt, _) | (_, Part::Corrupt) => CopyState::Corrupt,
+        };
+        SegmentInfo {
+            segment: self.id,
+            file_bytes: self.file_bytes,
+            epoch: self.header.claim.map(|claim| claim.epoch),
+            copies: [state(&self.copies[0]), state(&self.copies[1])],
+            seal: self.header.seal.map(|seal| SealInfo {
+                segment: seal.segment,
+                length: seal.length,
+                last: seal.last,
+                take_over: seal.take_over,
+            }),
+            extent: match self.extent {
+                Extent::Passed => SegmentExtent::Passed,
+                Extent::Open => SegmentExtent::Open,
+                Extent::Unproven => SegmentExtent::Unproven,
+                Extent::Sealed { length, .. } => SegmentExtent::Sealed(length),
+                Extent::Empty { .. } => SegmentExtent::Empty,
+            },
+        }
+    }
+}
+
 /// All segments before their batches are read.
 pub(crate) struct Survey {
     pub views: Vec<View>,
@@ -369,7 +485,8 @@ impl Survey {
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
-        let claims = self.views.iter().filter_map(|view| view.header.claim);
+        // Of a damaged header, the guess that has read the first batch.
+        let claims = self.views.iter().filter_map(|view| view.claim);
         claims.map(|claim| claim.epoch).max().unwrap_or(Epoch::NONE)
     }
 
@@ -684,6 +801,7 @@ impl<'a> Scanner<'a> {
         ending: Ending,
     ) -> io::Result<()> {
         if !resumed {
+            self.visitor.segment(&view.info());
             for &(copy, what, hides) in &view.header.damage {
                 let (offset, bytes) =
                     if copy == 2 { (0, HEADER_BYTES) } else { (u64::from(copy) * SECTOR, SECTOR) };
@@ -956,6 +1074,9 @@ impl<'a> Scanner<'a> {
         let batch = reader.batch(guard, reader.at, bytes);
         if !batch.list_verifies() || !batch.crc_verifies() {
             return Ok(0);
+        }
+        for sector in batch.failing_sectors() {
+            self.visitor.damaged_sector(reader.id, (sector * SECTOR).max(reader.at));
         }
         let mut teller = Teller {
             segment: reader.id,

@@ -320,6 +320,10 @@ impl Facts {
             Outcome::Compensated => Ended::Saga(End::Compensated),
             Outcome::SagaAborted => Ended::Saga(End::Aborted),
             Outcome::Refused(_) => return Ok(()),
+            Outcome::InDoubt => {
+                let what = format!("{key:?} is called in doubt, and no log was damaged");
+                return Err(Objection::new("reply", what));
+            }
         };
         let asked = &mut self.requests[place as usize];
         let before = asked.told.replace(told);
