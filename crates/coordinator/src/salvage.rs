@@ -288,8 +288,11 @@ impl Copy<'_> {
     fn check(&mut self) -> Result<(), SalvageError> {
         match self.log.poisoned() {
             None => Ok(()),
-            Some(DiskError::Fenced) => Err(SalvageError::Disk(DiskError::Fenced)),
-            Some(error) => Err(SalvageError::Disk(io::Error::other(error.to_string()).into())),
+            Some(DiskError::Io(error)) => {
+                let error = io::Error::new(error.kind(), error.to_string());
+                Err(SalvageError::Disk(error.into()))
+            }
+            Some(_) => Err(SalvageError::Disk(DiskError::Fenced)),
         }
     }
 
