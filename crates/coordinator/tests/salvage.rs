@@ -335,7 +335,8 @@ fn a_disk_that_fails_is_told_whenever_it_does() {
             Ok(_) => {
                 assert_eq!(to.inner, whole);
                 assert_eq!(to.left, 0, "it is done with its last operation");
-                assert_eq!(to.last, Some(DiskOp::Sync(SegmentId::FIRST)));
+                // Everything is synced before; this gives back what a shell made ahead of time.
+                assert!(matches!(to.last, Some(DiskOp::Truncate { .. })), "{:?}", to.last);
                 assert!(failed > 8, "{failed}");
                 return;
             }
