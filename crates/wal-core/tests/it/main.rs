@@ -11,3 +11,4 @@ mod format;
 mod group_commit;
 mod support;
 mod take_over;
+mod thousand;

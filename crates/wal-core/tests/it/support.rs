@@ -1,5 +1,7 @@
 //! A disk that remembers every operation, and what a crash can make of it.
 
+use std::ops::Range;
+
 use base::{Sequence, Time};
 use wal_core::{
     Config, Directory, DiskError, DiskOp, EventType, Log, MemoryStorage, OpenError, OpenMode,
@@ -140,10 +142,44 @@ pub enum Fate {
     Sectors(u64),
 }
 
+/// How often a sampled test tries: `few` by default, and in a heavy run what its variable says
+/// (`cargo xtask damage wal` and `cargo xtask crash wal` set them).
+pub fn rounds(variable: &str, few: u64) -> u64 {
+    let said = std::env::var(variable).ok();
+    said.map_or(few, |said| said.parse().unwrap_or_else(|_| panic!("{variable}={said}")))
+}
+
+/// Does `0..count` in parts, one after the other on each processor, and adds up what they return.
+pub fn in_parallel(count: usize, part: impl Fn(Range<usize>) -> u64 + Sync) -> u64 {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    let bound = |index: usize| count * index / threads;
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|index| {
+                let part = &part;
+                scope.spawn(move || part(bound(index)..bound(index + 1)))
+            })
+            .collect();
+        let join = |part: std::thread::ScopedJoinHandle<'_, u64>| match part.join() {
+            Ok(sum) => sum,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        parts.into_iter().map(join).sum()
+    })
+}
+
 /// Small, repeatable choices.
 pub struct Choices(pub u64);
 
 impl Choices {
+    /// Near seeds give choices that have nothing in common.
+    pub fn seeded(seed: u64) -> Choices {
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Choices((z ^ (z >> 31)) | 1)
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
