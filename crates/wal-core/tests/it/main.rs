@@ -6,9 +6,11 @@
 mod basics;
 mod crash;
 mod damage;
+mod faults;
 mod files;
 mod format;
 mod group_commit;
+mod sectors;
 mod support;
 mod take_over;
 mod thousand;

@@ -227,6 +227,74 @@ impl Journal {
         }
     }
 
+    /// The states that a crash after `done` operations, or during the one after them, can leave if each
+    /// sector of each unsynced write has a fate of its own: every one if there are few, else `samples`.
+    pub fn sector_states(
+        &self,
+        done: usize,
+        samples: usize,
+        choices: &mut Choices,
+        mut visit: impl FnMut(MemoryStorage, &[(usize, Fate)]),
+    ) {
+        const FEW: usize = 7;
+        let uncertain = self.uncertain(done);
+        let sectors = |index: usize| match &self.entries[index] {
+            Entry::Done(DiskOp::Write { offset, bytes, .. }) => {
+                sector_parts(*offset as usize, bytes.len()).len()
+            }
+            _ => 1,
+        };
+        let all: usize = uncertain.iter().map(|&index| sectors(index)).sum();
+        let states = if all <= FEW { 1 << all } else { samples };
+        for state in 0..states {
+            // Few are kept, half of them, or nearly all.
+            let kept_of_8 = [1, 4, 4, 7][state % 4];
+            let mut bit = 0;
+            let mut kept = || {
+                bit += 1;
+                if all <= FEW { state >> (bit - 1) & 1 == 1 } else { choices.below(8) < kept_of_8 }
+            };
+            let fates: Vec<(usize, Fate)> = uncertain
+                .iter()
+                .map(|&index| {
+                    let bits = (0..sectors(index)).map(|sector| u64::from(kept()) << sector);
+                    let mask: u64 = bits.sum();
+                    match self.entries[index] {
+                        Entry::Done(DiskOp::Write { .. }) => (index, Fate::Sectors(mask)),
+                        _ => (index, if mask == 0 { Fate::Lost } else { Fate::Kept }),
+                    }
+                })
+                .collect();
+            visit(self.state(done, &fates), &fates);
+        }
+    }
+
+    /// The state after everything if every name that no sync has made durable is lost, and nothing else.
+    pub fn without_unsynced_names(&self, done: usize) -> MemoryStorage {
+        let created =
+            |&index: &usize| matches!(self.entries[index], Entry::Done(DiskOp::Create(_)));
+        let names = self.uncertain(done).into_iter().filter(created);
+        self.state(done, &names.map(|index| (index, Fate::Lost)).collect::<Vec<_>>())
+    }
+
+    /// A sync has failed, and what was dirty of the segment reads as if it had never been written.
+    pub fn forget_unsynced(&mut self, segment: SegmentId) {
+        let of_segment = |index: &usize| match &self.entries[*index] {
+            Entry::Done(
+                DiskOp::Write { segment: of, .. } | DiskOp::Truncate { segment: of, .. },
+            ) => *of == segment,
+            _ => false,
+        };
+        let forgotten: Vec<usize> =
+            self.uncertain(self.entries.len()).into_iter().filter(of_segment).collect();
+        let mut index = 0;
+        self.entries.retain(|_| {
+            index += 1;
+            !forgotten.contains(&(index - 1))
+        });
+        self.visible = self.state(self.entries.len(), &[]);
+    }
+
     /// The power is lost after everything: one of the states that can be left, as a new disk.
     pub fn power_loss(&self, choices: &mut Choices) -> Journal {
         let done = self.entries.len();
@@ -319,7 +387,8 @@ impl Journal {
     }
 }
 
-fn sector_parts(offset: usize, len: usize) -> Vec<(usize, usize)> {
+/// The parts of a write that lie in one sector each, from and to.
+pub fn sector_parts(offset: usize, len: usize) -> Vec<(usize, usize)> {
     let first = offset / SECTOR;
     let last = (offset + len - 1) / SECTOR;
     (first..=last)
