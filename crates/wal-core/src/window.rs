@@ -46,6 +46,11 @@ impl<'d> Window<'d> {
     }
 
     fn fill(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        if self.bytes.capacity() < len as usize {
+            // What was there is read over: it need not live beside what is longer, nor be moved there.
+            self.bytes = Vec::new();
+            self.bytes.reserve_exact(len as usize);
+        }
         self.bytes.resize(len as usize, 0);
         self.start = offset;
         let there = self.file_bytes.saturating_sub(offset).min(len) as usize;

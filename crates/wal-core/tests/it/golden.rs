@@ -55,7 +55,7 @@ fn written() -> MemoryStorage {
             let appended = log.append(events[n as usize % 3], timestamp_ms, &payload);
             let sequence = appended.expect("the log has room");
             assert_eq!(sequence, Sequence(n));
-            if n % 3 == 0 {
+            if n.is_multiple_of(3) {
                 log.force(sequence);
             }
             now += config().idle_guard_after / 2;
