@@ -3,6 +3,7 @@
 
 mod canary;
 mod edges;
+mod heavy;
 mod run;
 mod test;
 
@@ -17,6 +18,11 @@ cargo xtask COMMAND
                               `cargo xtask sim canary --help`
   test                        everything that CI runs: format, lints, unit, property, scenario and doc
                               tests, and a few canaries
+  crash wal [--rounds N]      kill imports, fail disks and rebuild crash states of the log (default 2000
+                              rounds)
+  damage wal [--rounds N]     damage a log of a thousand records in every way, and flip two of its bits
+                              (default 1000000 times)
+  fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -32,6 +38,7 @@ fn main() -> ExitCode {
         }
         Some("sim") => run::sim(rest),
         Some("test") => test::main(rest),
+        Some(name @ ("crash" | "damage" | "fuzz")) => heavy::main(name, rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");

@@ -1,7 +1,7 @@
 //! G1-G4, G6, G21: a crash at any operation, whatever becomes of what was not synced.
 
 use base::{Sequence, Time};
-use wal_core::{DiskOp, EventType, MemoryStorage, OpenMode, Place, Record, Visitor};
+use wal_core::{Config, DiskOp, EventType, MemoryStorage, OpenMode, Place, Record, Visitor};
 
 use crate::support::{Choices, Entry, Journal, Seen, config, open, payload, scan};
 
@@ -221,6 +221,78 @@ fn g4_a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
             });
         }
     }
+}
+
+/// What a writer may leave unproven at most, an opening writes again.
+#[test]
+fn the_longest_tail_of_a_writer_can_be_rewritten() {
+    let config = Config {
+        buffered_bytes_max: Config::BUFFERED_BYTES_LIMIT,
+        batch_bytes_max: 128 << 10,
+        segment_bytes_first: 64 << 20,
+        ..Config::default()
+    };
+    let mut storage = MemoryStorage::new();
+    let mode = OpenMode::Exclusive;
+    let opened = wal_core::open(&mut storage, &config, mode, 1, Time::ZERO, &mut ());
+    let mut log = opened.unwrap().0;
+    let mut now = Time::ZERO;
+    for _ in 0..2 {
+        while log.append(EventType::TX_CREATED, 0, &[7; 33 << 10]).is_ok() {}
+        now += config.idle_guard_after;
+        wal_core::drive(&mut storage, &mut log, now);
+    }
+    let written: usize = storage.files().map(|(_, bytes)| bytes.len()).sum();
+    assert!(written > 32 << 20, "{written}");
+    let (_, scanned) = scan(&storage);
+    assert_eq!((scanned.watermark, scanned.last_sequence), (Sequence::NONE, log.last()));
+    let opened = wal_core::open(&mut storage, &config, mode, 1, Time::ZERO, &mut ());
+    assert_eq!(opened.unwrap().0.last(), log.last());
+}
+
+/// G11. A marker takes nothing away, and what an opening cuts behind the end of a log, at whatever
+/// operation it crashes, holds no record that was told: each crash state has all of them, and so has
+/// the one after the next opening.
+#[test]
+fn g11_markers_and_cuts_lose_nothing_at_any_crash_point() {
+    let mut cuts = 0;
+    for torn in 1..60 {
+        let mut journal = Journal::over(MemoryStorage::new());
+        let (mut log, ..) = open(&mut journal).unwrap();
+        let mut appended = Vec::new();
+        for n in 0..12 {
+            let event = if n % 4 == 2 { EventType::CHECKPOINT } else { EventType::SAGA_CREATED };
+            let payload = if n % 4 == 2 { vec![0; 16] } else { payload(n) };
+            let sequence = log.append(event, 0, &payload).unwrap();
+            appended.push(payload);
+            log.force(sequence);
+            wal_core::drive(&mut journal, &mut log, Time::ZERO);
+        }
+        // The last write was cut short.
+        let mut disk = journal.visible.clone();
+        let segment = log.segment();
+        let file = disk.file_mut(segment);
+        let len = file.len();
+        file[len - torn * 9..].fill(0);
+        let (told, scanned) = scan(&disk);
+        assert!(!scanned.is_corrupt() && told.payloads.len() < 12, "{torn}");
+        let mut opening = Journal::over(disk);
+        let opened = open(&mut opening).unwrap();
+        assert_eq!(opened.2.payloads, told.payloads);
+        let entries = opening.entries.len();
+        cuts += opening
+            .entries
+            .iter()
+            .filter(|e| matches!(e, Entry::Done(DiskOp::Truncate { .. })))
+            .count();
+        for done in 0..=entries {
+            opening.sector_states(done, 6, &mut Choices::seeded(done as u64), |state, fates| {
+                let what = || format!("cut by {torn}, behind operation {done}, {fates:?}");
+                check(state, &told.payloads, told.payloads.len() as u64, &what);
+            });
+        }
+    }
+    assert!(cuts > 40, "{cuts}");
 }
 
 /// G6. A number that was acknowledged, or kept by an opening, names one record for ever. One that was
