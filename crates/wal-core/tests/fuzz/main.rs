@@ -8,6 +8,8 @@
 mod forge;
 mod target;
 
+use std::collections::BTreeMap;
+
 use base::Time;
 use peak_alloc::PeakAlloc;
 use wal_core::{
@@ -15,10 +17,13 @@ use wal_core::{
 };
 
 use forge::{Batch, LOG_ID, Seal, batch, header_copy, record};
-use target::Told;
+use target::{Outcome, Told};
 
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
+
+/// What the target takes an input for, by its first byte.
+const KINDS: [&str; 4] = ["a record", "a raw stream", "a log", "a log"];
 
 /// What reading may need, beyond what the caller keeps of the records.
 const LIMIT: usize = 64 << 20;
@@ -245,10 +250,16 @@ fn worst_cases(report: &mut dyn FnMut(&str, usize)) {
         bytes[29] ^= u8::from(n % 2 == 0);
         stream.extend_from_slice(&bytes);
     }
-    report("a raw stream with a hole behind every record", peak(|| target::stream(&stream)));
+    report(
+        "a raw stream with a hole behind every record",
+        peak(|| assert_eq!(target::stream(&stream), Outcome::Damaged)),
+    );
     stream.clear();
     stream.resize(100 << 20, b'W');
-    report("a raw stream of 100 MiB that is none", peak(|| target::stream(&stream)));
+    report(
+        "a raw stream of 100 MiB that is none",
+        peak(|| assert_eq!(target::stream(&stream), Outcome::NoLog)),
+    );
     drop(stream);
 
     let mut starts = MemoryStorage::new();
@@ -266,16 +277,28 @@ fn g8_no_input_makes_reading_panic_hang_or_grow() {
     let said = std::env::var("WAL_FUZZ_ROUNDS").ok();
     let rounds: u64 = said.map_or(15_000, |said| said.parse().unwrap());
     let mut most = 0;
+    let mut outcomes = BTreeMap::<_, u64>::new();
     for round in 1..=rounds {
         let mut choices = Choices(round.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let bytes = input(&mut choices);
-        let run = std::panic::AssertUnwindSafe(|| most = most.max(peak(|| target::target(&bytes))));
+        let run = std::panic::AssertUnwindSafe(|| {
+            let mut outcome = None;
+            most = most.max(peak(|| outcome = Some(target::target(&bytes))));
+            let kind = bytes.first().map_or("nothing", |kind| KINDS[usize::from(*kind % 4)]);
+            *outcomes.entry((kind, outcome)).or_default() += 1;
+        });
         if let Err(panic) = std::panic::catch_unwind(run) {
             eprintln!("round {round} of WAL_FUZZ_ROUNDS, {} bytes", bytes.len());
             std::panic::resume_unwind(panic);
         }
     }
-    eprintln!("{rounds} inputs: at most {most} bytes");
+    eprintln!("{rounds} inputs: at most {most} bytes; {outcomes:?}");
+    for kind in &KINDS[..3] {
+        for outcome in [Outcome::NoLog, Outcome::Damaged, Outcome::Whole] {
+            let seen = outcomes.get(&(kind, Some(outcome))).copied().unwrap_or_default();
+            assert!(seen > rounds / 300, "{seen} of {rounds} are {outcome:?} as {kind}");
+        }
+    }
     assert!(most < LIMIT / 4, "{most}");
 
     let mut failed = Vec::new();

@@ -13,9 +13,28 @@ use wal_core::{
 /// The bytes that separate one segment from the next in a fuzzer's input.
 pub const NEXT_SEGMENT: &[u8; 4] = b"\x00seg";
 
+/// What an input turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    NoLog,
+    Damaged,
+    Torn,
+    Whole,
+}
+
+impl Outcome {
+    fn of(scanned: &Scanned) -> Outcome {
+        match scanned.torn_tail_bytes {
+            _ if scanned.is_corrupt() => Outcome::Damaged,
+            0 => Outcome::Whole,
+            _ => Outcome::Torn,
+        }
+    }
+}
+
 /// Reads an input: by its first byte as a record, a raw stream, or a log's segments.
-pub fn target(input: &[u8]) {
-    let Some((kind, bytes)) = input.split_first() else { return };
+pub fn target(input: &[u8]) -> Outcome {
+    let Some((kind, bytes)) = input.split_first() else { return Outcome::NoLog };
     match kind % 4 {
         0 => record(bytes),
         1 => stream(bytes),
@@ -36,7 +55,8 @@ pub fn segments(mut bytes: &[u8]) -> MemoryStorage {
 }
 
 /// A record decodes to itself or not at all.
-pub fn record(bytes: &[u8]) {
+pub fn record(bytes: &[u8]) -> Outcome {
+    let mut outcome = Outcome::NoLog;
     for max_payload in [0, 900, u32::MAX] {
         let decoded = wal_core::decode_record(bytes, max_payload);
         if let Ok(Decoded { record, len, crc_ok }) = decoded {
@@ -46,8 +66,10 @@ pub fn record(bytes: &[u8]) {
             assert_eq!(again == bytes[..len as usize], crc_ok);
             assert!(record.payload.len() as u64 <= u64::from(max_payload));
             let _ = Payload::decode(record.event, record.payload);
+            outcome = if crc_ok { Outcome::Whole } else { Outcome::Damaged };
         }
     }
+    outcome
 }
 
 /// Records in order, each once; a gap only behind a hole.
@@ -81,11 +103,17 @@ fn agree(told: &Told, scanned: &Scanned) {
 }
 
 /// A raw stream is read to its end.
-pub fn stream(mut bytes: &[u8]) {
+pub fn stream(mut bytes: &[u8]) -> Outcome {
     let mut told = Told::default();
     match wal_core::scan_stream(&mut bytes, &ScanConfig::default(), &mut told) {
-        Ok(scanned) => agree(&told, &scanned),
-        Err(ScanError::NotALog) => assert_eq!(told.records, 0),
+        Ok(scanned) => {
+            agree(&told, &scanned);
+            Outcome::of(&scanned)
+        }
+        Err(ScanError::NotALog) => {
+            assert_eq!(told.records, 0);
+            Outcome::NoLog
+        }
         Err(error) => panic!("nothing else can be wrong with bytes in memory: {error}"),
     }
 }
@@ -111,7 +139,7 @@ impl Directory for Counting<'_> {
 }
 
 /// A log is read, and opened for writing in both ways if it is whole: what was told is what is kept.
-pub fn log(storage: &MemoryStorage) {
+pub fn log(storage: &MemoryStorage) -> Outcome {
     let mut told = Told::default();
     let counting = Counting { storage, read: Cell::new(0) };
     let scanned = wal_core::scan(&counting, &ScanConfig::default(), &mut told);
@@ -120,7 +148,7 @@ pub fn log(storage: &MemoryStorage) {
     assert!(counting.read.get() <= 64 * bytes, "{} read of {bytes}", counting.read.get());
     let scanned = match scanned {
         Ok(scanned) => scanned,
-        Err(ScanError::NotALog | ScanError::NewerFormat { .. }) => return,
+        Err(ScanError::NotALog | ScanError::NewerFormat { .. }) => return Outcome::NoLog,
         Err(error) => panic!("nothing else can be wrong with bytes in memory: {error}"),
     };
     agree(&told, &scanned);
@@ -141,6 +169,7 @@ pub fn log(storage: &MemoryStorage) {
             Err(error) => panic!("{mode:?}: {error}"),
         }
     }
+    Outcome::of(&scanned)
 }
 
 /// Opens a log and appends a record to it. Returns the last sequence before that one.

@@ -122,7 +122,9 @@ impl Faulty {
     ) -> Result<(), DiskError> {
         for &(from, to) in parts.iter().filter(|(from, to)| from < to) {
             let (offset, bytes) = (offset + from as u64, bytes[from..to].to_vec());
-            self.journal.perform(&DiskOp::Write { segment, offset, bytes })?;
+            let part = DiskOp::Write { segment, offset, bytes };
+            self.journal.visible.perform(&part)?;
+            self.journal.entries.push(Entry::Part(part));
         }
         Ok(())
     }

@@ -81,6 +81,9 @@ pub fn payload(n: u64) -> Vec<u8> {
 pub enum Entry {
     /// It was performed.
     Done(DiskOp),
+    /// It is what a write that failed has left. A disk cuts a write at a byte or tears it by sector, not
+    /// both: this is there or not.
+    Part(DiskOp),
     /// The sync failed: what was dirty is gone, though it can be read until the machine crashes.
     FailedSync(SegmentId),
 }
@@ -280,7 +283,8 @@ impl Journal {
     /// A sync has failed, and what was dirty of the segment reads as if it had never been written.
     pub fn forget_unsynced(&mut self, segment: SegmentId) {
         let of_segment = |index: &usize| match &self.entries[*index] {
-            Entry::Done(
+            Entry::Part(DiskOp::Write { segment: of, .. })
+            | Entry::Done(
                 DiskOp::Write { segment: of, .. } | DiskOp::Truncate { segment: of, .. },
             ) => *of == segment,
             _ => false,
@@ -339,7 +343,8 @@ impl Journal {
             })
         };
         let changes = |entry: &Entry| match entry {
-            Entry::Done(
+            Entry::Part(op)
+            | Entry::Done(
                 op @ (DiskOp::Create(_) | DiskOp::Write { .. } | DiskOp::Truncate { .. }),
             ) => Some(op.clone()),
             _ => None,
@@ -355,7 +360,7 @@ impl Journal {
         let mut state = self.base.clone();
         let end = (done + 1).min(self.entries.len());
         for (index, entry) in self.entries[..end].iter().enumerate() {
-            let Entry::Done(op) = entry else { continue };
+            let (Entry::Done(op) | Entry::Part(op)) = entry else { continue };
             let fate = fates.iter().find(|(of, _)| *of == index).map_or(&Fate::Kept, |(_, f)| f);
             let (segment, from, all) = match op {
                 DiskOp::Write { segment, offset, bytes } => (*segment, *offset, bytes),
