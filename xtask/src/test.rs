@@ -27,6 +27,9 @@ const STEPS: &[Step] = &[
     ("unit, property, scenario and doc tests", || {
         passes(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))
     }),
+    ("the program for fuzzers", || {
+        passes(&mut cargo(&["check", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"]))
+    }),
     ("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         passes(doc.env("RUSTDOCFLAGS", "--deny warnings"))

@@ -188,6 +188,7 @@ fn g2_names_are_durable_before_anything_in_them_is_acknowledged() {
 /// Nothing is acknowledged any more, and whoever opens the log writes the tail again and syncs it.
 #[test]
 fn g4_a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
+    let mut poisoned = 0;
     for failing in 0..40 {
         let mut journal = Journal::over(MemoryStorage::new());
         let (mut log, _, _) = open(&mut journal).unwrap();
@@ -202,7 +203,11 @@ fn g4_a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
             now += config().idle_guard_after;
             wal_core::drive(&mut journal, &mut log, now);
         }
-        let Some(error) = log.poisoned() else { continue };
+        let Some(error) = log.poisoned() else {
+            assert!(journal.fail_sync_in.is_some(), "sync {failing} failed, and nobody cares");
+            continue;
+        };
+        poisoned += 1;
         assert!(error.to_string().contains("the sync failed"));
         assert!(log.next_flush(now).is_none() && log.next_wake().is_none());
         assert!(log.append(EventType::TX_CREATED, 0, b"").is_err());
@@ -221,6 +226,7 @@ fn g4_a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
             });
         }
     }
+    assert!(poisoned > 30, "{poisoned}");
 }
 
 /// What a writer may leave unproven at most, an opening writes again.
