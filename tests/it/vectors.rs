@@ -1,12 +1,14 @@
 //! The published system's logs, replayed: what `vectors/expected.json` says is what a report says.
 
-use coordinator::{OperationKind, OperationReport, RecoveryReport, Replay};
+use base::OperationId;
+use coordinator::{OperationKind, OperationReport, RecoveryAction, RecoveryReport, Replay};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use twopc::Vote;
-use wal_core::{Config, MemoryStorage, OpenMode, ScanConfig};
+use twopc::coordinator::Decision;
+use wal_core::{Config, Guard, MemoryStorage, OpenMode, Place, Record, ScanConfig, Visitor};
 
 fn vectors() -> Vec<(String, Vec<u8>, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors");
@@ -71,24 +73,33 @@ fn a_stream_is_replayed() {
     }
 }
 
+/// A log of a stream's records; if `apart`, each in a batch of its own.
+fn logged(bytes: &[u8], apart: bool) -> MemoryStorage {
+    let (config, mode) = (Config::default(), OpenMode::Exclusive);
+    let mut storage = MemoryStorage::default();
+    let now = base::Time::ZERO;
+    let (mut log, _) = wal_core::open(&mut storage, &config, mode, 7, now, &mut ()).unwrap();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let decoded = wal_core::decode_record(rest, config.max_payload).unwrap();
+        let record = decoded.record;
+        let appended = log.append(record.event, record.timestamp_ms, record.payload);
+        assert_eq!(appended, Ok(record.sequence));
+        if apart {
+            log.force(record.sequence);
+            wal_core::drive(&mut storage, &mut log, now);
+        }
+        rest = &rest[decoded.len as usize..];
+    }
+    wal_core::close(&mut storage, &mut log, now);
+    assert!(log.poisoned().is_none());
+    storage
+}
+
 #[test]
 fn a_log_of_the_same_records_is_replayed() {
     for (name, bytes, expected) in vectors() {
-        let (config, mode) = (Config::default(), OpenMode::Exclusive);
-        let mut storage = MemoryStorage::default();
-        let now = base::Time::ZERO;
-        let (mut log, _) = wal_core::open(&mut storage, &config, mode, 7, now, &mut ()).unwrap();
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let decoded = wal_core::decode_record(rest, config.max_payload).unwrap();
-            let record = decoded.record;
-            let appended = log.append(record.event, record.timestamp_ms, record.payload);
-            assert_eq!(appended, Ok(record.sequence));
-            rest = &rest[decoded.len as usize..];
-        }
-        wal_core::close(&mut storage, &mut log, now);
-        assert!(log.poisoned().is_none());
-
+        let storage = logged(&bytes, false);
         let mut replay = Replay::default();
         let scanned = wal_core::scan(&storage, &ScanConfig::default(), &mut replay).unwrap();
         let report = replay.report(&scanned);
@@ -98,4 +109,85 @@ fn a_log_of_the_same_records_is_replayed() {
         wal_core::scan(&storage, &ScanConfig::default(), &mut raw).unwrap();
         assert_eq!(raw, bytes, "{name}");
     }
+}
+
+/// Where each batch with records is.
+#[derive(Default)]
+struct Batches(Vec<Place>);
+
+impl Visitor for Batches {
+    fn record(&mut self, _: &Record<'_>, _: Place) {}
+    fn guard(&mut self, guard: &Guard, place: Place) {
+        self.0.extend((guard.records > 0).then_some(place));
+    }
+}
+
+/// What a report says was decided, or would be done, of each transaction and saga that is not in doubt.
+#[derive(Default)]
+struct Said {
+    transactions: BTreeMap<OperationId, Option<Decision>>,
+    sagas: BTreeMap<OperationId, RecoveryAction>,
+}
+
+impl Said {
+    fn by(report: &RecoveryReport) -> Said {
+        let mut said = Said::default();
+        for operation in report.operations.iter().filter(|operation| !operation.in_doubt) {
+            match &operation.kind {
+                OperationKind::Saga { .. } => {
+                    said.sagas.insert(operation.id, operation.action);
+                }
+                OperationKind::Transaction { .. } => {
+                    let committed = operation.action == RecoveryAction::TxResumeCommit;
+                    let decision = committed.then_some(Decision::Commit);
+                    said.transactions.insert(operation.id, decision);
+                }
+                OperationKind::Promise { .. } => panic!("published logs hold no promises"),
+            }
+        }
+        let ended = report.completed_transactions.entries.iter();
+        said.transactions.extend(ended.map(|&(id, how)| (id, Some(how))));
+        let ended = report.completed_sagas.entries.iter();
+        said.sagas.extend(ended.map(|&(id, _)| (id, RecoveryAction::None)));
+        said
+    }
+}
+
+/// G10. Any one record is damaged: of no transaction a report says, without a doubt, to commit what was
+/// not committed, or to abort what was; of no saga what the whole log does not say; and ids that the log
+/// does not know may be the damaged record's.
+#[test]
+fn g10_no_hole_lets_a_report_contradict_a_decision() {
+    let (mut holes, mut doubts) = (0, 0);
+    for (name, bytes, _) in vectors() {
+        let mut whole = logged(&bytes, true);
+        let mut replay = Replay::default();
+        let scanned = wal_core::scan(&whole, &ScanConfig::default(), &mut replay).unwrap();
+        let truth = Said::by(&replay.report(&scanned));
+        let mut batches = Batches::default();
+        wal_core::scan(&whole, &ScanConfig::default(), &mut batches).unwrap();
+        assert_eq!(batches.0.len() as u64, scanned.records, "{name}");
+        for place in batches.0 {
+            let at = (place.offset + u64::from(place.len) - 9) as usize;
+            whole.file_mut(place.segment)[at] ^= 1;
+            let mut replay = Replay::default();
+            let scanned = wal_core::scan(&whole, &ScanConfig::default(), &mut replay).unwrap();
+            whole.file_mut(place.segment)[at] ^= 1;
+            assert!(scanned.is_corrupt(), "{name} {place:?}");
+            let report = replay.report(&scanned);
+            assert!(report.unknown_ids_in_doubt, "{name} {place:?}");
+            let said = Said::by(&report);
+            for (id, decision) in said.transactions {
+                let true_one = truth.transactions[&id];
+                let commits = |decision| decision == Some(Decision::Commit);
+                assert_eq!(commits(decision), commits(true_one), "{name} {place:?}: tx {id}");
+            }
+            for (id, action) in said.sagas {
+                assert_eq!(action, truth.sagas[&id], "{name} {place:?}: saga {id}");
+            }
+            holes += 1;
+            doubts += report.operations.iter().filter(|operation| operation.in_doubt).count();
+        }
+    }
+    assert!(holes > 500 && doubts > 100, "{holes} holes, {doubts} doubts");
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod canary;
 mod edges;
+mod heavy;
 mod run;
 mod schedules;
 mod test;
@@ -21,6 +22,11 @@ cargo xtask COMMAND
                               tests, and a few canaries
   schedules [N]               run the log's commit path under N schedules of its threads (default: 5000)
   bench [NAME] [OPTIONS]      measure ours beside its peers; without a name: what there is
+  crash wal [--rounds N]      kill imports, fail disks and rebuild crash states of the log (default 2000
+                              rounds)
+  damage wal [--rounds N]     damage a log of a thousand records in every way, and flip two of its bits
+                              (default 1000000 times)
+  fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -39,6 +45,7 @@ fn main() -> ExitCode {
         Some("test") => test::main(rest),
         Some("schedules") => schedules::main(rest),
         Some("bench") => bench::main(rest),
+        Some(name @ ("crash" | "damage" | "fuzz")) => heavy::main(name, rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");

@@ -28,6 +28,9 @@ const STEPS: &[Step] = &[
         passes(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))
     }),
     ("the commit path under many schedules", || passes(&mut schedules::few())),
+    ("the program for fuzzers", || {
+        passes(&mut cargo(&["check", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"]))
+    }),
     ("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         passes(doc.env("RUSTDOCFLAGS", "--deny warnings"))

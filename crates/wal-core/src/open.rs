@@ -94,8 +94,10 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// The most that is rewritten at the log's end: what a writer may have had unsynced.
-    const TAIL_BYTES_MAX: u64 = 3 * Config::BUFFERED_BYTES_LIMIT;
+    /// The most that is rewritten at the log's end: what a writer may have had unsynced. That is what it
+    /// has written, as much again that is written and synced with it, and the guards. Together with one
+    /// batch being read it is all that an opening holds, and less than 64 MiB.
+    const TAIL_BYTES_MAX: u64 = 5 * Config::BUFFERED_BYTES_LIMIT / 2;
     const REWRITE_BYTES: u64 = 1 << 20;
 
     /// Reads the log, and tells `visitor` what it holds. A log that is not there yet is an empty one.
@@ -369,7 +371,12 @@ fn rewrite(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> Resul
             {
                 chunk.extend_from_slice(bytes);
             }
-            _ => ops.push(DiskOp::Write { segment, offset: at, bytes: bytes.to_vec() }),
+            last => {
+                if let Some(DiskOp::Write { bytes: chunk, .. }) = last {
+                    chunk.shrink_to_fit();
+                }
+                ops.push(DiskOp::Write { segment, offset: at, bytes: bytes.to_vec() });
+            }
         }
         at += u64::from(guard.batch_bytes);
     }

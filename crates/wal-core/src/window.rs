@@ -62,6 +62,12 @@ impl<'d> Window<'d> {
 
     fn fill(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let len = len as usize;
+        if self.buffer.capacity() < len {
+            // What was there is read over: it need not live beside what is longer, nor be moved there.
+            self.len = 0;
+            self.buffer = Vec::new();
+            self.buffer.reserve_exact(len);
+        }
         if self.buffer.len() < len {
             self.buffer.resize(len, 0);
         }

@@ -1,9 +1,9 @@
-//! G1-G6, G21: a crash at any operation, whatever becomes of what was not synced.
+//! G1-G4, G6, G21: a crash at any operation, whatever becomes of what was not synced.
 
 use base::{Sequence, Time};
-use wal_core::{EventType, MemoryStorage, OpenMode};
+use wal_core::{Config, DiskOp, EventType, MemoryStorage, OpenMode, Place, Record, Visitor};
 
-use crate::support::{Choices, Journal, Seen, config, open, payload, scan};
+use crate::support::{Choices, Entry, Journal, Seen, config, open, payload, scan};
 
 /// What was promised when the journal was so long.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ fn run(base: MemoryStorage, records_per_life: u64, lives: u64) -> Run {
 
 /// Opens what a crash has left, goes on, and looks at what is there. Returns how many records of
 /// before were kept.
-fn check(
+pub fn check(
     state: MemoryStorage,
     appended: &[Vec<u8>],
     at_least: u64,
@@ -92,8 +92,10 @@ fn check(
     seen.payloads.len() as u64
 }
 
+/// G1. What was acknowledged is there after the power failed, whatever was under way and whatever became
+/// of each write that was not synced.
 #[test]
-fn a_crash_at_any_operation_keeps_what_was_acknowledged() {
+fn g1_a_crash_at_any_operation_keeps_what_was_acknowledged() {
     let run = run(MemoryStorage::new(), 26, 3);
     let entries = run.journal.entries.len();
     assert!(run.journal.visible.files().count() >= 5, "it rotates");
@@ -146,9 +148,47 @@ fn crash_again(
     }
 }
 
-/// G4: the disk says that a sync failed and forgets what was dirty; the page cache shows it still.
+/// G2. A file's name is as durable as what is in it: before a record is acknowledged the directory was
+/// synced behind the creation of its segment, so that a crash that loses every other name loses nothing.
 #[test]
-fn a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
+fn g2_names_are_durable_before_anything_in_them_is_acknowledged() {
+    let run = run(MemoryStorage::new(), 26, 3);
+    let entries = &run.journal.entries;
+    let mut lost_names = 0;
+    for done in 0..=entries.len() {
+        let state = run.journal.without_unsynced_names(done);
+        let segments = |entries: &[Entry]| {
+            entries.iter().filter(|e| matches!(e, Entry::Done(DiskOp::Create(_)))).count()
+        };
+        lost_names += segments(&entries[..done]).saturating_sub(state.files().count());
+        let what = || format!("crash behind operation {done}, names lost");
+        check(state, &run.appended, run.acknowledged(done), &what);
+    }
+    assert!(lost_names >= 10, "{lost_names}");
+
+    let mut acknowledged = 0;
+    for mark in &run.marks {
+        let mut unsynced_names = Vec::new();
+        for entry in &entries[..mark.entries] {
+            match entry {
+                Entry::Done(DiskOp::Create(segment)) => unsynced_names.push(*segment),
+                Entry::Done(DiskOp::SyncDirectory) => unsynced_names.clear(),
+                Entry::Done(DiskOp::Write { segment, offset, .. }) if *offset >= 1024 => {
+                    assert!(!unsynced_names.contains(segment), "a batch in {segment}, unnamed");
+                }
+                _ => {}
+            }
+        }
+        acknowledged += u64::from(mark.durable > 0);
+    }
+    assert!(acknowledged > 20, "{acknowledged}");
+}
+
+/// G4. The disk says that a sync failed and forgets what was dirty; the page cache shows it still.
+/// Nothing is acknowledged any more, and whoever opens the log writes the tail again and syncs it.
+#[test]
+fn g4_a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
+    let mut poisoned = 0;
     for failing in 0..40 {
         let mut journal = Journal::over(MemoryStorage::new());
         let (mut log, _, _) = open(&mut journal).unwrap();
@@ -163,7 +203,11 @@ fn a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
             now += config().idle_guard_after;
             wal_core::drive(&mut journal, &mut log, now);
         }
-        let Some(error) = log.poisoned() else { continue };
+        let Some(error) = log.poisoned() else {
+            assert!(journal.fail_sync_in.is_some(), "sync {failing} failed, and nobody cares");
+            continue;
+        };
+        poisoned += 1;
         assert!(error.to_string().contains("the sync failed"));
         assert!(log.next_flush(now).is_none() && log.next_wake().is_none());
         assert!(log.append(EventType::TX_CREATED, 0, b"").is_err());
@@ -182,9 +226,128 @@ fn a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
             });
         }
     }
+    assert!(poisoned > 30, "{poisoned}");
 }
 
-/// A record that was cut away may come back as another record, never beside it.
+/// What a writer may leave unproven at most, an opening writes again.
+#[test]
+fn the_longest_tail_of_a_writer_can_be_rewritten() {
+    let config = Config {
+        buffered_bytes_max: Config::BUFFERED_BYTES_LIMIT,
+        batch_bytes_max: 128 << 10,
+        segment_bytes_first: 64 << 20,
+        ..Config::default()
+    };
+    let mut storage = MemoryStorage::new();
+    let mode = OpenMode::Exclusive;
+    let opened = wal_core::open(&mut storage, &config, mode, 1, Time::ZERO, &mut ());
+    let mut log = opened.unwrap().0;
+    let mut now = Time::ZERO;
+    for _ in 0..2 {
+        while log.append(EventType::TX_CREATED, 0, &[7; 33 << 10]).is_ok() {}
+        now += config.idle_guard_after;
+        wal_core::drive(&mut storage, &mut log, now);
+    }
+    let written: usize = storage.files().map(|(_, bytes)| bytes.len()).sum();
+    assert!(written > 32 << 20, "{written}");
+    let (_, scanned) = scan(&storage);
+    assert_eq!((scanned.watermark, scanned.last_sequence), (Sequence::NONE, log.last()));
+    let opened = wal_core::open(&mut storage, &config, mode, 1, Time::ZERO, &mut ());
+    assert_eq!(opened.unwrap().0.last(), log.last());
+}
+
+/// G11. A marker takes nothing away, and what an opening cuts behind the end of a log, at whatever
+/// operation it crashes, holds no record that was told: each crash state has all of them, and so has
+/// the one after the next opening.
+#[test]
+fn g11_markers_and_cuts_lose_nothing_at_any_crash_point() {
+    let mut cuts = 0;
+    for torn in 1..60 {
+        let mut journal = Journal::over(MemoryStorage::new());
+        let (mut log, ..) = open(&mut journal).unwrap();
+        let mut appended = Vec::new();
+        for n in 0..12 {
+            let event = if n % 4 == 2 { EventType::CHECKPOINT } else { EventType::SAGA_CREATED };
+            let payload = if n % 4 == 2 { vec![0; 16] } else { payload(n) };
+            let sequence = log.append(event, 0, &payload).unwrap();
+            appended.push(payload);
+            log.force(sequence);
+            wal_core::drive(&mut journal, &mut log, Time::ZERO);
+        }
+        // The last write was cut short.
+        let mut disk = journal.visible.clone();
+        let segment = log.segment();
+        let file = disk.file_mut(segment);
+        let len = file.len();
+        file[len - torn * 9..].fill(0);
+        let (told, scanned) = scan(&disk);
+        assert!(!scanned.is_corrupt() && told.payloads.len() < 12, "{torn}");
+        let mut opening = Journal::over(disk);
+        let opened = open(&mut opening).unwrap();
+        assert_eq!(opened.2.payloads, told.payloads);
+        let entries = opening.entries.len();
+        cuts += opening
+            .entries
+            .iter()
+            .filter(|e| matches!(e, Entry::Done(DiskOp::Truncate { .. })))
+            .count();
+        for done in 0..=entries {
+            opening.sector_states(done, 6, &mut Choices::seeded(done as u64), |state, fates| {
+                let what = || format!("cut by {torn}, behind operation {done}, {fates:?}");
+                check(state, &told.payloads, told.payloads.len() as u64, &what);
+            });
+        }
+    }
+    assert!(cuts > 40, "{cuts}");
+}
+
+/// G6. A number that was acknowledged, or kept by an opening, names one record for ever. One that was
+/// cut away may come back as another record, never beside it. Numbers order records; their timestamps,
+/// which go backwards here, never do.
+#[test]
+fn g6_a_number_names_one_record_for_ever() {
+    let mut storage = MemoryStorage::new();
+    let mut kept: Vec<(Sequence, i64)> = Vec::new();
+    let mut cut_away = 0;
+    for life in 0..30 {
+        let mut seen = Numbered::default();
+        let mode = OpenMode::Exclusive;
+        let opened = wal_core::open(&mut storage, &config(), mode, 3, Time::ZERO, &mut seen);
+        let mut log = opened.unwrap().0;
+        assert!(seen.0.starts_with(&kept), "life {life}: {:?} of {kept:?}", seen.0);
+        assert!(seen.0.iter().map(|(sequence, _)| sequence.0).eq(1..=seen.0.len() as u64));
+        kept = seen.0;
+        assert_eq!(log.last().0, kept.len() as u64, "life {life}");
+        for n in 0..4 {
+            let timestamp_ms = -(life * 10 + n);
+            let sequence = log.append(EventType::TX_CREATED, timestamp_ms, b"x").unwrap();
+            assert_eq!(sequence.0, kept.len() as u64 + 1);
+            log.force(sequence);
+            wal_core::drive(&mut storage, &mut log, Time::ZERO);
+            kept.push((sequence, timestamp_ms));
+        }
+        if life % 2 == 0 {
+            // The last batch is cut: it was written, and its sync never ended.
+            let segment = log.segment();
+            let file = storage.file_mut(segment);
+            file.truncate(file.len() - 20);
+            kept.pop();
+            cut_away += 1;
+        }
+    }
+    assert_eq!((cut_away, kept.len()), (15, 30 * 4 - 15));
+}
+
+/// Numbers and timestamps, as they are told.
+#[derive(Default)]
+struct Numbered(Vec<(Sequence, i64)>);
+
+impl Visitor for Numbered {
+    fn record(&mut self, record: &Record<'_>, _: Place) {
+        self.0.push((record.sequence, record.timestamp_ms));
+    }
+}
+
 #[test]
 fn a_number_that_was_never_acknowledged_is_used_again() {
     let mut storage = MemoryStorage::new();
@@ -269,8 +432,10 @@ fn long_life(seed: u64, lives: usize) {
     }
 }
 
+/// G3. After every crash the log yields a prefix of what was appended, in order, each record once, and
+/// every acknowledged record is in it.
 #[test]
-fn many_lives_in_a_row() {
+fn g3_many_lives_in_a_row_keep_a_prefix() {
     for seed in 1..150 {
         long_life(seed, 40);
     }

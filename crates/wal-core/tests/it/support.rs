@@ -1,5 +1,7 @@
 //! A disk that remembers every operation, and what a crash can make of it.
 
+use std::ops::Range;
+
 use base::{Sequence, Time};
 use wal_core::{
     Config, Directory, DiskError, DiskOp, EventType, Log, MemoryStorage, OpenError, OpenMode,
@@ -79,6 +81,9 @@ pub fn payload(n: u64) -> Vec<u8> {
 pub enum Entry {
     /// It was performed.
     Done(DiskOp),
+    /// It is what a write that failed has left. A disk cuts a write at a byte or tears it by sector, not
+    /// both: this is there or not.
+    Part(DiskOp),
     /// The sync failed: what was dirty is gone, though it can be read until the machine crashes.
     FailedSync(SegmentId),
 }
@@ -140,10 +145,44 @@ pub enum Fate {
     Sectors(u64),
 }
 
+/// How often a sampled test tries: `few` by default, and in a heavy run what its variable says
+/// (`cargo xtask damage wal` and `cargo xtask crash wal` set them).
+pub fn rounds(variable: &str, few: u64) -> u64 {
+    let said = std::env::var(variable).ok();
+    said.map_or(few, |said| said.parse().unwrap_or_else(|_| panic!("{variable}={said}")))
+}
+
+/// Does `0..count` in parts, one after the other on each processor, and adds up what they return.
+pub fn in_parallel(count: usize, part: impl Fn(Range<usize>) -> u64 + Sync) -> u64 {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    let bound = |index: usize| count * index / threads;
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|index| {
+                let part = &part;
+                scope.spawn(move || part(bound(index)..bound(index + 1)))
+            })
+            .collect();
+        let join = |part: std::thread::ScopedJoinHandle<'_, u64>| match part.join() {
+            Ok(sum) => sum,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        parts.into_iter().map(join).sum()
+    })
+}
+
 /// Small, repeatable choices.
 pub struct Choices(pub u64);
 
 impl Choices {
+    /// Near seeds give choices that have nothing in common.
+    pub fn seeded(seed: u64) -> Choices {
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Choices((z ^ (z >> 31)) | 1)
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -191,6 +230,75 @@ impl Journal {
         }
     }
 
+    /// The states that a crash after `done` operations, or during the one after them, can leave if each
+    /// sector of each unsynced write has a fate of its own: every one if there are few, else `samples`.
+    pub fn sector_states(
+        &self,
+        done: usize,
+        samples: usize,
+        choices: &mut Choices,
+        mut visit: impl FnMut(MemoryStorage, &[(usize, Fate)]),
+    ) {
+        const FEW: usize = 7;
+        let uncertain = self.uncertain(done);
+        let sectors = |index: usize| match &self.entries[index] {
+            Entry::Done(DiskOp::Write { offset, bytes, .. }) => {
+                sector_parts(*offset as usize, bytes.len()).len()
+            }
+            _ => 1,
+        };
+        let all: usize = uncertain.iter().map(|&index| sectors(index)).sum();
+        let states = if all <= FEW { 1 << all } else { samples };
+        for state in 0..states {
+            // Few are kept, half of them, or nearly all.
+            let kept_of_8 = [1, 4, 4, 7][state % 4];
+            let mut bit = 0;
+            let mut kept = || {
+                bit += 1;
+                if all <= FEW { state >> (bit - 1) & 1 == 1 } else { choices.below(8) < kept_of_8 }
+            };
+            let fates: Vec<(usize, Fate)> = uncertain
+                .iter()
+                .map(|&index| {
+                    let bits = (0..sectors(index)).map(|sector| u64::from(kept()) << sector);
+                    let mask: u64 = bits.sum();
+                    match self.entries[index] {
+                        Entry::Done(DiskOp::Write { .. }) => (index, Fate::Sectors(mask)),
+                        _ => (index, if mask == 0 { Fate::Lost } else { Fate::Kept }),
+                    }
+                })
+                .collect();
+            visit(self.state(done, &fates), &fates);
+        }
+    }
+
+    /// The state after everything if every name that no sync has made durable is lost, and nothing else.
+    pub fn without_unsynced_names(&self, done: usize) -> MemoryStorage {
+        let created =
+            |&index: &usize| matches!(self.entries[index], Entry::Done(DiskOp::Create(_)));
+        let names = self.uncertain(done).into_iter().filter(created);
+        self.state(done, &names.map(|index| (index, Fate::Lost)).collect::<Vec<_>>())
+    }
+
+    /// A sync has failed, and what was dirty of the segment reads as if it had never been written.
+    pub fn forget_unsynced(&mut self, segment: SegmentId) {
+        let of_segment = |index: &usize| match &self.entries[*index] {
+            Entry::Part(DiskOp::Write { segment: of, .. })
+            | Entry::Done(
+                DiskOp::Write { segment: of, .. } | DiskOp::Truncate { segment: of, .. },
+            ) => *of == segment,
+            _ => false,
+        };
+        let forgotten: Vec<usize> =
+            self.uncertain(self.entries.len()).into_iter().filter(of_segment).collect();
+        let mut index = 0;
+        self.entries.retain(|_| {
+            index += 1;
+            !forgotten.contains(&(index - 1))
+        });
+        self.visible = self.state(self.entries.len(), &[]);
+    }
+
     /// The power is lost after everything: one of the states that can be left, as a new disk.
     pub fn power_loss(&self, choices: &mut Choices) -> Journal {
         let done = self.entries.len();
@@ -235,7 +343,8 @@ impl Journal {
             })
         };
         let changes = |entry: &Entry| match entry {
-            Entry::Done(
+            Entry::Part(op)
+            | Entry::Done(
                 op @ (DiskOp::Create(_) | DiskOp::Write { .. } | DiskOp::Truncate { .. }),
             ) => Some(op.clone()),
             _ => None,
@@ -251,7 +360,7 @@ impl Journal {
         let mut state = self.base.clone();
         let end = (done + 1).min(self.entries.len());
         for (index, entry) in self.entries[..end].iter().enumerate() {
-            let Entry::Done(op) = entry else { continue };
+            let (Entry::Done(op) | Entry::Part(op)) = entry else { continue };
             let fate = fates.iter().find(|(of, _)| *of == index).map_or(&Fate::Kept, |(_, f)| f);
             let (segment, from, all) = match op {
                 DiskOp::Write { segment, offset, bytes } => (*segment, *offset, bytes),
@@ -283,7 +392,8 @@ impl Journal {
     }
 }
 
-fn sector_parts(offset: usize, len: usize) -> Vec<(usize, usize)> {
+/// The parts of a write that lie in one sector each, from and to.
+pub fn sector_parts(offset: usize, len: usize) -> Vec<(usize, usize)> {
     let first = offset / SECTOR;
     let last = (offset + len - 1) / SECTOR;
     (first..=last)

@@ -1,0 +1,100 @@
+//! `cargo xtask crash wal`, `cargo xtask damage wal`: the sampled tests of the log, with as many rounds as
+//! an evening has, instead of the few that every test run has. They are the same tests; how often they
+//! try is told by a variable of the environment.
+
+use crate::run::{USAGE, cargo, infrastructure};
+use std::process::ExitCode;
+
+/// A heavy run: which tests, and how much by default.
+struct Heavy {
+    name: &'static str,
+    variable: &'static str,
+    rounds: u64,
+    /// Arguments of `cargo test`: one call each.
+    tests: &'static [&'static [&'static str]],
+}
+
+const HEAVY: [Heavy; 3] = [
+    Heavy {
+        name: "crash",
+        variable: "WAL_CRASH_ROUNDS",
+        rounds: 2_000,
+        tests: &[
+            &["--package=trinity", "--test=kill", "--", "--nocapture"],
+            &["--package=wal-core", "--test=it", "--", "--nocapture", "faults::", "sectors::"],
+        ],
+    },
+    Heavy {
+        name: "damage",
+        variable: "WAL_DAMAGE_ROUNDS",
+        rounds: 1_000_000,
+        tests: &[&["--package=wal-core", "--test=it", "--", "thousand::"]],
+    },
+    Heavy {
+        name: "fuzz",
+        variable: "WAL_FUZZ_ROUNDS",
+        rounds: 1_000_000,
+        tests: &[&["--package=wal-core", "--test=fuzz", "--", "--nocapture"]],
+    },
+];
+
+/// `cargo xtask crash|damage|fuzz wal [--rounds N]`
+pub fn main(name: &str, arguments: &[String]) -> ExitCode {
+    let heavy = HEAVY.iter().find(|heavy| heavy.name == name);
+    let heavy = heavy.expect("only these names are told apart in the main function");
+    let rounds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["wal"] => Some(heavy.rounds),
+        ["wal", "--rounds", rounds] => rounds.parse().ok().filter(|rounds| *rounds > 0),
+        _ => None,
+    };
+    let Some(rounds) = rounds else {
+        eprintln!("xtask {name}: usage: cargo xtask {name} wal [--rounds N], of at least one");
+        return ExitCode::from(USAGE);
+    };
+    for tests in heavy.tests {
+        let mut test = cargo(&["test"]);
+        test.args(*tests).env(heavy.variable, rounds.to_string());
+        match test.status() {
+            Ok(status) if status.success() => {}
+            Ok(_) => return ExitCode::FAILURE,
+            Err(error) => return infrastructure(&format!("cannot start cargo: {error}")),
+        }
+    }
+    println!("{name} wal: {rounds} rounds passed");
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::root;
+
+    /// A variable that no test reads would make a heavy run a light one.
+    #[test]
+    fn every_variable_is_read_by_the_tests_it_is_for() {
+        for heavy in &HEAVY {
+            for tests in heavy.tests {
+                let part = |key: &str| tests.iter().find_map(|part| part.strip_prefix(key));
+                let package = part("--package=").expect("it names a package");
+                let test = part("--test=").expect("it names a test");
+                let folder = root().join("crates").join(package).join("tests");
+                let filters = tests.iter().filter_map(|part| part.strip_suffix("::"));
+                let mut files: Vec<_> =
+                    filters.map(|module| folder.join(test).join(format!("{module}.rs"))).collect();
+                if files.is_empty() {
+                    let alone = folder.join(format!("{test}.rs"));
+                    files.push(if alone.exists() {
+                        alone
+                    } else {
+                        folder.join(test).join("main.rs")
+                    });
+                }
+                let reads = |file: &std::path::PathBuf| {
+                    let text = std::fs::read_to_string(file).expect("the test's file is there");
+                    text.contains(heavy.variable)
+                };
+                assert!(files.iter().any(reads), "{}: {files:?}", heavy.name);
+            }
+        }
+    }
+}
