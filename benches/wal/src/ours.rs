@@ -1,8 +1,9 @@
 //! wal-core, as its users see it. This is the only file that knows it.
 
+use std::collections::VecDeque;
 use std::path::Path;
 
-use wal_core::{Config, EventType, FileLog, Guard, Place, Record, Visitor};
+use wal_core::{Config, EventType, FileLog, Guard, Place, Record, Ticket, Visitor};
 
 use crate::log::{Buffered, Log, Multiplexed, Payload, Trouble};
 use crate::replay::Seen;
@@ -46,9 +47,34 @@ pub fn rotations(log: &FileLog, segment_bytes: u64) -> u64 {
 /// How a log is opened to which one thread appends without waiting.
 type OpenMultiplexed = fn(&Path) -> Result<Box<dyn Multiplexed>, Trouble>;
 
-/// wal-core has no appending that tells a closure or a future when it is durable, yet. When it has, this
-/// is a function that returns a `Closures::new(…)` around it.
-pub const MULTIPLEXED: Option<OpenMultiplexed> = None;
+/// With tickets, each waited for in the order of appending: records become durable in that order.
+pub const MULTIPLEXED: Option<OpenMultiplexed> = Some(|directory| {
+    let (log, _) = FileLog::open(directory, &Config::default(), &mut ())?;
+    Ok(Box::new(Tickets { log, under_way: VecDeque::new() }))
+});
+
+struct Tickets {
+    log: FileLog,
+    under_way: VecDeque<(usize, Ticket)>,
+}
+
+impl Multiplexed for Tickets {
+    fn submit(&mut self, token: usize, payload: &Payload) -> Result<(), Trouble> {
+        let ticket = self.log.submit(EVENT, 0, payload)?;
+        self.under_way.push_back((token, ticket));
+        Ok(())
+    }
+
+    fn completed(&mut self, tokens: &mut Vec<usize>) -> Result<(), Trouble> {
+        let (token, oldest) = self.under_way.pop_front().ok_or("nothing is under way")?;
+        oldest.wait()?;
+        tokens.push(token);
+        while self.under_way.front().is_some_and(|(_, ticket)| ticket.is_durable()) {
+            tokens.extend(self.under_way.pop_front().map(|(token, _)| token));
+        }
+        Ok(())
+    }
+}
 
 struct Lazy(FileLog);
 
