@@ -78,10 +78,11 @@ fn logged(bytes: &[u8], apart: bool) -> MemoryStorage {
     let (config, mode) = (Config::default(), OpenMode::Exclusive);
     let mut storage = MemoryStorage::default();
     let now = base::Time::ZERO;
-    let (mut log, _) = wal_core::open(&mut storage, &config, mode, 7, now, &mut ()).unwrap();
+    let (mut log, _) =
+        wal_core::open(&mut storage, &config, mode, 7, now, &mut ()).expect("an empty log opens");
     let mut rest = bytes;
     while !rest.is_empty() {
-        let decoded = wal_core::decode_record(rest, config.max_payload).unwrap();
+        let decoded = wal_core::decode_record(rest, config.max_payload).expect("a vector is whole");
         let record = decoded.record;
         let appended = log.append(record.event, record.timestamp_ms, record.payload);
         assert_eq!(appended, Ok(record.sequence));
