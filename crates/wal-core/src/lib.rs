@@ -31,7 +31,9 @@
 //!
 //! [`Log`] and [`Opening`] are values. They read no clock and perform nothing: they are told the time and
 //! hand out [`DiskOp`]s, which a shell performs in order. [`open`], [`drive`] and [`close`] are the
-//! simplest shell; [`SharedLog`] is one for threads, and [`FileLog`] is that on files.
+//! simplest shell; [`SharedLog`] is one for threads, and [`FileLog`] is that on files. Each of its flushes
+//! is a `tracing` span, `flush`, with the records that it writes; a log that fails says so as an error
+//! event.
 //!
 //! ```
 //! use wal_core::{Config, EventType, FileLog, Place, Record, Visitor};

@@ -674,7 +674,9 @@ impl<S: Storage + Send + 'static> Shared<S> {
     /// Performs a flush without the lock, so that others append meanwhile, and tells whoever waits for
     /// it.
     fn perform(self: &Arc<Shared<S>>, flush: Flush) {
-        let result = self.storage().perform_all(&flush.ops);
+        let Flush { forced, records, first, last, .. } = flush;
+        let span = tracing::debug_span!("flush", forced, records, first = first.0, last = last.0);
+        let result = span.in_scope(|| self.storage().perform_all(&flush.ops));
         let mut state = self.lock();
         state.log.flushed(self.now(), result);
         state.log.reuse(flush);
