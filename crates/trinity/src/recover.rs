@@ -17,7 +17,7 @@ use crate::error::{Error, Exit};
 use crate::line::{EventName, Name};
 use crate::source::{FileNames, Source};
 use crate::terminal::{Brake, LISTED_MAX, Output, Progress};
-use crate::terminal::{counted, notes, print_rest, print_table, utc};
+use crate::terminal::{counted, notes, print_corruption, print_rest, print_table, utc};
 
 /// What to look at.
 ///
@@ -495,16 +495,7 @@ fn print(
         }
         print_rest(to, anomalies)?;
     }
-    let places = scanned.corruption.len() as u64 + scanned.corruption_left_out;
-    if places > 0 {
-        let (in_places, records) =
-            (counted(places, "place"), counted(scanned.corrupted_records, "record"));
-        writeln!(to, "corruption: {in_places}, at least {records} lost or changed")?;
-        for damage in scanned.corruption.iter().take(LISTED_MAX) {
-            writeln!(to, "  {damage}")?;
-        }
-        print_rest(to, places)?;
-    }
+    print_corruption(to, scanned, |_| "")?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use wal_core::{Config, Directory, FileStorage, SegmentId};
 use crate::error::{Error, Exit};
 use crate::recover::{Damaged, Operation, print_operations};
 use crate::source::{FileNames, Source};
-use crate::terminal::{Brake, LISTED_MAX, Output, counted, notes, print_rest};
+use crate::terminal::{Brake, Output, counted, notes, print_damage};
 
 /// What to salvage, and where to.
 ///
@@ -257,10 +257,7 @@ fn print(to: &mut dyn Write, salvaged: &Salvaged, new: &Path) -> io::Result<()> 
     let places = scanned.corruption.len() as u64 + scanned.corruption_left_out;
     if places > 0 {
         writeln!(to, "corruption: {}", counted(places, "place"))?;
-        for damage in scanned.corruption.iter().take(LISTED_MAX) {
-            writeln!(to, "  {damage}")?;
-        }
-        print_rest(to, places)?;
+        print_damage(to, scanned, |_| "")?;
     }
     Ok(())
 }

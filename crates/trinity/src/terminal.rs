@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::time::{Duration, Instant};
 
 use miette::MietteHandlerOpts;
-use wal_core::Scanned;
+use wal_core::{Corruption, Scanned};
 
 use crate::error::Error;
 
@@ -78,6 +78,34 @@ pub fn print_rest(to: &mut dyn Write, total: u64) -> io::Result<()> {
         0 => Ok(()),
         rest => writeln!(to, "  ... and {rest} more; --json lists them"),
     }
+}
+
+/// Lists what is damaged, and what `more` has to say of each place.
+pub fn print_damage(
+    to: &mut dyn Write,
+    scanned: &Scanned,
+    more: impl Fn(&Corruption) -> &'static str,
+) -> io::Result<()> {
+    for damage in scanned.corruption.iter().take(LISTED_MAX) {
+        writeln!(to, "  {damage}{}", more(damage))?;
+    }
+    print_rest(to, scanned.corruption.len() as u64 + scanned.corruption_left_out)
+}
+
+/// Says how much is damaged, and lists it.
+pub fn print_corruption(
+    to: &mut dyn Write,
+    scanned: &Scanned,
+    more: impl Fn(&Corruption) -> &'static str,
+) -> io::Result<()> {
+    let places = scanned.corruption.len() as u64 + scanned.corruption_left_out;
+    if places == 0 {
+        return Ok(());
+    }
+    let (in_places, records) =
+        (counted(places, "place"), counted(scanned.corrupted_records, "record"));
+    writeln!(to, "corruption: {in_places}, at least {records} lost or changed")?;
+    print_damage(to, scanned, more)
 }
 
 /// Columns as wide as they need to be.

@@ -13,7 +13,7 @@ use crate::error::{Error, Exit};
 use crate::recover::integrity;
 use crate::source::{FileNames, Source};
 use crate::terminal::{Brake, LISTED_MAX, Output, Progress};
-use crate::terminal::{counted, notes, print_rest, print_table};
+use crate::terminal::{counted, notes, print_corruption, print_rest, print_table};
 
 /// What to check.
 ///
@@ -302,17 +302,9 @@ fn print(to: &mut dyn Write, found: &Found, files: &FileNames) -> io::Result<()>
     for note in notes(scanned) {
         writeln!(to, "note: {note}")?;
     }
-    let places = scanned.corruption.len() as u64 + scanned.corruption_left_out;
-    if places > 0 {
-        let (in_places, records) =
-            (counted(places, "place"), counted(scanned.corrupted_records, "record"));
-        writeln!(to, "corruption: {in_places}, at least {records} lost or changed")?;
-        for damage in scanned.corruption.iter().take(LISTED_MAX) {
-            let hides = if damage.hides_records { "may hide records" } else { "hides nothing" };
-            writeln!(to, "  {damage}; {hides}")?;
-        }
-        print_rest(to, places)?;
-    }
+    print_corruption(to, scanned, |damage| {
+        if damage.hides_records { "; may hide records" } else { "; hides nothing" }
+    })?;
     if !found.sectors.is_empty() {
         let sectors = counted(found.sectors.len() as u64, "sector");
         writeln!(to, "of damaged batches, {sectors} not as written:")?;
