@@ -416,9 +416,12 @@ impl Node {
     }
 
     fn open_held(&mut self, disks: &dyn Disks, out: &mut Vec<Output>) {
-        if let Part::Held(held) = &mut self.participant {
-            let (config, settings) = (**held).clone();
-            self.participant = Part::open(Some(config), settings, disks, out);
+        match std::mem::replace(&mut self.participant, Part::Dead) {
+            Part::Held(held) => {
+                let (config, settings) = *held;
+                self.participant = Part::open(Some(config), settings, disks, out);
+            }
+            begun => self.participant = begun,
         }
     }
 

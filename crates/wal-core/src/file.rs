@@ -55,7 +55,9 @@ pub struct FileStorage {
 }
 
 /// A file of zeros, all of them on the disk: the next segment, made ahead of time. A write into it
-/// changes no length and allocates nothing, so that a sync has only the data to write.
+/// changes no length and allocates nothing, so that a sync has only the data to write. Made by
+/// [`Storage::make_ahead`], and given to [`Storage::keep_ahead`]; until then it is in nobody's way, and the
+/// next opening removes it.
 #[derive(Debug)]
 pub struct Spare {
     path: PathBuf,
