@@ -20,7 +20,8 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "wal",
         folder: "benches/wal",
-        about: "the log: durable and buffered appends, replay, rotation; beside raft-engine, okaywal,
+        about:
+            "the log: durable and buffered appends, replay, rotation; beside raft-engine, okaywal,
           commitlog, spacetimedb-commitlog, SQLite, and what the disk allows. Several minutes; with
           --quick one or two. Needs a C compiler",
         cfg: None,
@@ -28,7 +29,8 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "sim",
         folder: "benches/sim",
-        about: "the simulator: messages per second at 600 nodes, start-up, memory, tiny worlds; beside
+        about:
+            "the simulator: messages per second at 600 nodes, start-up, memory, tiny worlds; beside
           madsim, tokio on paused time, and event loops written by hand. One or two minutes",
         // madsim simulates only then.
         cfg: Some("madsim"),
