@@ -59,9 +59,13 @@ impl Shell {
         Ok(shell)
     }
 
-    fn input(&mut self, input: Input) -> Result<(), Trouble> {
-        let now = Time::ZERO + self.zero.elapsed();
-        self.node.handle(now, input, &self.disk, &mut self.out);
+    fn now(&self) -> Time {
+        Time::ZERO + self.zero.elapsed()
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), Trouble> {
+        let now = self.now();
+        self.node.take(now, input, &self.disk, &mut self.out);
         self.perform()
     }
 
@@ -83,11 +87,13 @@ impl Shell {
     /// Tells it what was answered, then lets the disk do what there is to do.
     fn turn(&mut self) -> Result<(), Trouble> {
         while let Some((from, message)) = self.answers.pop_front() {
-            self.input(Input::Message { from, message })?;
+            self.take(Input::Message { from, message })?;
         }
+        self.node.end_round(self.now(), &mut self.out);
+        self.perform()?;
         if let Some(ops) = self.flush.take() {
             let result = self.disk.0.perform_all(&ops);
-            self.input(Input::Flushed { slot: LogSlot::Coordinator, result })?;
+            self.take(Input::Flushed { slot: LogSlot::Coordinator, result })?;
         }
         Ok(())
     }
@@ -158,7 +164,7 @@ pub fn measure(folder: &Path, shape: Shape, load: &Load) -> Result<Sample, Troub
     let mut submit = |shell: &mut Shell| -> Result<(), Trouble> {
         asked += 1;
         let key = RequestKey::new(&asked.to_le_bytes())?;
-        shell.input(Input::Submit(Request { key, work: work.clone() }))
+        shell.take(Input::Submit(Request { key, work: work.clone() }))
     };
     for _ in 0..load.in_flight {
         submit(&mut shell)?;

@@ -250,8 +250,9 @@ impl<R: Resident> Part<R> {
 
 /// One node: see the crate's page.
 ///
-/// Inputs: [`start`](Self::start), [`handle`](Self::handle), [`receive`](Self::receive). Views: the
-/// rest. A message for a part that is absent, or still recovering, is as good as lost.
+/// Inputs: [`start`](Self::start), [`handle`](Self::handle), [`receive`](Self::receive); for inputs
+/// that came together [`take`](Self::take) and [`end_round`](Self::end_round). Views: the rest. A
+/// message for a part that is absent, or still recovering, is as good as lost.
 #[derive(Debug)]
 pub struct Node {
     name: NodeName,
@@ -259,6 +260,8 @@ pub struct Node {
     participant: Part<Host>,
     /// When each of the two is to be woken: only what an input touches can change it.
     wakes: [Option<Time>; 2],
+    /// What this round's inputs have touched so far.
+    touched: Touched,
 }
 
 impl Node {
@@ -282,13 +285,23 @@ impl Node {
             }
             (config, _) => Part::open(config, settings, disks, out),
         };
-        let mut node = Node { name, coordinator, participant, wakes: [None, None] };
-        node.finish(now, Touched::Both, out);
+        let (wakes, touched) = ([None, None], Touched::BOTH);
+        let mut node = Node { name, coordinator, participant, wakes, touched };
+        node.end_round(now, out);
         node
     }
 
-    /// Takes one input, and adds what it wants done, in order.
+    /// Takes one input, and adds what it wants done, in order: a round of its own.
     pub fn handle(&mut self, now: Time, input: Input, disks: &dyn Disks, out: &mut Vec<Output>) {
+        self.take(now, input, disks, out);
+        self.end_round(now, out);
+    }
+
+    /// Takes one of several inputs that are there together. What they want of the disk is handed out by
+    /// [`end_round`](Self::end_round), in one flush, so that they share a sync. A shell under load that
+    /// ends a round after each input pays for two: the first input's records go alone, and those of
+    /// all others wait for that to be done.
+    pub fn take(&mut self, now: Time, input: Input, disks: &dyn Disks, out: &mut Vec<Output>) {
         let touched = match input {
             Input::Message { from, message } => self.take_in(now, from, &message, out),
             Input::Flushed { slot: LogSlot::Coordinator, result } => {
@@ -302,7 +315,7 @@ impl Node {
                         }
                     }
                 }
-                Touched::Coordinator
+                Touched::COORDINATOR
             }
             Input::Flushed { slot: LogSlot::Participant, result } => {
                 match &mut self.participant {
@@ -315,7 +328,7 @@ impl Node {
                         }
                     }
                 }
-                Touched::Both
+                Touched::BOTH
             }
             Input::Wake => {
                 if let Some(engine) = self.coordinator.running() {
@@ -324,28 +337,49 @@ impl Node {
                 if let Some(host) = self.participant.running() {
                     host.wake(now, out);
                 }
-                Touched::Both
+                Touched::BOTH
             }
             Input::Submit(request) => {
                 if let Some(engine) = self.coordinator.running() {
                     engine.submit(now, request, out);
                 }
-                Touched::Coordinator
+                Touched::COORDINATOR
             }
             Input::Cancel(key) => {
                 if let Some(engine) = self.coordinator.running() {
                     engine.cancel(now, &key, out);
                 }
-                Touched::Coordinator
+                Touched::COORDINATOR
             }
         };
-        self.finish(now, touched, out);
+        self.touched.add(touched);
+    }
+
+    /// Ends a round: hands out what the logs have to write by now. A part that was not touched is left
+    /// alone, unless it was to be woken by now.
+    pub fn end_round(&mut self, now: Time, out: &mut Vec<Output>) {
+        let due = |wake: Option<Time>| wake.is_some_and(|wake| wake <= now);
+        let touched = std::mem::take(&mut self.touched);
+        let [coordinator, participant] = &mut self.wakes;
+        if touched.coordinator || due(*coordinator) {
+            *coordinator = self.coordinator.running().and_then(|engine| {
+                engine.flush(now, out);
+                engine.next_wake()
+            });
+        }
+        if touched.participant || due(*participant) {
+            *participant = self.participant.running().and_then(|host| {
+                host.flush(now, out);
+                host.next_wake()
+            });
+        }
     }
 
     /// Takes a message: the same as [`Input::Message`], for a shell that keeps it.
     pub fn receive(&mut self, now: Time, from: NodeName, message: &Message, out: &mut Vec<Output>) {
         let touched = self.take_in(now, from, message, out);
-        self.finish(now, touched, out);
+        self.touched.add(touched);
+        self.end_round(now, out);
     }
 
     /// When [`Input::Wake`] is due, at the latest. It may come earlier.
@@ -406,12 +440,12 @@ impl Node {
             if let Some(engine) = self.coordinator.running() {
                 engine.receive(now, from, message, out);
             }
-            Touched::Coordinator
+            Touched::COORDINATOR
         } else {
             if let Some(host) = self.participant.running() {
                 host.receive(now, from, message, out);
             }
-            Touched::Participant
+            Touched::PARTICIPANT
         }
     }
 
@@ -441,30 +475,22 @@ impl Node {
             self.coordinator = Part::die(&DiskError::Fenced, out);
         }
     }
-
-    /// Ends a round. A part that was not touched is left alone, unless it was to be woken by now.
-    fn finish(&mut self, now: Time, touched: Touched, out: &mut Vec<Output>) {
-        let due = |wake: Option<Time>| wake.is_some_and(|wake| wake <= now);
-        let [coordinator, participant] = &mut self.wakes;
-        if touched != Touched::Participant || due(*coordinator) {
-            *coordinator = self.coordinator.running().and_then(|engine| {
-                engine.flush(now, out);
-                engine.next_wake()
-            });
-        }
-        if touched != Touched::Coordinator || due(*participant) {
-            *participant = self.participant.running().and_then(|host| {
-                host.flush(now, out);
-                host.next_wake()
-            });
-        }
-    }
 }
 
-/// What an input concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Touched {
-    Coordinator,
-    Participant,
-    Both,
+/// Which parts a round's inputs concern.
+#[derive(Clone, Copy, Debug, Default)]
+struct Touched {
+    coordinator: bool,
+    participant: bool,
+}
+
+impl Touched {
+    const COORDINATOR: Touched = Touched { coordinator: true, participant: false };
+    const PARTICIPANT: Touched = Touched { coordinator: false, participant: true };
+    const BOTH: Touched = Touched { coordinator: true, participant: true };
+
+    fn add(&mut self, more: Touched) {
+        self.coordinator |= more.coordinator;
+        self.participant |= more.participant;
+    }
 }
