@@ -5,6 +5,7 @@ mod bench;
 mod canary;
 mod edges;
 mod heavy;
+mod model;
 mod run;
 mod schedules;
 mod test;
@@ -27,6 +28,8 @@ cargo xtask COMMAND
   damage wal [--rounds N]     damage a log of a thousand records in every way, and flip two of its bits
                               (default 1000000 times)
   fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)
+  model [--heavy]             check two-phase commit's machines in every world of a few crashes; --heavy: in
+                              the large ones too (15 minutes, 2 GiB)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Some("schedules") => schedules::main(rest),
         Some("bench") => bench::main(rest),
         Some(name @ ("crash" | "damage" | "fuzz")) => heavy::main(name, rest),
+        Some("model") => model::main(rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
