@@ -35,6 +35,13 @@ const BENCHES: &[Bench] = &[
         // madsim simulates only then.
         cfg: Some("madsim"),
     },
+    Bench {
+        name: "saga",
+        folder: "benches/saga",
+        about: "sagas and transactions, durable, 1, 16 and 64 in flight; beside steno and what the disk
+          allows. Two minutes; with --quick half a minute",
+        cfg: None,
+    },
 ];
 
 const EXIT_CODES: &str = "\
@@ -173,9 +180,10 @@ mod tests {
             assert!(excluded.contains(&format!("\"{folder}\"")), "{excluded}");
         }
         let lock = read("Cargo.lock");
-        let peers: [(&str, &[&str]); 2] = [
+        let peers: [(&str, &[&str]); 3] = [
             ("wal", &["raft-engine", "okaywal", "commitlog", "spacetimedb-commitlog", "rusqlite"]),
             ("sim", &["madsim"]),
+            ("saga", &["steno"]),
         ];
         for (bench, peers) in peers {
             let own = read(&format!("benches/{bench}/Cargo.lock"));
