@@ -38,7 +38,8 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "saga",
         folder: "benches/saga",
-        about: "sagas and transactions, durable, 1, 16 and 64 in flight; beside steno and what the disk
+        about:
+            "sagas and transactions, durable, 1, 16 and 64 in flight; beside steno and what the disk
           allows. Two minutes; with --quick half a minute",
         cfg: None,
     },

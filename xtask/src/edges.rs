@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),
     ("node", &["base", "wal-core", "saga", "twopc", "coordinator"]),
     ("runtime", &["base", "wal-core", "node", "getrandom", "thiserror", "tokio", "tracing"]),
+    ("server", &["axum", "prometheus-client", "thiserror", "tokio"]),
     (
         "sim",
         &[
