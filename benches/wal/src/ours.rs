@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use wal_core::{Config, EventType, FileLog, Guard, Place, Record, Ticket, Visitor};
+use wal_core::{
+    Config, EventType, FileLog, FileStorage, Guard, Place, Record, ScanConfig, Ticket, Visitor,
+};
 
 use crate::log::{Buffered, Log, Multiplexed, Payload, Trouble};
 use crate::replay::Seen;
@@ -95,17 +97,12 @@ impl Buffered for Lazy {
 
 /// Batches hold 16 records of 129 bytes, and have no room for a 17th: the hardest case that the bar
 /// speaks of.
-fn batches_of_16(each_checksum: bool) -> Config {
-    Config {
-        max_payload: 2_000,
-        batch_bytes_max: 2_184,
-        enable_checksums: each_checksum,
-        ..Config::default()
-    }
+fn batches_of_16() -> Config {
+    Config { max_payload: 2_000, batch_bytes_max: 2_184, ..Config::default() }
 }
 
 pub fn build(directory: &Path, records: u64) -> Result<(), Trouble> {
-    let (log, _) = FileLog::open(directory, &batches_of_16(true), &mut ())?;
+    let (log, _) = FileLog::open(directory, &batches_of_16(), &mut ())?;
     for number in 1..=records {
         log.append(EVENT, 0, &crate::log::payload(number))?;
     }
@@ -130,10 +127,16 @@ impl Visitor for Replay {
     }
 }
 
-/// Opens the log, which reads it.
+/// Only reads, as the others here do: opening for writing would make and sync the next segment too, and
+/// measure the disk. `each_checksum` is what replay does not need and `trinity wal verify` does.
 pub fn replay(directory: &Path, each_checksum: bool) -> Result<Seen, Trouble> {
     let mut replay = Replay::default();
-    let (log, _) = FileLog::open(directory, &batches_of_16(each_checksum), &mut replay)?;
+    let storage = FileStorage::read(directory)?;
+    let config = ScanConfig { enable_checksums: each_checksum, ..ScanConfig::default() };
+    let scanned = wal_core::scan(&storage, &config, &mut replay)?;
+    if scanned.is_corrupt() {
+        return Err("the log is damaged".into());
+    }
     let Replay { records, sum, batches } = replay;
     // A flush may end with a shorter batch, and there are some thousands of flushes.
     if records > 16 * batches || 11 * records < 10 * 16 * batches {
@@ -141,5 +144,5 @@ pub fn replay(directory: &Path, each_checksum: bool) -> Result<Seen, Trouble> {
             format!("{records} records in {batches} batches: 16 were wanted in each").into()
         );
     }
-    Ok(Seen { records, sum, open: Box::new(log) })
+    Ok(Seen { records, sum, open: Box::new(storage) })
 }

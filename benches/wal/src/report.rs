@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::bars::{Bar, Verdict};
 use crate::ours;
 use crate::place::Disk;
-use crate::replay::OURS_BATCHES;
+use crate::replay::OURS_EACH;
 use crate::rows::Row;
 use crate::sample::{CPU, Figure, MEMORY, Measured, P50, P99, P999, PER_SECOND, RECORDS_PER_FLUSH};
 
@@ -118,7 +118,7 @@ fn row_table(row: &Row, text: &mut String) {
 fn times(ours: &Measured, other: &Measured) -> String {
     match ours.ratio(PER_SECOND, other) {
         _ if std::ptr::eq(ours, other) => String::new(),
-        _ if other.name == OURS_BATCHES => String::new(),
+        _ if other.name == OURS_EACH => String::new(),
         Some(times) => format!("{times:.2} x"),
         None => "-".into(),
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::open::OpenError;
+use crate::read_ahead::ReadAhead;
 use crate::storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
 
 /// Why a directory of files could not be opened as a log.
@@ -340,6 +342,20 @@ fn write_some(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
 }
 
+/// Reads until `into` is full or the file ends.
+pub(crate) fn read_full(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < into.len() {
+        match read_some(file, &mut into[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
 fn write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match write_some(file, bytes, offset) {
@@ -377,18 +393,12 @@ impl Directory for FileStorage {
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.with_reading(segment, |file| {
-            let mut read = 0;
-            while read < into.len() {
-                match read_some(file, &mut into[read..], offset + read as u64) {
-                    Ok(0) => break,
-                    Ok(more) => read += more,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(read)
-        })
+        self.with_reading(segment, |file| read_full(file, into, offset))
+    }
+
+    fn read_ahead(&self, segment: SegmentId, span: Range<u64>) -> Option<ReadAhead> {
+        let file = self.with_reading(segment, File::try_clone).ok()?;
+        ReadAhead::start(file, span)
     }
 }
 

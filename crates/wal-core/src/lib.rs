@@ -74,6 +74,7 @@ mod log;
 mod memory;
 mod open;
 mod payload;
+mod read_ahead;
 mod record;
 mod scan;
 mod segment;
@@ -94,6 +95,7 @@ pub use payload::{
     ExtensionIter, Extensions, Payload, PayloadError, Prefix, encode_extension, extensions,
     prefix_bytes,
 };
+pub use read_ahead::ReadAhead;
 pub use record::{
     Decoded, EventType, MAGIC, RECORD_HEADER_BYTES, Record, RecordError, decode_record,
     encode_record,

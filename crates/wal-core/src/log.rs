@@ -24,7 +24,8 @@ pub struct Config {
     pub max_records: u64,
     /// A marker is due after so many records.
     pub checkpoint_interval: u64,
-    /// Whether reading looks at the CRC-32 of each record too; its batch proves it without.
+    /// Whether a scrub looks at the CRC-32 of each record too. Opening does not: its
+    /// batch proves a record without.
     pub enable_checksums: bool,
     /// The size of the first segment of each open; each rotation doubles it.
     pub segment_bytes_first: u64,
@@ -131,8 +132,9 @@ impl Config {
         Ok(())
     }
 
-    pub(crate) fn scan_config(&self) -> ScanConfig {
-        ScanConfig { max_payload: self.max_payload, enable_checksums: self.enable_checksums }
+    /// For replay, which needs no record's own checksum.
+    pub(crate) fn replay_config(&self) -> ScanConfig {
+        ScanConfig { max_payload: self.max_payload, enable_checksums: false }
     }
 
     /// How many bytes of records a batch has room for, wherever it begins.

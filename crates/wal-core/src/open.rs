@@ -114,7 +114,7 @@ impl Opening {
     ) -> Result<Opening, OpenError> {
         config.validate()?;
         let survey = survey(directory, None)?;
-        let scan_config = config.scan_config();
+        let scan_config = config.replay_config();
         let mut scanner = Scanner::new(directory, &scan_config, visitor, Progress::new());
         let ending = match mode {
             OpenMode::Exclusive => Ending::Decide,
@@ -188,7 +188,7 @@ impl Opening {
     ) -> Result<Vec<DiskOp>, OpenError> {
         let claim = self.claim.expect("a log is claimed before its tail is read");
         let survey = survey(directory, Some(claim.segment))?;
-        let scan_config = self.config.scan_config();
+        let scan_config = self.config.replay_config();
         let resume = self.progress.tail.take().map(|tail| (tail.segment, tail.end));
         let progress = std::mem::replace(&mut self.progress, Progress::new());
         let mut scanner = Scanner::new(directory, &scan_config, visitor, progress);

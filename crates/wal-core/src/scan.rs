@@ -849,6 +849,7 @@ impl<'a> Scanner<'a> {
             last_nonzero: None,
             damaged: false,
         };
+        self.window.read_ahead(start);
         let torn = loop {
             while reader.at < limit && self.read_batch(&mut reader)? {}
             if reader.at >= limit {

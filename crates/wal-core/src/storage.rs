@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use crate::file::Spare;
+use crate::read_ahead::ReadAhead;
 
 /// A segment's number in its log: 1, 2, ...
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +74,13 @@ pub trait Directory {
     /// # Errors
     /// Whatever the disk answers; `NotFound` if the segment is not there.
     fn read_at(&self, segment: SegmentId, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+
+    /// What reads a long part of a segment ahead of a scan. `None` if this disk has no use for that: then
+    /// all is read with [`read_at`](Self::read_at).
+    fn read_ahead(&self, segment: SegmentId, span: Range<u64>) -> Option<ReadAhead> {
+        let _ = (segment, span);
+        None
+    }
 }
 
 /// Everything that the log ever asks of a disk. A list of them is performed strictly in order, and

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::guard::{Guard, HEAD_BYTES, HEAD_MAGIC, Seed, decode_head};
+use crate::read_ahead::ReadAhead;
 use crate::segment::is_zero;
 use crate::storage::{Directory, SegmentId};
 
@@ -16,10 +17,14 @@ pub(crate) struct Window<'d> {
     segment: SegmentId,
     file_bytes: u64,
     start: u64,
-    /// What is at hand: the first bytes of the buffer, which is never made shorter.
+    /// What is at hand: so many bytes of the buffer, which is never made shorter, behind the first
+    /// `front`.
     len: usize,
+    front: usize,
     buffer: Vec<u8>,
     block_bytes: u64,
+    /// Reads on behind what is at hand.
+    ahead: Option<ReadAhead>,
 }
 
 impl<'d> Window<'d> {
@@ -30,8 +35,10 @@ impl<'d> Window<'d> {
             file_bytes: 0,
             start: 0,
             len: 0,
+            front: 0,
             buffer: Vec::new(),
             block_bytes: BLOCK_BYTES,
+            ahead: None,
         }
     }
 
@@ -41,7 +48,19 @@ impl<'d> Window<'d> {
         self.segment = segment;
         self.start = 0;
         self.len = 0;
+        self.ahead = None;
         Ok(())
+    }
+
+    /// From `offset` on the segment will be read to its end, or nearly.
+    pub(crate) fn read_ahead(&mut self, offset: u64) {
+        if self.file_bytes.saturating_sub(offset) < ReadAhead::SPAN_MIN {
+            return;
+        }
+        self.ahead = self.directory.read_ahead(self.segment, offset..self.file_bytes);
+        if self.ahead.is_some() {
+            (self.start, self.len) = (offset, 0);
+        }
     }
 
     pub(crate) fn file_bytes(&self) -> u64 {
@@ -49,15 +68,65 @@ impl<'d> Window<'d> {
     }
 
     /// The `len` bytes at `offset`.
+    #[inline]
     pub(crate) fn at(&mut self, offset: u64, len: u64) -> io::Result<&[u8]> {
-        let end = offset + len;
-        if offset < self.start || end > self.start + self.len as u64 {
-            let left = self.file_bytes.saturating_sub(offset);
-            self.fill(offset, len.max(left.min(self.block_bytes)))?;
-            self.block_bytes = (2 * self.block_bytes).min(BLOCK_BYTES_MAX);
+        if offset < self.start || offset + len > self.start + self.len as u64 {
+            self.fetch(offset, len)?;
         }
-        let from = (offset - self.start) as usize;
+        let from = self.front + (offset - self.start) as usize;
         Ok(&self.buffer[from..from + len as usize])
+    }
+
+    #[inline(never)]
+    fn fetch(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let left = self.file_bytes.saturating_sub(offset);
+        if let Some(ahead) = self.ahead.take() {
+            let here = self.start..=ahead.offset();
+            if left >= len && here.contains(&offset) {
+                return self.go_on(ahead, offset, len as usize);
+            }
+        }
+        self.fill(offset, len.max(left.min(self.block_bytes)))?;
+        self.block_bytes = (2 * self.block_bytes).min(BLOCK_BYTES_MAX);
+        Ok(())
+    }
+
+    /// Takes what was read ahead: one block as it is, with what is left of the one before in front of it;
+    /// or as many as hold `len` bytes.
+    fn go_on(&mut self, mut ahead: ReadAhead, offset: u64, len: usize) -> io::Result<()> {
+        let from = self.front + (offset - self.start) as usize;
+        let end = self.front + self.len;
+        let mut left = end - from;
+        let mut block = ahead.next_block()?;
+        if left <= ReadAhead::FRONT && left + block.len() - ReadAhead::FRONT >= len {
+            self.front = ReadAhead::FRONT - left;
+            block[self.front..ReadAhead::FRONT].copy_from_slice(&self.buffer[from..end]);
+            self.len = block.len() - self.front;
+            std::mem::swap(&mut self.buffer, &mut block);
+            // One that was not a block may be far longer.
+            block.truncate(ReadAhead::FRONT + ReadAhead::BLOCK);
+            block.shrink_to(ReadAhead::FRONT + ReadAhead::BLOCK);
+            ahead.give_back(block);
+        } else {
+            let mut bytes = Vec::with_capacity(len + ReadAhead::BLOCK);
+            bytes.extend_from_slice(&self.buffer[from..end]);
+            while block.len() > ReadAhead::FRONT {
+                bytes.extend_from_slice(&block[ReadAhead::FRONT..]);
+                ahead.give_back(block);
+                if bytes.len() >= len {
+                    break;
+                }
+                block = ahead.next_block()?;
+            }
+            left = bytes.len();
+            // The file has become shorter: what is not there is zero.
+            bytes.resize(left.max(len), 0);
+            (self.front, self.len) = (0, bytes.len());
+            self.buffer = bytes;
+        }
+        self.start = offset;
+        self.ahead = Some(ahead);
+        Ok(())
     }
 
     fn fill(&mut self, offset: u64, len: u64) -> io::Result<()> {
@@ -75,12 +144,14 @@ impl<'d> Window<'d> {
         let held = self.start..self.start + self.len as u64;
         let mut read = 0;
         if held.contains(&offset) {
-            let from = (offset - self.start) as usize;
-            read = (self.len - from).min(len);
+            let in_held = (offset - self.start) as usize;
+            let from = self.front + in_held;
+            read = (self.len - in_held).min(len);
             self.buffer.copy_within(from..from + read, 0);
         }
         self.start = offset;
         self.len = 0;
+        self.front = 0;
         let there = self.file_bytes.saturating_sub(offset).min(len as u64) as usize;
         while read < there {
             let into = &mut self.buffer[read..there];

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use base::Time;
 use wal_core::{
-    Config, EventType, FileError, FileLog, FileStorage, OpenError, OpenMode, ScanConfig, SegmentId,
+    Config, Directory, EventType, FileError, FileLog, FileStorage, OpenError, OpenMode, ScanConfig,
+    SegmentId,
 };
 
 use crate::support::{Seen, config, payload, scan};
@@ -210,4 +211,69 @@ fn an_error_names_the_file() {
     drop(storage);
     let error = FileLog::open(directory.path(), &config(), &mut ()).unwrap_err();
     assert!(error.to_string().contains("0000000000000002.wal"), "{error}");
+}
+
+/// The same files, read without a thread that is ahead.
+struct Plain<'a>(&'a FileStorage);
+
+impl Directory for Plain<'_> {
+    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
+        self.0.segments()
+    }
+
+    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
+        self.0.len(segment)
+    }
+
+    fn read_at(&self, id: SegmentId, offset: u64, into: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read_at(id, offset, into)
+    }
+}
+
+#[test]
+fn what_is_read_ahead_is_what_is_there() {
+    // Batches of many to a block, some longer than what a block has space for in front, and some longer
+    // than a block.
+    for (batch, longest) in [(3_000, 2_000), (200_000, 70_000), (1 << 20, 300_000)] {
+        let directory = directory();
+        let segment = 9 << 20;
+        let config = Config {
+            max_payload: longest,
+            batch_bytes_max: batch,
+            segment_bytes_first: segment,
+            segment_bytes_max: segment,
+            ..Config::default()
+        };
+        let (log, _) = FileLog::open(directory.path(), &config, &mut ()).unwrap();
+        let (mut bytes, mut n) = (0, 0_u32);
+        while bytes < 12 << 20 {
+            let payload = vec![n as u8; (n * 7919 % longest) as usize];
+            log.append(EventType::TX_CREATED, 0, &payload).unwrap();
+            bytes += payload.len() + 29;
+            n += 1;
+        }
+        log.close().unwrap();
+        let compare = |damaged: bool| {
+            let storage = FileStorage::read(directory.path()).unwrap();
+            let ahead = Directory::read_ahead(&storage, SegmentId(1), 0..segment);
+            let processors = std::thread::available_parallelism().unwrap().get();
+            assert_eq!(ahead.is_some(), processors > 1);
+            let (ahead, found) = scan(&storage);
+            let (plain, found_plain) = scan(&Plain(&storage));
+            assert_eq!(found, found_plain);
+            assert!(ahead.payloads == plain.payloads && found.is_corrupt() == damaged);
+            if !damaged {
+                assert_eq!(found.records, u64::from(n));
+            }
+        };
+        compare(false);
+        // A flip, then a file that ends too early: the search for what is behind goes back and forth.
+        let path = directory.path().join(SegmentId(1).file_name());
+        let mut content = std::fs::read(&path).unwrap();
+        content[5 << 20] ^= 1;
+        std::fs::write(&path, &content).unwrap();
+        compare(true);
+        std::fs::write(&path, &content[..7 << 20]).unwrap();
+        compare(true);
+    }
 }
