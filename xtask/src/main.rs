@@ -27,6 +27,8 @@ cargo xtask COMMAND
   damage wal [--rounds N]     damage a log of a thousand records in every way, and flip two of its bits
                               (default 1000000 times)
   fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)
+  recovery erasure [--rounds N]  recover from every combination of losses of small schemes, and from N random
+                              ones of large schemes (default 10000)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
         Some("test") => test::main(rest),
         Some("schedules") => schedules::main(rest),
         Some("bench") => bench::main(rest),
-        Some(name @ ("crash" | "damage" | "fuzz")) => heavy::main(name, rest),
+        Some(name @ ("crash" | "damage" | "fuzz" | "recovery")) => heavy::main(name, rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");
