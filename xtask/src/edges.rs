@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "toml",
         ],
     ),
+    ("erasure", &["base", "reed-solomon-simd", "thiserror"]),
     (
         "trinity",
         &[

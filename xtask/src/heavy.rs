@@ -1,4 +1,4 @@
-//! `cargo xtask crash wal`, `cargo xtask damage wal`: the sampled tests of the log, with as many rounds as
+//! `cargo xtask crash wal` and the like: the sampled tests of the log and of the erasure code, with as many rounds as
 //! an evening has, instead of the few that every test run has. They are the same tests; how often they
 //! try is told by a variable of the environment.
 
@@ -8,15 +8,18 @@ use std::process::ExitCode;
 /// A heavy run: which tests, and how much by default.
 struct Heavy {
     name: &'static str,
+    /// What is tested: the word behind the name.
+    subject: &'static str,
     variable: &'static str,
     rounds: u64,
     /// Arguments of `cargo test`: one call each.
     tests: &'static [&'static [&'static str]],
 }
 
-const HEAVY: [Heavy; 3] = [
+const HEAVY: [Heavy; 4] = [
     Heavy {
         name: "crash",
+        subject: "wal",
         variable: "WAL_CRASH_ROUNDS",
         rounds: 2_000,
         tests: &[
@@ -26,29 +29,43 @@ const HEAVY: [Heavy; 3] = [
     },
     Heavy {
         name: "damage",
+        subject: "wal",
         variable: "WAL_DAMAGE_ROUNDS",
         rounds: 1_000_000,
         tests: &[&["--package=wal-core", "--test=it", "--", "thousand::"]],
     },
     Heavy {
         name: "fuzz",
+        subject: "wal",
         variable: "WAL_FUZZ_ROUNDS",
         rounds: 1_000_000,
         tests: &[&["--package=wal-core", "--test=fuzz", "--", "--nocapture"]],
     },
+    Heavy {
+        name: "recovery",
+        subject: "erasure",
+        variable: "ERASURE_ROUNDS",
+        rounds: 10_000,
+        tests: &[&["--release", "--package=erasure", "--test=recovery", "--", "--nocapture"]],
+    },
 ];
 
-/// `cargo xtask crash|damage|fuzz wal [--rounds N]`
+/// `cargo xtask crash|damage|fuzz wal [--rounds N]`, `cargo xtask recovery erasure [--rounds N]`
 pub fn main(name: &str, arguments: &[String]) -> ExitCode {
     let heavy = HEAVY.iter().find(|heavy| heavy.name == name);
     let heavy = heavy.expect("only these names are told apart in the main function");
     let rounds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["wal"] => Some(heavy.rounds),
-        ["wal", "--rounds", rounds] => rounds.parse().ok().filter(|rounds| *rounds > 0),
+        [subject] if subject == heavy.subject => Some(heavy.rounds),
+        [subject, "--rounds", rounds] if subject == heavy.subject => {
+            rounds.parse().ok().filter(|rounds| *rounds > 0)
+        }
         _ => None,
     };
     let Some(rounds) = rounds else {
-        eprintln!("xtask {name}: usage: cargo xtask {name} wal [--rounds N], of at least one");
+        eprintln!(
+            "xtask {name}: usage: cargo xtask {name} {} [--rounds N], of at least one",
+            heavy.subject
+        );
         return ExitCode::from(USAGE);
     };
     for tests in heavy.tests {
@@ -60,7 +77,7 @@ pub fn main(name: &str, arguments: &[String]) -> ExitCode {
             Err(error) => return infrastructure(&format!("cannot start cargo: {error}")),
         }
     }
-    println!("{name} wal: {rounds} rounds passed");
+    println!("{name} {}: {rounds} rounds passed", heavy.subject);
     ExitCode::SUCCESS
 }
 

@@ -30,6 +30,8 @@ cargo xtask COMMAND
   fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)
   model [--heavy]             check two-phase commit's machines in every world of a few crashes; --heavy: in
                               the large ones too (15 minutes, 2 GiB)
+  recovery erasure [--rounds N]  recover from every combination of losses of small schemes, and from N random
+                              ones of large schemes (default 10000)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
         Some("test") => test::main(rest),
         Some("schedules") => schedules::main(rest),
         Some("bench") => bench::main(rest),
-        Some(name @ ("crash" | "damage" | "fuzz")) => heavy::main(name, rest),
+        Some(name @ ("crash" | "damage" | "fuzz" | "recovery")) => heavy::main(name, rest),
         Some("model") => model::main(rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {
