@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("saga", &["base", "thiserror"]),
     ("twopc", &["base"]),
     ("incentives", &["base", "thiserror"]),
+    ("locks", &["base", "thiserror"]),
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),
     ("node", &["base", "wal-core", "saga", "twopc", "coordinator"]),
     ("runtime", &["base", "wal-core", "node", "getrandom", "thiserror", "tokio", "tracing"]),
