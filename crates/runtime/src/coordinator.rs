@@ -220,8 +220,14 @@ impl Builder {
             tasks.push(tokio.spawn(seat.run(opened)));
             openings.push((text_of(&node), opening));
         }
-        let coordinator =
-            Coordinator { handle, known, stop, tasks, recovered, closing: AtomicBool::new(false) };
+        let coordinator = Coordinator {
+            handle,
+            known,
+            stop,
+            tasks: Mutex::new(tasks),
+            recovered,
+            closing: AtomicBool::new(false),
+        };
         for (name, opening) in openings {
             let gone = || StoreError::NotOpened { name, reason: "its task has ended".into() };
             opening.await.unwrap_or_else(|_| Err(gone()))?;
@@ -259,7 +265,7 @@ pub struct Coordinator {
     handle: Handle,
     known: Known,
     stop: watch::Sender<bool>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     recovered: Vec<RecoveryReport>,
     closing: AtomicBool,
 }
@@ -343,19 +349,22 @@ impl Coordinator {
         self.handle.quiet().await
     }
 
-    /// Takes nothing new, waits for what is unfinished, but no longer than `patience`, and closes
-    /// everything.
+    /// Takes nothing new, waits for what is unfinished, but no longer than `patience`, and stops. The log
+    /// is let go of when the coordinator is dropped.
     ///
     /// # Errors
     /// [`Stopped`]: it had stopped already.
-    pub async fn shutdown(mut self, patience: Duration) -> Result<Drained, Stopped> {
+    pub async fn shutdown(&self, patience: Duration) -> Result<Drained, Stopped> {
         self.closing.store(true, Ordering::Release);
         let drained = tokio::time::timeout(patience, self.handle.quiet()).await;
         let _ = self.stop.send(true);
-        for task in std::mem::take(&mut self.tasks) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             // A seat that panicked has said so where it did.
             let _ = task.await;
         }
+        // One that has stopped already needs no order to.
+        let _ = self.handle.inbox.send(Arrival::Stop);
         match drained {
             Ok(quiet) => quiet.map(|()| Drained::Whole),
             Err(_) => Ok(Drained::Cut),
