@@ -20,7 +20,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("locks", &["base", "thiserror"]),
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),
     ("node", &["base", "wal-core", "saga", "twopc", "coordinator"]),
-    ("runtime", &["base", "wal-core", "node", "getrandom", "thiserror", "tokio", "tracing"]),
+    (
+        "runtime",
+        &[
+            "base",
+            "wal-core",
+            "saga",
+            "twopc",
+            "coordinator",
+            "node",
+            "getrandom",
+            "thiserror",
+            "tokio",
+            "tracing",
+        ],
+    ),
     ("server", &["axum", "prometheus-client", "thiserror", "tokio"]),
     (
         "sim",

@@ -16,7 +16,14 @@ struct Heavy {
     tests: &'static [&'static [&'static str]],
 }
 
-const HEAVY: [Heavy; 4] = [
+const HEAVY: [Heavy; 5] = [
+    Heavy {
+        name: "crash",
+        subject: "examples",
+        variable: "EXAMPLES_CRASH_ROUNDS",
+        rounds: 500,
+        tests: &[&["--package=runtime", "--test=kill"]],
+    },
     Heavy {
         name: "crash",
         subject: "wal",
@@ -50,21 +57,24 @@ const HEAVY: [Heavy; 4] = [
     },
 ];
 
-/// `cargo xtask crash|damage|fuzz wal [--rounds N]`, `cargo xtask recovery erasure [--rounds N]`
+/// `cargo xtask crash wal|examples [--rounds N]`, `cargo xtask damage|fuzz wal [--rounds N]`,
+/// `cargo xtask recovery erasure [--rounds N]`
 pub fn main(name: &str, arguments: &[String]) -> ExitCode {
-    let heavy = HEAVY.iter().find(|heavy| heavy.name == name);
-    let heavy = heavy.expect("only these names are told apart in the main function");
-    let rounds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [subject] if subject == heavy.subject => Some(heavy.rounds),
-        [subject, "--rounds", rounds] if subject == heavy.subject => {
+    let named = || HEAVY.iter().filter(|heavy| heavy.name == name);
+    let (subject, rest) = arguments.split_first().map_or(("", arguments), |(a, b)| (a, b));
+    let heavy = named().find(|heavy| heavy.subject == subject);
+    let rounds = heavy.and_then(|heavy| match rest {
+        [] => Some(heavy.rounds),
+        [option, rounds] if option == "--rounds" => {
             rounds.parse().ok().filter(|rounds| *rounds > 0)
         }
         _ => None,
-    };
-    let Some(rounds) = rounds else {
+    });
+    let (Some(heavy), Some(rounds)) = (heavy, rounds) else {
+        let subjects: Vec<&str> = named().map(|heavy| heavy.subject).collect();
+        let subjects = subjects.join("|");
         eprintln!(
-            "xtask {name}: usage: cargo xtask {name} {} [--rounds N], of at least one",
-            heavy.subject
+            "xtask {name}: usage: cargo xtask {name} {subjects} [--rounds N], of at least one"
         );
         return ExitCode::from(USAGE);
     };

@@ -25,6 +25,8 @@ cargo xtask COMMAND
   bench [NAME] [OPTIONS]      measure ours beside its peers; without a name: what there is
   crash wal [--rounds N]      kill imports, fail disks and rebuild crash states of the log (default 2000
                               rounds)
+  crash examples [--rounds N] kill the embedder's examples, with 64 operations in flight (default 500
+                              rounds of each)
   damage wal [--rounds N]     damage a log of a thousand records in every way, and flip two of its bits
                               (default 1000000 times)
   fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)

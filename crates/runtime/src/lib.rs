@@ -1,20 +1,73 @@
-//! A node in a process of your own: real files, timers, and futures that resolve when the outcome is
-//! durable.
+//! Sagas and transactions in a process of your own: real files, timers, and futures that resolve when the
+//! outcome is durable.
 //!
-//! [`start`] opens a node's two logs in a directory, recovers them, finishes what it finds there, and
-//! takes requests. Everything that decides is in [`node::Node`], the same value that the simulator runs
-//! six hundred of; this crate reads the clock, performs the disk operations and carries messages.
+//! [`Coordinator::open`] takes a folder for its log, *actions* (what the steps of sagas do, and how it is
+//! undone) and *participants* (stores that take part in transactions). It recovers what it finds, goes on
+//! with what is unfinished, and takes requests:
 //!
-//! Guaranteed: when [`Handle::submit`] resolves with `Committed`, `Completed` or `Compensated`, that is
-//! durable, and true at every participant, or will be once it can be reached. The same request key is
-//! the same operation, before and after a crash: ask again with the same key when in doubt. There is no
-//! orderly way to stop that a crash would not be as good as; dropping the handle is one.
+//! ```
+//! use runtime::{Action, Answer, Call, Coordinator, Definition, Outcome, step};
+//! use std::{error::Error, time::Duration};
 //!
-//! Not guaranteed, and narrow on purpose: messages stay in this process (see [`Network`]); a node runs
-//! on one thread, its two logs share it; what a branch or a step does is limited to
-//! [`node::work`]'s numbered cells.
+//! /// A step of a saga. See [`Action`] for what one that changes something has to keep.
+//! struct Say(&'static str);
+//! impl Action for Say {
+//!     async fn run(&self, call: Call) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+//!         println!("{} {:?}", self.0, call.input);
+//!         Ok(Answer::Done)
+//!     }
+//!     async fn undo(&self, _: Call) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+//!         Ok(Answer::Done)
+//!     }
+//! }
 //!
-//! The futures need no particular executor.
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+//! # let folder = tempfile::tempdir()?;
+//! let open = || Coordinator::open(&folder).action("pay", Say("pay")).action("ship", Say("ship"));
+//! let shop = open().start().await?;
+//! let order = || -> Result<Definition, Box<dyn Error + Send + Sync>> {
+//!     let mut order = Definition::builder();
+//!     let paid = order.step(step("pay", *b"40 coins")?);
+//!     order.step(step("ship", *b"a book")?.after(paid));
+//!     Ok(order.build()?)
+//! };
+//! let mut first = shop.submit("order 17", order()?)?;
+//! assert_eq!(first.outcome().await?, Outcome::Completed);
+//! drop(shop); // as good as a crash
+//!
+//! // The next process asks again, under the same key: it was done before, and is not done again.
+//! let shop = open().start().await?;
+//! assert_eq!(shop.submit("order 17", order()?)?.outcome().await?, Outcome::Completed);
+//! shop.shutdown(Duration::from_secs(10)).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! A transaction changes several stores, or none: `bank.transaction("rent, May", |tx| { tx.at("north", pay)
+//! .at("south", receive); })`. A store takes part by implementing [`Participant`], two functions that are one
+//! local transaction each. The examples `order` and `transfer` do both over SQLite files, and survive being
+//! killed at any moment.
+//!
+//! Guaranteed:
+//!
+//! - an outcome is told once it is durable, and is the same for the same key ever after, over crashes;
+//! - `Committed`: every participant has made its change, or will once it can be reached; `Aborted`: none
+//!   has, nor ever will;
+//! - `Completed`: every step has had its effect; `Compensated` and `SagaAborted`: none has one, nor ever
+//!   will. This rests on the actions keeping their tokens;
+//! - one operation that cannot go on, such as a step whose action this start was opened without, delays no
+//!   other, and is not lost.
+//!
+//! Not guaranteed, and narrow on purpose: actions and participants are in this process (what they talk to
+//! need not be); entries of a participant's store are never discarded; nobody parks a step that is never
+//! answered.
+//!
+//! # Nodes
+//!
+//! [`start`] runs a whole [`node::Node`], the same value that the simulator runs six hundred of, whose
+//! participant has a log and data of its own: numbered cells ([`node::work`]). Messages between the nodes of
+//! one process are carried by a [`Network`]. Its futures need no particular executor; a [`Coordinator`] needs
+//! tokio.
 //!
 //! ```
 //! use base::{NodeName, RequestKey, ShardId};
@@ -25,32 +78,37 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = tempfile::tempdir()?;
 //! let (network, bank) = (Network::default(), NodeName::numbered(1));
-//! let transfer = |key: &[u8]| -> Result<Request, Box<dyn std::error::Error>> {
-//!     let branch = |shard, cell, amount| Branch {
-//!         shard: ShardId::numbered(shard),
-//!         node: bank,
-//!         work: work::encode(&[Change::Add { cell, amount }]),
-//!     };
-//!     let branches = vec![branch(1, 100, -40), branch(2, 200, 40)];
-//!     Ok(Request { key: RequestKey::new(key)?, work: Work::Transaction(branches) })
+//! let branch = |shard, cell, amount| Branch {
+//!     shard: ShardId::numbered(shard),
+//!     node: bank,
+//!     work: work::encode(&[Change::Add { cell, amount }]),
 //! };
-//!
-//! let (node, _) = start(folder.path(), Options::new(bank), &network).await?;
-//! assert_eq!(node.submit(transfer(b"rent, May")?).await?, Outcome::Committed);
-//! drop(node); // as good as a crash
-//!
+//! let rent = Request {
+//!     key: RequestKey::new(b"rent, May")?,
+//!     work: Work::Transaction(vec![branch(1, 100, -40), branch(2, 200, 40)]),
+//! };
 //! let (node, recovered) = start(folder.path(), Options::new(bank), &network).await?;
 //! assert!(recovered.iter().all(|log| log.anomalies.total() == 0));
-//! // It was done before: asking again does not pay the rent twice.
-//! assert_eq!(node.submit(transfer(b"rent, May")?).await?, Outcome::Committed);
+//! assert_eq!(node.submit(rent).await?, Outcome::Committed);
 //! node.quiet().await?;
 //! assert_eq!(node.value(100).await?, -40);
 //! # Ok(()) }
 //! ```
 
+mod action;
+mod coordinator;
 mod disks;
 mod network;
+mod participant;
 mod process;
 
+pub use crate::action::{Action, Answer, Call};
+pub use crate::coordinator::{
+    Builder, Coordinator, Drained, NameError, OpenError, Operation, SubmitError, Transaction, step,
+};
+pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
+pub use base::RequestKeyTooLong;
 pub use network::Network;
-pub use process::{Handle, Options, StartError, Stopped, start};
+pub use node::{Outcome, RecoveryReport, Refusal};
+pub use process::{Handle, Options, StartError, Status, Stopped, start};
+pub use saga::{Definition, DefinitionError};

@@ -67,13 +67,39 @@ pub(crate) enum Arrival {
     Cancel { key: RequestKey },
     Value { cell: u64, answer: oneshot::Sender<Result<i64, Stopped>> },
     Quiet { answer: oneshot::Sender<Result<(), Stopped>> },
+    Status { key: RequestKey, answer: oneshot::Sender<Result<Status, Stopped>> },
     Stop,
+}
+
+/// What an operation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// A saga that has not ended: `created`, `executing` or `compensating`.
+    Saga {
+        /// Where it stands.
+        state: &'static str,
+    },
+    /// A transaction that has not ended: `created`, `preparing`, `committing`, `aborting` or
+    /// `rolling_back`.
+    Transaction {
+        /// Where it stands.
+        state: &'static str,
+    },
+    /// It has ended, waits for its participants to announce themselves, or was never asked for.
+    NotRunning,
+}
+
+/// Who carries a node's messages.
+pub(crate) trait Post: Send {
+    /// Takes a message, or loses it. `node` is who sends it.
+    fn send(&mut self, node: &Node, to: NodeName, message: Message);
 }
 
 /// A running node. Dropping it stops the node, as a crash would.
 #[derive(Debug)]
 pub struct Handle {
-    inbox: Sender<Arrival>,
+    pub(crate) inbox: Sender<Arrival>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -113,7 +139,7 @@ impl Handle {
         self.ask(|answer| Arrival::Value { cell, answer }).await
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         arrival: impl FnOnce(oneshot::Sender<Result<T, Stopped>>) -> Arrival,
     ) -> Result<T, Stopped> {
@@ -145,17 +171,53 @@ pub async fn start(
     options: Options,
     network: &Network,
 ) -> Result<(Handle, Vec<RecoveryReport>), StartError> {
+    let (inbox, arrivals) = mpsc::channel();
+    let post = Neighbours { name: options.name, network: network.clone() };
+    let name = options.name;
+    let (handle, started) =
+        launch(folder, options, Parts::Both, (inbox.clone(), arrivals), Box::new(post))?;
+    network.join(name, inbox);
+    Ok((handle, ready(started).await?))
+}
+
+/// Which parts a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    Both,
+    Coordinator,
+}
+
+/// Where the first words of a node's thread arrive.
+pub(crate) type Started = oneshot::Receiver<Result<Vec<RecoveryReport>, Stopped>>;
+
+/// Waits until a node that was launched has recovered.
+pub(crate) async fn ready(started: Started) -> Result<Vec<RecoveryReport>, StartError> {
+    match started.await {
+        Ok(reports) => Ok(reports?),
+        Err(_) => Err(Stopped { reason: "its thread has ended".into() }.into()),
+    }
+}
+
+/// Starts a node's thread. What its logs hold is recovered once [`ready`] says so.
+pub(crate) fn launch(
+    folder: &Path,
+    options: Options,
+    parts: Parts,
+    (inbox, arrivals): (Sender<Arrival>, Receiver<Arrival>),
+    post: Box<dyn Post>,
+) -> Result<(Handle, Started), StartError> {
     let disks = FileDisks::open(folder, options.log.segment_bytes_first)?;
     let clock = Clock::start();
-    let config = configure(options, &clock)?;
-    let (inbox, arrivals) = mpsc::channel();
+    let mut config = configure(options, &clock)?;
+    if parts == Parts::Coordinator {
+        config.participant = None;
+    }
     let (ready, started) = oneshot::channel();
     let name = config.name;
     let mut process = Process {
-        name,
         disks,
         clock,
-        network: network.clone(),
+        post,
         waiting: BTreeMap::new(),
         quiet: Vec::new(),
         flushes: VecDeque::new(),
@@ -172,12 +234,18 @@ pub async fn start(
         .name("trinity-node".into())
         .spawn(run)
         .map_err(|error| StartError::System { what: "thread", reason: error.to_string() })?;
-    let handle = Handle { inbox: inbox.clone(), thread: Some(thread) };
-    network.join(name, inbox);
-    match started.await {
-        Ok(Ok(reports)) => Ok((handle, reports)),
-        Ok(Err(stopped)) => Err(stopped.into()),
-        Err(_) => Err(Stopped { reason: "its thread has ended".into() }.into()),
+    Ok((Handle { inbox, thread: Some(thread) }, started))
+}
+
+/// The nodes of one process.
+struct Neighbours {
+    name: NodeName,
+    network: Network,
+}
+
+impl Post for Neighbours {
+    fn send(&mut self, _: &Node, to: NodeName, message: Message) {
+        self.network.send(self.name, to, message);
     }
 }
 
@@ -223,10 +291,9 @@ const ARRIVALS_PER_FLUSH: usize = 4_096;
 
 /// What a node's thread works with.
 struct Process {
-    name: NodeName,
     disks: FileDisks,
     clock: Clock,
-    network: Network,
+    post: Box<dyn Post>,
     waiting: BTreeMap<RequestKey, Vec<oneshot::Sender<Result<Outcome, Stopped>>>>,
     /// Who waits until nothing is unfinished.
     quiet: Vec<oneshot::Sender<Result<(), Stopped>>>,
@@ -244,7 +311,7 @@ impl Process {
         let mut node =
             Node::start(config, OpenMode::Exclusive, now, &self.disks, &mut self.outputs);
         loop {
-            if let Err(reason) = self.perform() {
+            if let Err(reason) = self.perform(&node) {
                 return reason;
             }
             if node.is_ready()
@@ -262,7 +329,7 @@ impl Process {
             // Whoever is busy has timers too: arrivals alone would keep them from ever going off.
             if node.next_wake().is_some_and(|wake| wake <= self.clock.now()) {
                 self.handle(&mut node, Input::Wake);
-                if let Err(reason) = self.perform() {
+                if let Err(reason) = self.perform(&node) {
                     return reason;
                 }
             }
@@ -327,6 +394,10 @@ impl Process {
                 let _ = answer.send(Ok(value));
             }
             Arrival::Quiet { answer } => self.quiet.push(answer),
+            Arrival::Status { key, answer } => {
+                // Whoever asked may have lost interest.
+                let _ = answer.send(Ok(status(node, &key)));
+            }
             Arrival::Stop => return false,
         }
         true
@@ -341,11 +412,11 @@ impl Process {
     ///
     /// # Errors
     /// Why the node must stop.
-    fn perform(&mut self) -> Result<(), String> {
+    fn perform(&mut self, node: &Node) -> Result<(), String> {
         for output in self.outputs.drain(..) {
             match output {
                 Output::Disk { slot, ops } => self.flushes.push_back((slot, ops)),
-                Output::Send { to, message } => self.network.send(self.name, to, message),
+                Output::Send { to, message } => self.post.send(node, to, message),
                 Output::Reply { key, outcome } => {
                     for answer in self.waiting.remove(&key).unwrap_or_default() {
                         // Whoever asked may have lost interest.
@@ -372,6 +443,17 @@ impl Process {
             let _ = answer.send(Err(stopped.clone()));
         }
     }
+}
+
+fn status(node: &Node, key: &RequestKey) -> Status {
+    let Some(engine) = node.coordinator() else { return Status::NotRunning };
+    let mut sagas = engine.active_sagas();
+    if let Some(saga) = sagas.find(|saga| saga.request_key() == Some(key)) {
+        return Status::Saga { state: saga.phase().name() };
+    }
+    let mut transactions = engine.active_transactions();
+    let found = transactions.find(|transaction| transaction.request_key() == Some(key));
+    found.map_or(Status::NotRunning, |found| Status::Transaction { state: found.state() })
 }
 
 fn is_quiet(node: &Node) -> bool {

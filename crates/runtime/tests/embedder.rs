@@ -1,0 +1,379 @@
+//! A coordinator as an embedder has it: what is asked of actions and participants, and what goes wrong.
+
+#![expect(clippy::unwrap_used, reason = "a lock is poisoned only by a test that has failed")]
+
+use base::Token;
+use runtime::{
+    Action, Answer, Call, Change, Coordinator, Definition, Drained, Entry, OpenError, Opened,
+    Operation, Outcome, Participant, Status, SubmitError, Write, Written, step,
+};
+use std::error::Error;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+type Failure = Box<dyn Error + Send + Sync>;
+type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
+/// Keeps what it was asked, and answers as it is told.
+#[derive(Clone, Default)]
+struct Recorder {
+    calls: Arc<Mutex<Vec<(&'static str, Token)>>>,
+    refuses: bool,
+    /// So many forward calls fail first: one by a panic, then by an error, …
+    fails: Arc<Mutex<u32>>,
+    /// Forward calls wait for this.
+    waits: Option<Arc<Notify>>,
+}
+
+impl Recorder {
+    fn calls(&self) -> Vec<(&'static str, Token)> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn record(&self, what: &'static str, call: &Call) {
+        self.calls.lock().unwrap().push((what, call.token));
+    }
+
+    fn fails_now(&self) -> Option<bool> {
+        let mut fails = self.fails.lock().unwrap();
+        let left = *fails;
+        *fails = left.saturating_sub(1);
+        (left > 0).then_some(left.is_multiple_of(2))
+    }
+}
+
+impl Action for Recorder {
+    async fn run(&self, call: Call) -> Result<Answer> {
+        self.record("run", &call);
+        if let Some(waits) = &self.waits {
+            waits.notified().await;
+        }
+        match self.fails_now() {
+            Some(true) => panic!("planted"),
+            Some(false) => Err("planted".into()),
+            None if self.refuses => Ok(Answer::Refused { code: 7 }),
+            None => Ok(Answer::Done),
+        }
+    }
+
+    async fn undo(&self, call: Call) -> Result<Answer> {
+        self.record("undo", &call);
+        Ok(Answer::Done)
+    }
+}
+
+/// One step after the other.
+fn row(actions: &[&str]) -> Result<Definition> {
+    let mut saga = Definition::builder();
+    let mut last = None;
+    for action in actions {
+        let step = step(action, *b"input")?;
+        last = Some(saga.step(match last {
+            Some(last) => step.after(last),
+            None => step,
+        }));
+    }
+    Ok(saga.build()?)
+}
+
+async fn outcome(mut operation: Operation) -> Result<Outcome> {
+    let outcome = operation.outcome().await?;
+    assert_eq!(operation.outcome().await?, outcome, "it may be asked twice");
+    Ok(outcome)
+}
+
+#[tokio::test]
+async fn a_refused_step_undoes_the_one_before_under_the_same_token() -> Result {
+    let folder = tempfile::tempdir()?;
+    let (first, second) = (Recorder::default(), Recorder { refuses: true, ..Recorder::default() });
+    let shop = Coordinator::open(&folder)
+        .action("first", first.clone())
+        .action("second", second.clone())
+        .start()
+        .await?;
+    assert_eq!(outcome(shop.submit("a", row(&["first", "second"])?)?).await?, Outcome::Compensated);
+    let calls = first.calls();
+    let [("run", done), ("undo", undone)] = calls[..] else { panic!("{calls:?}") };
+    assert_eq!(done, undone, "an undo names what it takes back");
+    let calls = second.calls();
+    let [("run", refused)] = calls[..] else { panic!("{calls:?}") };
+    assert_ne!(refused, done);
+    // The same key is the same operation.
+    assert_eq!(outcome(shop.submit("a", row(&["first", "second"])?)?).await?, Outcome::Compensated);
+    assert_eq!(first.calls().len(), 2);
+    assert_eq!(shop.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+    let late = shop.submit("b", row(&["first"])?);
+    assert!(matches!(late, Err(SubmitError::ShuttingDown)), "{late:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_panics_or_fails_is_made_again() -> Result {
+    let folder = tempfile::tempdir()?;
+    let action = Recorder { fails: Arc::new(Mutex::new(4)), ..Recorder::default() };
+    let shop = Coordinator::open(&folder)
+        .resend_after(Duration::from_millis(5))
+        .action("flaky", action.clone())
+        .start()
+        .await?;
+    assert_eq!(outcome(shop.submit("a", row(&["flaky"])?)?).await?, Outcome::Completed);
+    let calls = action.calls();
+    assert_eq!(calls.len(), 5);
+    assert!(calls.iter().all(|call| *call == calls[0]), "always under the same token");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_waits_can_be_asked_after_and_cancelled() -> Result {
+    let folder = tempfile::tempdir()?;
+    let gate = Arc::new(Notify::new());
+    let slow = Recorder { waits: Some(gate.clone()), ..Recorder::default() };
+    let shop = Coordinator::open(&folder).action("slow", slow.clone()).start().await?;
+    let mut operation = shop.submit("a", row(&["slow"])?)?;
+    while slow.calls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(operation.status().await?, Status::Saga { state: "executing" });
+    let waiting = tokio::time::timeout(Duration::from_millis(20), operation.outcome()).await;
+    assert!(waiting.is_err(), "waiting for it may be given up");
+    assert_eq!(shop.shutdown(Duration::from_millis(20)).await?, Drained::Cut);
+    drop(shop);
+
+    let shop = Coordinator::open(&folder).action("slow", slow.clone()).start().await?;
+    let found: usize = shop.recovered().iter().map(|log| log.operations.len()).sum();
+    assert_eq!(found, 1);
+    let operation = shop.submit("a", row(&["slow"])?)?;
+    operation.cancel();
+    assert_eq!(outcome(operation).await?, Outcome::Compensated);
+    assert_eq!(slow.calls().last().map(|call| call.0), Some("undo"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_step_whose_action_is_gone_waits_and_delays_nobody() -> Result {
+    let folder = tempfile::tempdir()?;
+    let gate = Arc::new(Notify::new());
+    let slow = Recorder { waits: Some(gate.clone()), ..Recorder::default() };
+    let shop = Coordinator::open(&folder).action("slow", slow.clone()).start().await?;
+    let _unfinished = shop.submit("a", row(&["slow"])?)?;
+    while slow.calls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(shop);
+
+    let quick = Recorder::default();
+    let shop = Coordinator::open(&folder).action("quick", quick.clone()).start().await?;
+    assert_eq!(outcome(shop.submit("b", row(&["quick"])?)?).await?, Outcome::Completed);
+    assert_eq!(shop.shutdown(Duration::from_millis(20)).await?, Drained::Cut);
+    drop(shop);
+
+    let shop = Coordinator::open(&folder).action("slow", quick.clone()).start().await?;
+    shop.quiet().await?;
+    assert_eq!(quick.calls().len(), 2, "its own, and the one that had waited");
+    Ok(())
+}
+
+/// A store in memory, which outlives the coordinators that open it.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Stored>>);
+
+#[derive(Default)]
+struct Stored {
+    boot: u32,
+    entries: Vec<Entry>,
+    held: u64,
+    done: Vec<Vec<u8>>,
+    refuses: bool,
+    /// Of the writes that follow, this one fails: before it is made, or after it.
+    fails: Option<(u32, bool)>,
+}
+
+impl Participant for Memory {
+    async fn open(&self) -> Result<Opened> {
+        let mut stored = self.0.lock().unwrap();
+        stored.boot += 1;
+        let (store, boot) = (std::ptr::from_ref(&*self.0).addr() as u64, stored.boot);
+        Ok(Opened { store, boot, entries: stored.entries.clone() })
+    }
+
+    async fn write(&self, write: Write) -> Result<Written> {
+        let mut stored = self.0.lock().unwrap();
+        if stored.boot != write.boot {
+            return Err("opened again since".into());
+        }
+        let fails = match &mut stored.fails {
+            Some((0, after)) => Some(*after),
+            Some((left, _)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        };
+        if fails.is_some() {
+            stored.fails = None;
+        }
+        if fails == Some(false) {
+            return Err("planted, before".into());
+        }
+        match write.change {
+            Change::None => {}
+            Change::Promise { .. } if stored.refuses => return Ok(Written::Refused),
+            Change::Promise { .. } => stored.held += 1,
+            Change::Commit { work, .. } => {
+                stored.held -= 1;
+                stored.done.push(work.to_vec());
+            }
+            Change::Abort { .. } => stored.held -= 1,
+        }
+        stored.entries.extend(write.entries);
+        if fails == Some(true) { Err("planted, after".into()) } else { Ok(Written::Done) }
+    }
+}
+
+async fn transfer(bank: &Coordinator, key: &str) -> Result<Outcome> {
+    let operation = bank.transaction(key, |tx| {
+        tx.at("north", *b"pay").at("south", *b"receive");
+    });
+    outcome(operation?).await
+}
+
+/// Whichever write fails, and whether it was made or not: both stores end alike, and hold nothing.
+#[tokio::test]
+async fn a_write_that_fails_breaks_no_transaction() -> Result {
+    let (mut committed, mut aborted) = (0, 0);
+    for at in 0..4 {
+        for after in [false, true] {
+            let folder = tempfile::tempdir()?;
+            let (north, south) = (Memory::default(), Memory::default());
+            let bank = Coordinator::open(&folder)
+                .resend_after(Duration::from_millis(5))
+                .participant("north", north.clone())
+                .participant("south", south.clone())
+                .start()
+                .await?;
+            north.0.lock().unwrap().fails = Some((at, after));
+            let how = transfer(&bank, "a").await?;
+            let again = transfer(&bank, "b").await?;
+            assert_eq!(bank.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+            let mut expected = 0;
+            for outcome in [how, again] {
+                match outcome {
+                    Outcome::Committed => expected += 1,
+                    Outcome::Aborted => aborted += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            committed += expected;
+            for (store, work) in [(&north, "pay"), (&south, "receive")] {
+                let stored = store.0.lock().unwrap();
+                assert_eq!(stored.held, 0, "{at} {after}: a promise is left");
+                assert_eq!(stored.done, vec![work.as_bytes().to_vec(); expected], "{at} {after}");
+            }
+            assert_eq!(north.0.lock().unwrap().fails, None, "it did fail");
+        }
+    }
+    assert!(committed > 0 && aborted > 0, "{committed} {aborted}: both ways were seen");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_aborts_all_of_it() -> Result {
+    let folder = tempfile::tempdir()?;
+    let (north, south) = (Memory::default(), Memory::default());
+    south.0.lock().unwrap().refuses = true;
+    let bank = Coordinator::open(&folder)
+        .participant("north", north.clone())
+        .participant("south", south.clone())
+        .start()
+        .await?;
+    assert_eq!(transfer(&bank, "a").await?, Outcome::Aborted);
+    south.0.lock().unwrap().refuses = false;
+    assert_eq!(transfer(&bank, "b").await?, Outcome::Committed);
+    assert_eq!(bank.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+    for store in [north, south] {
+        let stored = store.0.lock().unwrap();
+        assert_eq!((stored.held, stored.done.len()), (0, 1));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_whose_entries_are_wrong_is_not_opened() -> Result {
+    let folder = tempfile::tempdir()?;
+    let (north, south) = (Memory::default(), Memory::default());
+    let open = || {
+        Coordinator::open(&folder)
+            .participant("north", north.clone())
+            .participant("south", south.clone())
+            .start()
+    };
+    let bank = open().await?;
+    assert_eq!(transfer(&bank, "a").await?, Outcome::Committed);
+    bank.shutdown(Duration::from_secs(10)).await?;
+    drop(bank);
+    let whole = north.0.lock().unwrap().entries.clone();
+    assert_eq!(whole.len(), 2, "a promise and its outcome");
+    let damages: [fn(&mut Vec<Entry>); 5] = [
+        |entries| drop(entries.remove(0)),
+        |entries| entries[1].bytes.clear(),
+        |entries| entries[1].bytes[0] = 0xFF,
+        |entries| entries[1].bytes = entries[0].bytes.clone(),
+        |entries| entries[0].bytes.truncate(20),
+    ];
+    for damage in damages {
+        let mut entries = whole.clone();
+        damage(&mut entries);
+        north.0.lock().unwrap().entries = entries;
+        let error = open().await.map(drop).expect_err("it is damaged");
+        assert!(matches!(error, OpenError::Store(_)), "{error}");
+        assert!(error.to_string().contains("participant north"), "{error}");
+    }
+    north.0.lock().unwrap().entries = whole;
+    assert_eq!(transfer(&open().await?, "b").await?, Outcome::Committed);
+    Ok(())
+}
+
+#[tokio::test]
+async fn mistakes_are_named() -> Result {
+    let folder = tempfile::tempdir()?;
+    let open = |name: &str| Coordinator::open(&folder).action(name, Recorder::default());
+    for name in ["", "with space", "a name that is longer than thirty-two bytes", "ß"] {
+        let error = open(name).start().await.map(drop).expect_err(name);
+        assert!(matches!(error, OpenError::Name(_)), "{error}");
+    }
+    let twice = open("a").action("a", Recorder::default()).start().await.map(drop);
+    assert!(matches!(twice, Err(OpenError::NamedTwice { name }) if name == "a"));
+    let mine = open("a").participant("coordinator", Memory::default()).start().await.map(drop);
+    assert!(matches!(mine, Err(OpenError::NamedTwice { name }) if name == "coordinator"));
+
+    let shop = open("a").start().await?;
+    let error = open("a").start().await.map(drop).expect_err("the log is locked");
+    assert!(matches!(error, OpenError::Start(_)), "{error}");
+    assert!(error.to_string().contains("is in use"), "{error}");
+    let unknown = shop.submit("key", row(&["a", "b"])?);
+    assert!(matches!(unknown, Err(SubmitError::UnknownAction { name }) if name == "b"));
+    let unknown = shop.transaction("key", |tx| {
+        tx.at("nobody", *b"");
+    });
+    assert!(matches!(unknown, Err(SubmitError::UnknownParticipant { name }) if name == "nobody"));
+    let long = shop.submit([0; 65], row(&["a"])?);
+    assert!(matches!(long, Err(SubmitError::Key(_))));
+    let empty = outcome(shop.transaction("key", |_| ())?).await?;
+    assert!(matches!(empty, Outcome::Refused(_)), "{empty:?}");
+    // Nothing of all that was begun: the key is free.
+    assert_eq!(outcome(shop.submit("key", row(&["a"])?)?).await?, Outcome::Completed);
+    Ok(())
+}
+
+#[test]
+fn outside_of_a_runtime_it_says_so() -> Result {
+    let folder = tempfile::tempdir()?;
+    let mut start = std::pin::pin!(Coordinator::open(&folder).start());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(Err(error)) = start.as_mut().poll(&mut context) else {
+        panic!("it waits for nothing");
+    };
+    assert!(matches!(error, OpenError::NoRuntime { .. }), "{error}");
+    Ok(())
+}
