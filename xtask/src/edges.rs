@@ -60,6 +60,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("erasure", &["base", "reed-solomon-simd", "thiserror"]),
+    ("store", &["base", "erasure", "aes-gcm", "hmac", "sha2", "thiserror", "zstd"]),
+    ("repair", &["base", "erasure", "store", "thiserror"]),
     (
         "trinity",
         &[

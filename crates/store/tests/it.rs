@@ -1,0 +1,6 @@
+//! What the store crate promises, from outside.
+
+#[path = "it/files.rs"]
+mod files;
+#[path = "it/holders.rs"]
+mod holders;
