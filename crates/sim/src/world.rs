@@ -85,7 +85,7 @@ const KIND_SHIFT: u32 = 27;
 const NUMBER: u32 = (1 << KIND_SHIFT) - 1;
 
 /// A message on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[repr(C)]
 struct Envelope {
     from: u32,
@@ -101,7 +101,7 @@ impl Default for Envelope {
 }
 
 /// Everything that is to come.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Agenda {
     queue: Wheel,
     messages: Slab<Envelope>,
@@ -133,7 +133,7 @@ impl Agenda {
 type Heard = [Option<Result<(), DiskError>>; 2];
 
 /// What one log's disk has still to do for a process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Lane {
     ops: Option<std::vec::IntoIter<DiskOp>>,
     syncing: Option<Syncing>,
@@ -149,7 +149,7 @@ struct Syncing {
 /// A running process of a node. A zombie is one too: a node may have several.
 ///
 /// In this order, what every event looks at is together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[repr(C)]
 struct Process {
     node: Box<Node>,
@@ -164,7 +164,7 @@ struct Process {
 }
 
 /// What only a fault makes a process hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Held {
     /// While it stands still: what it was about to do, and what waits for it.
     outputs: VecDeque<Output>,
@@ -175,7 +175,7 @@ struct Held {
 
 /// A node: its disks, and who runs there. What every event looks at comes first, in two lines of
 /// the cache.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[repr(C, align(64))]
 struct Machine {
     zombies: Vec<Process>,
@@ -212,14 +212,14 @@ fn find<'a>(
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Armed {
     entry: u32,
     signal: Signal,
     left: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct NodeDisks([SimDisk; 2]);
 
 impl Disks for NodeDisks {
