@@ -3,6 +3,7 @@
 use crate::judge::{self, Violation};
 use crate::plan::Plan;
 use crate::report::{Counters, Report, Unmet, Verdict};
+use crate::queue::QueueKind;
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
 use std::any::Any;
@@ -11,10 +12,53 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs a scenario with a seed, under every judge.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    run_on(scenario, seed, QueueKind::default())
+}
+
+/// The same, the events in a queue of this kind: the same run.
+#[must_use]
+pub fn run_on(scenario: &Scenario, seed: u64, queue: QueueKind) -> Report {
     let plan = Plan::generate(scenario, seed);
-    let mut world = World::new(scenario, seed, plan.clone(), judge::all(scenario));
+    finish(&mut World::with_queue(scenario, seed, plan, judge::all(scenario), queue))
+}
+
+/// Runs a world to its end, from wherever it is.
+#[must_use]
+pub fn finish(world: &mut World<'_>) -> Report {
+    finish_while(world, &mut |_| true).expect("nobody stops it")
+}
+
+/// Events between two questions whether to go on.
+const PATIENCE: u64 = 1 << 14;
+
+/// Runs a world to its end, from wherever it is. `None` if it was stopped: now and then `goes_on` is
+/// asked.
+#[must_use]
+pub fn finish_while(
+    world: &mut World<'_>,
+    goes_on: &mut dyn FnMut(&World<'_>) -> bool,
+) -> Option<Report> {
     // A broken assertion of a node is a finding like any other: it is reported with its seed.
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        loop {
+            let next = world.moment().event.saturating_add(PATIENCE);
+            if let Some(ending) = world.run_to(next) {
+                break Some(ending);
+            }
+            if !goes_on(world) {
+                break None;
+            }
+        }
+    }));
+    match ended {
+        Ok(None) => None,
+        Ok(Some(ending)) => Some(report(world, Ok(ending))),
+        Err(panic) => Some(report(world, Err(panic))),
+    }
+}
+
+fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Report {
+    let scenario = world.scenario();
     let never_struck: Vec<_> =
         world.never_struck().map(|(entry, fault)| (entry as u32, fault.clone())).collect();
     let ending = ended.as_ref().copied().unwrap_or(Ending::Violation);
@@ -54,12 +98,12 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
     };
     Report {
         scenario: scenario.name.clone(),
-        seed,
+        seed: world.seed(),
         never_struck,
         hash: world.hash(),
         counters: world.counters(),
         verdict,
-        plan,
+        plan: world.plan().clone(),
     }
 }
 

@@ -344,6 +344,11 @@ pub struct Workload {
     /// everywhere.
     #[serde(default = "no_waves")]
     pub waves: Spanned<Vec<u32>>,
+    /// Of the operations only these are asked for, by number from 0; none listed: all of them. An
+    /// operation is what it is without the others, so that a failure can be repeated with those that
+    /// matter.
+    #[serde(default = "no_waves")]
+    pub only: Spanned<Vec<u32>>,
 }
 
 fn no_waves() -> Spanned<Vec<u32>> {
@@ -1154,6 +1159,13 @@ impl Scenario {
         }
         if waves.get_ref().contains(&0) {
             return Err(Wrong::new("expected waves of at least one operation", waves.span()));
+        }
+        let operations = *workload.operations.get_ref();
+        let only = &workload.only;
+        if let Some(strange) = only.get_ref().iter().find(|number| **number >= operations) {
+            let message =
+                format!("there is no operation {strange}: they are numbered 0 to {}", operations - 1);
+            return Err(Wrong::new(message, only.span()));
         }
         Ok(())
     }

@@ -149,6 +149,10 @@ impl Judge for Court {
         settle(at, Some(node), first, found);
     }
 
+    fn copied(&self) -> Box<dyn Judge> {
+        Box::new(self.clone())
+    }
+
     fn observed(&self, into: &mut BTreeMap<&'static str, u64>) {
         self.facts.observed(into);
         *into.entry("kept_unsynced").or_default() += self.kept_unsynced;
