@@ -50,7 +50,7 @@ pub use disk::{Fates, Losses as DiskLosses, SimDisk};
 pub use net::Losses as NetLosses;
 pub use random::{random_small, small};
 pub use report::{Counters, Report, Unmet, Verdict};
-pub use run::{finish, finish_while, run, run_on};
+pub use run::{finish, finish_each, finish_while, run, run_on};
 pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span, nearest};
 pub use trace::Trace;
 pub use workload::Answers;

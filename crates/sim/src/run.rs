@@ -2,8 +2,8 @@
 
 use crate::judge::{self, Violation};
 use crate::plan::Plan;
-use crate::report::{Counters, Report, Unmet, Verdict};
 use crate::queue::QueueKind;
+use crate::report::{Counters, Report, Unmet, Verdict};
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
 use std::any::Any;
@@ -38,10 +38,29 @@ pub fn finish_while(
     world: &mut World<'_>,
     goes_on: &mut dyn FnMut(&World<'_>) -> bool,
 ) -> Option<Report> {
+    finish_in_steps(world, PATIENCE, &mut |world| goes_on(world))
+}
+
+/// Runs a world to its end, and hands it over after every event: for those who follow it.
+#[must_use]
+pub fn finish_each(world: &mut World<'_>, each: &mut dyn FnMut(&mut World<'_>)) -> Report {
+    let report = finish_in_steps(world, 1, &mut |world| {
+        each(world);
+        true
+    });
+    each(world);
+    report.expect("nobody stops it")
+}
+
+fn finish_in_steps(
+    world: &mut World<'_>,
+    step: u64,
+    goes_on: &mut dyn FnMut(&mut World<'_>) -> bool,
+) -> Option<Report> {
     // A broken assertion of a node is a finding like any other: it is reported with its seed.
     let ended = catch_unwind(AssertUnwindSafe(|| {
         loop {
-            let next = world.moment().event.saturating_add(PATIENCE);
+            let next = world.moment().event.saturating_add(step);
             if let Some(ending) = world.run_to(next) {
                 break Some(ending);
             }

@@ -204,8 +204,7 @@ pub fn shrink(
     // What was scheduled counts, not what has happened: some of it still waits when a run ends.
     let events_max = matches!(report.verdict, Verdict::Violation(_))
         .then(|| report.counters.events.saturating_mul(4).saturating_add(50_000));
-    let mut hunt =
-        Hunt { case, report, signature, events_max, runs: 0, goes_on, over: false };
+    let mut hunt = Hunt { case, report, signature, events_max, runs: 0, goes_on, over: false };
     hunt.drop_idle();
     loop {
         let before = hunt.case.clone();
@@ -395,7 +394,8 @@ impl Hunt<'_> {
                     self.edit(at, |fault| _ = fault.remove(key));
                 }
             }
-            let count = |case: &Case| case.faults[at].get("on").and_then(Value::as_str).and_then(nth);
+            let count =
+                |case: &Case| case.faults[at].get("on").and_then(Value::as_str).and_then(nth);
             if let Some((before, now, behind)) = count(&self.case) {
                 smaller(now).find(|less| {
                     let on = format!("{before}#{less}{behind}");

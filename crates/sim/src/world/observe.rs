@@ -1,7 +1,9 @@
 //! A world seen from outside, for people: what happens, what is on its way, and the state of each
 //! node at an event. Nothing here changes a run.
 
-use super::{DELIVER, Envelope, Fate, IS_MESSAGE, KIND_SHIFT, Machine, Process, SLOTS, What, World};
+use super::{
+    DELIVER, Envelope, Fate, IS_MESSAGE, KIND_SHIFT, Machine, Process, SLOTS, What, World,
+};
 use crate::judge::{Moment, reader};
 use crate::plan::{Fault, Plan};
 use crate::queue::{Entry, Queue};
@@ -56,6 +58,11 @@ impl<'a> World<'a> {
         self.notes.get_or_insert_default();
     }
 
+    /// Notes nothing any more.
+    pub fn stop_notes(&mut self) {
+        self.notes = None;
+    }
+
     /// What was noted since the last call, in order.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.notes.as_mut().map(std::mem::take).unwrap_or_default()
@@ -97,7 +104,8 @@ impl<'a> World<'a> {
 
     /// One thing more goes wrong. What has come to pass stays as it is: a time that is gone by is now.
     pub fn add_fault(&mut self, fault: Fault) {
-        let entry = u32::try_from(self.plan.faults.len()).expect("a plan has fewer than 2^32 entries");
+        let entry =
+            u32::try_from(self.plan.faults.len()).expect("a plan has fewer than 2^32 entries");
         self.plan.faults.push(fault);
         self.struck.push(false);
         self.faults_until = self.plan.last_moment() + self.scenario.liveness.budget.0;
@@ -155,7 +163,11 @@ impl<'a> World<'a> {
             for tx in engine.active_transactions() {
                 let votes = tx.votes().count();
                 let members = tx.members().len();
-                open.push(format!("transaction {} {}, {votes} of {members} votes", tx.id(), tx.state()));
+                open.push(format!(
+                    "transaction {} {}, {votes} of {members} votes",
+                    tx.id(),
+                    tx.state()
+                ));
             }
             for saga in engine.active_sagas() {
                 open.push(format!("saga {} {}", saga.id(), saga.phase().name()));
@@ -286,7 +298,8 @@ fn brief(message: &Message) -> String {
     match message {
         Message::Transaction(tx) => {
             let key = tx.key();
-            let mut text = format!("{kind} of n{}'s transaction {}", key.coordinator.number(), key.id);
+            let mut text =
+                format!("{kind} of n{}'s transaction {}", key.coordinator.number(), key.id);
             let _ = match tx {
                 twopc::Message::Vote { vote, .. } => write!(text, " ({vote:?})"),
                 twopc::Message::Answer { verdict, .. } => write!(text, " ({verdict:?})"),
