@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sim::plan::Plan;
 use sim::queue::QueueKind;
-use sim::{Scenario, World};
+use sim::{Scenario, Verdict, World};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
@@ -60,8 +60,10 @@ fn parse_queue(text: &str) -> Result<QueueKind, String> {
 const HERE: QueueKind = QueueKind::Wheel;
 const THERE: QueueKind = QueueKind::Heap;
 
-/// So many seeds go to one process.
-const BATCH: u64 = 256;
+/// So many seeds of small worlds go to one process …
+const SMALL: usize = 256;
+/// … and so many of a scenario, each of which is told.
+const LARGE: usize = 16;
 
 /// Where runs come from.
 struct Runs<'a> {
@@ -76,6 +78,10 @@ impl Runs<'_> {
             Some(source) => Ok(source.scenario.clone()),
             None => Ok(sim::random_small(seed)),
         }
+    }
+
+    fn text(&self, seed: u64) -> String {
+        self.source.map_or_else(|| sim::small(seed), |source| source.text.clone())
     }
 
     fn called(&self) -> String {
@@ -134,12 +140,13 @@ fn check_seeds(
     let watch = clock::Watch::start();
     // Both processes run at once.
     let jobs = args.run.seeds.jobs.map_or_else(clock::processors, usize::from).div_ceil(2);
-    let mut checked = 0_u64;
+    let size = if runs.source.is_some() { LARGE } else { SMALL };
+    let (mut checked, mut kept) = (0_u64, false);
     let mut hash = 0_u128;
     let mut left = seeds.iter();
     loop {
         let is_late = args.run.seeds.within.is_some_and(|time| checked > 0 && watch.wall() >= time);
-        let batch: Vec<u64> = left.by_ref().take(BATCH as usize).collect();
+        let batch: Vec<u64> = left.by_ref().take(size).collect();
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { break };
         if is_late || out.is_closed() {
             break;
@@ -156,19 +163,31 @@ fn check_seeds(
         let other = Other::start(&asked)?;
         let here = parallel_by(&batch, jobs, &|seed| {
             let report = sim::run_on(&runs.scenario(seed)?, seed, HERE);
-            Ok((report.json(), report.hash))
+            Ok((report.json(), report))
         })?;
         let there = other.lines()?;
-        for (at, (seed, (line, run_hash))) in batch.iter().zip(&here).enumerate() {
+        for (at, (seed, (line, report))) in batch.iter().zip(here).enumerate() {
             bar.inc(1);
             let other = there.get(at).unwrap_or(&Value::Null);
-            if line == other {
-                hash = hash.wrapping_add(*run_hash);
+            if line == *other {
+                let run_hash = report.hash;
+                hash = hash.wrapping_add(run_hash);
                 checked += 1;
+                // That a run fails is not what was asked for, but worth keeping.
+                if !kept && report.verdict != Verdict::Clean {
+                    kept = true;
+                    failure::keep_as(&args.run.seeds.out, "", &report, &runs.text(*seed))?;
+                }
+                if !json && runs.source.is_some() {
+                    out.line(format_args!("seed {seed}: {run_hash:032x} in both processes"));
+                }
                 continue;
             }
             bar.finish_and_clear();
-            return differ(runs, *seed, [line, other], json, out);
+            return differ(runs, *seed, [&line, other], json, out);
+        }
+        if !json && runs.source.is_none() && seeds.len() > size as u64 {
+            out.line(format_args!("{first} to {last}: {hash:032x} in both processes, so far"));
         }
     }
     bar.finish_and_clear();
@@ -185,8 +204,8 @@ fn check_seeds(
     } else {
         let (here, there) = (HERE.name(), THERE.name());
         out.line(format_args!(
-            "{hash:032x} in both processes: {checked} runs with the {here} here and the {there} there, \
-             in {seconds:.1} s"
+            "{checked} runs with the {here} here and the {there} there, in {seconds:.1} s: no difference; \
+             together {hash:032x}"
         ));
     }
     Ok(0)
@@ -553,9 +572,9 @@ mod tests {
 
     #[test]
     fn a_source_of_disorder_is_named_at_its_first_event() {
-        let scenario = sim::random_small(11);
-        let local = |queue| Local { scenario: &scenario, seed: 11, queue };
-        let report = sim::run(&scenario, 11);
+        let scenario = sim::random_small(38);
+        let local = |queue| Local { scenario: &scenario, seed: 38, queue };
+        let report = sim::run(&scenario, 38);
         let events = report.counters.events;
         assert!(events > 2 * WINDOW, "checkpoints are needed: {events}");
         let every: Vec<u64> = (1..=events).collect();
