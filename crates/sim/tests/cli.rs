@@ -826,7 +826,8 @@ fn stuck() -> String {
         "on = \"durable(tx_commit_start)#1@n0\"\nnode = 3\nkind = \"power-loss\"\ndown = \"7201s\"";
     let chaos = "[chaos]\npauses = 9\ndrops = 5\nwindow = \"0ms..1s\"\n\n[liveness]";
     let stuck = GOOD.replace(crash, away).replace("[\"presumed_abort\"]", "[]");
-    stuck.replace("\"mixed\"", "\"twopc\"").replace("[liveness]", chaos)
+    let stuck = stuck.replace("\"mixed\"", "\"twopc\"").replace("pants = 3", "pants = 4");
+    stuck.replace("[liveness]", chaos)
 }
 
 #[test]
@@ -938,9 +939,9 @@ fn a_failure_is_forked_with_a_fault_less_or_more() {
     assert!(ran.out.contains("as it went: no progress"), "{}", ran.out);
     // With one more it still fails, and its file repeats it.
     let add = "kind = \"power-loss\", node = 1, down = \"20ms\"";
-    let args = ["repro", file, "--goto", "100", "--fork", "--add", add, "--without", "1"];
+    let args = ["repro", file, "--goto", "200", "--fork", "--add", add];
     let ran = folder.check(&args, 2);
-    assert!(ran.out.contains("forked behind event 100\nthey part at event 10"), "{}", ran.out);
+    assert!(ran.out.contains("forked behind event 200\nthey part at event 20"), "{}", ran.out);
     assert_eq!(ran.last_line(), "cargo xtask sim repro out/good-1.fork.toml");
     assert_eq!(folder.repeat(&ran.out, 2).last_line(), "it fails as it did");
     let forked = folder.check(&["repro", file, "--fork", "--without", "0", "--json"], 0).lines();
@@ -948,6 +949,7 @@ fn a_failure_is_forked_with_a_fault_less_or_more() {
     for (args, words) in [
         (&["--fork"][..], "--fork needs a fault more"),
         (&["--without", "0"], "--fork"),
+        (&["--goto", "100", "--fork", "--without", "1"], "fault 1 has struck before event 100"),
         (&["--fork", "--without", "99"], "there is no fault 99: the plan has 17 entries"),
         (&["--fork", "--add", "kind = \"meteor\""], "unknown variant"),
         (&["--fork", "--add", "kind ="], "is no fault"),

@@ -76,7 +76,10 @@ pub fn repro(args: &ReproArgs, out: &mut Output) -> Result<u8, Stop> {
         out.line(format_args!("{}: seed {}", failure.name, failure.scenario.seed));
     }
     let scenario = &failure.scenario;
-    let plan = Plan::generate(scenario, scenario.seed);
+    let mut plan = Plan::generate(scenario, scenario.seed);
+    if args.fork {
+        plan = unnamed(plan);
+    }
     let mut world = World::new(scenario, scenario.seed, plan, sim::judge::all(scenario));
     if args.trace {
         world.note_all();
@@ -357,7 +360,9 @@ fn fork(
     let kept = if otherwise.verdict == Verdict::Clean {
         None
     } else {
-        let again = sim::run(&other, other.seed);
+        let plan = unnamed(Plan::generate(&other, other.seed));
+        let judges = sim::judge::all(&other);
+        let again = sim::finish(&mut World::new(&other, other.seed, plan, judges));
         let file = failure::keep_as(&args.out, ".fork", &again, &changed.to_string())?;
         Some((file, again.verdict.signature() == otherwise.verdict.signature()))
     };
@@ -397,6 +402,14 @@ fn fork(
         out.line(format_args!("\nto repeat the fork:\n{}", failure::command(&file)));
     }
     Ok(otherwise.verdict.exit_code())
+}
+
+/// In another course of things no fault has to strike.
+fn unnamed(mut plan: Plan) -> Plan {
+    for fault in &mut plan.faults {
+        fault.named = false;
+    }
+    plan
 }
 
 /// The world without notes, which nobody reads.
