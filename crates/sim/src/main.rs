@@ -578,5 +578,6 @@ fn bench(out: &mut Output) -> Result<u8, Stop> {
     rates.sort_by(f64::total_cmp);
     let median = rates[2];
     out.line(format_args!("median: {median:.2} M delivered messages per second of processor time"));
+    command::copies(&scenario, out);
     Ok(0)
 }

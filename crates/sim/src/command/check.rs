@@ -487,7 +487,7 @@ impl Other {
             return Err(broken(format!("{}: {told}", output.status)));
         }
         let text = String::from_utf8_lossy(&output.stdout);
-        let lines = text.lines().map(|line| serde_json::from_str(line));
+        let lines = text.lines().map(serde_json::from_str);
         lines.collect::<Result<_, _>>().map_err(|error| broken(error.to_string()))
     }
 }

@@ -5,8 +5,10 @@ pub mod corpus;
 pub mod repro;
 pub mod shrink;
 
-use crate::{Stop, USAGE};
-use sim::Scenario;
+use crate::terminal::Output;
+use crate::{Stop, USAGE, clock};
+use sim::plan::Plan;
+use sim::{Scenario, World};
 use std::panic::{self, PanicHookInfo};
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send + 'static>;
@@ -54,4 +56,28 @@ fn same_derivation(name: &str, derivation: u32) -> Result<(), Stop> {
          its seed means another run here"
     );
     Err(Stop { code: USAGE, report })
+}
+
+/// Measures how long a copy of a world takes that is in the thick of it.
+pub fn copies(scenario: &Scenario, out: &mut Output) {
+    let plan = Plan::generate(scenario, 1);
+    let mut world = World::new(scenario, 1, plan, sim::judge::all(scenario));
+    for events in [100_000, 400_000] {
+        let _ = world.run_to(events);
+        let mut times: Vec<f64> = (0..9)
+            .map(|_| {
+                let watch = clock::Watch::start();
+                let copy = world.clone();
+                let time = watch.cpu().as_secs_f64() * 1e3;
+                assert_eq!(copy.hash(), world.hash(), "a copy is the same world");
+                time
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        out.line(format_args!(
+            "a copy of the world behind event {}: {:.1} ms of processor time",
+            world.moment().event,
+            times[times.len() / 2]
+        ));
+    }
 }

@@ -157,6 +157,12 @@ impl<'a> World<'a> {
         })
     }
 
+    /// What was sent, and what became of it.
+    #[cfg(test)]
+    pub(crate) fn sent(&self) -> Vec<crate::net::Sent> {
+        self.net.sent.clone()
+    }
+
     fn open(&self, process: &Process) -> Vec<String> {
         let mut open = Vec::new();
         if let Some(engine) = process.node.coordinator() {
