@@ -22,6 +22,25 @@ struct Canary {
 
 const CANARIES: &[Canary] = include!("canaries.in");
 
+/// What makes a run another one in the other queue or the other process. No judge objects to it: it is
+/// for `check` to find.
+const DISORDERS: &[Canary] = &[
+    Canary {
+        name: "events-of-a-moment-in-any-order",
+        breaks: "the heap gives events of the same moment in the order of their targets",
+        file: "crates/sim/src/queue.rs",
+        find: "u128::from(self.at.as_nanos()) << 64 | u128::from(self.tie)",
+        replace: "u128::from(self.at.as_nanos()) << 64 | u128::from(u64::from(self.target) << 44 | self.tie)",
+    },
+    Canary {
+        name: "a-process-in-a-draw",
+        breaks: "how long the ninth sync takes depends on the number of the process",
+        file: "crates/sim/src/world.rs",
+        find: "let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, *syncs);",
+        replace: "let other = if *syncs == 9 { u64::from(std::process::id()) << 32 } else { 0 };\n                let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, *syncs + other);",
+    },
+];
+
 /// The seeds that each canary gets, and that the clean build must pass.
 const SEEDS: u32 = 1_000;
 
@@ -30,18 +49,22 @@ const FEW: &[&str] =
     &["kept-tail-not-rewritten", "act-before-durable", "forget-after-first-ack", "no-tombstone"];
 
 const HELP: &str = "\
-cargo xtask sim canary [NAME…] [--seeds N] [--list]
+cargo xtask sim canary [NAME…] [--seeds N] [--shrink] [--list]
 
 Plants one bug at a time (default: all) into a copy of the sources under the target folder, builds the
 simulator from it, and runs random fault plans on 3 to 9 nodes, seeds 0 to N-1 (default 1000), until one
-objects. The clean build has to pass the same seeds. Exit codes: 0 each was found and the clean build
+objects. The clean build has to pass the same seeds. With --shrink, the first seed that objects is shrunk
+too, and what is left is printed: its plan must have at most 5 entries in the median, each within 10
+seconds, and its file must repeat the failure. Two more are not for seeds: they change the order of
+events, and `sim check` has to name the first event that differs (default: they are planted too). Exit
+codes: 0 each was found and the clean build
 passes · 1 one was missed, or the clean build failed · 4 usage, or a bug that no longer fits the sources ·
 5 a build failed.
 ";
 
 /// `cargo xtask sim canary …`
 pub fn main(arguments: &[String]) -> ExitCode {
-    let (mut names, mut seeds) = (Vec::new(), SEEDS);
+    let (mut names, mut seeds, mut shrink) = (Vec::new(), SEEDS, false);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
@@ -49,8 +72,9 @@ pub fn main(arguments: &[String]) -> ExitCode {
                 print!("{HELP}");
                 return ExitCode::SUCCESS;
             }
+            "--shrink" => shrink = true,
             "--list" => {
-                for canary in CANARIES {
+                for canary in CANARIES.iter().chain(DISORDERS) {
                     println!("{:36} {}", canary.name, canary.breaks);
                 }
                 return ExitCode::SUCCESS;
@@ -59,14 +83,16 @@ pub fn main(arguments: &[String]) -> ExitCode {
                 Some(n) if n > 0 => seeds = n,
                 _ => return usage("--seeds takes a number above 0"),
             },
-            name if CANARIES.iter().any(|canary| canary.name == name) => names.push(name),
+            name if CANARIES.iter().chain(DISORDERS).any(|canary| canary.name == name) => {
+                names.push(name);
+            }
             other => return usage(&format!("no canary is called {other}; --list names them")),
         }
     }
     if names.is_empty() {
-        names = CANARIES.iter().map(|canary| canary.name).collect();
+        names = CANARIES.iter().chain(DISORDERS).map(|canary| canary.name).collect();
     }
-    match hunt(&names, seeds) {
+    match hunt(&names, seeds, shrink) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Missed(error)) => {
             eprintln!("canary: {error}");
@@ -82,7 +108,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
 
 /// The small version that CI runs.
 pub fn few() -> Result<(), String> {
-    hunt(FEW, SEEDS).map_err(|failure| match failure {
+    hunt(FEW, SEEDS, true).map_err(|failure| match failure {
         Failure::Missed(error) | Failure::Stale(error) | Failure::Infrastructure(error) => error,
     })
 }
@@ -104,21 +130,29 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-fn hunt(names: &[&str], seeds: u32) -> Result<(), Failure> {
+fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
     let cage = Cage::open()?;
     println!("{:36} {:>9}  found by", "planted bug", "seeds");
     let mut missed = Vec::new();
     let mut taken = Vec::new();
+    let mut smaller = Vec::new();
     for canary in CANARIES.iter().filter(|canary| names.contains(&canary.name)) {
         let found = {
             let _planted = cage.plant(canary)?;
             cage.build()?;
-            cage.first_objection(seeds)?
+            let found = cage.first_objection(seeds)?;
+            if let (true, Some(objection)) = (shrink, &found) {
+                smaller.push((canary.name, cage.shrink(objection.seed)?));
+            }
+            found
         };
         match found {
             Some(Objection { seed, what }) => {
                 let short: String = what.chars().take(110).collect();
                 println!("{:36} {:>9}  {short}", canary.name, seed + 1);
+                if let Some((_, smaller)) = smaller.last().filter(|_| shrink) {
+                    println!("{:36} {:>9}  {smaller}", "", "shrunk");
+                }
                 taken.push(seed + 1);
             }
             None => {
@@ -127,12 +161,31 @@ fn hunt(names: &[&str], seeds: u32) -> Result<(), Failure> {
             }
         }
     }
+    let mut named = 0;
+    for disorder in DISORDERS.iter().filter(|disorder| names.contains(&disorder.name)) {
+        let found = {
+            let _planted = cage.plant(disorder)?;
+            cage.build()?;
+            cage.first_difference(seeds)?
+        };
+        match found {
+            Some(line) => {
+                println!("{:36} {:>9}  {line}", disorder.name, "check");
+                named += 1;
+            }
+            None => {
+                println!("{:36} {:>9}  MISSED: {}", disorder.name, "-", disorder.breaks);
+                missed.push(disorder.name);
+            }
+        }
+    }
     cage.build()?;
     let clean = cage.first_objection(seeds)?;
     taken.sort_unstable();
+    let found = taken.len() + named;
     match taken.get(taken.len() / 2) {
-        Some(median) => println!("{} of {} found; median {median} seeds", taken.len(), names.len()),
-        None => println!("none of {} found", names.len()),
+        Some(median) => println!("{found} of {} found; median {median} seeds", names.len()),
+        None => println!("{found} of {} found", names.len()),
     }
     match clean {
         None => println!("the clean build passes the same {seeds} seeds"),
@@ -140,10 +193,73 @@ fn hunt(names: &[&str], seeds: u32) -> Result<(), Failure> {
             return Err(Failure::Missed(format!("the clean build fails at seed {seed}: {what}")));
         }
     }
+    if let Some(large) = too_large(&smaller) {
+        return Err(Failure::Missed(large));
+    }
     if missed.is_empty() {
         Ok(())
     } else {
         Err(Failure::Missed(format!("missed: {}", missed.join(", "))))
+    }
+}
+
+/// What shrinking may leave in the median, and how long each may take.
+const ENTRIES: u32 = 5;
+const MILLISECONDS: u32 = 10_000;
+
+/// What is wrong with how failures were shrunk, if anything is; prints the median.
+fn too_large(smaller: &[(&str, Smaller)]) -> Option<String> {
+    let mut entries: Vec<u32> = smaller.iter().map(|(_, smaller)| smaller.after.entries).collect();
+    entries.sort_unstable();
+    let median = *entries.get(entries.len() / 2)?;
+    let longest = smaller.iter().max_by_key(|(_, smaller)| smaller.milliseconds)?;
+    let (name, Smaller { milliseconds, .. }) = longest;
+    println!(
+        "shrunk {} failures: median {median} plan entries, the longest in {:.1} s",
+        entries.len(),
+        f64::from(*milliseconds) / 1000.0
+    );
+    if *milliseconds > MILLISECONDS {
+        return Some(format!("{name} took {milliseconds} ms to shrink: more than {MILLISECONDS}"));
+    }
+    if let Some((name, _)) = smaller.iter().find(|(_, smaller)| !smaller.repeats) {
+        return Some(format!("what {name} was shrunk to does not repeat its failure"));
+    }
+    (median > ENTRIES)
+        .then(|| format!("shrunk to {median} plan entries in the median, not {ENTRIES}"))
+}
+
+/// How large a failing run is.
+struct Size {
+    entries: u32,
+    operations: u32,
+    nodes: u32,
+}
+
+/// What a failure was shrunk to.
+struct Smaller {
+    before: Size,
+    after: Size,
+    milliseconds: u32,
+    runs: u32,
+    repeats: bool,
+}
+
+impl std::fmt::Display for Smaller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Smaller { before, after, milliseconds, runs, repeats } = self;
+        write!(
+            f,
+            "{} plan entries to {}, {} operations to {}, {} nodes to {}, in {:.2} s and {runs} runs{}",
+            before.entries,
+            after.entries,
+            before.operations,
+            after.operations,
+            before.nodes,
+            after.nodes,
+            f64::from(*milliseconds) / 1000.0,
+            if *repeats { "" } else { ": NOT REPEATED" }
+        )
     }
 }
 
@@ -213,13 +329,68 @@ impl Cage {
         )))
     }
 
+    fn sim(&self) -> Command {
+        let name = format!("sim{}", std::env::consts::EXE_SUFFIX);
+        let mut command = Command::new(target().join("debug").join(name));
+        command.current_dir(&self.sources);
+        command
+    }
+
+    /// Shrinks the failure of a seed, and runs what is left in a process of its own.
+    fn shrink(&self, seed: u32) -> Result<Smaller, Failure> {
+        let broken = |what: &[u8]| {
+            let what = String::from_utf8_lossy(what).into_owned();
+            Failure::Infrastructure(format!("seed {seed} is not shrunk: {what}"))
+        };
+        let seed = seed.to_string();
+        let kept = self.sim().args(["random", "--seed", &seed, "--no-shrink"]).output()?;
+        let file = format!("out/small-{seed}-{seed}.toml");
+        let shrunk = self.sim().args(["shrink", &file, "--json"]).output()?;
+        let text = String::from_utf8_lossy(&shrunk.stdout);
+        let size = |of: &str| {
+            let (_, part) = text.split_once(of)?;
+            let number = |key: &str| field(part, key)?.parse().ok();
+            Some(Size {
+                entries: number("\"entries\":")?,
+                operations: number("\"operations\":")?,
+                nodes: number("\"nodes\":")?,
+            })
+        };
+        let number = |key: &str| field(&text, key).and_then(|number| number.parse().ok());
+        let (Some(before), Some(after), Some(milliseconds), Some(runs), Some(smaller)) = (
+            size("\"before\":"),
+            size("\"after\":"),
+            number("\"milliseconds\":"),
+            number("\"runs\":"),
+            field(&text, "\"file\":\""),
+        ) else {
+            let why = if shrunk.stderr.is_empty() { &kept.stderr } else { &shrunk.stderr };
+            return Err(broken(why));
+        };
+        let again = self.sim().args(["repro", &smaller, "--json"]).output()?;
+        let repeats = String::from_utf8_lossy(&again.stdout).contains("\"fails_as_it_did\":true");
+        Ok(Smaller { before, after, milliseconds, runs, repeats })
+    }
+
+    /// What `check` says of the first event that differs, if it finds one within the seeds.
+    fn first_difference(&self, seeds: u32) -> Result<Option<String>, Failure> {
+        let output = self.sim().args(["check", "--random", &format!("0..{seeds}")]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match output.status.code() {
+            Some(0) => Ok(None),
+            Some(3) => Ok(text
+                .lines()
+                .find(|line| line.starts_with("the first event that differs is event "))
+                .map(str::to_owned)),
+            _ => Err(Failure::Infrastructure(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
+    }
+
     /// The first seed at which the simulator exits with a verdict against the code, or dies.
     fn first_objection(&self, seeds: u32) -> Result<Option<Objection>, Failure> {
-        let sim = target().join("debug").join(format!("sim{}", std::env::consts::EXE_SUFFIX));
-        let output = Command::new(&sim)
-            .args(["random", "--seeds", &format!("0..{seeds}"), "--first", "--json"])
-            .current_dir(&self.sources)
-            .output()?;
+        let range = format!("0..{seeds}");
+        let looking = ["random", "--seeds", &range, "--first", "--no-shrink", "--json"];
+        let output = self.sim().args(looking).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         match output.status.code() {
             Some(0) => return Ok(None),
@@ -283,7 +454,7 @@ mod tests {
     #[test]
     fn every_canary_fits_its_file_and_has_a_name_of_its_own() {
         let mut names = BTreeSet::new();
-        for canary in CANARIES {
+        for canary in CANARIES.iter().chain(DISORDERS) {
             let text = fs::read_to_string(root().join(canary.file)).expect(canary.file);
             assert_eq!(text.matches(canary.find).count(), 1, "{}", canary.name);
             assert_ne!(canary.find, canary.replace, "{}", canary.name);

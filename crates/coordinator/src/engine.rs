@@ -91,7 +91,7 @@ enum OpRef {
 
 /// Which of the things that an operation owes have been sent at least once, by their slots. Our own
 /// operations use slots below 256; a foreign log's may use any.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sent {
     low: [u64; 4],
     high: BTreeSet<u64>,
@@ -110,7 +110,7 @@ impl Sent {
 }
 
 /// When an operation is looked at again, and how patient it has become.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pace {
     wake: Time,
     attempt: u32,
@@ -123,7 +123,7 @@ impl Pace {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct TransactionOp {
     machine: Transaction,
     /// What each member is asked to do. Empty after a restart: nothing is prepared again then.
@@ -134,7 +134,7 @@ struct TransactionOp {
     aborts_sent: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SagaOp {
     machine: Saga,
     sent: Sent,
@@ -143,7 +143,7 @@ struct SagaOp {
     called: Vec<(u32, Time)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     request_key: RequestKey,
     branches: Vec<Branch>,
@@ -163,7 +163,7 @@ enum Announced {
 }
 
 /// The nodes that were asked for or heard of. Each has a place, so that its name is looked up once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Nodes {
     places: BTreeMap<NodeName, u32>,
     announced: Vec<Announced>,
@@ -206,7 +206,7 @@ impl From<EndedAs> for Outcome {
 }
 
 /// The parts of an engine that operations use while one of them is borrowed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Desk {
     config: Config,
     epoch: Epoch,
@@ -226,7 +226,7 @@ struct Desk {
 ///
 /// Once its log has failed ([`Output::Died`]) an engine does nothing any more, whatever it is told:
 /// a new start recovers from the log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     desk: Desk,
     transactions: BTreeMap<OperationId, Box<TransactionOp>>,

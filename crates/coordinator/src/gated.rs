@@ -6,7 +6,7 @@ use wal_core::{AppendError, DiskError, EventType, Log};
 /// A log and the gate behind it: what is appended here, and what may leave once it is durable.
 ///
 /// An append is forced if and only if an effect waits for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GatedLog {
     slot: LogSlot,
     log: Log,

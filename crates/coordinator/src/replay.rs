@@ -12,7 +12,7 @@ use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
 use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, Visitor};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Replayed<M> {
     machine: M,
     created_ms: Option<i64>,
@@ -34,7 +34,7 @@ pub struct EndedOperation<H> {
 }
 
 /// An operation of which a hole hides the beginning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Orphan {
     first: Sequence,
     last: Sequence,
@@ -52,7 +52,7 @@ pub struct InDoubt {
 }
 
 /// What [`Replay::into_operations`] gives: the machines to go on with, and what has ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Operations {
     /// Unfinished sagas.
     pub sagas: Vec<Saga>,
@@ -84,7 +84,7 @@ pub enum LocalEffect {
 /// An event that does not follow is an anomaly: it is kept with its sequence number, changes nothing
 /// and never panics. What has ended is moved out of the way, so memory grows with what is unfinished
 /// and by a few bytes for each end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replay {
     sagas: BTreeMap<OperationId, Replayed<Saga>>,
     transactions: BTreeMap<OperationId, Replayed<Transaction>>,

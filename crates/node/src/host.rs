@@ -60,7 +60,7 @@ pub struct Stats {
 ///
 /// Inputs: [`receive`](Self::receive), [`flushed`](Self::flushed), [`wake`](Self::wake);
 /// [`flush`](Self::flush) ends a round. Views: the rest.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     config: Config,
     log: GatedLog,

@@ -36,7 +36,7 @@ impl Config {
 }
 
 /// What happens to a node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// A message arrived.
     Message {
@@ -115,7 +115,7 @@ impl Resident for Host {
 type Settings = (wal_core::Config, u64, OpenMode, NodeName);
 
 /// A part of the node: absent, not begun, recovering, running, or stopped for good.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Part<R: Resident> {
     Absent,
     /// It is opened once the other log is claimed.
@@ -125,7 +125,7 @@ enum Part<R: Resident> {
     Dead,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Recovery<R: Resident> {
     config: R::Config,
     log: wal_core::Config,
@@ -253,7 +253,7 @@ impl<R: Resident> Part<R> {
 /// Inputs: [`start`](Self::start), [`handle`](Self::handle), [`receive`](Self::receive); for inputs
 /// that came together [`take`](Self::take) and [`end_round`](Self::end_round). Views: the rest. A
 /// message for a part that is absent, or still recovering, is as good as lost.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     name: NodeName,
     coordinator: Part<Box<Engine>>,

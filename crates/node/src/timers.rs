@@ -31,7 +31,7 @@ impl PartialOrd for Timer {
 ///
 /// Nearly all have their outcome before they are asked about once, and the first wait is the same for
 /// all: those stand in a queue, and only the others are sorted.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
     /// Ascending.
     queue: VecDeque<Timer>,

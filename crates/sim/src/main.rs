@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 mod clock;
+mod command;
 mod failure;
 mod table;
 mod terminal;
@@ -54,10 +55,20 @@ enum Command {
     Random(SeedArgs),
     /// Runs a failure file, and says whether it fails as it did.
     #[command(after_help = EXIT_CODES)]
-    Repro(ReproArgs),
-    /// Runs each seed again in a fresh process, and compares the hashes.
+    Repro(command::repro::ReproArgs),
+    /// Makes a failure smaller: fewer faults, operations and nodes, and no bad luck beside them.
     #[command(after_help = EXIT_CODES)]
-    Check(RunArgs),
+    Shrink(command::shrink::ShrinkArgs),
+    /// Runs each seed again with the other queue in a fresh process, and names the first event that
+    /// differs.
+    #[command(after_help = EXIT_CODES)]
+    Check(command::check::CheckArgs),
+    /// Runs what failed once, and lists it.
+    #[command(after_help = EXIT_CODES)]
+    Corpus(command::corpus::CorpusArgs),
+    /// What `check` starts: prints what a run does, in the queue that is named.
+    #[command(hide = true)]
+    Side(command::check::SideArgs),
     /// Prints how many messages the simulator delivers per second of processor time.
     #[command(after_help = EXIT_CODES)]
     Bench,
@@ -98,6 +109,12 @@ struct SeedArgs {
     /// Where failure files go
     #[arg(long, default_value = "out")]
     out: PathBuf,
+    /// How long the first failure is shrunk, such as 10s [default: 10s]
+    #[arg(long, value_parser = parse_time)]
+    shrink_for: Option<Duration>,
+    /// Do not shrink the first failure
+    #[arg(long, conflicts_with = "shrink_for")]
+    no_shrink: bool,
 }
 
 #[derive(Args)]
@@ -106,15 +123,6 @@ struct AllArgs {
     folder: Option<PathBuf>,
     #[command(flatten)]
     seeds: SeedArgs,
-}
-
-#[derive(Args)]
-struct ReproArgs {
-    /// The failure file
-    file: PathBuf,
-    /// One line of JSON, on standard output
-    #[arg(long)]
-    json: bool,
 }
 
 /// The first seed that a scenario file cannot hold: TOML's integers end there.
@@ -160,8 +168,11 @@ fn main() -> ExitCode {
         None => run_all(&cli.run, &mut out),
         Some(Command::All(all)) => run_folder(&all, &mut out),
         Some(Command::Random(seeds)) => run_random(&seeds, &mut out),
-        Some(Command::Repro(repro)) => failure::repro(&repro.file, repro.json, &mut out),
-        Some(Command::Check(run)) => check(&run, &mut out),
+        Some(Command::Repro(repro)) => command::repro::repro(&repro, &mut out),
+        Some(Command::Shrink(shrink)) => command::shrink::shrink(&shrink, &mut out),
+        Some(Command::Check(args)) => command::check::check(&args, &mut out),
+        Some(Command::Corpus(corpus)) => command::corpus::corpus(&corpus, &mut out),
+        Some(Command::Side(side)) => command::check::side(&side, &mut out),
         Some(Command::Bench) => bench(&mut out),
     };
     match ended.and_then(|code| out.finish().map(|()| code)) {
@@ -317,18 +328,24 @@ fn run_all(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
         [] => vec![SHOWCASE.to_owned()],
         names => names.to_vec(),
     };
-    let sources: Vec<Source> = names.iter().map(|name| read(name)).collect::<Result<_, _>>()?;
-    let mut worst = Ended::default();
+    run_each(&RunArgs { scenarios: names, seeds: run.seeds.clone() }, Ended::default(), out)
+}
+
+/// Runs scenario files, unless what ended before is enough.
+fn run_each(run: &RunArgs, before: Ended, out: &mut Output) -> Result<u8, Stop> {
+    let names = run.scenarios.iter();
+    let sources: Vec<Source> = names.map(|name| read(name)).collect::<Result<_, _>>()?;
+    let mut worst = before;
     for source in &sources {
+        if worst.code > 0 && run.seeds.first || out.is_closed() {
+            break;
+        }
         let seeds = run.seeds.seeds(source.scenario.seed);
         let make = |_| Ok((source.scenario.clone(), source.text.clone()));
         let ended = batch(&source.scenario.name, &seeds, &run.seeds, out, &make)?;
         worst = worst.and(ended);
-        if worst.code > 0 && run.seeds.first || out.is_closed() {
-            break;
-        }
     }
-    Ok(worst.tell(&run.seeds, out))
+    worst.tell(&run.seeds, out)
 }
 
 fn run_folder(all: &AllArgs, out: &mut Output) -> Result<u8, Stop> {
@@ -346,7 +363,13 @@ fn run_folder(all: &AllArgs, out: &mut Output) -> Result<u8, Stop> {
             "no scenario file (*.toml) in {folder}"
         )));
     }
-    run_all(&RunArgs { scenarios, seeds: all.seeds.clone() }, out)
+    let mut ended = Ended::default();
+    if let Some(corpus) = command::corpus::of(&folder) {
+        let seeds = &all.seeds;
+        let replayed = command::corpus::first(&corpus, &seeds.out, seeds.json, out)?;
+        ended = Ended { code: replayed.code, failure: replayed.failure };
+    }
+    run_each(&RunArgs { scenarios, seeds: all.seeds.clone() }, ended, out)
 }
 
 fn run_random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
@@ -356,7 +379,7 @@ fn run_random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
         let scenario = Scenario::parse("small", &text).map_err(Stop::usage)?;
         Ok((scenario, text))
     })?;
-    Ok(ended.tell(args, out))
+    ended.tell(args, out)
 }
 
 /// How many runs ended, together.
@@ -364,8 +387,8 @@ fn run_random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
 struct Ended {
     /// The highest of their exit codes.
     code: u8,
-    /// The file of the first that failed.
-    failure: Option<PathBuf>,
+    /// The first that failed.
+    failure: Option<failure::Kept>,
 }
 
 impl Ended {
@@ -375,16 +398,21 @@ impl Ended {
 
     /// The last that is printed: how to repeat the failure, if there is one. Where each line on
     /// standard output is a run, it goes to standard error.
-    fn tell(self, args: &SeedArgs, out: &mut Output) -> u8 {
-        if let Some(file) = &self.failure {
-            let repeat = failure::command(file);
+    fn tell(self, args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
+        if let Some(kept) = self.failure {
+            let mut file = kept.file.clone();
+            if !args.no_shrink && !out.is_closed() {
+                let within = args.shrink_for.unwrap_or(command::shrink::BUDGET);
+                file = command::shrink::automatically(kept, within, args.json, out)?;
+            }
+            let repeat = failure::command(&file);
             if args.json {
                 say(format_args!("to repeat it:\n{repeat}"));
             } else {
                 out.line(format_args!("\nto repeat it:\n{repeat}"));
             }
         }
-        self.code
+        Ok(self.code)
     }
 }
 
@@ -450,19 +478,27 @@ fn batch(
     if !args.json {
         out.line(format_args!("\n{}: {}", report.verdict.name(), report.verdict.what()));
     }
-    let file = failure::keep(&args.out, &report, &text)?;
-    Ok(Ended { code, failure: Some(file) })
+    let kept = failure::keep(&args.out, report, text)?;
+    Ok(Ended { code, failure: Some(kept) })
 }
 
 fn parallel(seeds: &[u64], jobs: usize, make: &Make<'_>) -> Result<Vec<(Report, String)>, Stop> {
-    let one = |seed: u64| -> Result<(Report, String), Stop> {
+    parallel_by(seeds, jobs, &|seed| {
         let (scenario, text) = make(seed)?;
         Ok((sim::run(&scenario, seed), text))
-    };
+    })
+}
+
+/// Something for each seed, in their order.
+fn parallel_by<T: Send>(
+    seeds: &[u64],
+    jobs: usize,
+    one: &(dyn Fn(u64) -> Result<T, Stop> + Sync),
+) -> Result<Vec<T>, Stop> {
     if jobs == 1 || seeds.len() == 1 {
         return seeds.iter().map(|seed| one(*seed)).collect();
     }
-    let mut results: Vec<Option<Result<(Report, String), Stop>>> = Vec::new();
+    let mut results: Vec<Option<Result<T, Stop>>> = Vec::new();
     results.resize_with(seeds.len(), || None);
     let share = seeds.len().div_ceil(jobs);
     std::thread::scope(|scope| {
@@ -485,43 +521,6 @@ fn progress(length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{pos}/{len} seeds  {elapsed}  {wide_bar}  {eta}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
-}
-
-/// Runs each seed here and in a fresh process, and compares the hashes.
-fn check(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
-    let names: Vec<String> = match run.scenarios.as_slice() {
-        [] => vec![SHOWCASE.to_owned()],
-        names => names.to_vec(),
-    };
-    let this = std::env::current_exe()
-        .map_err(|error| Stop::infrastructure(miette::miette!("where am I? {error}")))?;
-    for name in names {
-        let source = read(&name)?;
-        for seed in run.seeds.seeds(source.scenario.seed).iter() {
-            if out.is_closed() {
-                return Ok(0);
-            }
-            out.line(format_args!("{name}: seed {seed}"));
-            let here = format!("{:032x}", sim::run(&source.scenario, seed).hash);
-            let seed_text = seed.to_string();
-            let output = std::process::Command::new(&this)
-                .args([name.as_str(), "--seed", &seed_text, "--json", "--out"])
-                .arg(&run.seeds.out)
-                .output()
-                .map_err(|error| Stop::infrastructure(miette::miette!("no process: {error}")))?;
-            let line = String::from_utf8_lossy(&output.stdout);
-            let there = line.split("\"hash\":\"").nth(1).and_then(|rest| rest.split('"').next());
-            if there != Some(here.as_str()) {
-                let there = there.unwrap_or("nothing");
-                out.line(format_args!("not deterministic: {here} here, {there} there"));
-                let name = failure::quoted(&name);
-                out.line(format_args!("to repeat it:\ncargo xtask sim check {name} --seed {seed}"));
-                return Ok(NOT_DETERMINISTIC);
-            }
-            out.line(format_args!("{here} in both processes"));
-        }
-    }
-    Ok(0)
 }
 
 /// 600 nodes, 10,000 transactions of 8 participants, 1 to 10 ms, 1 % loss, 20 coordinator crashes. All
@@ -579,5 +578,6 @@ fn bench(out: &mut Output) -> Result<u8, Stop> {
     rates.sort_by(f64::total_cmp);
     let median = rates[2];
     out.line(format_args!("median: {median:.2} M delivered messages per second of processor time"));
+    command::copies(&scenario, out);
     Ok(0)
 }

@@ -111,11 +111,39 @@ impl Occurrences {
         Occurrences(vec![0; if nodes <= 32 { 1 << 14 } else { 1 << 20 }])
     }
 
+    /// Of so many counters the one of this question.
+    #[inline]
+    fn place(question: u64, counters: u64) -> u64 {
+        question >> 20 & (counters - 1)
+    }
+
     fn next(&mut self, question: u64) -> u8 {
-        let mask = self.0.len() as u64 - 1;
-        let count = &mut self.0[(question >> 20 & mask) as usize];
+        let place = Self::place(question, self.0.len() as u64);
+        let count = &mut self.0[place as usize];
         *count = count.wrapping_add(1);
         *count
+    }
+}
+
+/// A message that was sent.
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// What it is.
+    pub identity: u64,
+    /// By a partition or a drop: then it is no matter of chance.
+    pub held_back: bool,
+    /// How often things went wrong by chance then.
+    pub settings: [Ratio; 3],
+    /// How long it and its double take, in nanoseconds.
+    pub delays: [Option<u64>; 2],
+}
+
+#[cfg(test)]
+impl Sent {
+    /// Where its occurrences are counted, in a world of up to 32 nodes.
+    pub fn counter(&self) -> u64 {
+        Occurrences::place(self.identity, 1 << 14)
     }
 }
 
@@ -130,6 +158,9 @@ pub struct Net {
     key: Key,
     asked: Occurrences,
     blocks: Vec<Block>,
+    /// What was sent, and what became of it.
+    #[cfg(test)]
+    pub sent: Vec<Sent>,
     /// What happened to messages so far.
     pub losses: Losses,
 }
@@ -149,6 +180,8 @@ impl Net {
             key: key.child("net"),
             asked: Occurrences::new(nodes),
             blocks: Vec::new(),
+            #[cfg(test)]
+            sent: Vec::new(),
             losses: Losses::default(),
         }
     }
@@ -181,11 +214,32 @@ impl Net {
         self.blocks.clear();
     }
 
+    /// The same, written down: for each message what it is, and how long it and its double take.
+    #[cfg(test)]
+    pub fn send(&mut self, now: Time, from: u32, to: u32, kind: MessageKind, digest: u64) -> Fate {
+        let (losses, settings) = (self.losses, [self.loss, self.duplicate, self.reorder]);
+        let fate = self.decide(now, from, to, kind, digest);
+        let held = self.losses.partitioned + self.losses.dropped;
+        let since = |at: Time| at.as_nanos() - now.as_nanos();
+        self.sent.push(Sent {
+            identity: identity(from, to, digest),
+            held_back: held > losses.partitioned + losses.dropped,
+            settings,
+            delays: [fate.first.map(since), fate.second.map(since)],
+        });
+        fate
+    }
+
     /// When the message arrives that is sent now.
+    #[cfg(not(test))]
     #[inline]
     pub fn send(&mut self, now: Time, from: u32, to: u32, kind: MessageKind, digest: u64) -> Fate {
-        let ends = u64::from(from) << 32 | u64::from(to);
-        let identity = (ends ^ digest).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        self.decide(now, from, to, kind, digest)
+    }
+
+    #[inline]
+    fn decide(&mut self, now: Time, from: u32, to: u32, kind: MessageKind, digest: u64) -> Fate {
+        let identity = identity(from, to, digest);
         let occurrence = self.asked.next(identity);
         let nowhere = Fate { first: None, second: None };
         if !self.blocks.is_empty() && self.is_blocked(from, to, kind) {
@@ -245,6 +299,13 @@ impl Net {
             },
         }
     }
+}
+
+/// What tells a message from others that are sent.
+#[inline]
+fn identity(from: u32, to: u32, digest: u64) -> u64 {
+    let ends = u64::from(from) << 32 | u64::from(to);
+    (ends ^ digest).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
 }
 
 /// Whether something does that happens this often. What never happens costs no draw: each is keyed,

@@ -43,6 +43,83 @@ pub trait Queue {
     fn push(&mut self, entry: Entry);
     /// Takes the earliest entry.
     fn pop(&mut self) -> Option<Entry>;
+    /// A copy of everything that waits, earliest first: for people, not for runs.
+    fn waiting(&self) -> Vec<Entry>;
+}
+
+/// Which queue a world keeps its events in. Runs are the same in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueKind {
+    /// The calendar queue, [`Wheel`]: the fast one.
+    #[default]
+    Wheel,
+    /// The binary heap, [`Heap`]: the reference.
+    Heap,
+}
+
+impl QueueKind {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> QueueKind {
+        match self {
+            Self::Wheel => Self::Heap,
+            Self::Heap => Self::Wheel,
+        }
+    }
+
+    /// Its name on command lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wheel => "wheel",
+            Self::Heap => "heap",
+        }
+    }
+}
+
+/// A queue of either kind.
+#[derive(Clone, Debug)]
+pub enum AnyQueue {
+    /// A calendar queue.
+    Wheel(Wheel),
+    /// A binary heap.
+    Heap(Heap),
+}
+
+impl AnyQueue {
+    /// An empty one.
+    #[must_use]
+    pub fn new(kind: QueueKind) -> AnyQueue {
+        match kind {
+            QueueKind::Wheel => Self::Wheel(Wheel::default()),
+            QueueKind::Heap => Self::Heap(Heap::default()),
+        }
+    }
+}
+
+impl Queue for AnyQueue {
+    #[inline]
+    fn push(&mut self, entry: Entry) {
+        match self {
+            Self::Wheel(wheel) => wheel.push(entry),
+            Self::Heap(heap) => heap.push(entry),
+        }
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<Entry> {
+        match self {
+            Self::Wheel(wheel) => wheel.pop(),
+            Self::Heap(heap) => heap.pop(),
+        }
+    }
+
+    fn waiting(&self) -> Vec<Entry> {
+        match self {
+            Self::Wheel(wheel) => wheel.waiting(),
+            Self::Heap(heap) => heap.waiting(),
+        }
+    }
 }
 
 /// A binary heap: slow where much waits, and the reference for what the order is.
@@ -57,6 +134,16 @@ impl Queue for Heap {
     fn pop(&mut self) -> Option<Entry> {
         self.0.pop()
     }
+
+    fn waiting(&self) -> Vec<Entry> {
+        in_order(self.0.iter().copied())
+    }
+}
+
+fn in_order(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = entries.collect();
+    entries.sort_unstable_by_key(Entry::rank);
+    entries
 }
 
 /// A slot's time: 8 us. Where much waits some dozens of entries share a slot: few enough to sort,
@@ -207,10 +294,18 @@ impl Queue for Wheel {
         if self.next == self.current.len() && !self.turn() {
             return None;
         }
-        let InSlot { rank, target, what } = self.current[self.next];
+        let entry = out_of_slot(self.slot, self.current[self.next]);
         self.next += 1;
-        let at = Time::from_nanos(self.slot << SLOT_BITS | rank >> TIE_BITS);
-        Some(Entry { at, tie: rank & ((1 << TIE_BITS) - 1), target, what })
+        Some(entry)
+    }
+
+    fn waiting(&self) -> Vec<Entry> {
+        let current = self.current[self.next..].iter().map(|entry| out_of_slot(self.slot, *entry));
+        let near = (self.slot + 1..self.slot + SLOTS).flat_map(|slot| {
+            let entries = &self.slots[(slot % SLOTS) as usize];
+            entries.iter().map(move |entry| out_of_slot(slot, *entry))
+        });
+        in_order(current.chain(near).chain(self.far.iter().copied()))
     }
 }
 
@@ -222,6 +317,13 @@ fn in_slot(entry: &Entry) -> InSlot {
     // What is above the slot's own time falls out at the left.
     let rank = entry.at.as_nanos() << TIE_BITS | entry.tie;
     InSlot { rank, target: entry.target, what: entry.what }
+}
+
+#[inline]
+fn out_of_slot(slot: u64, entry: InSlot) -> Entry {
+    let InSlot { rank, target, what } = entry;
+    let at = Time::from_nanos(slot << SLOT_BITS | rank >> TIE_BITS);
+    Entry { at, tie: rank & ((1 << TIE_BITS) - 1), target, what }
 }
 
 /// Payloads that wait for their event, each at an index that stays the same. A place keeps its
@@ -344,6 +446,9 @@ mod tests {
                     let (one, other) = (heap.pop(), wheel.pop());
                     assert_eq!(one, other, "seed {seed}, round {round}");
                     now = one.map_or(now, |entry| entry.at.as_nanos());
+                }
+                if round % 100 == 0 {
+                    assert_eq!(heap.waiting(), wheel.waiting(), "seed {seed}, round {round}");
                 }
             }
             while let Some(entry) = heap.pop() {

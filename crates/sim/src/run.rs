@@ -2,6 +2,7 @@
 
 use crate::judge::{self, Violation};
 use crate::plan::Plan;
+use crate::queue::QueueKind;
 use crate::report::{Counters, Report, Unmet, Verdict};
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
@@ -11,10 +12,72 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs a scenario with a seed, under every judge.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    run_on(scenario, seed, QueueKind::default())
+}
+
+/// The same, the events in a queue of this kind: the same run.
+#[must_use]
+pub fn run_on(scenario: &Scenario, seed: u64, queue: QueueKind) -> Report {
     let plan = Plan::generate(scenario, seed);
-    let mut world = World::new(scenario, seed, plan.clone(), judge::all(scenario));
+    finish(&mut World::with_queue(scenario, seed, plan, judge::all(scenario), queue))
+}
+
+/// Runs a world to its end, from wherever it is.
+#[must_use]
+pub fn finish(world: &mut World<'_>) -> Report {
+    finish_while(world, &mut |_| true).expect("nobody stops it")
+}
+
+/// Events between two questions whether to go on.
+const PATIENCE: u64 = 1 << 14;
+
+/// Runs a world to its end, from wherever it is. `None` if it was stopped: now and then `goes_on` is
+/// asked.
+#[must_use]
+pub fn finish_while(
+    world: &mut World<'_>,
+    goes_on: &mut dyn FnMut(&World<'_>) -> bool,
+) -> Option<Report> {
+    finish_in_steps(world, PATIENCE, &mut |world| goes_on(world))
+}
+
+/// Runs a world to its end, and hands it over after every event: for those who follow it.
+#[must_use]
+pub fn finish_each(world: &mut World<'_>, each: &mut dyn FnMut(&mut World<'_>)) -> Report {
+    let report = finish_in_steps(world, 1, &mut |world| {
+        each(world);
+        true
+    });
+    each(world);
+    report.expect("nobody stops it")
+}
+
+fn finish_in_steps(
+    world: &mut World<'_>,
+    step: u64,
+    goes_on: &mut dyn FnMut(&mut World<'_>) -> bool,
+) -> Option<Report> {
     // A broken assertion of a node is a finding like any other: it is reported with its seed.
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        loop {
+            let next = world.moment().event.saturating_add(step);
+            if let Some(ending) = world.run_to(next) {
+                break Some(ending);
+            }
+            if !goes_on(world) {
+                break None;
+            }
+        }
+    }));
+    match ended {
+        Ok(None) => None,
+        Ok(Some(ending)) => Some(report(world, Ok(ending))),
+        Err(panic) => Some(report(world, Err(panic))),
+    }
+}
+
+fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Report {
+    let scenario = world.scenario();
     let never_struck: Vec<_> =
         world.never_struck().map(|(entry, fault)| (entry as u32, fault.clone())).collect();
     let ending = ended.as_ref().copied().unwrap_or(Ending::Violation);
@@ -54,12 +117,12 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
     };
     Report {
         scenario: scenario.name.clone(),
-        seed,
+        seed: world.seed(),
         never_struck,
         hash: world.hash(),
         counters: world.counters(),
         verdict,
-        plan,
+        plan: world.plan().clone(),
     }
 }
 
@@ -133,6 +196,11 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<Unmet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net;
+    use crate::plan::{Action, Fault, Trigger};
+    use base::Time;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Duration;
 
     fn check(text: &str, seed: u64) -> Report {
         let scenario = Scenario::parse("scenario", text).expect("it is a scenario");
@@ -180,5 +248,85 @@ mod tests {
         let text = crate::random::small(11);
         let scenario = Scenario::parse("small", &text).expect("it is a scenario");
         assert_ne!(run(&scenario, 11).hash, run(&scenario, 12).hash);
+    }
+
+    /// What the network did in a run of this scenario with this plan, and what was at fault.
+    fn sent(scenario: &Scenario, plan: Plan) -> Vec<net::Sent> {
+        let mut world = World::new(scenario, scenario.seed, plan, judge::all(scenario));
+        assert_eq!(finish(&mut world).verdict, Verdict::Clean, "{}", scenario.name);
+        world.sent()
+    }
+
+    /// Every message by what it is and how often the same was sent before.
+    fn by_number(sent: &[net::Sent]) -> BTreeMap<(u64, u32), &net::Sent> {
+        let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
+        let number = |sent: &net::Sent| {
+            let count = counts.entry(sent.identity).or_default();
+            *count += 1;
+            (sent.identity, *count)
+        };
+        sent.iter().map(number).zip(sent).collect()
+    }
+
+    /// One fault more, and every other message meets its fate as before: whether it is lost, how long
+    /// it takes, whether it comes twice. Messages that share a counter are left out, and are few; so
+    /// are those that a fault holds back, or that are sent when all is healed.
+    #[test]
+    fn one_fault_more_leaves_the_fate_of_every_other_message_as_it_was() {
+        let (mut compared, mut shared, mut lost) = (0, 0, 0);
+        for seed in 0..200 {
+            let scenario = crate::random::random_small(seed);
+            let plan = Plan::generate(&scenario, seed);
+            let mut more = plan.clone();
+            let action = Action::PowerLoss {
+                node: seed as u32 % *scenario.cluster.nodes.get_ref(),
+                down: Duration::from_millis(15),
+                again: Vec::new(),
+            };
+            let trigger = Trigger::At(Time::from_nanos(9_000_000));
+            more.faults.push(Fault { trigger, action, named: false });
+            let (without, with) = (sent(&scenario, plan), sent(&scenario, more));
+            let mut users: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+            for sent in without.iter().chain(&with) {
+                users.entry(sent.counter()).or_default().insert(sent.identity);
+            }
+            let (without, with) = (by_number(&without), by_number(&with));
+            for (number, before) in without {
+                let Some(after) = with.get(&number) else { continue };
+                let free = !before.held_back && !after.held_back;
+                if !free || before.settings != after.settings {
+                    continue;
+                }
+                if users[&before.counter()].len() > 1 {
+                    shared += 1;
+                    continue;
+                }
+                compared += 1;
+                lost += u32::from(before.delays[0].is_none());
+                assert_eq!(before.delays, after.delays, "seed {seed}, {number:?}");
+            }
+        }
+        assert!(compared > 20_000 && lost > 500, "{compared} compared, {lost} of them lost");
+        assert!(shared * 50 < compared, "{shared} share a counter, {compared} do not");
+    }
+
+    #[test]
+    fn a_copy_of_a_world_goes_on_as_the_world_does() {
+        for seed in 0..40 {
+            let scenario = crate::random::random_small(seed);
+            let plan = Plan::generate(&scenario, seed);
+            let queue = if seed % 2 == 0 { QueueKind::Wheel } else { QueueKind::Heap };
+            let judges = judge::all(&scenario);
+            let mut world = World::with_queue(&scenario, seed, plan, judges, queue);
+            world.note_all();
+            let half = run(&scenario, seed).counters.events / 2;
+            assert_eq!(world.run_to(half), None);
+            let mut copy = world.clone();
+            let (report, copied) = (finish(&mut world), finish(&mut copy));
+            assert_eq!(report.json(), copied.json(), "seed {seed}");
+            assert_eq!(world.take_notes(), copy.take_notes(), "seed {seed}");
+            // Neither the notes nor the queue nor the copy has changed anything.
+            assert_eq!(report.hash, run(&scenario, seed).hash, "seed {seed}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! An error names the file, the line and the column, what was expected, and the nearest valid word.
 
 use crate::plan::{Action, Fault, NodeSet, Signal, Trigger};
+use base::prng::DERIVATION_VERSION;
 use base::{Ratio, Time};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use node::MessageKind;
@@ -230,6 +231,9 @@ pub struct Scenario {
     /// The seed that it runs with if none is given.
     #[serde(default = "one")]
     pub seed: u64,
+    /// The version of the randomness that its seed was found with; a build of another one refuses it.
+    #[serde(default)]
+    pub derivation: Option<Spanned<u32>>,
     /// The nodes.
     pub cluster: Cluster,
     /// What clients ask for.
@@ -344,6 +348,11 @@ pub struct Workload {
     /// everywhere.
     #[serde(default = "no_waves")]
     pub waves: Spanned<Vec<u32>>,
+    /// Of the operations only these are asked for, by number from 0; none listed: all of them. An
+    /// operation is what it is without the others, so that a failure can be repeated with those that
+    /// matter.
+    #[serde(default = "no_waves")]
+    pub only: Spanned<Vec<u32>>,
 }
 
 fn no_waves() -> Spanned<Vec<u32>> {
@@ -1077,6 +1086,18 @@ impl Scenario {
     }
 
     fn check(&self, text: &str) -> Result<(), Wrong> {
+        if let Some(derivation) = &self.derivation
+            && *derivation.get_ref() != DERIVATION_VERSION
+        {
+            let message = format!(
+                "version {} of the randomness: this build has version {DERIVATION_VERSION}, and the seed \
+                 means another run here",
+                derivation.get_ref()
+            );
+            let help =
+                "use the build that the file was written for, or look for it anew with this one";
+            return Err(Wrong { message, place: derivation.span(), help: Some(help.to_owned()) });
+        }
         self.check_cluster()?;
         self.check_workload(text)?;
         self.check_disk(text)?;
@@ -1154,6 +1175,15 @@ impl Scenario {
         }
         if waves.get_ref().contains(&0) {
             return Err(Wrong::new("expected waves of at least one operation", waves.span()));
+        }
+        let operations = *workload.operations.get_ref();
+        let only = &workload.only;
+        if let Some(strange) = only.get_ref().iter().find(|number| **number >= operations) {
+            let message = format!(
+                "there is no operation {strange}: they are numbered 0 to {}",
+                operations - 1
+            );
+            return Err(Wrong::new(message, only.span()));
         }
         Ok(())
     }

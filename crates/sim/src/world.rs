@@ -9,7 +9,7 @@ use crate::disk::{Reach, SimDisk};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
-use crate::queue::{Entry, Queue, Slab, Wheel};
+use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
 use crate::report::Counters;
 use crate::scenario::Scenario;
 use crate::trace::{Trace, digest};
@@ -85,7 +85,7 @@ const KIND_SHIFT: u32 = 27;
 const NUMBER: u32 = (1 << KIND_SHIFT) - 1;
 
 /// A message on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[repr(C)]
 struct Envelope {
     from: u32,
@@ -101,14 +101,18 @@ impl Default for Envelope {
 }
 
 /// Everything that is to come.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 struct Agenda {
-    queue: Wheel,
+    queue: AnyQueue,
     messages: Slab<Envelope>,
     scheduled: u64,
 }
 
 impl Agenda {
+    fn new(kind: QueueKind) -> Agenda {
+        Agenda { queue: AnyQueue::new(kind), messages: Slab::default(), scheduled: 0 }
+    }
+
     fn schedule(&mut self, at: Time, target: u32, what: What) {
         self.push(at, target, what.pack());
     }
@@ -133,7 +137,7 @@ impl Agenda {
 type Heard = [Option<Result<(), DiskError>>; 2];
 
 /// What one log's disk has still to do for a process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Lane {
     ops: Option<std::vec::IntoIter<DiskOp>>,
     syncing: Option<Syncing>,
@@ -149,7 +153,7 @@ struct Syncing {
 /// A running process of a node. A zombie is one too: a node may have several.
 ///
 /// In this order, what every event looks at is together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[repr(C)]
 struct Process {
     node: Box<Node>,
@@ -164,7 +168,7 @@ struct Process {
 }
 
 /// What only a fault makes a process hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Held {
     /// While it stands still: what it was about to do, and what waits for it.
     outputs: VecDeque<Output>,
@@ -175,7 +179,7 @@ struct Held {
 
 /// A node: its disks, and who runs there. What every event looks at comes first, in two lines of
 /// the cache.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[repr(C, align(64))]
 struct Machine {
     zombies: Vec<Process>,
@@ -212,14 +216,14 @@ fn find<'a>(
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Armed {
     entry: u32,
     signal: Signal,
     left: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct NodeDisks([SimDisk; 2]);
 
 impl Disks for NodeDisks {
@@ -227,6 +231,11 @@ impl Disks for NodeDisks {
         &self.0[slot as usize]
     }
 }
+
+mod observe;
+
+pub use observe::{LogView, NodeView, Note};
+use observe::{client, recovered_in_words};
 
 const SLOTS: [LogSlot; 2] = [LogSlot::Coordinator, LogSlot::Participant];
 /// A client whose request was refused for want of room asks again after this long.
@@ -242,9 +251,11 @@ const WAVE_PAUSE: Duration = Duration::from_millis(10);
 /// How many events pass between two looks whether anything is left to do.
 const QUIET_LOOK: u64 = 64;
 
-/// One world, made of a scenario and a seed.
+/// One world, made of a scenario and a seed. A copy goes on as the world would have.
+#[derive(Clone)]
 pub struct World<'a> {
     scenario: &'a Scenario,
+    seed: u64,
     plan: Plan,
     now: Time,
     agenda: Agenda,
@@ -263,6 +274,8 @@ pub struct World<'a> {
     counters: Counters,
     trace: Trace,
     struck: Vec<bool>,
+    /// What happens, noted for people, if anybody wants to know.
+    notes: Option<Vec<Note>>,
     /// How logs are opened: where a process may be replaced while it lives, its disk is shared.
     mode: OpenMode,
     /// Entries that have not struck, or that last.
@@ -297,13 +310,26 @@ impl<'a> World<'a> {
         plan: Plan,
         judges: Vec<Box<dyn Judge>>,
     ) -> World<'a> {
+        Self::with_queue(scenario, seed, plan, judges, QueueKind::default())
+    }
+
+    /// The same, its events in a queue of this kind.
+    #[must_use]
+    pub fn with_queue(
+        scenario: &'a Scenario,
+        seed: u64,
+        plan: Plan,
+        judges: Vec<Box<dyn Judge>>,
+        queue: QueueKind,
+    ) -> World<'a> {
         let root = Key::root(seed);
         let nodes = *scenario.cluster.nodes.get_ref();
         let disk_key = root.child("disk");
         let mut world = World {
             scenario,
+            seed,
             now: Time::ZERO,
-            agenda: Agenda::default(),
+            agenda: Agenda::new(queue),
             machines: (0..nodes).map(|_| Machine::default()).collect(),
             owing: 0,
             net: Net::new(&scenario.network, nodes, *scenario.cluster.regions.get_ref(), &root),
@@ -317,6 +343,7 @@ impl<'a> World<'a> {
             counters: Counters::default(),
             trace: Trace::default(),
             struck: vec![false; plan.faults.len()],
+            notes: None,
             mode: if plan.has_zombies() { OpenMode::TakeOver } else { OpenMode::Exclusive },
             faults_open: 0,
             healed: false,
@@ -360,6 +387,9 @@ impl<'a> World<'a> {
         };
         assert!(entry.at >= self.now, "time does not go back");
         self.now = entry.at;
+        if self.notes.is_some() {
+            self.note_event(&entry);
+        }
         if entry.what & IS_MESSAGE == 0 {
             let kind = u64::from(entry.what >> KIND_SHIFT);
             self.trace.event(self.now.as_nanos(), kind << 32 | u64::from(entry.target));
@@ -833,6 +863,7 @@ impl<'a> World<'a> {
         let boot = machine.boots;
         let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
         self.counters.recovered(slot, boot, report);
+        self.note(Some(node), || recovered_in_words(slot, report));
         if ready {
             self.forget_again(node);
         }
@@ -853,6 +884,9 @@ impl<'a> World<'a> {
         self.counters.sent += 1;
         let digest = digest(message);
         let Fate { first, second } = self.net.send(self.now, from, to, message.kind(), digest);
+        if self.notes.is_some() {
+            self.note_sent(from, to, message, Fate { first, second });
+        }
         if let Some(at) = second {
             self.agenda.deliver(at, from, to, digest).clone_from(message);
         }
@@ -874,6 +908,7 @@ impl<'a> World<'a> {
             judge.replied(moment, key, outcome, &mut self.findings);
         }
         if self.workload.answered(key).is_some() {
+            self.note(None, || format!("{} hears {outcome:?}", client(key)));
             self.counters.answers.count(outcome);
             self.progress = self.now;
             self.clients_go_on();
@@ -883,6 +918,7 @@ impl<'a> World<'a> {
     /// A process says that it must stop. Its node starts again, unless a successor runs already.
     fn died(&mut self, node: u32, id: u32, slot: LogSlot, reason: &str) {
         self.counters.died += 1;
+        self.note(Some(node), || format!("process {id} stops: {reason}"));
         self.trace.word(slot as u64);
         let moment = self.moment();
         let machine = &mut self.machines[node as usize];
@@ -1029,11 +1065,16 @@ impl<'a> World<'a> {
     // ---- faults ----
 
     fn arm(&mut self, entry: u32) {
+        self.arm_from(entry, Time::ZERO);
+    }
+
+    /// The same, where what would be earlier is then.
+    fn arm_from(&mut self, entry: u32, earliest: Time) {
         self.faults_open += 1;
         match self.plan.faults[entry as usize].trigger {
-            Trigger::At(at) => self.agenda.schedule(at, entry, What::Fault),
+            Trigger::At(at) => self.agenda.schedule(at.max(earliest), entry, What::Fault),
             // Counting begins then: see `strike`.
-            Trigger::On { from, .. } if from > Time::ZERO => {
+            Trigger::On { from, .. } if from > earliest => {
                 self.agenda.schedule(from, entry, What::Fault);
             }
             Trigger::On { signal, node, nth, .. } => {
@@ -1147,7 +1188,8 @@ impl<'a> World<'a> {
 
     /// The moment of an entry has come: it strikes, or begins to wait for its signal.
     fn strike(&mut self, entry: u32) {
-        if self.healed {
+        // One that was taken away is marked so that it never strikes.
+        if self.healed || self.struck[entry as usize] {
             return;
         }
         match self.plan.faults[entry as usize].trigger {
@@ -1163,6 +1205,7 @@ impl<'a> World<'a> {
         self.struck[entry as usize] = true;
         self.progress = self.now;
         self.trace.word(u64::from(entry) | 1 << 40);
+        self.note(None, || format!("fault {entry} strikes: {}", fault.action.name()));
         self.counters.faults.entry(fault.action.name()).and_modify(|n| *n += 1).or_insert(1);
         match fault.action {
             Action::PowerLoss { node, down, mut again } => {

@@ -528,6 +528,8 @@ fn help_is_everywhere_and_names_the_exit_codes() {
         &["random", "--help"],
         &["repro", "-h"],
         &["check", "--help"],
+        &["shrink", "--help"],
+        &["corpus", "--help"],
         &["bench", "--help"],
     ] {
         let ran = folder.check(args, 0);
@@ -660,6 +662,9 @@ fn of_many_runs_all_are_printed_and_the_first_that_fails_is_kept() {
     // Its command is the last line also if what runs clean comes behind it, and is one for a shell.
     folder.write("good.toml", GOOD);
     let ran = folder.check(&["failing.toml", "good.toml", "--out", "my failures"], 1);
+    assert_eq!(ran.last_line(), "cargo xtask sim repro 'my failures/good-1.shrunk.toml'");
+    let args = ["failing.toml", "good.toml", "--out", "my failures", "--no-shrink"];
+    let ran = folder.check(&args, 1);
     assert_eq!(ran.last_line(), "cargo xtask sim repro 'my failures/good-1.toml'");
 }
 
@@ -810,4 +815,212 @@ fn a_check_keeps_failures_where_it_is_told() {
     let ran = folder.check(&["check", "failing.toml", "--seeds", "1..3", "--out", "kept"], 0);
     assert_eq!(ran.out.matches("in both processes").count(), 2, "{}", ran.out);
     assert_eq!(folder.entries(), ["failing.toml", "kept"]);
+}
+
+// ---- smaller failures, and what led to them ----
+
+/// A participant is away for longer than anybody is patient, and much else goes wrong beside it.
+fn stuck() -> String {
+    let crash = "on = \"append(tx_commit_start)#1@n0\"\nkind = \"power-loss\"\ndown = \"20ms\"";
+    let away =
+        "on = \"durable(tx_commit_start)#1@n0\"\nnode = 3\nkind = \"power-loss\"\ndown = \"7201s\"";
+    let chaos = "[chaos]\npauses = 9\ndrops = 5\nwindow = \"0ms..1s\"\n\n[liveness]";
+    let stuck = GOOD.replace(crash, away).replace("[\"presumed_abort\"]", "[]");
+    let stuck = stuck.replace("\"mixed\"", "\"twopc\"").replace("pants = 3", "pants = 4");
+    stuck.replace("[liveness]", chaos)
+}
+
+#[test]
+fn a_failure_is_shrunk_when_it_is_found() {
+    let folder = Folder::with("stuck.toml", stuck());
+    let ran = folder.check(&["stuck.toml"], 2);
+    assert!(
+        ran.out.contains(": 17 plan entries to 1, 10 operations to 1, 4 nodes to "),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.last_line(), "cargo xtask sim repro out/good-1.shrunk.toml");
+    assert_eq!(folder.repeat(&ran.out, 2).last_line(), "it fails as it did");
+    // Both files are there, and both fail.
+    folder.check(&["repro", "out/good-1.toml"], 2);
+    let small = folder.read("out/good-1.shrunk.toml");
+    assert_eq!(small.matches("[[fault]]").count(), 1, "{small}");
+    assert!(!small.contains("loss = ") && !small.contains("about"), "{small}");
+    assert!(small.contains("down = \"7000s\""), "a simpler time is as good: {small}");
+    // It is as small as it gets.
+    let again = folder.check(&["shrink", "out/good-1.shrunk.toml", "--json", "--out", "again"], 2);
+    let line = &again.lines()[0];
+    assert_eq!(line["before"], line["after"], "{line}");
+    assert_eq!((&line["finished"], &line["signature"]), (&true.into(), &"no progress".into()));
+}
+
+#[test]
+fn only_the_same_failure_counts() {
+    // Without its faults the run fails too, but by an expectation.
+    let folder =
+        Folder::with("stuck.toml", stuck().replace("[expect]", "[expect]\ncommitted = 99"));
+    folder.check(&["stuck.toml", "--no-shrink"], 2);
+    let ran = folder.check(&["shrink", "out/good-1.toml", "--for", "60s"], 2);
+    assert!(ran.out.starts_with("out/good-1.toml: seed 1\nno progress: "), "{}", ran.out);
+    assert_eq!(folder.repeat(&ran.out, 2).last_line(), "it fails as it did");
+    let small = folder.read("out/good-1.shrunk.toml");
+    assert_eq!(small.matches("[[fault]]").count(), 1, "{small}");
+}
+
+#[test]
+fn what_cannot_be_shrunk_is_told() {
+    let folder = Folder::with("good.toml", GOOD);
+    assert_eq!(
+        folder.check(&["shrink", "good.toml"], 0).last_line(),
+        "it runs clean: there is nothing to shrink"
+    );
+    // What has not happened does not happen in a smaller run either.
+    folder.write("idle.toml", easy().replace("sometimes = []", "sometimes = [\"zombie_fenced\"]"));
+    let ran = folder.check(&["idle.toml"], 1);
+    assert!(
+        ran.out.contains("not shrunk: `expect.sometimes.zombie_fenced` asks for"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.last_line(), "cargo xtask sim repro out/good-1.toml");
+    assert!(folder.check(&["shrink", "idle.toml"], 4).err.contains("asks for something"));
+    let other = folder.read("out/good-1.toml").replace("expect.sometimes.zombie_fenced", "I3");
+    folder.write("other.toml", other);
+    let ran = folder.check(&["shrink", "other.toml"], 4);
+    assert!(ran.err.contains("fails otherwise than it says"), "{}", ran.err);
+    folder.check(&["shrink", "nowhere.toml"], 4);
+    folder.check(&["shrink", "good.toml", "--for", "soon"], 4);
+}
+
+#[test]
+fn a_failure_is_shown_at_any_event() {
+    let folder = Folder::with("stuck.toml", stuck());
+    folder.check(&["stuck.toml", "--no-shrink"], 2);
+    let file = "out/good-1.toml";
+    let ran = folder.check(&["repro", file, "--goto", "120"], 0);
+    for words in ["behind event 120, at ", "n0: runs, start 1", "coordinator log: ", "on their way"]
+    {
+        assert!(ran.out.contains(words), "{words}: {}", ran.out);
+    }
+    let one = folder.check(&["repro", file, "--goto", "120", "--node", "n3", "--json"], 0).lines();
+    assert_eq!((one.len(), &one[0]["event"]), (1, &120.into()));
+    assert_eq!(one[0]["nodes"][0]["node"], 3);
+    // The events before it lead there, and the run goes on as it went.
+    let traced = folder.check(&["repro", file, "--goto", "120", "--trace", "--json"], 0).lines();
+    let events: Vec<u64> = traced.iter().filter_map(|line| line["event"].as_u64()).collect();
+    assert!(events.is_sorted() && events[0] == 1 && events.ends_with(&[120]), "{events:?}");
+    assert_eq!(traced.last().unwrap()["hash"], one[0]["hash"]);
+    let all = folder.check(&["repro", file, "--trace"], 2);
+    assert!(all.out.contains("fault 0 strikes: power-loss"), "{}", all.out);
+    assert_eq!(all.last_line(), "it fails as it did");
+    let never = folder.check(&["repro", file, "--goto", "99999999"], 4);
+    assert!(
+        never.err.contains("event 99999999 never comes: the run ends with event "),
+        "{}",
+        never.err
+    );
+    assert!(
+        folder.check(&["repro", file, "--goto", "9", "--node", "n7"], 4).err.contains("no node n7")
+    );
+}
+
+#[test]
+fn a_failure_is_forked_with_a_fault_less_or_more() {
+    let folder = Folder::with("stuck.toml", stuck());
+    folder.check(&["stuck.toml", "--no-shrink"], 2);
+    let file = "out/good-1.toml";
+    // Without the one that matters it runs clean.
+    let ran = folder.check(&["repro", file, "--fork", "--without", "0"], 0);
+    assert!(
+        ran.out.contains("they part at event ") && ran.out.contains("forked:     clean"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("as it went: no progress"), "{}", ran.out);
+    // With one more it still fails, and its file repeats it.
+    let add = "kind = \"power-loss\", node = 1, down = \"20ms\"";
+    let args = ["repro", file, "--goto", "200", "--fork", "--add", add];
+    let ran = folder.check(&args, 2);
+    assert!(ran.out.contains("forked behind event 200\nthey part at event 20"), "{}", ran.out);
+    assert_eq!(ran.last_line(), "cargo xtask sim repro out/good-1.fork.toml");
+    assert_eq!(folder.repeat(&ran.out, 2).last_line(), "it fails as it did");
+    let forked = folder.check(&["repro", file, "--fork", "--without", "0", "--json"], 0).lines();
+    assert_eq!(forked[0]["forked"]["verdict"], "clean");
+    for (args, words) in [
+        (&["--fork"][..], "--fork needs a fault more"),
+        (&["--without", "0"], "--fork"),
+        (&["--goto", "100", "--fork", "--without", "1"], "fault 1 has struck before event 100"),
+        (&["--fork", "--without", "99"], "there is no fault 99: the plan has 17 entries"),
+        (&["--fork", "--add", "kind = \"meteor\""], "unknown variant"),
+        (&["--fork", "--add", "kind ="], "is no fault"),
+        (&["--fork", "--add", "kind = \"pause\", node = 9, for = \"1s\""], "no node n9"),
+    ] {
+        let ran = folder.check(&[&["repro", file][..], args].concat(), 4);
+        assert!(ran.err.contains(words), "{args:?}: {}", ran.err);
+    }
+}
+
+// ---- what failed once ----
+
+#[test]
+fn the_corpus_is_listed_and_run_first() {
+    let folder = Folder::with("scenarios/good.toml", GOOD);
+    let lesson = easy().replace("format = 1", "format = 1\nderivation = 1");
+    let lesson = format!("# A vote was counted twice.{lesson}");
+    folder.write("scenarios/regressions/votes.toml", &lesson);
+    let ran = folder.check(&["corpus", "scenarios/regressions"], 0);
+    let listed = "clean       votes\n            A vote was counted twice.\n";
+    assert!(ran.out.starts_with(listed), "{}", ran.out);
+    assert_eq!(ran.last_line(), "1 files, all clean");
+    let ran = folder.check(&["all", "scenarios"], 0);
+    let first = "scenarios/regressions: 1 files that failed once, all clean\ngood: seed 1\n";
+    assert!(ran.out.starts_with(first), "{}", ran.out);
+    // One that fails again.
+    let failing = lesson.replace("[expect]", "[expect]\ncommitted = 99");
+    folder.write("scenarios/regressions/again.toml", failing);
+    let ran = folder.check(&["corpus", "scenarios/regressions"], 1);
+    assert!(ran.out.contains("expectation again\n"), "{}", ran.out);
+    assert_eq!(folder.repeat(&ran.out, 1).last_line(), "it fails as it did");
+    let lines = folder.check(&["corpus", "scenarios/regressions", "--json"], 1).lines();
+    assert_eq!((lines.len(), &lines[1]["why"]), (2, &"A vote was counted twice.".into()));
+    folder.check(&["all", "scenarios", "--no-shrink"], 1);
+}
+
+#[test]
+fn a_corpus_file_of_another_version_is_refused() {
+    let lesson = easy().replace("format = 1", "format = 1\nderivation = 1");
+    let lesson = format!("# A vote was counted twice.{lesson}");
+    for (from, to, words) in [
+        ("format = 1", "format = 7", "format 7: this build reads format 1"),
+        (
+            "derivation = 1",
+            "derivation = 9",
+            "version 9 of the randomness: this build has version 1",
+        ),
+        ("derivation = 1\n", "", "does not say with which version of the randomness"),
+        ("# A vote was counted twice.", "", "does not say why it is kept"),
+    ] {
+        let folder = Folder::with("regressions/votes.toml", lesson.replacen(from, to, 1));
+        for args in [&["corpus", "regressions"][..], &["all", "."]] {
+            folder.write("good.toml", GOOD);
+            let ran = folder.check(args, 4);
+            assert!(ran.err.contains(words) && ran.err.contains("votes.toml"), "{}", ran.err);
+            assert_eq!(ran.out, "");
+        }
+    }
+    let empty = Folder::new();
+    assert!(empty.check(&["corpus"], 4).err.contains("no scenario file (*.toml) in "));
+}
+
+// ---- the same run twice ----
+
+#[test]
+fn random_worlds_are_checked_with_the_other_queue() {
+    let folder = Folder::new();
+    let ran = folder.check(&["check", "--random", "0..300"], 0);
+    assert!(ran.out.starts_with("random small worlds: 300 seeds, 0 on\n"), "{}", ran.out);
+    assert!(ran.last_line().starts_with("300 runs with the wheel here and the heap there, in "));
+    let lines = folder.check(&["check", "--random", "0..20", "--json"], 0).lines();
+    assert_eq!((&lines[0]["checked"], &lines[0]["mismatches"]), (&20.into(), &0.into()));
+    folder.check(&["check", "--random", "0..3", "--seed", "1"], 4);
 }

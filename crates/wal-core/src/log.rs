@@ -234,7 +234,7 @@ struct InFlight {
 /// - *Questions*: the rest.
 ///
 /// It is made by [`Opening::finish`](crate::Opening::finish).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     config: Config,
     claim: Claim,

@@ -81,7 +81,7 @@ fn first_of(scanned: &Scanned) -> String {
 }
 
 /// A log being opened for writing. See the steps at the top of this module's page.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Opening {
     config: Config,
     mode: OpenMode,

@@ -130,6 +130,19 @@ pub enum DiskError {
     Fenced,
 }
 
+/// The copy of an I/O error has its kind and its words, or its number if it came from the system.
+impl Clone for DiskError {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Io(error) => Self::Io(match error.raw_os_error() {
+                Some(number) => io::Error::from_raw_os_error(number),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+            Self::Fenced => Self::Fenced,
+        }
+    }
+}
+
 impl DiskError {
     /// Whether a `Create` found its segment there already: somebody else was faster.
     #[must_use]

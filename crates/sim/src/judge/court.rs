@@ -27,7 +27,7 @@ use wal_core::{Directory, SegmentId};
 /// | `I7` | a recovery that finds another state than the model does in the same bytes |
 /// | `I8`, `G17` | an effect of a replaced epoch; a command under an epoch that is not durable |
 /// | `I12` | a cell with two holders, or changed under somebody's lock |
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Court {
     ledgers: Vec<[Ledger; 2]>,
     /// Who has opened each log: every message is held against it.
@@ -147,6 +147,10 @@ impl Judge for Court {
             note(&mut first, checked);
         }
         settle(at, Some(node), first, found);
+    }
+
+    fn copied(&self) -> Box<dyn Judge> {
+        Box::new(self.clone())
     }
 
     fn observed(&self, into: &mut BTreeMap<&'static str, u64>) {

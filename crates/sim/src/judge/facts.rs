@@ -229,7 +229,7 @@ struct Seen {
 }
 
 /// Everything that is durable somewhere, and what was said.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Facts {
     coordinators: Vec<Coordinator>,
     participants: Vec<Participant>,

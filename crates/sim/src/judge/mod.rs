@@ -71,6 +71,12 @@ pub fn all(scenario: &crate::scenario::Scenario) -> Vec<Box<dyn Judge>> {
     vec![Box::new(Court::new(*scenario.cluster.nodes.get_ref()))]
 }
 
+impl Clone for Box<dyn Judge> {
+    fn clone(&self) -> Self {
+        self.copied()
+    }
+}
+
 /// One judge. Every method is called in the order in which things happen. Nodes are numbered from 0;
 /// node `n`'s name is [`base::NodeName::numbered`]`(n)`.
 pub trait Judge {
@@ -135,6 +141,9 @@ pub trait Judge {
         _found: &mut Findings,
     ) {
     }
+
+    /// A copy that goes on for itself, for a copy of the world.
+    fn copied(&self) -> Box<dyn Judge>;
 
     /// Adds how often each condition that a run should sometimes reach was seen, by its name.
     fn observed(&self, _into: &mut BTreeMap<&'static str, u64>) {}
