@@ -332,8 +332,8 @@ fn reports_that_make_no_sense_are_refused() {
         change(&mut damage);
         world.planner.report(now, damage)
     };
-    assert_eq!(report(|d| drop(d.digests.pop())), Err(Unusable::Shape { scheme }));
-    assert_eq!(report(|d| drop(d.lost.insert(3))), Err(Unusable::Shape { scheme }));
+    assert_eq!(report(|d| _ = d.digests.pop()), Err(Unusable::Shape { scheme }));
+    assert_eq!(report(|d| _ = d.lost.insert(3)), Err(Unusable::Shape { scheme }));
     assert_eq!(report(|d| d.sources[0].index = 3), Err(Unusable::Shape { scheme }));
     assert_eq!(report(|d| d.lost.clear()), Err(Unusable::NothingLost));
     assert_eq!(report(|_| ()), Ok(()));
