@@ -85,3 +85,20 @@ fn the_same_request_again_is_the_same_operation() {
     assert_eq!(village.submit("once", transaction(0)), Outcome::Committed);
     assert_eq!(village.node(1).participant().expect("it takes part").store().value(7), 1);
 }
+
+/// A round that ended after each input would write the first saga alone, and all others behind it.
+#[test]
+fn sagas_that_come_together_share_their_first_force() {
+    let mut village = Village::new(4);
+    let saga = |number: u64| {
+        let mut builder = Definition::builder();
+        builder.step(step(number));
+        (format!("saga {number}"), Work::Saga(builder.build().expect("one step")))
+    };
+    let before = village.log().syncs;
+    assert_eq!(village.submit_together((0..10).map(saga)), 1);
+    assert_eq!(village.told.len(), 10);
+    assert!(village.told.values().all(|outcome| *outcome == Outcome::Completed));
+    // One for all admissions; the ends are told one by one here.
+    assert!(village.log().syncs - before <= 11, "{}", village.log().syncs - before);
+}

@@ -74,6 +74,23 @@ impl Village {
         self.told.remove(&key).expect("every request is answered")
     }
 
+    /// Submits requests that come together, in one round. How many flushes that is, at once.
+    pub fn submit_together(&mut self, requests: impl IntoIterator<Item = (String, Work)>) -> usize {
+        let (node, disks) = &mut self.nodes[0];
+        let mut out = Vec::new();
+        for (key, work) in requests {
+            let key = RequestKey::new(key.as_bytes()).expect("short");
+            node.take(self.now, Input::Submit(Request { key, work }), disks, &mut out);
+        }
+        let before = out.iter().filter(|output| matches!(output, Output::Disk { .. })).count();
+        assert_eq!(before, 0, "a round that has not ended asks nothing of the disk");
+        node.end_round(self.now, &mut out);
+        let flushes = out.iter().filter(|output| matches!(output, Output::Disk { .. })).count();
+        self.todo.extend(out.into_iter().map(|output| (0, output)));
+        self.run();
+        flushes
+    }
+
     fn input(&mut self, number: usize, input: Input) {
         let (node, disks) = &mut self.nodes[number];
         let mut out = Vec::new();

@@ -220,6 +220,7 @@ pub(crate) fn launch(
         post,
         waiting: BTreeMap::new(),
         quiet: Vec::new(),
+        arrived: None,
         flushes: VecDeque::new(),
         outputs: Vec::new(),
         reports: Vec::new(),
@@ -286,7 +287,7 @@ impl Clock {
     }
 }
 
-/// So many arrivals are taken before the disk is asked again: they share its next flush.
+/// So many arrivals are taken at most before the disk is asked again.
 const ARRIVALS_PER_FLUSH: usize = 4_096;
 
 /// What a node's thread works with.
@@ -297,6 +298,8 @@ struct Process {
     waiting: BTreeMap<RequestKey, Vec<oneshot::Sender<Result<Outcome, Stopped>>>>,
     /// Who waits until nothing is unfinished.
     quiet: Vec<oneshot::Sender<Result<(), Stopped>>>,
+    /// What ended a wait, to be taken with whatever else is there by then.
+    arrived: Option<Arrival>,
     /// Handed out and not begun: at most one per log.
     flushes: VecDeque<(LogSlot, Vec<DiskOp>)>,
     outputs: Vec<Output>,
@@ -311,7 +314,7 @@ impl Process {
         let mut node =
             Node::start(config, OpenMode::Exclusive, now, &self.disks, &mut self.outputs);
         loop {
-            if let Err(reason) = self.perform(&node) {
+            if let Err(reason) = self.round(&mut node, arrivals) {
                 return reason;
             }
             if node.is_ready()
@@ -326,68 +329,65 @@ impl Process {
                     let _ = answer.send(Ok(()));
                 }
             }
-            // Whoever is busy has timers too: arrivals alone would keep them from ever going off.
-            if node.next_wake().is_some_and(|wake| wake <= self.clock.now()) {
-                self.handle(&mut node, Input::Wake);
-                if let Err(reason) = self.perform(&node) {
-                    return reason;
+            let input = match self.flushes.pop_front() {
+                Some((slot, ops)) => {
+                    let result = self.disks.perform(slot, &ops);
+                    Some(Input::Flushed { slot, result })
                 }
-            }
-            let went_on = match self.flushes.pop_front() {
-                Some((slot, ops)) => self.flush(&mut node, arrivals, slot, &ops),
-                None => self.wait(&mut node, arrivals),
+                None => self.wait(&node, arrivals),
             };
-            if !went_on {
-                return "it was asked to".into();
+            if let Some(input) = input {
+                self.tell(&mut node, input);
             }
         }
     }
 
-    /// Takes what has arrived meanwhile, so that it shares the next flush, then asks the disk.
-    fn flush(
-        &mut self,
-        node: &mut Node,
-        arrivals: &Receiver<Arrival>,
-        slot: LogSlot,
-        ops: &[DiskOp],
-    ) -> bool {
-        for arrival in arrivals.try_iter().take(ARRIVALS_PER_FLUSH) {
-            if !self.take(node, arrival) {
-                return false;
-            }
+    /// Takes what has arrived, and what that leads to in this process, and only then lets the logs write:
+    /// all of it shares a flush.
+    ///
+    /// # Errors
+    /// Why the node must stop.
+    fn round(&mut self, node: &mut Node, arrivals: &Receiver<Arrival>) -> Result<(), String> {
+        self.perform(node)?;
+        let waited = self.arrived.take();
+        for arrival in waited.into_iter().chain(arrivals.try_iter()).take(ARRIVALS_PER_FLUSH) {
+            self.take(node, arrival)?;
+            self.perform(node)?;
         }
-        let result = self.disks.perform(slot, ops);
-        self.handle(node, Input::Flushed { slot, result });
-        true
+        // Whoever is busy has timers too: arrivals alone would keep them from ever going off.
+        if node.next_wake().is_some_and(|wake| wake <= self.clock.now()) {
+            self.tell(node, Input::Wake);
+        }
+        node.end_round(self.clock.now(), &mut self.outputs);
+        self.perform(node)
     }
 
     /// Waits for something to do.
-    fn wait(&mut self, node: &mut Node, arrivals: &Receiver<Arrival>) -> bool {
+    fn wait(&mut self, node: &Node, arrivals: &Receiver<Arrival>) -> Option<Input> {
         let arrival = match node.next_wake() {
             None => arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(wake) => arrivals.recv_timeout(wake - self.clock.now()),
         };
         match arrival {
-            Ok(arrival) => self.take(node, arrival),
-            Err(RecvTimeoutError::Timeout) => {
-                self.handle(node, Input::Wake);
-                true
-            }
-            Err(RecvTimeoutError::Disconnected) => false,
+            Ok(arrival) => self.arrived = Some(arrival),
+            Err(RecvTimeoutError::Timeout) => return Some(Input::Wake),
+            Err(RecvTimeoutError::Disconnected) => self.arrived = Some(Arrival::Stop),
         }
+        None
     }
 
-    /// False if it is to stop.
-    fn take(&mut self, node: &mut Node, arrival: Arrival) -> bool {
+    /// # Errors
+    /// It is to stop.
+    fn take(&mut self, node: &mut Node, arrival: Arrival) -> Result<(), String> {
         match arrival {
             Arrival::Message { from, message } => {
-                self.handle(node, Input::Message { from, message });
+                self.tell(node, Input::Message { from, message });
             }
             Arrival::Submit { request, answer } => {
                 self.waiting.entry(request.key.clone()).or_default().push(answer);
-                self.handle(node, Input::Submit(request));
+                self.tell(node, Input::Submit(request));
             }
-            Arrival::Cancel { key } => self.handle(node, Input::Cancel(key)),
+            Arrival::Cancel { key } => self.tell(node, Input::Cancel(key)),
             Arrival::Value { cell, answer } => {
                 let value = node.participant().map_or(0, |host| host.store().value(cell));
                 // Whoever asked may have lost interest.
@@ -398,13 +398,13 @@ impl Process {
                 // Whoever asked may have lost interest.
                 let _ = answer.send(Ok(status(node, &key)));
             }
-            Arrival::Stop => return false,
+            Arrival::Stop => return Err("it was asked to".into()),
         }
-        true
+        Ok(())
     }
 
-    fn handle(&mut self, node: &mut Node, input: Input) {
-        node.handle(self.clock.now(), input, &self.disks, &mut self.outputs);
+    fn tell(&mut self, node: &mut Node, input: Input) {
+        node.take(self.clock.now(), input, &self.disks, &mut self.outputs);
     }
 
     /// Performs what the node wants, in order; flushes are begun later, and nothing that rests on one
