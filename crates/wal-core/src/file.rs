@@ -146,6 +146,18 @@ impl FileStorage {
         Ok(FileStorage::new(path, lock, true))
     }
 
+    /// Opens a directory for reading beside a writer that may be at work: without a lock. Sealed segments do
+    /// not change any more until they are taken out of the log; of the open one, what is read is what
+    /// happens to be there. For a [`Scrub`](crate::Scrub).
+    ///
+    /// # Errors
+    /// [`FileError::Io`], `NotFound` included.
+    pub fn beside(path: &Path) -> Result<FileStorage, FileError> {
+        let path = absolute(path)?;
+        check(&path, path.read_dir().map(drop))?;
+        Ok(FileStorage::new(path, None, true))
+    }
+
     /// Opens a directory for writing, excluding everybody else. It is created, durably, if it is not
     /// there.
     ///
