@@ -33,7 +33,8 @@
 //! hand out [`DiskOp`]s, which a shell performs in order. [`open`], [`drive`] and [`close`] are the
 //! simplest shell; [`SharedLog`] is one for threads, and [`FileLog`] is that on files. Each of its flushes
 //! is a `tracing` span, `flush`, with the records that it writes; a log that fails says so as an error
-//! event.
+//! event. A [`Scrub`] is a value too: it reads sealed segments again at a paced rate, while the log is in use,
+//! and tells what a disk has damaged since.
 //!
 //! ```
 //! use wal_core::{Config, EventType, FileLog, Place, Record, Visitor};
