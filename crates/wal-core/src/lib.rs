@@ -33,7 +33,8 @@
 //! hand out [`DiskOp`]s, which a shell performs in order. [`open`], [`drive`] and [`close`] are the
 //! simplest shell; [`SharedLog`] is one for threads, and [`FileLog`] is that on files. Each of its flushes
 //! is a `tracing` span, `flush`, with the records that it writes; a log that fails says so as an error
-//! event.
+//! event. A [`Scrub`] is a value too: it reads sealed segments again at a paced rate, while the log is in use,
+//! and tells what a disk has damaged since.
 //!
 //! ```
 //! use wal_core::{Config, EventType, FileLog, Place, Record, Visitor};
@@ -101,8 +102,8 @@ pub use record::{
     encode_record,
 };
 pub use scan::{
-    CopyState, Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, SealInfo,
-    SegmentExtent, SegmentInfo, Visitor, scan,
+    CopyState, Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Scrub,
+    ScrubConfig, ScrubStats, SealInfo, SegmentExtent, SegmentInfo, Visitor, scan,
 };
 pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;

@@ -24,7 +24,7 @@ pub struct Config {
     pub max_records: u64,
     /// A marker is due after so many records.
     pub checkpoint_interval: u64,
-    /// Whether a scrub looks at the CRC-32 of each record too. Opening does not: its
+    /// Whether `verify`, `dump` and a scrub look at the CRC-32 of each record too. Opening does not: its
     /// batch proves a record without.
     pub enable_checksums: bool,
     /// The size of the first segment of each open; each rotation doubles it.

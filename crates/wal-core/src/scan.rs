@@ -3,6 +3,10 @@
 //! A scan never writes. It reads a block or a batch at a time, whatever the log's size, and believes
 //! no length before a checksum has proved it.
 
+mod scrub;
+
+pub use scrub::{Scrub, ScrubConfig, ScrubStats};
+
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
@@ -1102,6 +1106,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// The segment being read.
+#[derive(Debug)]
 struct SegmentReader {
     id: SegmentId,
     seed: Seed,

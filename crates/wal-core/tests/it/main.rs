@@ -13,6 +13,8 @@ mod forge;
 mod format;
 mod golden;
 mod group_commit;
+mod scrub;
+mod seals;
 mod sectors;
 mod support;
 mod take_over;
