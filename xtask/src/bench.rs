@@ -43,6 +43,13 @@ const BENCHES: &[Bench] = &[
           allows. Two minutes; with --quick half a minute",
         cfg: None,
     },
+    Bench {
+        name: "store",
+        folder: "benches/store",
+        about: "erasure coding beside the library under it, and files as shards and back. Half a minute.
+          Needs a C compiler",
+        cfg: None,
+    },
 ];
 
 const EXIT_CODES: &str = "\
