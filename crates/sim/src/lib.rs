@@ -33,11 +33,13 @@
 //! ```
 
 mod disk;
+pub mod enumerate;
 pub mod judge;
 mod net;
 pub mod plan;
 pub mod queue;
 mod random;
+pub mod recording;
 mod report;
 mod run;
 mod scenario;
@@ -45,12 +47,12 @@ mod trace;
 mod workload;
 mod world;
 
-pub use disk::{Fates, Losses as DiskLosses, SimDisk};
+pub use disk::{DiskFate, Fates, Losses as DiskLosses, SimDisk, Unsafe};
 pub use net::Losses as NetLosses;
 pub use random::{random_small, small};
 pub use report::{Counters, Report, Unmet, Verdict};
-pub use run::run;
-pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span, nearest};
+pub use run::{run, run_plan};
+pub use scenario::{FaultEntry, Heals, Repeats, Scenario, ScenarioError, Span, nearest};
 pub use trace::Trace;
 pub use workload::Answers;
 pub use world::{Ending, World};

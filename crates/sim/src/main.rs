@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 mod clock;
+mod command;
 mod failure;
 mod table;
 mod terminal;
@@ -58,6 +59,8 @@ enum Command {
     /// Runs each seed again in a fresh process, and compares the hashes.
     #[command(after_help = EXIT_CODES)]
     Check(RunArgs),
+    /// Crashes a scenario at each of its steps, with every outcome for what was unsynced.
+    Enumerate(command::enumerate::EnumerateArgs),
     /// Prints how many messages the simulator delivers per second of processor time.
     #[command(after_help = EXIT_CODES)]
     Bench,
@@ -162,6 +165,7 @@ fn main() -> ExitCode {
         Some(Command::Random(seeds)) => run_random(&seeds, &mut out),
         Some(Command::Repro(repro)) => failure::repro(&repro.file, repro.json, &mut out),
         Some(Command::Check(run)) => check(&run, &mut out),
+        Some(Command::Enumerate(args)) => command::enumerate::main(&args, &mut out),
         Some(Command::Bench) => bench(&mut out),
     };
     match ended.and_then(|code| out.finish().map(|()| code)) {

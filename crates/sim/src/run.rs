@@ -2,6 +2,7 @@
 
 use crate::judge::{self, Violation};
 use crate::plan::Plan;
+use crate::recording::Recording;
 use crate::report::{Counters, Report, Unmet, Verdict};
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
@@ -11,8 +12,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs a scenario with a seed, under every judge.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> Report {
-    let plan = Plan::generate(scenario, seed);
+    run_plan(scenario, seed, Plan::generate(scenario, seed), None).0
+}
+
+/// Runs a scenario with a seed and this plan instead of its own, and writes down what happens if a
+/// recording is given.
+#[must_use]
+pub fn run_plan(
+    scenario: &Scenario,
+    seed: u64,
+    plan: Plan,
+    recording: Option<Recording>,
+) -> (Report, Recording) {
     let mut world = World::new(scenario, seed, plan.clone(), judge::all(scenario));
+    if let Some(recording) = recording {
+        world.record(recording);
+    }
     // A broken assertion of a node is a finding like any other: it is reported with its seed.
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     let never_struck: Vec<_> =
@@ -52,7 +67,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
             }
         }
     };
-    Report {
+    let report = Report {
         scenario: scenario.name.clone(),
         seed,
         never_struck,
@@ -60,7 +75,8 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
         counters: world.counters(),
         verdict,
         plan,
-    }
+    };
+    (report, world.recording())
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {

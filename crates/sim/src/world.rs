@@ -5,13 +5,14 @@
 //! keeps it for later. A sync takes time, and what is written meanwhile by another process of the
 //! node is not in it.
 
-use crate::disk::{Reach, SimDisk};
+use crate::disk::{DiskFate, Reach, SimDisk, Unsafe};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
 use crate::queue::{Entry, Queue, Slab, Wheel};
+use crate::recording::{Doing, Recording, Role};
 use crate::report::Counters;
-use crate::scenario::Scenario;
+use crate::scenario::{Heals, Scenario};
 use crate::trace::{Trace, digest};
 use crate::workload::Workload;
 use base::prng::Key;
@@ -273,6 +274,7 @@ pub struct World<'a> {
     /// Until when faults are waited for.
     faults_until: Time,
     out: Vec<Output>,
+    recording: Option<Box<Recording>>,
 }
 
 /// How a run ended.
@@ -323,6 +325,7 @@ impl<'a> World<'a> {
             progress: Time::ZERO,
             faults_until: plan.last_moment() + scenario.liveness.budget.0,
             out: Vec::new(),
+            recording: None,
             plan,
         };
         for node in 0..nodes {
@@ -332,6 +335,16 @@ impl<'a> World<'a> {
             world.arm(entry);
         }
         world
+    }
+
+    /// Writes down what happens from now on.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(Box::new(recording));
+    }
+
+    /// What was written down; nothing if nobody asked.
+    pub fn recording(&mut self) -> Recording {
+        self.recording.take().map_or_else(Recording::default, |recording| *recording)
     }
 
     /// Runs until nothing is left to do, a judge objects, or it takes too long.
@@ -380,7 +393,8 @@ impl<'a> World<'a> {
     /// on?
     fn look(&mut self) -> Option<Ending> {
         let faults_over = self.faults_open == 0 || self.now > self.faults_until;
-        if !self.healed && (self.workload.is_done() || faults_over && self.plan.is_not_empty()) {
+        let done = self.workload.is_done() && self.may_heal();
+        if !self.healed && (done || faults_over && self.plan.is_not_empty()) {
             self.heal();
         }
         if self.healed && self.workload.is_done() && self.nothing_is_owed() {
@@ -389,6 +403,21 @@ impl<'a> World<'a> {
         let patience = self.scenario.liveness.budget.0;
         let over = self.healed || faults_over;
         (over && self.now > self.progress + patience).then_some(Ending::NoProgress)
+    }
+
+    /// Every client has its answer: is that all that faults wait for?
+    fn may_heal(&mut self) -> bool {
+        if self.healed || self.scenario.liveness.heals == Heals::Answered {
+            return true;
+        }
+        let is_written = |log: &wal_core::Log| log.durable() == log.last();
+        self.nothing_is_owed()
+            && self.machines.iter().all(|machine| {
+                machine.process.as_ref().is_some_and(|process| {
+                    process.node.coordinator().is_none_or(|engine| is_written(engine.log()))
+                        && process.node.participant().is_none_or(|host| is_written(host.log()))
+                })
+            })
     }
 
     /// No fault strikes any more, and those that last end.
@@ -680,7 +709,7 @@ impl<'a> World<'a> {
         let mut out = std::mem::take(&mut self.out);
         process.node.handle(self.now, input, &machine.disks, &mut out);
         if let Some(slot) = flushed
-            && machine.is_watched()
+            && (machine.is_watched() || self.recording.is_some())
         {
             self.signals_durable(node, id, slot);
         }
@@ -693,7 +722,7 @@ impl<'a> World<'a> {
     fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
         let mut heard: Heard = [None, None];
         loop {
-            if self.machines[node as usize].is_watched() {
+            if self.is_watched(node) {
                 self.perform_watched(node, id, &mut out, &mut heard);
             } else {
                 for output in &mut out {
@@ -726,7 +755,7 @@ impl<'a> World<'a> {
                 continue;
             }
             process.node.handle(now, input, &machine.disks, &mut out);
-            if done && machine.is_watched() {
+            if done && (machine.is_watched() || self.recording.is_some()) {
                 self.signals_durable(node, id, slot);
             }
         }
@@ -793,8 +822,8 @@ impl<'a> World<'a> {
             Output::Send { to, message } => self.send(node, to.number() as u32, message),
             Output::Appended { slot, event, sequence } => {
                 let machine = &mut self.machines[node as usize];
-                let waits =
-                    machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
+                let waits = self.recording.is_some()
+                    || machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
                 if waits && let Some(process) = machine.process(id) {
                     process.held.appended.push((*slot, *event, *sequence));
                 }
@@ -911,7 +940,7 @@ impl<'a> World<'a> {
     /// once the last is done or one has failed.
     fn disk_goes_on(&mut self, node: u32, id: u32, slot: LogSlot) -> Option<Result<(), DiskError>> {
         loop {
-            let watched = self.machines[node as usize].is_watched();
+            let watched = self.is_watched(node);
             if watched {
                 self.signals_next_op(node, id, slot);
             }
@@ -1028,6 +1057,23 @@ impl<'a> World<'a> {
 
     // ---- faults ----
 
+    /// True if somebody waits for what a node does next.
+    fn is_watched(&self, node: u32) -> bool {
+        self.recording.is_some() || self.machines[node as usize].is_watched()
+    }
+
+    /// A fault may strike here: for the record.
+    fn point(&mut self, node: u32, doing: Doing, role: Role) {
+        let moment = self.moment();
+        let machine = &self.machines[node as usize];
+        let (Some(recording), Some(process)) = (&mut self.recording, &machine.process) else {
+            return;
+        };
+        let mut unsynced = Unsafe::default();
+        machine.disks.0.iter().for_each(|disk| disk.add_unsynced(&mut unsynced));
+        recording.point(moment, node, process.boot, doing, role, &process.node, unsynced);
+    }
+
     fn arm(&mut self, entry: u32) {
         self.faults_open += 1;
         match self.plan.faults[entry as usize].trigger {
@@ -1073,14 +1119,19 @@ impl<'a> World<'a> {
             return false;
         }
         match output {
-            Output::Appended { event, .. } => {
+            Output::Appended { slot, event, .. } => {
+                self.point(node, Doing::Append(*event), Role::of(*slot));
                 self.count(node, |signal| signal == Signal::Append(*event))
             }
             Output::Send { message, .. } => {
                 let kind = message.kind();
+                self.point(node, Doing::Send(kind), Role::sending(kind));
                 self.count(node, |signal| signal == Signal::Send(kind) || signal == Signal::Output)
             }
-            Output::Reply { .. } => self.count(node, |signal| signal == Signal::Output),
+            Output::Reply { .. } => {
+                self.point(node, Doing::Reply, Role::Coordinator);
+                self.count(node, |signal| signal == Signal::Output)
+            }
             Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => false,
         }
     }
@@ -1089,6 +1140,7 @@ impl<'a> World<'a> {
         if !self.is_current(node, id) {
             return false;
         }
+        self.point(node, Doing::Disk(op.name()), Role::of(slot));
         let machine = &mut self.machines[node as usize];
         let Some(process) = &mut machine.process else { return false };
         let recovers = match slot {
@@ -1138,6 +1190,7 @@ impl<'a> World<'a> {
             !is
         });
         for event in done {
+            self.point(node, Doing::Durable(event), Role::of(slot));
             let struck = self.count(node, |signal| signal == Signal::Durable(event));
             if struck && !self.is_current(node, id) {
                 return;
@@ -1165,17 +1218,18 @@ impl<'a> World<'a> {
         self.trace.word(u64::from(entry) | 1 << 40);
         self.counters.faults.entry(fault.action.name()).and_modify(|n| *n += 1).or_insert(1);
         match fault.action {
-            Action::PowerLoss { node, down, mut again } => {
+            Action::PowerLoss { node, down, mut again, unsynced } => {
                 again.reverse();
                 if !again.is_empty() {
                     self.forget_again(node);
                     self.faults_open += again.len() as u32;
                     self.machines[node as usize].again = again;
                 }
-                self.power_loss(node, down);
+                self.crash(node, Crash::Power(unsynced));
+                self.start_later(node, down);
             }
             Action::ProcessCrash { node, down } => {
-                self.crash(node, false);
+                self.crash(node, Crash::Process);
                 self.start_later(node, down);
             }
             Action::Pause { node, lasts } => self.pause(node, lasts),
@@ -1210,7 +1264,7 @@ impl<'a> World<'a> {
         self.faults_open = self.faults_open.saturating_sub(1);
     }
 
-    fn crash(&mut self, node: u32, power: bool) {
+    fn crash(&mut self, node: u32, crash: Crash) {
         let coordinators = *self.scenario.cluster.coordinators.get_ref();
         let machine = &mut self.machines[node as usize];
         if machine.process.is_some() && node < coordinators {
@@ -1219,18 +1273,23 @@ impl<'a> World<'a> {
             self.counters.participant_crashes += 1;
         }
         machine.process = None;
-        if power {
+        if let Crash::Power(unsynced) = crash {
             machine.zombies.clear();
             machine.power_failures += 1;
             let fates = self.scenario.disk.fates();
+            let mut before = Unsafe::default();
             for slot in SLOTS {
                 let entity = u64::from(node) << 1 | slot as u64;
                 let disk = &mut machine.disks.0[slot as usize];
                 let failure = machine.power_failures;
-                let losses = disk.power_fails(fates, &self.power_key, entity, failure);
+                let losses = match unsynced {
+                    Some(fate) => disk.fails_as(fate, &mut before),
+                    None => disk.power_fails(fates, &self.power_key, entity, failure),
+                };
                 self.counters.disk_losses(losses);
             }
         }
+        let power = crash != Crash::Process;
         let moment = self.moment();
         let machine = &self.machines[node as usize];
         for slot in SLOTS {
@@ -1242,7 +1301,7 @@ impl<'a> World<'a> {
     }
 
     fn power_loss(&mut self, node: u32, down: Duration) {
-        self.crash(node, true);
+        self.crash(node, Crash::Power(None));
         self.start_later(node, down);
     }
 
@@ -1295,6 +1354,15 @@ fn is_a_promise(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Committed | Outcome::Completed | Outcome::Compensated)
 }
 
+/// What a node loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crash {
+    /// Its process.
+    Process,
+    /// Its power: of what is unsynced this is left, or what is drawn.
+    Power(Option<DiskFate>),
+}
+
 /// The kinds of disk operation, for traces and triggers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -1308,6 +1376,17 @@ enum OpKind {
 }
 
 impl OpKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::SyncDirectory => "sync directory",
+            Self::Truncate => "truncate",
+            Self::CheckEpoch => "check epoch",
+        }
+    }
+
     fn of(op: &DiskOp) -> OpKind {
         match op {
             DiskOp::Create(_) => Self::Create,
