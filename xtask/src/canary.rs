@@ -30,11 +30,13 @@ const FEW: &[&str] =
     &["kept-tail-not-rewritten", "act-before-durable", "forget-after-first-ack", "no-tombstone"];
 
 const HELP: &str = "\
-cargo xtask sim canary [NAME…] [--seeds N] [--list]
+cargo xtask sim canary [NAME…] [--seeds N] [--by-enumerate] [--list]
 
 Plants one bug at a time (default: all) into a copy of the sources under the target folder, builds the
 simulator from it, and runs random fault plans on 3 to 9 nodes, seeds 0 to N-1 (default 1000), until one
-objects. The clean build has to pass the same seeds. Exit codes: 0 each was found and the clean build
+objects. With --by-enumerate it crashes the scenarios of sim-scenarios/enumerate/ at each of their steps
+instead, once and again on the way back, and those that need another fault than a crash are missed. The
+clean build has to pass the same seeds. Exit codes: 0 each was found and the clean build
 passes · 1 one was missed, or the clean build failed · 4 usage, or a bug that no longer fits the sources ·
 5 a build failed.
 ";
@@ -42,6 +44,7 @@ passes · 1 one was missed, or the clean build failed · 4 usage, or a bug that 
 /// `cargo xtask sim canary …`
 pub fn main(arguments: &[String]) -> ExitCode {
     let (mut names, mut seeds) = (Vec::new(), SEEDS);
+    let mut by_enumerate = false;
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
@@ -55,6 +58,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
                 }
                 return ExitCode::SUCCESS;
             }
+            "--by-enumerate" => by_enumerate = true,
             "--seeds" => match rest.next().and_then(|n| n.parse().ok()) {
                 Some(n) if n > 0 => seeds = n,
                 _ => return usage("--seeds takes a number above 0"),
@@ -66,7 +70,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
     if names.is_empty() {
         names = CANARIES.iter().map(|canary| canary.name).collect();
     }
-    match hunt(&names, seeds) {
+    let hunted = if by_enumerate { enumerate(&names) } else { hunt(&names, seeds) };
+    match hunted {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Missed(error)) => {
             eprintln!("canary: {error}");
@@ -140,6 +145,37 @@ fn hunt(names: &[&str], seeds: u32) -> Result<(), Failure> {
             return Err(Failure::Missed(format!("the clean build fails at seed {seed}: {what}")));
         }
     }
+    if missed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Missed(format!("missed: {}", missed.join(", "))))
+    }
+}
+
+/// Looks for planted bugs at every crash point instead of with seeds.
+fn enumerate(names: &[&str]) -> Result<(), Failure> {
+    let cage = Cage::open()?;
+    println!("{:36} found by", "planted bug");
+    let mut missed = Vec::new();
+    for canary in CANARIES.iter().filter(|canary| names.contains(&canary.name)) {
+        let found = {
+            let _planted = cage.plant(canary)?;
+            cage.build()?;
+            cage.first_crash_point()?
+        };
+        match found {
+            Some(what) => println!("{:36} {what}", canary.name),
+            None => {
+                println!("{:36} MISSED: {}", canary.name, canary.breaks);
+                missed.push(canary.name);
+            }
+        }
+    }
+    cage.build()?;
+    if let Some(what) = cage.first_crash_point()? {
+        return Err(Failure::Missed(format!("the clean build fails: {what}")));
+    }
+    println!("the clean build passes the same crash points");
     if missed.is_empty() {
         Ok(())
     } else {
@@ -233,6 +269,31 @@ impl Cage {
         let seed = field(last, "\"seed\":").and_then(|seed| seed.parse().ok()).unwrap_or(0);
         let what = field(last, "\"violation\":\"").unwrap_or_else(|| "a panic".to_owned());
         Ok(Some(Objection { seed, what }))
+    }
+}
+
+impl Cage {
+    /// What the simulator says against the first crash point that ends badly, at one of each three.
+    fn first_crash_point(&self) -> Result<Option<String>, Failure> {
+        let sim = target().join("debug").join(format!("sim{}", std::env::consts::EXE_SUFFIX));
+        let arguments = ["enumerate", "--depth", "2", "--cuts", "2", "--every", "3", "--first"];
+        let output = Command::new(&sim).args(arguments).current_dir(&self.sources).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match output.status.code() {
+            Some(0) => return Ok(None),
+            Some(1 | 2 | 101) | None => {}
+            Some(_) => {
+                let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                return Err(Failure::Infrastructure(error));
+            }
+        }
+        let verdict = |line: &&str| {
+            ["violation: ", "no progress: ", "expectation: "]
+                .iter()
+                .any(|word| line.starts_with(word))
+        };
+        let what = text.lines().rev().find(verdict).unwrap_or("a panic");
+        Ok(Some(what.chars().take(130).collect()))
     }
 }
 

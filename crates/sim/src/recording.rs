@@ -154,24 +154,16 @@ impl Recording {
         }
     }
 
-    /// A fault may strike here. `running` is the node's process, `boot` its number.
-    pub fn point(
-        &mut self,
-        at: Moment,
-        node: u32,
-        boot: u32,
-        doing: Doing,
-        role: Role,
-        running: &Node,
-        unsynced: Unsafe,
-    ) {
-        let nth = self.count(node, doing.signal());
+    /// A fault may strike here. `point` lacks its number and its state, which is in `running`.
+    pub fn point(&mut self, mut point: Point, running: &Node) {
+        let (node, signal) = (point.node, point.doing.signal());
+        point.nth = self.count(node, signal);
         // Messages and disk operations are outputs besides what they are.
-        if matches!(doing.signal(), Signal::Send(_) | Signal::Write | Signal::Sync) {
+        if matches!(signal, Signal::Send(_) | Signal::Write | Signal::Sync) {
             self.count(node, Signal::Output);
         }
-        let state = state(role, running, boot);
-        self.points.push(Point { node, boot, doing, nth, at, role, state, unsynced });
+        point.state = state(point.role, running, point.boot);
+        self.points.push(point);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
 use crate::queue::{Entry, Queue, Slab, Wheel};
-use crate::recording::{Doing, Recording, Role};
+use crate::recording::{Doing, Point, Recording, Role};
 use crate::report::Counters;
 use crate::scenario::{Heals, Scenario};
 use crate::trace::{Trace, digest};
@@ -1071,7 +1071,9 @@ impl<'a> World<'a> {
         };
         let mut unsynced = Unsafe::default();
         machine.disks.0.iter().for_each(|disk| disk.add_unsynced(&mut unsynced));
-        recording.point(moment, node, process.boot, doing, role, &process.node, unsynced);
+        let (boot, state) = (process.boot, String::new());
+        let point = Point { node, boot, doing, nth: 0, at: moment, role, state, unsynced };
+        recording.point(point, &process.node);
     }
 
     fn arm(&mut self, entry: u32) {
