@@ -14,7 +14,7 @@
 
 use crate::disk::{DiskFate, Unsafe};
 use crate::plan::{Action, Fault, Plan, Trigger};
-use crate::recording::{Doing, Point, Recording, Role};
+use crate::recording::{Doing, Point, Recording, Role, Wanted};
 use crate::report::{Report, Verdict};
 use crate::run::run_plan;
 use crate::scenario::Scenario;
@@ -314,7 +314,8 @@ impl<'a> Enumeration<'a> {
         breadth: Breadth,
     ) -> Result<Enumeration<'a>, Box<Report>> {
         let base = Plan::generate(scenario, seed);
-        let (report, recording) = run_plan(scenario, seed, base.clone(), Some(Recording::new()));
+        let (report, recording) =
+            run_plan(scenario, seed, base.clone(), Some(Recording::new(Wanted::Points)));
         if report.verdict != Verdict::Clean {
             return Err(Box::new(report));
         }
@@ -376,7 +377,7 @@ impl<'a> Enumeration<'a> {
         for fate in fates(point.unsynced, self.breadth.cuts_max) {
             let crash = Crash { point: point.clone(), fate };
             let goes_on = self.breadth.depth > 1 && few.contains(&fate);
-            let recording = goes_on.then(Recording::new);
+            let recording = goes_on.then(|| Recording::new(Wanted::Points));
             let (report, recording) = self.one(std::slice::from_ref(&crash), recording);
             let clean = report.verdict == Verdict::Clean;
             matrix.count(std::slice::from_ref(&crash), report);
@@ -524,7 +525,7 @@ mod tests {
         let (one, three) = (enumeration.run(1, false, &|_| ()), enumeration.run(3, false, &|_| ()));
         assert_eq!((one.hash, one.runs, &one.cells), (three.hash, three.runs, &three.cells));
         let plan = Plan::generate(&scenario, 1);
-        let recorded = run_plan(&scenario, 1, plan.clone(), Some(Recording::new())).0;
+        let recorded = run_plan(&scenario, 1, plan.clone(), Some(Recording::new(Wanted::Points))).0;
         assert_eq!(recorded.hash, run_plan(&scenario, 1, plan, None).0.hash);
     }
 

@@ -160,6 +160,20 @@ impl Action {
     }
 }
 
+impl Action {
+    /// Whom it strikes, if that is one node.
+    #[must_use]
+    pub fn node(&self) -> Option<u32> {
+        match self {
+            Self::PowerLoss { node, .. }
+            | Self::ProcessCrash { node, .. }
+            | Self::Zombie { node, .. }
+            | Self::Pause { node, .. } => Some(*node),
+            Self::Partition { .. } | Self::Heal | Self::Drop { .. } => None,
+        }
+    }
+}
+
 impl Plan {
     /// The plan of a run: what the scenario names, then what its chaos draws from the seed. Each
     /// entry is a function of the seed, its kind and its number: one more moves no other.

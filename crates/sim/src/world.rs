@@ -10,7 +10,7 @@ use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
 use crate::queue::{Entry, Queue, Slab, Wheel};
-use crate::recording::{Doing, Point, Recording, Role};
+use crate::recording::{self, Doing, Happening, Point, Recording, Role};
 use crate::report::Counters;
 use crate::scenario::{Heals, Scenario};
 use crate::trace::{Trace, digest};
@@ -344,7 +344,24 @@ impl<'a> World<'a> {
 
     /// What was written down; nothing if nobody asked.
     pub fn recording(&mut self) -> Recording {
-        self.recording.take().map_or_else(Recording::default, |recording| *recording)
+        let Some(mut recording) = self.recording.take() else { return Recording::default() };
+        if recording.wants_happenings() {
+            let lines =
+                |disks: &NodeDisks| SLOTS.map(|slot| recording::log_lines(disks.directory(slot)));
+            recording.logs = self.machines.iter().map(|machine| lines(&machine.disks)).collect();
+        }
+        *recording
+    }
+
+    /// Something happened: for the record, if it is wanted.
+    #[inline]
+    fn note(&mut self, what: impl FnOnce() -> Happening) {
+        if let Some(recording) = &mut self.recording
+            && recording.wants_happenings()
+        {
+            let moment = Moment { now: self.now, event: self.trace.events() };
+            recording.happenings.push((moment, what()));
+        }
     }
 
     /// Runs until nothing is left to do, a judge objects, or it takes too long.
@@ -381,6 +398,9 @@ impl<'a> World<'a> {
             let place = entry.what ^ IS_MESSAGE;
             self.trace.event(self.now.as_nanos(), DELIVER << 32 | u64::from(entry.target));
             self.trace.word(self.agenda.messages.get(place).digest);
+            if self.recording.is_some() {
+                self.note_arrival(entry, place);
+            }
             self.arrive(entry.target, place);
         }
         if self.trace.events().is_multiple_of(QUIET_LOOK) {
@@ -554,6 +574,15 @@ impl<'a> World<'a> {
             })
     }
 
+    fn note_arrival(&mut self, entry: Entry, place: u32) {
+        let (copy, to) = (entry.tie, entry.target);
+        let Envelope { from, message, .. } = self.agenda.messages.get(place);
+        let (from, kind) = (*from, message.kind());
+        let process = self.machines[to as usize].process.as_ref();
+        let heard = process.is_some_and(|process| !process.paused);
+        self.note(|| Happening::Arrived { copy, from, to, kind, heard });
+    }
+
     fn arrive(&mut self, to: u32, place: u32) {
         self.counters.delivered += 1;
         let machine = &mut self.machines[to as usize];
@@ -666,6 +695,7 @@ impl<'a> World<'a> {
         if boot > 1 {
             self.counters.restarts += 1;
         }
+        self.note(|| Happening::Started { node, boot });
         self.go_on(node, id, out);
     }
 
@@ -798,6 +828,8 @@ impl<'a> World<'a> {
     fn resume(&mut self, node: u32, id: u32) {
         let Some(process) = self.machines[node as usize].process(id) else { return };
         process.paused = false;
+        self.note(|| Happening::Resumed { node });
+        let Some(process) = self.machines[node as usize].process(id) else { return };
         let held: Vec<Output> = std::mem::take(&mut process.held.outputs).into();
         for slot in SLOTS {
             if let Some(result) = self.disk_goes_on(node, id, slot)
@@ -821,6 +853,13 @@ impl<'a> World<'a> {
         match output {
             Output::Send { to, message } => self.send(node, to.number() as u32, message),
             Output::Appended { slot, event, sequence } => {
+                let (role, event_, sequence_) = (Role::of(*slot), *event, sequence.0);
+                self.note(|| Happening::Appended {
+                    node,
+                    role,
+                    event: event_,
+                    sequence: sequence_,
+                });
                 let machine = &mut self.machines[node as usize];
                 let waits = self.recording.is_some()
                     || machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
@@ -859,6 +898,14 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.recovered(moment, node, slot, report, disk, &mut self.findings);
         }
+        if let Some(recording) = &mut self.recording
+            && recording.wants_happenings()
+        {
+            let (role, records) = (Role::of(slot), report.scanned.records);
+            let (found, truth) = (recording::found(report), recording::truth(role, disk));
+            let what = Happening::Recovered { node, role, records, found, truth };
+            recording.happenings.push((moment, what));
+        }
         let boot = machine.boots;
         let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
         self.counters.recovered(slot, boot, report);
@@ -882,12 +929,19 @@ impl<'a> World<'a> {
         self.counters.sent += 1;
         let digest = digest(message);
         let Fate { first, second } = self.net.send(self.now, from, to, message.kind(), digest);
+        let (before, kind) = (self.agenda.scheduled, message.kind());
+        let about = self.recording.as_ref().and_then(|_| recording::about(message));
         if let Some(at) = second {
             self.agenda.deliver(at, from, to, digest).clone_from(message);
         }
         if let Some(at) = first {
             std::mem::swap(self.agenda.deliver(at, from, to, digest), message);
         }
+        self.note(|| {
+            let arrives = [second, first].into_iter().flatten().zip(before + 1..);
+            let arrives = arrives.map(|(at, copy)| (copy, at)).collect();
+            Happening::Sent { from, to, kind, about, arrives }
+        });
     }
 
     fn reply(&mut self, key: &base::RequestKey, outcome: &Outcome) {
@@ -902,7 +956,8 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.replied(moment, key, outcome, &mut self.findings);
         }
-        if self.workload.answered(key).is_some() {
+        if let Some(operation) = self.workload.answered(key) {
+            self.note(|| Happening::Told { operation, outcome: format!("{outcome:?}") });
             self.counters.answers.count(outcome);
             self.progress = self.now;
             self.clients_go_on();
@@ -912,6 +967,7 @@ impl<'a> World<'a> {
     /// A process says that it must stop. Its node starts again, unless a successor runs already.
     fn died(&mut self, node: u32, id: u32, slot: LogSlot, reason: &str) {
         self.counters.died += 1;
+        self.note(|| Happening::Stopped { node, reason: reason.to_owned() });
         self.trace.word(slot as u64);
         let moment = self.moment();
         let machine = &mut self.machines[node as usize];
@@ -1052,6 +1108,7 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.submitted(moment, node, &request);
         }
+        self.note(|| Happening::Asked { operation, node });
         self.feed(node, id, Input::Submit(request));
     }
 
@@ -1069,6 +1126,9 @@ impl<'a> World<'a> {
         let (Some(recording), Some(process)) = (&mut self.recording, &machine.process) else {
             return;
         };
+        if !recording.wants_points() {
+            return;
+        }
         let mut unsynced = Unsafe::default();
         machine.disks.0.iter().for_each(|disk| disk.add_unsynced(&mut unsynced));
         let (boot, state) = (process.boot, String::new());
@@ -1191,6 +1251,9 @@ impl<'a> World<'a> {
             }
             !is
         });
+        if !done.is_empty() {
+            self.note(|| Happening::Durable { node, role: Role::of(slot), through: durable.0 });
+        }
         for event in done {
             self.point(node, Doing::Durable(event), Role::of(slot));
             let struck = self.count(node, |signal| signal == Signal::Durable(event));
@@ -1218,6 +1281,8 @@ impl<'a> World<'a> {
         self.struck[entry as usize] = true;
         self.progress = self.now;
         self.trace.word(u64::from(entry) | 1 << 40);
+        let (kind, struck) = (fault.action.name(), fault.action.node());
+        self.note(|| Happening::Fault { entry, kind, node: struck });
         self.counters.faults.entry(fault.action.name()).and_modify(|n| *n += 1).or_insert(1);
         match fault.action {
             Action::PowerLoss { node, down, mut again, unsynced } => {
@@ -1292,6 +1357,7 @@ impl<'a> World<'a> {
             }
         }
         let power = crash != Crash::Process;
+        self.note(|| Happening::Crashed { node, power });
         let moment = self.moment();
         let machine = &self.machines[node as usize];
         for slot in SLOTS {
