@@ -8,9 +8,7 @@
 use crate::clock::processors;
 use crate::junit::Junit;
 use crate::terminal::{Output, say};
-use crate::{
-    EXIT_CODES, Seeds, Stop, failure, parallel, parse_range, parse_shard, progress, read, read_text,
-};
+use crate::{EXIT_CODES, Seeds, Stop, failure, parallel, parse_range, parse_shard, progress, read};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use sim::{Report, Scenario, Verdict};
@@ -257,13 +255,15 @@ const AGAIN: &str = "run that shard again";
 
 fn load(path: &Path) -> Result<Shard, Stop> {
     let shown = path.display().to_string();
-    let text = read_text(path)?;
-    let cut = |what: &str| refuse(AGAIN, format!("{shown} is cut or damaged: {what}"));
-    let mut rows: Vec<&str> = text.split_inclusive('\n').collect();
+    let bytes = std::fs::read(path)
+        .map_err(|error| refuse(AGAIN, format!("cannot read {shown}: {error}")))?;
     let no_result = || {
         let help = "`cargo xtask sim sweep … --out FILE` writes such files";
         Stop::usage(miette::miette!(help = help, "{shown} is no result of a sweep"))
     };
+    let text = String::from_utf8(bytes).map_err(|_| no_result())?;
+    let cut = |what: &str| refuse(AGAIN, format!("{shown} is cut or damaged: {what}"));
+    let mut rows: Vec<&str> = text.split_inclusive('\n').collect();
     let first: serde_json::Value =
         rows.first().and_then(|row| serde_json::from_str(row).ok()).ok_or_else(no_result)?;
     match first.get("sweep").and_then(serde_json::Value::as_u64) {
