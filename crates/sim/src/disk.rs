@@ -24,6 +24,7 @@
 use base::prng::{Draw, Key};
 use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 use wal_core::{Directory, DiskError, DiskOp, SegmentId};
 
 const SECTOR: usize = 512;
@@ -90,6 +91,73 @@ pub struct Losses {
     pub writes_torn: u64,
     /// Files that are not there because their directory was not synced.
     pub names_lost: u64,
+}
+
+/// What is left of everything unsynced when the power fails, said outright instead of drawn: for
+/// crashes that are enumerated.
+///
+/// A node's unsynced bytes are one stream for this: the coordinator's log's in the order in which they
+/// were written, then the participant's. A truncation counts as one byte and one sector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFate {
+    /// Nothing, and no new name.
+    Lost,
+    /// All.
+    Kept,
+    /// The names, and the first so many bytes.
+    Cut(u64),
+    /// The names, and those sectors whose bit is set, the first one's the lowest; behind the 64th,
+    /// none.
+    Torn {
+        /// A bit for each sector.
+        sectors: u64,
+        /// Files have their full length, and zeros where a sector is missing; else they end with
+        /// the last sector that is there.
+        zeros: bool,
+    },
+}
+
+impl DiskFate {
+    /// The word for it, without its number.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Kept => "kept",
+            Self::Cut(_) => "cut",
+            Self::Torn { .. } => "torn",
+        }
+    }
+
+    /// How many bytes are there of a piece that begins behind so much.
+    fn whole_or_part(self, at: Unsafe, len: u64) -> u64 {
+        match self {
+            Self::Lost => 0,
+            Self::Kept => len,
+            Self::Cut(bytes) => bytes.saturating_sub(at.bytes).min(len),
+            Self::Torn { sectors, .. } if at.sectors < 64 && sectors >> at.sectors & 1 == 1 => len,
+            Self::Torn { .. } => 0,
+        }
+    }
+}
+
+/// How much is unsynced: what a power failure may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsafe {
+    /// New files' names.
+    pub names: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Pieces of a write that lie in one sector.
+    pub sectors: u64,
+}
+
+impl Unsafe {
+    /// True if the power may fail without any loss.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.names == 0 && self.bytes == 0
+    }
 }
 
 /// How far a sync reaches: every change that was made before it began.
@@ -218,6 +286,54 @@ impl SimDisk {
         losses
     }
 
+    /// What is unsynced, added to what is unsynced elsewhere.
+    pub fn add_unsynced(&self, to: &mut Unsafe) {
+        for file in &self.files {
+            to.names += u64::from(file.unsynced_name.is_some());
+            // What was appended last begins where the one before ends.
+            let mut end = file.bytes.len();
+            for Unsynced { change, .. } in file.unsynced.iter().rev() {
+                let (bytes, sectors) = match change {
+                    Change::Append { offset } => {
+                        (end - offset, pieces(*offset, end - offset).count())
+                    }
+                    Change::Write { offset, new, .. } => {
+                        (new.len(), pieces(*offset, new.len()).count())
+                    }
+                    Change::Truncate { .. } => (1, 1),
+                };
+                end = match change {
+                    Change::Append { offset } => *offset,
+                    Change::Write { old_len, .. } => *old_len,
+                    Change::Truncate { old_tail, len } => len + old_tail.len(),
+                };
+                to.bytes += bytes as u64;
+                to.sectors += sectors as u64;
+            }
+        }
+    }
+
+    /// The power fails, and this is left. `before` is what of the node's stream came before this
+    /// disk; what this one had is added.
+    pub fn fails_as(&mut self, fate: DiskFate, before: &mut Unsafe) -> Losses {
+        let mut losses = Losses::default();
+        let mut changes = Vec::new();
+        for (at, file) in self.files.iter_mut().enumerate() {
+            let taken = file.take_back();
+            changes.extend(taken.into_iter().map(|one| (one.serial, at, one.change)));
+        }
+        changes.sort_unstable_by_key(|(serial, ..)| *serial);
+        for (_, at, change) in changes {
+            self.files[at].end_as(fate, change, before, &mut losses);
+        }
+        self.files.retain_mut(|file| {
+            let named = file.unsynced_name.take().is_none() || fate != DiskFate::Lost;
+            losses.names_lost += u64::from(!named);
+            named
+        });
+        losses
+    }
+
     /// What is durable of it now: what a power failure would leave for certain.
     #[must_use]
     pub fn durable(&self) -> Durable<'_> {
@@ -235,8 +351,8 @@ impl SimDisk {
 }
 
 impl File {
-    /// Takes every unsynced change back, then lets each meet its fate.
-    fn fall_back(&mut self, fates: Fates, losses: &mut Losses, draw: impl Fn(u64) -> Draw) {
+    /// Takes every unsynced change back, and says what they were: none is an append any more.
+    fn take_back(&mut self) -> Vec<Unsynced> {
         let mut unsynced = std::mem::take(&mut self.unsynced);
         for Unsynced { change, .. } in unsynced.iter_mut().rev() {
             if let Change::Append { offset } = *change {
@@ -246,6 +362,48 @@ impl File {
                 undo(change, &mut self.bytes);
             }
         }
+        unsynced
+    }
+
+    /// A change that was taken back ends as it is told.
+    fn end_as(&mut self, fate: DiskFate, change: Change, at: &mut Unsafe, losses: &mut Losses) {
+        let (offset, new) = match change {
+            Change::Truncate { len, .. } => {
+                if fate.whole_or_part(*at, 1) == 1 {
+                    self.bytes.truncate(len);
+                }
+                at.bytes += 1;
+                at.sectors += 1;
+                return;
+            }
+            Change::Write { offset, new, .. } => (offset, new),
+            Change::Append { .. } => unreachable!("it was made a write when it was undone"),
+        };
+        if let DiskFate::Torn { zeros: true, .. } = fate
+            && self.bytes.len() < offset + new.len()
+        {
+            self.bytes.resize(offset + new.len(), 0);
+        }
+        let mut there = 0;
+        for piece in pieces(offset, new.len()) {
+            let count = fate.whole_or_part(*at, piece.len() as u64);
+            self.put(offset + piece.start, &new[piece.start..piece.start + count as usize]);
+            there += count as usize;
+            at.bytes += piece.len() as u64;
+            at.sectors += 1;
+        }
+        let counter = match fate {
+            _ if there == new.len() => &mut losses.writes_kept,
+            _ if there == 0 => &mut losses.writes_lost,
+            DiskFate::Torn { .. } => &mut losses.writes_torn,
+            _ => &mut losses.writes_cut,
+        };
+        *counter += 1;
+    }
+
+    /// Takes every unsynced change back, then lets each meet its fate.
+    fn fall_back(&mut self, fates: Fates, losses: &mut Losses, draw: impl Fn(u64) -> Draw) {
+        let mut unsynced = self.take_back();
         // All alike, one time in three.
         let together = draw(0);
         if together.nth(1).below(4) == 0 {
@@ -287,14 +445,10 @@ impl File {
                 if own.nth(5).below(2) == 0 && self.bytes.len() < offset + new.len() {
                     self.bytes.resize(offset + new.len(), 0);
                 }
-                let mut from = 0;
-                while from < new.len() {
-                    let sector_end = ((offset + from) / SECTOR + 1) * SECTOR;
-                    let to = new.len().min(sector_end - offset);
-                    if own.nth(16 + from as u64).below(2) == 0 {
-                        self.put(offset + from, &new[from..to]);
+                for piece in pieces(offset, new.len()) {
+                    if own.nth(16 + piece.start as u64).below(2) == 0 {
+                        self.put(offset + piece.start, &new[piece]);
                     }
-                    from = to;
                 }
             }
         }
@@ -309,6 +463,17 @@ impl File {
             self.bytes[offset..end].copy_from_slice(bytes);
         }
     }
+}
+
+/// A write's pieces, each within one sector, as ranges of the write.
+fn pieces(offset: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let sector_end = ((offset + from) / SECTOR + 1) * SECTOR;
+        let piece = from..len.min(sector_end - offset);
+        from = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 fn undo(change: &Change, bytes: &mut Vec<u8>) {
@@ -519,6 +684,62 @@ mod tests {
             })
             .collect();
         assert_eq!(left.len(), 2);
+    }
+
+    #[test]
+    fn what_is_left_can_be_said_outright() {
+        let mut base = disk();
+        base.perform(write(6, &[b'x'; 1200])).unwrap();
+        base.perform(write(2, b"NC")).unwrap();
+        let mut there = Unsafe::default();
+        base.add_unsynced(&mut there);
+        assert_eq!(there, Unsafe { names: 0, bytes: 1202, sectors: 4 });
+        let after = |fate| {
+            let (mut disk, mut before) = (base.clone(), Unsafe::default());
+            let losses = disk.fails_as(fate, &mut before);
+            assert_eq!(before, Unsafe { names: 0, ..there }, "all of it met its fate");
+            assert_eq!(contents(&disk.durable()), contents(&disk));
+            (contents(&disk), losses)
+        };
+        let torn = |sectors, zeros| after(DiskFate::Torn { sectors, zeros }).0;
+        assert_eq!(after(DiskFate::Lost).0, b"synced");
+        assert_eq!(after(DiskFate::Kept).0, contents(&base));
+        assert_eq!(after(DiskFate::Cut(3)).0, b"syncedxxx");
+        let (bytes, losses) = after(DiskFate::Cut(1201));
+        assert_eq!((&bytes[..6], bytes.len()), (&b"syNced"[..], 1206));
+        assert_eq!((losses.writes_kept, losses.writes_cut), (1, 1));
+        // Sectors: 506 bytes, 512, 182, and the later write's two.
+        assert_eq!(torn(0b1000, false), b"syNCed");
+        assert_eq!(torn(0b0001, false).len(), 512);
+        let holed = torn(0b0100, false);
+        assert_eq!((holed.len(), holed[6], holed[1023], holed[1024]), (1206, 0, 0, b'x'));
+        assert_eq!((torn(0, true).len(), torn(0, false).len()), (1206, 6));
+        // Behind other disks' bytes: nothing of the cut is left for this one.
+        let (mut disk, mut before) = (base.clone(), Unsafe { names: 0, bytes: 7, sectors: 1 });
+        disk.fails_as(DiskFate::Cut(7), &mut before);
+        assert_eq!(contents(&disk), b"synced");
+    }
+
+    #[test]
+    fn a_name_and_a_truncation_end_as_they_are_told() {
+        let mut base = disk();
+        base.perform(DiskOp::Truncate { segment: ID, len: 3 }).unwrap();
+        base.perform(DiskOp::Create(ID.next())).unwrap();
+        let mut there = Unsafe::default();
+        base.add_unsynced(&mut there);
+        assert_eq!(there, Unsafe { names: 1, bytes: 1, sectors: 1 });
+        for (fate, len, names) in [
+            (DiskFate::Lost, 6, 1),
+            (DiskFate::Kept, 3, 2),
+            (DiskFate::Cut(0), 6, 2),
+            (DiskFate::Cut(1), 3, 2),
+            (DiskFate::Torn { sectors: 0, zeros: true }, 6, 2),
+        ] {
+            let mut disk = base.clone();
+            disk.fails_as(fate, &mut Unsafe::default());
+            assert_eq!(contents(&disk).len(), len, "{fate:?}");
+            assert_eq!(disk.segments().unwrap().len(), names, "{fate:?}");
+        }
     }
 
     #[test]

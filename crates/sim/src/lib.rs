@@ -33,11 +33,13 @@
 //! ```
 
 mod disk;
+pub mod enumerate;
 pub mod judge;
 mod net;
 pub mod plan;
 pub mod queue;
 mod random;
+pub mod recording;
 mod report;
 mod run;
 mod scenario;
@@ -46,12 +48,12 @@ mod trace;
 mod workload;
 mod world;
 
-pub use disk::{Fates, Losses as DiskLosses, SimDisk};
+pub use disk::{DiskFate, Fates, Losses as DiskLosses, SimDisk, Unsafe};
 pub use net::Losses as NetLosses;
 pub use random::{random_small, small};
 pub use report::{Counters, Report, Unmet, Verdict};
-pub use run::{finish, finish_each, finish_while, run, run_on};
-pub use scenario::{FaultEntry, Repeats, Scenario, ScenarioError, Span, nearest};
+pub use run::{finish, finish_each, finish_while, run, run_on, run_plan};
+pub use scenario::{FaultEntry, Heals, Repeats, Scenario, ScenarioError, Span, nearest};
 pub use trace::Trace;
 pub use workload::Answers;
 pub use world::{Ending, LogView, NodeView, Note, World};

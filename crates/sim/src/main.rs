@@ -12,6 +12,7 @@ use std::time::Duration;
 mod clock;
 mod command;
 mod failure;
+mod junit;
 mod table;
 mod terminal;
 
@@ -69,6 +70,16 @@ enum Command {
     /// What `check` starts: prints what a run does, in the queue that is named.
     #[command(hide = true)]
     Side(command::check::SideArgs),
+    /// Crashes a scenario at each of its steps, with every outcome for what was unsynced.
+    Enumerate(command::enumerate::EnumerateArgs),
+    /// Runs one shard of many seeds into a file.
+    Sweep(command::sweep::SweepArgs),
+    /// Puts the files of a sweep's shards together.
+    Merge(command::sweep::MergeArgs),
+    /// Writes a run for other tools: Perfetto, ShiViz.
+    Export(command::export::ExportArgs),
+    /// Writes a run as a page for a browser.
+    View(command::view::ViewArgs),
     /// Prints how many messages the simulator delivers per second of processor time.
     #[command(after_help = EXIT_CODES)]
     Bench,
@@ -173,6 +184,11 @@ fn main() -> ExitCode {
         Some(Command::Check(args)) => command::check::check(&args, &mut out),
         Some(Command::Corpus(corpus)) => command::corpus::corpus(&corpus, &mut out),
         Some(Command::Side(side)) => command::check::side(&side, &mut out),
+        Some(Command::Enumerate(args)) => command::enumerate::main(&args, &mut out),
+        Some(Command::Sweep(args)) => command::sweep::sweep(&args, &mut out),
+        Some(Command::Merge(args)) => command::sweep::merge(&args, &mut out),
+        Some(Command::Export(args)) => command::export::main(&args, &mut out),
+        Some(Command::View(args)) => command::view::main(&args, &mut out),
         Some(Command::Bench) => bench(&mut out),
     };
     match ended.and_then(|code| out.finish().map(|()| code)) {
@@ -295,6 +311,14 @@ struct Seeds {
 }
 
 impl Seeds {
+    /// Those of a range that are a shard's: the i-th of n has each seed that leaves i when it is divided
+    /// by n.
+    fn of(range: &Range<u64>, (part, of): (u32, u32)) -> Seeds {
+        let (part, of) = (u64::from(part), u64::from(of));
+        let first = range.start + (part + of - range.start % of) % of;
+        Seeds { range: first.min(range.end)..range.end, step: of }
+    }
+
     fn len(&self) -> u64 {
         (self.range.end - self.range.start).div_ceil(self.step)
     }
@@ -316,10 +340,7 @@ impl SeedArgs {
             (None, Some(seed)) => seed..seed + 1,
             (None, None) => default..default + 1,
         };
-        let (part, of) = self.shard.unwrap_or((0, 1));
-        let (part, of) = (u64::from(part), u64::from(of));
-        let first = range.start + (part + of - range.start % of) % of;
-        Seeds { range: first.min(range.end)..range.end, step: of }
+        Seeds::of(&range, self.shard.unwrap_or((0, 1)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Fault plans: numbered lists of what goes wrong and when. The world only executes them; a
 //! generator draws one from a seed and a scenario.
 
+use crate::disk::DiskFate;
 use crate::scenario::{Chaos, Kind, Scenario};
 use base::Time;
 use base::prng::{Key, Stream};
@@ -67,6 +68,8 @@ pub enum Action {
         down: Duration,
         /// At which disk operations of the recoveries that follow it loses power again.
         again: Vec<u32>,
+        /// What is left of what it had not synced; `None`: as drawn.
+        unsynced: Option<DiskFate>,
     },
     /// The process dies, the page cache lives. Back after `down`.
     ProcessCrash {
@@ -153,6 +156,20 @@ impl Action {
             Self::Partition { .. } => "partition",
             Self::Heal => "heal",
             Self::Drop { .. } => "drop",
+        }
+    }
+}
+
+impl Action {
+    /// Whom it strikes, if that is one node.
+    #[must_use]
+    pub fn node(&self) -> Option<u32> {
+        match self {
+            Self::PowerLoss { node, .. }
+            | Self::ProcessCrash { node, .. }
+            | Self::Zombie { node, .. }
+            | Self::Pause { node, .. } => Some(*node),
+            Self::Partition { .. } | Self::Heal | Self::Drop { .. } => None,
         }
     }
 }
@@ -310,7 +327,11 @@ impl Generator<'_> {
             let depth = stream.between(1, 3);
             again = (0..depth).map(|_| stream.between(1, 12) as u32).collect();
         }
-        Fault { trigger, action: Action::PowerLoss { node, down, again }, named: false }
+        Fault {
+            trigger,
+            action: Action::PowerLoss { node, down, again, unsynced: None },
+            named: false,
+        }
     }
 
     fn participant_crash(&self, _: u32, stream: &mut Stream) -> Fault {
@@ -322,7 +343,11 @@ impl Generator<'_> {
         let trigger = self.at_a_signal(node, stream);
         let again = if stream.below(4) == 0 { vec![stream.between(1, 12) as u32] } else { vec![] };
         let down = self.lasts(stream);
-        Fault { trigger, action: Action::PowerLoss { node, down, again }, named: false }
+        Fault {
+            trigger,
+            action: Action::PowerLoss { node, down, again, unsynced: None },
+            named: false,
+        }
     }
 
     fn process_crash(&self, _: u32, stream: &mut Stream) -> Fault {

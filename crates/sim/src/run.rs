@@ -3,6 +3,7 @@
 use crate::judge::{self, Violation};
 use crate::plan::Plan;
 use crate::queue::QueueKind;
+use crate::recording::Recording;
 use crate::report::{Counters, Report, Unmet, Verdict};
 use crate::scenario::Scenario;
 use crate::world::{Ending, World};
@@ -20,6 +21,23 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
 pub fn run_on(scenario: &Scenario, seed: u64, queue: QueueKind) -> Report {
     let plan = Plan::generate(scenario, seed);
     finish(&mut World::with_queue(scenario, seed, plan, judge::all(scenario), queue))
+}
+
+/// Runs a scenario with a seed and this plan instead of its own, and writes down what happens if a
+/// recording is given.
+#[must_use]
+pub fn run_plan(
+    scenario: &Scenario,
+    seed: u64,
+    plan: Plan,
+    recording: Option<Recording>,
+) -> (Report, Recording) {
+    let mut world = World::new(scenario, seed, plan, judge::all(scenario));
+    if let Some(recording) = recording {
+        world.record(recording);
+    }
+    let report = finish(&mut world);
+    (report, world.recording())
 }
 
 /// Runs a world to its end, from wherever it is.
@@ -282,6 +300,7 @@ mod tests {
                 node: seed as u32 % *scenario.cluster.nodes.get_ref(),
                 down: Duration::from_millis(15),
                 again: Vec::new(),
+                unsynced: None,
             };
             let trigger = Trigger::At(Time::from_nanos(9_000_000));
             more.faults.push(Fault { trigger, action, named: false });

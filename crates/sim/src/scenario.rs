@@ -2,6 +2,7 @@
 //!
 //! An error names the file, the line and the column, what was expected, and the nearest valid word.
 
+use crate::disk::DiskFate;
 use crate::plan::{Action, Fault, NodeSet, Signal, Trigger};
 use base::prng::DERIVATION_VERSION;
 use base::{Ratio, Time};
@@ -200,6 +201,7 @@ as_text!(
     Latency: "lengths of time such as \"1ms..10ms\", or \"regions\"",
     Share: "a share such as \"1%\"",
     When: "a trigger such as \"append(tx_commit_start)#3@n0\"",
+    DiskFate: "\"lost\", \"kept\", \"cut@137\" or \"torn@101\"",
     Group: "nodes such as \"n0\", \"n3,n4\", \"region:2\" or \"rest\""
 );
 
@@ -699,6 +701,57 @@ impl fmt::Display for Group {
     }
 }
 
+/// As in a scenario file: `lost`, `kept`, `cut@137` (so many bytes are left), `torn@101` (a digit for
+/// each sector, the first one first), `torn@101+zeros` (and files have their full length).
+impl FromStr for DiskFate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DiskFate, String> {
+        let bad = || {
+            format!(
+                "\"{text}\" does not say what is left: expected \"lost\", \"kept\", \"cut@137\" \
+                 (the first 137 bytes), \"torn@101\" (the first and third sector) or \
+                 \"torn@101+zeros\" (and zeros for what is missing)"
+            )
+        };
+        match text.split_once('@') {
+            None if text == "lost" => Ok(DiskFate::Lost),
+            None if text == "kept" => Ok(DiskFate::Kept),
+            Some(("cut", bytes)) => bytes.parse().map(DiskFate::Cut).map_err(|_| bad()),
+            Some(("torn", digits)) => {
+                let (digits, zeros) = match digits.strip_suffix("+zeros") {
+                    Some(digits) => (digits, true),
+                    None => (digits, false),
+                };
+                let known = digits.bytes().all(|digit| matches!(digit, b'0' | b'1'));
+                if digits.is_empty() || digits.len() > 64 || !known {
+                    return Err(bad());
+                }
+                let set = digits.bytes().enumerate().filter(|(_, digit)| *digit == b'1');
+                let sectors = set.fold(0, |sectors, (at, _)| sectors | 1 << at);
+                Ok(DiskFate::Torn { sectors, zeros })
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl fmt::Display for DiskFate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Lost | Self::Kept => f.write_str(self.name()),
+            Self::Cut(bytes) => write!(f, "cut@{bytes}"),
+            Self::Torn { sectors, zeros } => {
+                f.write_str("torn@")?;
+                for at in 0..(64 - sectors.leading_zeros()).max(1) {
+                    f.write_str(if sectors >> at & 1 == 1 { "1" } else { "0" })?;
+                }
+                f.write_str(if zeros { "+zeros" } else { "" })
+            }
+        }
+    }
+}
+
 /// The kinds of fault that a scenario may name.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
@@ -723,7 +776,7 @@ impl FaultKind {
     /// Its name, and the keys that say more about it.
     fn keys(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::PowerLoss => ("power-loss", &["node", "down", "again"]),
+            Self::PowerLoss => ("power-loss", &["node", "down", "again", "unsynced"]),
             Self::ProcessCrash => ("process-crash", &["node", "down"]),
             Self::Zombie => ("zombie", &["node", "successor", "resume"]),
             Self::Pause => ("pause", &["node", "for"]),
@@ -773,6 +826,9 @@ pub struct FaultEntry {
     /// At which disk operations of the recoveries that follow it is hit again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub again: Vec<u32>,
+    /// What is left of what it had not synced, instead of what would be drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsynced: Option<DiskFate>,
     /// When the successor of a zombie starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub successor: Option<Span>,
@@ -823,7 +879,8 @@ impl FaultEntry {
         };
         let action = match kind {
             FaultKind::PowerLoss => {
-                Action::PowerLoss { node: node()?, down: down()?, again: self.again.clone() }
+                let (again, unsynced) = (self.again.clone(), self.unsynced);
+                Action::PowerLoss { node: node()?, down: down()?, again, unsynced }
             }
             FaultKind::ProcessCrash => Action::ProcessCrash { node: node()?, down: down()? },
             FaultKind::Pause => Action::Pause { node: node()?, lasts: lasts()? },
@@ -859,6 +916,7 @@ impl FaultEntry {
             ("node", self.node.is_some()),
             ("down", self.down.is_some()),
             ("again", !self.again.is_empty()),
+            ("unsynced", self.unsynced.is_some()),
             ("successor", self.successor.is_some()),
             ("resume", self.resume.is_some()),
             ("between", self.between.is_some()),
@@ -895,6 +953,7 @@ impl FaultEntry {
             node: None,
             down: None,
             again: Vec::new(),
+            unsynced: None,
             successor: None,
             resume: None,
             between: None,
@@ -903,8 +962,9 @@ impl FaultEntry {
             lasts: None,
         };
         match fault.action.clone() {
-            Action::PowerLoss { node, down, again } => {
+            Action::PowerLoss { node, down, again, unsynced } => {
                 (entry.node, entry.down, entry.again) = (Some(node), Some(Span(down)), again);
+                entry.unsynced = unsynced;
             }
             Action::ProcessCrash { node, down } => {
                 entry.kind = FaultKind::ProcessCrash;
@@ -941,11 +1001,25 @@ impl FaultEntry {
 pub struct Liveness {
     /// Once faults are over and healed, everything ends within this time.
     pub budget: Span,
+    /// When the world heals, and faults that have not struck strike no more.
+    pub heals: Heals,
+}
+
+/// When the world heals.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Heals {
+    /// Once every client has its answer, or no fault is left that could strike in time.
+    #[default]
+    Answered,
+    /// Once nothing is owed either and every log is durable to its last record, so that a fault may
+    /// wait for an operation's very last step.
+    Rest,
 }
 
 impl Default for Liveness {
     fn default() -> Self {
-        Liveness { budget: Span(Duration::from_secs(120)) }
+        Liveness { budget: Span(Duration::from_secs(120)), heals: Heals::default() }
     }
 }
 

@@ -5,13 +5,14 @@
 //! keeps it for later. A sync takes time, and what is written meanwhile by another process of the
 //! node is not in it.
 
-use crate::disk::{Reach, SimDisk};
+use crate::disk::{DiskFate, Reach, SimDisk, Unsafe};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
 use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
+use crate::recording::{self, Doing, Happening, Point, Recording, Role};
 use crate::report::Counters;
-use crate::scenario::Scenario;
+use crate::scenario::{Heals, Scenario};
 use crate::trace::{Trace, digest};
 use crate::workload::Workload;
 use base::prng::Key;
@@ -286,6 +287,7 @@ pub struct World<'a> {
     /// Until when faults are waited for.
     faults_until: Time,
     out: Vec<Output>,
+    recording: Option<Box<Recording>>,
 }
 
 /// How a run ended.
@@ -350,6 +352,7 @@ impl<'a> World<'a> {
             progress: Time::ZERO,
             faults_until: plan.last_moment() + scenario.liveness.budget.0,
             out: Vec::new(),
+            recording: None,
             plan,
         };
         for node in 0..nodes {
@@ -359,6 +362,33 @@ impl<'a> World<'a> {
             world.arm(entry);
         }
         world
+    }
+
+    /// Writes down what happens from now on.
+    pub fn record(&mut self, recording: Recording) {
+        self.recording = Some(Box::new(recording));
+    }
+
+    /// What was written down; nothing if nobody asked.
+    pub fn recording(&mut self) -> Recording {
+        let Some(mut recording) = self.recording.take() else { return Recording::default() };
+        if recording.wants_happenings() {
+            let lines =
+                |disks: &NodeDisks| SLOTS.map(|slot| recording::log_lines(disks.directory(slot)));
+            recording.logs = self.machines.iter().map(|machine| lines(&machine.disks)).collect();
+        }
+        *recording
+    }
+
+    /// Something happened: for the record, if it is wanted.
+    #[inline]
+    fn happened(&mut self, what: impl FnOnce() -> Happening) {
+        if let Some(recording) = &mut self.recording
+            && recording.wants_happenings()
+        {
+            let moment = Moment { now: self.now, event: self.trace.events() };
+            recording.happenings.push((moment, what()));
+        }
     }
 
     /// Runs until nothing is left to do, a judge objects, or it takes too long.
@@ -398,6 +428,9 @@ impl<'a> World<'a> {
             let place = entry.what ^ IS_MESSAGE;
             self.trace.event(self.now.as_nanos(), DELIVER << 32 | u64::from(entry.target));
             self.trace.word(self.agenda.messages.get(place).digest);
+            if self.recording.is_some() {
+                self.note_arrival(entry, place);
+            }
             self.arrive(entry.target, place);
         }
         if self.trace.events().is_multiple_of(QUIET_LOOK) {
@@ -410,7 +443,8 @@ impl<'a> World<'a> {
     /// on?
     fn look(&mut self) -> Option<Ending> {
         let faults_over = self.faults_open == 0 || self.now > self.faults_until;
-        if !self.healed && (self.workload.is_done() || faults_over && self.plan.is_not_empty()) {
+        let done = self.workload.is_done() && self.may_heal();
+        if !self.healed && (done || faults_over && self.plan.is_not_empty()) {
             self.heal();
         }
         if self.healed && self.workload.is_done() && self.nothing_is_owed() {
@@ -419,6 +453,21 @@ impl<'a> World<'a> {
         let patience = self.scenario.liveness.budget.0;
         let over = self.healed || faults_over;
         (over && self.now > self.progress + patience).then_some(Ending::NoProgress)
+    }
+
+    /// Every client has its answer: is that all that faults wait for?
+    fn may_heal(&mut self) -> bool {
+        if self.healed || self.scenario.liveness.heals == Heals::Answered {
+            return true;
+        }
+        let is_written = |log: &wal_core::Log| log.durable() == log.last();
+        self.nothing_is_owed()
+            && self.machines.iter().all(|machine| {
+                machine.process.as_ref().is_some_and(|process| {
+                    process.node.coordinator().is_none_or(|engine| is_written(engine.log()))
+                        && process.node.participant().is_none_or(|host| is_written(host.log()))
+                })
+            })
     }
 
     /// No fault strikes any more, and those that last end.
@@ -555,6 +604,15 @@ impl<'a> World<'a> {
             })
     }
 
+    fn note_arrival(&mut self, entry: Entry, place: u32) {
+        let (copy, to) = (entry.tie, entry.target);
+        let Envelope { from, message, .. } = self.agenda.messages.get(place);
+        let (from, kind) = (*from, message.kind());
+        let process = self.machines[to as usize].process.as_ref();
+        let heard = process.is_some_and(|process| !process.paused);
+        self.happened(|| Happening::Arrived { copy, from, to, kind, heard });
+    }
+
     fn arrive(&mut self, to: u32, place: u32) {
         self.counters.delivered += 1;
         let machine = &mut self.machines[to as usize];
@@ -667,6 +725,7 @@ impl<'a> World<'a> {
         if boot > 1 {
             self.counters.restarts += 1;
         }
+        self.happened(|| Happening::Started { node, boot });
         self.go_on(node, id, out);
     }
 
@@ -710,7 +769,7 @@ impl<'a> World<'a> {
         let mut out = std::mem::take(&mut self.out);
         process.node.handle(self.now, input, &machine.disks, &mut out);
         if let Some(slot) = flushed
-            && machine.is_watched()
+            && (machine.is_watched() || self.recording.is_some())
         {
             self.signals_durable(node, id, slot);
         }
@@ -723,7 +782,7 @@ impl<'a> World<'a> {
     fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
         let mut heard: Heard = [None, None];
         loop {
-            if self.machines[node as usize].is_watched() {
+            if self.is_watched(node) {
                 self.perform_watched(node, id, &mut out, &mut heard);
             } else {
                 for output in &mut out {
@@ -756,7 +815,7 @@ impl<'a> World<'a> {
                 continue;
             }
             process.node.handle(now, input, &machine.disks, &mut out);
-            if done && machine.is_watched() {
+            if done && (machine.is_watched() || self.recording.is_some()) {
                 self.signals_durable(node, id, slot);
             }
         }
@@ -799,6 +858,8 @@ impl<'a> World<'a> {
     fn resume(&mut self, node: u32, id: u32) {
         let Some(process) = self.machines[node as usize].process(id) else { return };
         process.paused = false;
+        self.happened(|| Happening::Resumed { node });
+        let Some(process) = self.machines[node as usize].process(id) else { return };
         let held: Vec<Output> = std::mem::take(&mut process.held.outputs).into();
         for slot in SLOTS {
             if let Some(result) = self.disk_goes_on(node, id, slot)
@@ -822,9 +883,16 @@ impl<'a> World<'a> {
         match output {
             Output::Send { to, message } => self.send(node, to.number() as u32, message),
             Output::Appended { slot, event, sequence } => {
+                let (role, event_, sequence_) = (Role::of(*slot), *event, sequence.0);
+                self.happened(|| Happening::Appended {
+                    node,
+                    role,
+                    event: event_,
+                    sequence: sequence_,
+                });
                 let machine = &mut self.machines[node as usize];
-                let waits =
-                    machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
+                let waits = self.recording.is_some()
+                    || machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
                 if waits && let Some(process) = machine.process(id) {
                     process.held.appended.push((*slot, *event, *sequence));
                 }
@@ -860,6 +928,14 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.recovered(moment, node, slot, report, disk, &mut self.findings);
         }
+        if let Some(recording) = &mut self.recording
+            && recording.wants_happenings()
+        {
+            let (role, records) = (Role::of(slot), report.scanned.records);
+            let (found, truth) = (recording::found(report), recording::truth(role, disk));
+            let what = Happening::Recovered { node, role, records, found, truth };
+            recording.happenings.push((moment, what));
+        }
         let boot = machine.boots;
         let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
         self.counters.recovered(slot, boot, report);
@@ -887,12 +963,19 @@ impl<'a> World<'a> {
         if self.notes.is_some() {
             self.note_sent(from, to, message, Fate { first, second });
         }
+        let (before, kind) = (self.agenda.scheduled, message.kind());
+        let about = self.recording.as_ref().and_then(|_| recording::about(message));
         if let Some(at) = second {
             self.agenda.deliver(at, from, to, digest).clone_from(message);
         }
         if let Some(at) = first {
             std::mem::swap(self.agenda.deliver(at, from, to, digest), message);
         }
+        self.happened(|| {
+            let arrives = [second, first].into_iter().flatten().zip(before + 1..);
+            let arrives = arrives.map(|(at, copy)| (copy, at)).collect();
+            Happening::Sent { from, to, kind, about, arrives }
+        });
     }
 
     fn reply(&mut self, key: &base::RequestKey, outcome: &Outcome) {
@@ -907,8 +990,9 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.replied(moment, key, outcome, &mut self.findings);
         }
-        if self.workload.answered(key).is_some() {
+        if let Some(operation) = self.workload.answered(key) {
             self.note(None, || format!("{} hears {outcome:?}", client(key)));
+            self.happened(|| Happening::Told { operation, outcome: format!("{outcome:?}") });
             self.counters.answers.count(outcome);
             self.progress = self.now;
             self.clients_go_on();
@@ -919,6 +1003,7 @@ impl<'a> World<'a> {
     fn died(&mut self, node: u32, id: u32, slot: LogSlot, reason: &str) {
         self.counters.died += 1;
         self.note(Some(node), || format!("process {id} stops: {reason}"));
+        self.happened(|| Happening::Stopped { node, reason: reason.to_owned() });
         self.trace.word(slot as u64);
         let moment = self.moment();
         let machine = &mut self.machines[node as usize];
@@ -947,7 +1032,7 @@ impl<'a> World<'a> {
     /// once the last is done or one has failed.
     fn disk_goes_on(&mut self, node: u32, id: u32, slot: LogSlot) -> Option<Result<(), DiskError>> {
         loop {
-            let watched = self.machines[node as usize].is_watched();
+            let watched = self.is_watched(node);
             if watched {
                 self.signals_next_op(node, id, slot);
             }
@@ -1059,10 +1144,33 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.submitted(moment, node, &request);
         }
+        self.happened(|| Happening::Asked { operation, node });
         self.feed(node, id, Input::Submit(request));
     }
 
     // ---- faults ----
+
+    /// True if somebody waits for what a node does next.
+    fn is_watched(&self, node: u32) -> bool {
+        self.recording.is_some() || self.machines[node as usize].is_watched()
+    }
+
+    /// A fault may strike here: for the record.
+    fn point(&mut self, node: u32, doing: Doing, role: Role) {
+        let moment = self.moment();
+        let machine = &self.machines[node as usize];
+        let (Some(recording), Some(process)) = (&mut self.recording, &machine.process) else {
+            return;
+        };
+        if !recording.wants_points() {
+            return;
+        }
+        let mut unsynced = Unsafe::default();
+        machine.disks.0.iter().for_each(|disk| disk.add_unsynced(&mut unsynced));
+        let (boot, state) = (process.boot, String::new());
+        let point = Point { node, boot, doing, nth: 0, at: moment, role, state, unsynced };
+        recording.point(point, &process.node);
+    }
 
     fn arm(&mut self, entry: u32) {
         self.arm_from(entry, Time::ZERO);
@@ -1114,14 +1222,19 @@ impl<'a> World<'a> {
             return false;
         }
         match output {
-            Output::Appended { event, .. } => {
+            Output::Appended { slot, event, .. } => {
+                self.point(node, Doing::Append(*event), Role::of(*slot));
                 self.count(node, |signal| signal == Signal::Append(*event))
             }
             Output::Send { message, .. } => {
                 let kind = message.kind();
+                self.point(node, Doing::Send(kind), Role::sending(kind));
                 self.count(node, |signal| signal == Signal::Send(kind) || signal == Signal::Output)
             }
-            Output::Reply { .. } => self.count(node, |signal| signal == Signal::Output),
+            Output::Reply { .. } => {
+                self.point(node, Doing::Reply, Role::Coordinator);
+                self.count(node, |signal| signal == Signal::Output)
+            }
             Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => false,
         }
     }
@@ -1130,6 +1243,7 @@ impl<'a> World<'a> {
         if !self.is_current(node, id) {
             return false;
         }
+        self.point(node, Doing::Disk(op.name()), Role::of(slot));
         let machine = &mut self.machines[node as usize];
         let Some(process) = &mut machine.process else { return false };
         let recovers = match slot {
@@ -1178,7 +1292,11 @@ impl<'a> World<'a> {
             }
             !is
         });
+        if !done.is_empty() {
+            self.happened(|| Happening::Durable { node, role: Role::of(slot), through: durable.0 });
+        }
         for event in done {
+            self.point(node, Doing::Durable(event), Role::of(slot));
             let struck = self.count(node, |signal| signal == Signal::Durable(event));
             if struck && !self.is_current(node, id) {
                 return;
@@ -1206,19 +1324,22 @@ impl<'a> World<'a> {
         self.progress = self.now;
         self.trace.word(u64::from(entry) | 1 << 40);
         self.note(None, || format!("fault {entry} strikes: {}", fault.action.name()));
+        let (kind, struck) = (fault.action.name(), fault.action.node());
+        self.happened(|| Happening::Fault { entry, kind, node: struck });
         self.counters.faults.entry(fault.action.name()).and_modify(|n| *n += 1).or_insert(1);
         match fault.action {
-            Action::PowerLoss { node, down, mut again } => {
+            Action::PowerLoss { node, down, mut again, unsynced } => {
                 again.reverse();
                 if !again.is_empty() {
                     self.forget_again(node);
                     self.faults_open += again.len() as u32;
                     self.machines[node as usize].again = again;
                 }
-                self.power_loss(node, down);
+                self.crash(node, Crash::Power(unsynced));
+                self.start_later(node, down);
             }
             Action::ProcessCrash { node, down } => {
-                self.crash(node, false);
+                self.crash(node, Crash::Process);
                 self.start_later(node, down);
             }
             Action::Pause { node, lasts } => self.pause(node, lasts),
@@ -1253,7 +1374,7 @@ impl<'a> World<'a> {
         self.faults_open = self.faults_open.saturating_sub(1);
     }
 
-    fn crash(&mut self, node: u32, power: bool) {
+    fn crash(&mut self, node: u32, crash: Crash) {
         let coordinators = *self.scenario.cluster.coordinators.get_ref();
         let machine = &mut self.machines[node as usize];
         if machine.process.is_some() && node < coordinators {
@@ -1262,18 +1383,24 @@ impl<'a> World<'a> {
             self.counters.participant_crashes += 1;
         }
         machine.process = None;
-        if power {
+        if let Crash::Power(unsynced) = crash {
             machine.zombies.clear();
             machine.power_failures += 1;
             let fates = self.scenario.disk.fates();
+            let mut before = Unsafe::default();
             for slot in SLOTS {
                 let entity = u64::from(node) << 1 | slot as u64;
                 let disk = &mut machine.disks.0[slot as usize];
                 let failure = machine.power_failures;
-                let losses = disk.power_fails(fates, &self.power_key, entity, failure);
+                let losses = match unsynced {
+                    Some(fate) => disk.fails_as(fate, &mut before),
+                    None => disk.power_fails(fates, &self.power_key, entity, failure),
+                };
                 self.counters.disk_losses(losses);
             }
         }
+        let power = crash != Crash::Process;
+        self.happened(|| Happening::Crashed { node, power });
         let moment = self.moment();
         let machine = &self.machines[node as usize];
         for slot in SLOTS {
@@ -1285,7 +1412,7 @@ impl<'a> World<'a> {
     }
 
     fn power_loss(&mut self, node: u32, down: Duration) {
-        self.crash(node, true);
+        self.crash(node, Crash::Power(None));
         self.start_later(node, down);
     }
 
@@ -1338,6 +1465,15 @@ fn is_a_promise(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Committed | Outcome::Completed | Outcome::Compensated)
 }
 
+/// What a node loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crash {
+    /// Its process.
+    Process,
+    /// Its power: of what is unsynced this is left, or what is drawn.
+    Power(Option<DiskFate>),
+}
+
 /// The kinds of disk operation, for traces and triggers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -1351,6 +1487,17 @@ enum OpKind {
 }
 
 impl OpKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::SyncDirectory => "sync directory",
+            Self::Truncate => "truncate",
+            Self::CheckEpoch => "check epoch",
+        }
+    }
+
     fn of(op: &DiskOp) -> OpKind {
         match op {
             DiskOp::Create(_) => Self::Create,

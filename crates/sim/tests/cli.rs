@@ -1024,3 +1024,164 @@ fn random_worlds_are_checked_with_the_other_queue() {
     assert_eq!((&lines[0]["checked"], &lines[0]["mismatches"]), (&20.into(), &0.into()));
     folder.check(&["check", "--random", "0..3", "--seed", "1"], 4);
 }
+
+// ---- sweep and merge ----
+
+#[test]
+fn shards_add_up_to_the_whole_and_nothing_else_does() {
+    // Whatever the seed, this one is clean.
+    let text = include_str!("../../../sim-scenarios/enumerate/twopc-3.toml");
+    let folder = Folder::with("good.toml", text.replace("enumerate-twopc-3", "good"));
+    let sweep = |shard: &str, out: &str| {
+        let args = [
+            "sweep",
+            "good.toml",
+            "--seeds",
+            "5..17",
+            "--shard",
+            shard,
+            "--out",
+            out,
+            "--jobs",
+            "1",
+        ];
+        folder.check(&args, 0)
+    };
+    for (shard, out) in [("0/3", "a"), ("1/3", "b"), ("2/3", "c"), ("0/1", "all")] {
+        sweep(shard, out);
+    }
+    // Whole, and nothing beside it.
+    assert_eq!(folder.entries(), ["a", "all", "b", "c", "good.toml"]);
+    let digest = |files: &[&str]| {
+        let args: Vec<&str> =
+            ["merge", "--json"].into_iter().chain(files.iter().copied()).collect();
+        folder.check(&args, 0).lines()[0]["digest"].as_str().unwrap().to_owned()
+    };
+    let whole = digest(&["all"]);
+    assert_eq!((digest(&["a", "b", "c"]), digest(&["c", "a", "b"])), (whole.clone(), whole));
+    let refused = |files: &[&str], code, words: &[&str]| {
+        let args: Vec<&str> = ["merge"].into_iter().chain(files.iter().copied()).collect();
+        let err = folder.check(&args, code).err;
+        words.iter().for_each(|word| assert!(err.contains(word), "{word}: {err}"));
+    };
+    refused(&["a", "c"], 5, &["4 seeds of 5..17 are missing, the first is 7, of shard 1/3"]);
+    refused(&["a", "b", "c", "b"], 5, &["seed 7 is in b and in b"]);
+    refused(&["a", "all"], 5, &["shards of 3", "shards of 1"]);
+    refused(&["a", "nowhere"], 5, &["cannot read nowhere"]);
+    refused(&["good.toml"], 4, &["good.toml is no result of a sweep"]);
+    let text = folder.read("b");
+    folder.write("cut", &text[..text.len() - 5]);
+    refused(&["a", "cut", "c"], 5, &["cut is cut or damaged: it has no footer"]);
+    folder.write("changed", text.replacen("clean", "ClEan", 1));
+    refused(&["a", "changed", "c"], 5, &["its checksum"]);
+    // Another build's file is whole, and of another build.
+    let build = text.split("\"build\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let other = text.replace(build, "0123456789abcdef0123456789abcdef");
+    let end = other.trim_end().rfind('\n').unwrap() + 1;
+    let sum = format!("{:08x}", crc32c::crc32c(&other.as_bytes()[..end]));
+    let before = text.split("\"checksum\":\"").nth(1).unwrap().split('"').next().unwrap();
+    folder.write("other", other.replace(before, &sum));
+    refused(&["a", "other", "c"], 5, &["not one build: a has", "other has 0123456789abcdef"]);
+    // Random small worlds, and what does not go.
+    folder.check(&["sweep", "random", "--seeds", "0..8", "--out", "r"], 0);
+    refused(&["a", "r"], 5, &["not one scenario: a has good, r has random"]);
+    folder.check(&["merge", "r"], 0);
+    folder.check(&["sweep", "good.toml", "--seeds", "0..2", "--out", "good.toml/x"], 5);
+    folder.check(&["sweep", "good.toml", "--seeds", "0..2"], 4);
+}
+
+#[test]
+fn a_sweep_that_fails_says_so_in_every_way() {
+    let bad = GOOD.replace("[expect]", "[expect]\ncommitted = 4711");
+    let folder = Folder::with("bad.toml", bad);
+    let args = ["sweep", "bad.toml", "--seeds", "0..3", "--out", "f", "--junit", "r.xml"];
+    let ran = folder.check(&args, 1);
+    folder.repeat(&ran.out, 1);
+    let xml = folder.read("r.xml");
+    assert!(xml.contains("tests=\"3\" failures=\"3\""), "{xml}");
+    assert_eq!(
+        xml.matches("<failure type=\"expectation\" message=\"expect.committed\">").count(),
+        3
+    );
+    let merged = folder.check(&["merge", "f"], 1);
+    assert!(merged.out.contains("verdict  3 expectation"), "{}", merged.out);
+    assert_eq!(merged.last_line(), "cargo xtask sim good --seed 0");
+}
+
+// ---- enumerate ----
+
+#[test]
+fn an_enumeration_says_what_it_reached_and_repeats_what_failed() {
+    let folder = Folder::with("good.toml", "");
+    let text = include_str!("../../../sim-scenarios/enumerate/twopc-3.toml");
+    folder.write("good.toml", text);
+    let few = ["enumerate", "good.toml", "--cuts", "1", "--every", "4"];
+    let ran = folder.check(&["enumerate", "good.toml", "--cuts", "1"], 0);
+    for word in ["misclassified 0", "unreached", "append(tx_commit_start)", "send(commit)"] {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+    }
+    let json = folder.check(&[&few[..], &["--json", "--depth", "2"]].concat(), 0);
+    let line = &json.lines()[0];
+    assert_eq!(line["misclassified"], 0);
+    let cells = line["cells"].as_array().unwrap();
+    let runs: u64 = cells.iter().map(|cell| cell["runs"].as_u64().unwrap()).sum();
+    assert_eq!(Some(runs), line["runs"].as_u64());
+    assert!(cells.iter().any(|cell| cell["crash"] == 2 && cell["state"] == "recovering"));
+    // What does not end in time fails, and its file fails as it did. It heals like any other scenario,
+    // and the file says otherwise, so that its fault may wait for the last step.
+    let tight = text
+        .replace("heals = \"rest\"\n", "")
+        .replace("[budget]\nevents = 20_000", "[budget]\nevents = 90");
+    folder.write("tight.toml", tight);
+    let ran = folder.check(&["enumerate", "tight.toml", "--cuts", "1"], 2);
+    folder.repeat(&ran.out, 2);
+    folder.check(&["enumerate"], 4);
+    folder.check(&["enumerate", "good.toml", "--depth", "3"], 4);
+}
+
+// ---- export and view ----
+
+#[test]
+fn an_export_is_what_its_readers_read() {
+    let folder = Folder::with("good.toml", GOOD);
+    let args = ["export", "good.toml", "--seed", "2", "--format"];
+    let trace: Value =
+        serde_json::from_str(&folder.check(&[&args[..], &["perfetto"]].concat(), 0).out).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |ph: &'static str| events.iter().filter(move |event| event["ph"] == ph);
+    assert_eq!(of("M").filter(|event| event["name"] == "process_name").count(), 4);
+    let ids = |ph| of(ph).map(|event| event["id"].as_u64().unwrap()).collect::<Vec<u64>>();
+    let (sent, arrived) = (ids("s"), ids("f"));
+    assert!(arrived.len() > 50 && arrived.iter().all(|id| sent.contains(id)));
+    assert!(events.iter().all(|event| event["ph"] == "M" || event["ts"].as_f64().is_some()));
+    assert!(of("i").any(|event| event["name"] == "its power fails"));
+
+    folder.check(&[&args[..], &["shiviz", "--out", "x.log"]].concat(), 0);
+    let log = folder.read("x.log");
+    let mut lines = log.lines();
+    assert_eq!(lines.next(), Some(r"(?<event>.*)\n(?<host>\S*) (?<clock>{.*})"));
+    assert_eq!(lines.next(), Some(""));
+    let mut clocks = std::collections::BTreeMap::new();
+    let mut merged = false;
+    while let Some(what) = lines.next() {
+        let (host, clock) = lines.next().unwrap().split_once(' ').unwrap();
+        let clock: std::collections::BTreeMap<String, u64> = serde_json::from_str(clock).unwrap();
+        // Each host counts its own events from 1, and forgets nobody.
+        let before = clocks.insert(host.to_owned(), clock.clone()).unwrap_or_default();
+        assert_eq!(clock[host], before.get(host).copied().unwrap_or(0) + 1, "{what}");
+        assert!(before.iter().all(|(other, time)| clock[other] >= *time), "{what}");
+        merged |= clock.len() > 2;
+    }
+    assert!(merged && clocks.len() == 4);
+    folder.check(&["export", "good.toml", "--format", "pdf"], 4);
+    folder.check(&["export", "nothing.toml", "--format", "shiviz"], 4);
+}
+
+#[test]
+fn a_view_is_one_file() {
+    let folder = Folder::with("good.toml", GOOD);
+    let ran = folder.check(&["view", "good.toml", "--out", "page.html"], 0);
+    assert_eq!(ran.last_line(), "page.html");
+    assert_eq!(folder.entries(), ["good.toml", "page.html"]);
+    assert!(folder.read("page.html").starts_with("<!DOCTYPE html>"));
+}

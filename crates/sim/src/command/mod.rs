@@ -1,9 +1,13 @@
-//! The subcommands that work on failures, each in a file of its own.
+//! The subcommands that have a file of their own.
 
 pub mod check;
 pub mod corpus;
+pub mod enumerate;
+pub mod export;
 pub mod repro;
 pub mod shrink;
+pub mod sweep;
+pub mod view;
 
 use crate::terminal::Output;
 use crate::{Stop, USAGE, clock};

@@ -10,7 +10,7 @@ mod facts;
 mod ids;
 mod ledger;
 pub mod model;
-mod payload;
+pub(crate) mod payload;
 pub mod reader;
 
 pub use crate::disk::Durable;
