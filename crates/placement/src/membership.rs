@@ -74,14 +74,21 @@ pub enum Message {
     },
     /// Others watch me now.
     Unwatch,
+    /// The receiver is missed, or was. It answers, and says something newer of itself if this is its
+    /// last.
+    Missed {
+        /// What is known of it.
+        incarnation: u64,
+    },
     /// I am new. Who is there?
     Join {
         /// Of the sender.
         own: Announcement,
     },
-    /// An answer to [`Message::Join`]: everybody, once.
+    /// An answer to [`Message::Join`]: everybody, once. Or to a heartbeat whose rumours are old: what is
+    /// known instead.
     Members {
-        /// Of everybody known.
+        /// Of members.
         rumours: Vec<Rumour>,
     },
 }
@@ -129,6 +136,15 @@ pub struct Member {
     pub reputation: Ratio,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    phi: Phi,
+    heard: bool,
+}
+
+/// Every so many beats one of the dead is asked whether it is.
+const RECONNECT_BEATS: u64 = 4;
+
 /// One node's view of who is there.
 ///
 /// After SWIM (Das, Gupta, Motivala, 2002), with phi in place of probes. A node is heard every five
@@ -140,14 +156,21 @@ pub struct Member {
 pub struct Membership {
     config: MembershipConfig,
     key: Key,
+    /// This node's own lots.
+    lots: Key,
     own: Announcement,
     members: BTreeMap<NodeName, Member>,
     /// Everybody not dead, by place on the ring.
     ring: BTreeSet<(u64, NodeName)>,
     /// Whom this node is heard by.
     heard_by: BTreeSet<NodeName>,
-    watched: BTreeMap<NodeName, Phi>,
+    /// Whom it watches: those it has heard, and those it should hear, which it may never have.
+    watched: BTreeMap<NodeName, Watched>,
+    /// Who said that others watch it, and until when that is believed.
+    excused: BTreeMap<NodeName, Time>,
     suspected: BTreeSet<(Time, NodeName)>,
+    /// Those of them that were not asked yet.
+    unasked: BTreeSet<(Time, NodeName)>,
     /// How often each rumour is still to be passed on; the most first.
     rumours: BTreeMap<NodeName, u32>,
     next_beat: Time,
@@ -159,15 +182,19 @@ impl Membership {
     /// [`join`](Self::join) to one of them.
     #[must_use]
     pub fn new(config: MembershipConfig, key: &Key, own: Announcement, now: Time) -> Membership {
+        let key = key.child("placement.membership");
         Membership {
             config,
-            key: key.child("placement.membership"),
+            lots: key.child("lots").keyed(place(&key, own.node)),
+            key,
             own,
             members: BTreeMap::new(),
             ring: BTreeSet::new(),
             heard_by: BTreeSet::new(),
             watched: BTreeMap::new(),
+            excused: BTreeMap::new(),
             suspected: BTreeSet::new(),
+            unasked: BTreeSet::new(),
             rumours: BTreeMap::new(),
             next_beat: now,
             beats: 0,
@@ -195,14 +222,26 @@ impl Membership {
                 if own.node != from || from == self.own.node {
                     return;
                 }
-                self.hear(now, *own, out);
+                self.heard_itself(now, *own, out);
+                if !self.members.contains_key(&from) {
+                    return;
+                }
                 let beat = self.config.beat;
-                self.watched.entry(from).or_insert_with(|| Phi::new(now, beat)).heard(now);
-                // Heard by oneself it is alive, whatever others say.
-                self.set_status(now, from, Status::Alive, out);
+                let fresh = Watched { phi: Phi::new(now, beat), heard: true };
+                match self.watched.get_mut(&from) {
+                    Some(watched) if watched.heard => watched.phi.heard(now),
+                    _ => drop(self.watched.insert(from, fresh)),
+                }
                 let max = 2 * self.config.rumours_max as usize;
+                let mut news = Vec::new();
                 for rumour in rumours.iter().take(max) {
+                    news.extend(self.newer(rumour));
                     self.rumour(now, rumour, out);
+                }
+                // A rumour that the sender has not heard would not reach it any more.
+                if !news.is_empty() {
+                    let message = Message::Members { rumours: news };
+                    out.push(Output::Send { to: from, message });
                 }
             }
             Message::Unwatch => {
@@ -212,8 +251,7 @@ impl Membership {
                 if own.node != from || from == self.own.node {
                     return;
                 }
-                self.hear(now, *own, out);
-                self.set_status(now, from, Status::Alive, out);
+                self.heard_itself(now, *own, out);
                 let mut rumours = vec![Rumour { announcement: self.own, suspected: false }];
                 let others = self.members.values().filter(|member| {
                     member.status != Status::Dead && member.announcement.node != from
@@ -221,11 +259,34 @@ impl Membership {
                 rumours.extend(others.map(Member::rumour));
                 out.push(Output::Send { to: from, message: Message::Members { rumours } });
             }
+            Message::Missed { incarnation } => {
+                if *incarnation >= self.own.incarnation {
+                    self.own.incarnation = incarnation.saturating_add(1);
+                }
+                let rumours = vec![Rumour { announcement: self.own, suspected: false }];
+                out.push(Output::Send { to: from, message: Message::Members { rumours } });
+            }
             Message::Members { rumours } => {
+                let own = rumours.iter().find(|rumour| rumour.announcement.node == from);
+                if let Some(own) = own {
+                    self.heard_itself(now, own.announcement, out);
+                }
                 for rumour in rumours.iter().take(self.config.members_max as usize) {
                     self.rumour(now, rumour, out);
                 }
             }
+        }
+    }
+
+    /// A node was heard by oneself: it is alive, whatever others say. If they say so of what it last said,
+    /// it has to say something newer, which the others believe.
+    fn heard_itself(&mut self, now: Time, own: Announcement, out: &mut Vec<Output>) {
+        self.hear(now, own, out);
+        let Some(member) = self.members.get(&own.node) else { return };
+        if member.status != Status::Alive {
+            let incarnation = member.announcement.incarnation;
+            out.push(Output::Send { to: own.node, message: Message::Missed { incarnation } });
+            self.set_status(now, own.node, Status::Alive, out);
         }
     }
 
@@ -298,6 +359,16 @@ impl Membership {
         }
     }
 
+    /// What is known of a member, if that is newer than the rumour.
+    fn newer(&self, rumour: &Rumour) -> Option<Rumour> {
+        let said = rumour.announcement;
+        let known = self.members.get(&said.node)?.rumour();
+        let own = known.announcement.incarnation;
+        let newer = own > said.incarnation
+            || own == said.incarnation && known.suspected && !rumour.suspected;
+        newer.then_some(known)
+    }
+
     fn spread(&mut self, node: NodeName) {
         let members = self.members.len().max(2) as u64;
         self.rumours.insert(node, 3 * (members.ilog2() + 1));
@@ -310,6 +381,7 @@ impl Membership {
         }
         if member.status == Status::Suspected {
             self.suspected.remove(&(member.since, node));
+            self.unasked.remove(&(member.since, node));
         }
         member.status = status;
         member.since = now;
@@ -320,6 +392,7 @@ impl Membership {
             }
             Status::Suspected => {
                 self.suspected.insert((now, node));
+                self.unasked.insert((now, node));
             }
             Status::Dead => {
                 self.ring.remove(&place);
@@ -335,7 +408,7 @@ impl Membership {
         let silent: Vec<NodeName> = self
             .watched
             .iter()
-            .filter(|(_, phi)| {
+            .filter(|(_, Watched { phi, .. })| {
                 phi.milli(now) >= config.suspect_phi_milli || phi.last() + config.alive <= now
             })
             .map(|(node, _)| *node)
@@ -346,7 +419,17 @@ impl Membership {
             if self.members.get(&node).is_some_and(|member| member.status == Status::Alive) {
                 self.set_status(now, node, Status::Suspected, out);
                 self.spread(node);
+                let incarnation = self.members[&node].announcement.incarnation;
+                out.push(Output::Send { to: node, message: Message::Missed { incarnation } });
             }
+        }
+        // Its answer may have reached all but this node: before it is dead, it is asked itself.
+        while let Some(&(since, node)) = self.unasked.first()
+            && since + config.alive / 2 <= now
+        {
+            self.unasked.remove(&(since, node));
+            let incarnation = self.members[&node].announcement.incarnation;
+            out.push(Output::Send { to: node, message: Message::Missed { incarnation } });
         }
         while let Some(&(since, node)) = self.suspected.first()
             && since + config.alive <= now
@@ -368,6 +451,7 @@ impl Membership {
     fn beat(&mut self, now: Time, out: &mut Vec<Output>) {
         self.next_beat = now + self.config.beat;
         self.beats += 1;
+        self.watch(now);
         let neighbours = self.neighbours();
         for &former in self.heard_by.difference(&neighbours) {
             out.push(Output::Send { to: former, message: Message::Unwatch });
@@ -393,7 +477,7 @@ impl Membership {
             rumours.extend(
                 self.members.get(&to).filter(|m| m.status != Status::Alive).map(Member::rumour),
             );
-            let draw = self.key.draw(number, self.beats);
+            let draw = self.lots.draw(number, self.beats);
             let from = self.ring.range((draw.u64(), NodeName([0; 32]))..);
             let lot = from.chain(&self.ring).filter(|(_, node)| *node != to);
             let lot = lot.filter_map(|(_, node)| self.members.get(node)).map(Member::rumour);
@@ -403,6 +487,36 @@ impl Membership {
             out.push(Output::Send { to, message });
         }
         self.heard_by = neighbours;
+        // Now and then one of the dead is asked: after a partition each side takes the other for dead.
+        if self.beats.is_multiple_of(RECONNECT_BEATS) {
+            let dead = || self.members.values().filter(|member| member.status == Status::Dead);
+            let count = dead().count() as u64;
+            if count > 0 {
+                let pick = self.lots.draw(u64::MAX, self.beats).below(count);
+                let to = dead().nth(pick as usize).map(|member| member.announcement.node);
+                let message = self.join();
+                out.extend(to.map(|to| Output::Send { to, message }));
+            }
+        }
+    }
+
+    /// Who should be heard by this node is watched even if it never was: in a part of the network in
+    /// which nobody has heard a node, nobody would miss it.
+    fn watch(&mut self, now: Time) {
+        self.excused.retain(|_, until| *until > now);
+        let own = (place(&self.key, self.own.node), self.own.node);
+        let before = self.ring.range(..own).rev().chain(self.ring.iter().rev());
+        let count = (self.config.neighbours as usize).min(self.ring.len());
+        let expected: BTreeSet<NodeName> = before.map(|(_, node)| *node).take(count).collect();
+        self.watched.retain(|node, watched| watched.heard || expected.contains(node));
+        for node in expected {
+            let alive = self.members.get(&node).is_some_and(|m| m.status == Status::Alive);
+            if alive && !self.excused.contains_key(&node) {
+                // Patiently: it may know of others between.
+                let phi = Phi::new(now, self.config.alive / 4);
+                self.watched.entry(node).or_insert(Watched { phi, heard: false });
+            }
+        }
     }
 
     /// Those who follow this node on the ring, as far as it knows.
