@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("twopc", &["base"]),
     ("incentives", &["base", "thiserror"]),
     ("locks", &["base", "thiserror"]),
+    ("placement", &["base", "thiserror"]),
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),
     ("node", &["base", "wal-core", "saga", "twopc", "coordinator"]),
     (

@@ -1,0 +1,254 @@
+//! Many nodes that meet, are lost, and come back, over a network that loses messages.
+
+use base::prng::{Key, Stream};
+use base::{NodeName, Ratio, Time};
+use placement::{
+    Announcement, Member, Membership, MembershipConfig, Message, Output, Region, Status,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+fn own(number: u64, incarnation: u64) -> Announcement {
+    Announcement {
+        node: NodeName::numbered(number),
+        incarnation,
+        region: Region::ALL[number as usize % 9],
+        capacity_bytes: 1 << 40,
+        free_bytes: 1 << 30,
+    }
+}
+
+fn second(seconds: u64) -> Time {
+    Time::ZERO + Duration::from_secs(seconds)
+}
+
+enum Event {
+    Tick(u64),
+    Arrive { from: u64, to: u64, message: Message },
+}
+
+struct World {
+    now: Time,
+    queue: BTreeMap<(Time, u64), Event>,
+    tie: u64,
+    nodes: BTreeMap<u64, Membership>,
+    loss: u64,
+    /// Between nodes below this and the others nothing gets through.
+    partition: u64,
+    stream: Stream,
+    sent: BTreeMap<u64, u64>,
+    longest: usize,
+}
+
+impl World {
+    fn new(count: u64, loss: u64) -> World {
+        let mut world = World {
+            now: Time::ZERO,
+            queue: BTreeMap::new(),
+            tie: 0,
+            nodes: BTreeMap::new(),
+            loss,
+            partition: 0,
+            stream: Key::root(5).child("net").stream(),
+            sent: BTreeMap::new(),
+            longest: 0,
+        };
+        for number in 0..count {
+            world.start(number, 1);
+        }
+        world
+    }
+
+    fn start(&mut self, number: u64, incarnation: u64) {
+        let now = self.now + Duration::from_millis(number * 7);
+        let config = MembershipConfig::default();
+        let node = Membership::new(config, &Key::root(1), own(number, incarnation), now);
+        let join = node.join();
+        self.nodes.insert(number, node);
+        // To one node that everybody knows.
+        let known = if number == 0 { 1 } else { 0 };
+        self.queue(now, Event::Arrive { from: number, to: known, message: join });
+        self.queue(now, Event::Tick(number));
+    }
+
+    fn queue(&mut self, at: Time, event: Event) {
+        self.tie += 1;
+        self.queue.insert((at, self.tie), event);
+    }
+
+    fn perform(&mut self, number: u64, out: Vec<Output>) {
+        for output in out {
+            let Output::Send { to, message } = output else { continue };
+            let to = to.number();
+            *self.sent.entry(number).or_default() += 1;
+            if let Message::Heartbeat { rumours, .. } = &message {
+                self.longest = self.longest.max(rumours.len());
+            }
+            let cut = (number < self.partition) != (to < self.partition);
+            if self.stream.below(100) >= self.loss && !cut {
+                let wait = Duration::from_millis(1 + self.stream.below(280));
+                self.queue(self.now + wait, Event::Arrive { from: number, to, message });
+            }
+        }
+    }
+
+    fn run(&mut self, until: Time) {
+        while let Some(entry) = self.queue.first_entry()
+            && entry.key().0 <= until
+        {
+            let ((now, _), event) = entry.remove_entry();
+            self.now = now;
+            let mut out = Vec::new();
+            match event {
+                Event::Tick(number) => {
+                    let Some(node) = self.nodes.get_mut(&number) else { continue };
+                    node.tick(now, &mut out);
+                    let next = (now + Duration::from_secs(1)).min(node.due());
+                    self.queue(next.max(now + Duration::from_millis(1)), Event::Tick(number));
+                    self.perform(number, out);
+                }
+                Event::Arrive { from, to, message } => {
+                    let Some(node) = self.nodes.get_mut(&to) else { continue };
+                    node.handle(now, NodeName::numbered(from), &message, &mut out);
+                    self.perform(to, out);
+                }
+            }
+        }
+        self.now = until;
+    }
+
+    /// How many pairs there are in which one does not think of the other what is so. A node that is
+    /// there may be missed for a while, until it has answered that.
+    fn wrong(&self, count: u64) -> u64 {
+        let (mut wrong, mut missed) = (0, 0);
+        for (number, node) in &self.nodes {
+            for other in (0..count).filter(|other| other != number) {
+                let status = node.member(NodeName::numbered(other)).map(|member| member.status);
+                missed += u64::from(status == Some(Status::Suspected));
+                let there = matches!(status, Some(Status::Alive | Status::Suspected));
+                wrong += u64::from(there != self.nodes.contains_key(&other));
+            }
+        }
+        println!("at {}: wrong {wrong}, missed {missed} of {}", self.now, count * count);
+        assert!(missed * 20 <= count * count || self.partition > 0, "{missed} are missed");
+        wrong
+    }
+}
+
+#[test]
+fn nodes_meet_die_and_return() {
+    let count = 120;
+    let mut world = World::new(count, 5);
+    world.run(second(120));
+    assert_eq!(world.wrong(count), 0, "everybody knows everybody");
+    for number in [3, 50, 51, 52, 119] {
+        world.nodes.remove(&number);
+    }
+    world.run(second(300));
+    assert_eq!(world.wrong(count), 0, "the dead are known to be, and nobody else is");
+    world.start(50, 2);
+    world.run(second(420));
+    assert_eq!(world.wrong(count), 0, "who comes back is known to be there");
+
+    // What a node sends does not grow with the network: eight heartbeats in five seconds, and little else.
+    let most = world.sent.values().max().copied().unwrap_or(0);
+    println!(
+        "messages of one node in 420 s: at most {most}; rumours in one: at most {}",
+        world.longest
+    );
+    assert!(world.longest <= 16);
+    let busy = world.sent.iter().filter(|(number, _)| **number > 1).map(|(_, sent)| *sent).max();
+    assert!(busy.unwrap_or(0) < 420 / 5 * 8 * 3 / 2, "{busy:?}");
+}
+
+#[test]
+fn a_partition_heals() {
+    let count = 40;
+    let mut world = World::new(count, 2);
+    world.run(second(60));
+    assert_eq!(world.wrong(count), 0);
+    world.partition = 15;
+    world.run(second(500));
+    assert_eq!(world.wrong(count), 2 * 15 * 25, "each side takes the other for dead");
+    world.partition = 0;
+    world.run(second(800));
+    assert_eq!(world.wrong(count), 0);
+}
+
+#[test]
+fn neighbours_are_bounded_and_go_around() {
+    let mut watched: BTreeMap<NodeName, u32> = BTreeMap::new();
+    let (count, mut world) = (60, World::new(60, 0));
+    world.run(second(60));
+    assert_eq!(world.wrong(count), 0);
+    for node in world.nodes.values() {
+        let neighbours = node.neighbours();
+        assert_eq!(neighbours.len(), 8);
+        for neighbour in neighbours {
+            *watched.entry(neighbour).or_default() += 1;
+        }
+    }
+    assert!(watched.values().all(|count| *count == 8), "{watched:?}");
+    assert_eq!(watched.len(), 60);
+}
+
+fn known(node: &Membership, number: u64) -> Member {
+    *node.member(NodeName::numbered(number)).expect("it was announced")
+}
+
+#[test]
+fn reputation_stays_when_a_node_announces_itself_again_or_dies() {
+    let mut node =
+        Membership::new(MembershipConfig::default(), &Key::root(1), own(0, 1), second(0));
+    let (two, mut out) = (NodeName::numbered(2), Vec::new());
+    let heartbeat = |incarnation| Message::Heartbeat { own: own(2, incarnation), rumours: vec![] };
+    node.handle(second(1), two, &heartbeat(1), &mut out);
+    assert_eq!(known(&node, 2).reputation, Ratio::percent(50), "an unknown one is neutral");
+    node.set_reputation(two, Ratio::percent(7));
+    node.handle(second(2), two, &heartbeat(2), &mut out);
+    assert_eq!(known(&node, 2).reputation, Ratio::percent(7));
+    for now in 3..300 {
+        node.tick(second(now), &mut out);
+    }
+    assert_eq!(known(&node, 2).status, Status::Dead);
+    assert_eq!(node.candidates().count(), 0);
+    node.handle(second(300), two, &heartbeat(9), &mut out);
+    let member = known(&node, 2);
+    assert_eq!((member.status, member.reputation), (Status::Alive, Ratio::percent(7)));
+}
+
+#[test]
+fn what_is_old_or_in_another_name_is_worth_nothing() {
+    let mut node =
+        Membership::new(MembershipConfig::default(), &Key::root(1), own(0, 1), second(0));
+    let mut out = Vec::new();
+    let heartbeat =
+        |number, incarnation| Message::Heartbeat { own: own(number, incarnation), rumours: vec![] };
+    node.handle(second(1), NodeName::numbered(3), &heartbeat(2, 1), &mut out);
+    assert!(node.member(NodeName::numbered(2)).is_none(), "it comes from another");
+    node.handle(second(1), NodeName::numbered(2), &heartbeat(2, 5), &mut out);
+    // An old announcement that others pass on does not keep a dead node alive.
+    for now in 2..200 {
+        let old = placement::Rumour { announcement: own(2, 5), suspected: false };
+        let message = Message::Heartbeat { own: own(3, 1), rumours: vec![old] };
+        node.handle(second(now), NodeName::numbered(3), &message, &mut out);
+        node.tick(second(now), &mut out);
+    }
+    assert_eq!(known(&node, 2).status, Status::Dead);
+    assert_eq!(known(&node, 3).status, Status::Alive);
+    // It was missed within a quarter of a minute, and dead a minute later.
+    let changes: BTreeSet<Status> = out
+        .iter()
+        .filter_map(|output| match output {
+            Output::Changed { node, status } if node.number() == 2 => Some(*status),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(changes.len(), 3);
+    // Who is missed says something newer, once.
+    let missed = Message::Missed { incarnation: 1 };
+    node.handle(second(200), NodeName::numbered(3), &missed, &mut out);
+    node.handle(second(200), NodeName::numbered(3), &missed, &mut out);
+    let Message::Join { own } = node.join() else { panic!("it joins") };
+    assert_eq!(own.incarnation, 2);
+}
