@@ -36,7 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tracing",
         ],
     ),
-    ("server", &["axum", "prometheus-client", "thiserror", "tokio"]),
+    ("server", &["base", "runtime", "axum", "prometheus-client", "thiserror", "tokio"]),
     (
         "sim",
         &[

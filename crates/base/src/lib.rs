@@ -24,6 +24,7 @@
 //! ```
 
 mod ids;
+mod latency;
 pub mod prng;
 mod ratio;
 mod time;
@@ -32,5 +33,6 @@ pub use ids::{
     BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, RequestKeyTooLong,
     Sequence, ShardId, StoreId, Token,
 };
+pub use latency::Latency;
 pub use ratio::{ParseRatioError, Ratio};
 pub use time::Time;

@@ -5,6 +5,7 @@ use crate::participant::{AnyParticipant, Participant, Seat, StoreError, shard_of
 use crate::process::{
     Arrival, Handle, Options, Parts, Post, StartError, Status, Stopped, launch, ready,
 };
+use crate::stats::Observer;
 use ::coordinator::StepAnswer;
 use base::{NodeName, RequestKey, Token};
 use node::{Branch, Message, Node, Outcome, RecoveryReport, Request, Work};
@@ -339,6 +340,12 @@ impl Coordinator {
     #[must_use]
     pub fn recovered(&self) -> &[RecoveryReport] {
         &self.recovered
+    }
+
+    /// What asks for its [`Stats`](crate::Stats), such as a server of metrics.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        self.handle.observer()
     }
 
     /// Waits until nothing is unfinished. What is submitted meanwhile is waited for too.

@@ -101,6 +101,7 @@ mod disks;
 mod network;
 mod participant;
 mod process;
+mod stats;
 
 pub use crate::action::{Action, Answer, Call};
 pub use crate::coordinator::{
@@ -112,3 +113,4 @@ pub use network::Network;
 pub use node::{Outcome, RecoveryReport, Refusal};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
 pub use saga::{Definition, DefinitionError};
+pub use stats::{LogStats, Observer, Stats};

@@ -1,7 +1,8 @@
 use crate::disks::FileDisks;
 use crate::network::Network;
+use crate::stats::{Observer, Stats, stats_of};
 use base::prng::Key;
-use base::{NodeName, RequestKey, Time};
+use base::{Latency, NodeName, RequestKey, Time};
 use node::{Config, Input, LogSlot, Message, Node, Outcome, Output, RecoveryReport, Request};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -67,6 +68,7 @@ pub(crate) enum Arrival {
     Cancel { key: RequestKey },
     Value { cell: u64, answer: oneshot::Sender<Result<i64, Stopped>> },
     Quiet { answer: oneshot::Sender<Result<(), Stopped>> },
+    Stats { answer: oneshot::Sender<Stats> },
     Status { key: RequestKey, answer: oneshot::Sender<Result<Status, Stopped>> },
     Stop,
 }
@@ -137,6 +139,12 @@ impl Handle {
     /// [`Stopped`]
     pub async fn value(&self, cell: u64) -> Result<i64, Stopped> {
         self.ask(|answer| Arrival::Value { cell, answer }).await
+    }
+
+    /// What asks for its [`Stats`], also for others, such as a server of metrics.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        Observer { inbox: self.inbox.clone() }
     }
 
     pub(crate) async fn ask<T>(
@@ -222,6 +230,7 @@ pub(crate) fn launch(
         quiet: Vec::new(),
         arrived: None,
         flushes: VecDeque::new(),
+        flush_times: Default::default(),
         outputs: Vec::new(),
         reports: Vec::new(),
         ready: Some(ready),
@@ -302,6 +311,8 @@ struct Process {
     arrived: Option<Arrival>,
     /// Handed out and not begun: at most one per log.
     flushes: VecDeque<(LogSlot, Vec<DiskOp>)>,
+    /// How long flushes took, by log.
+    flush_times: [Latency; 2],
     outputs: Vec<Output>,
     reports: Vec<RecoveryReport>,
     ready: Option<oneshot::Sender<Result<Vec<RecoveryReport>, Stopped>>>,
@@ -331,7 +342,9 @@ impl Process {
             }
             let input = match self.flushes.pop_front() {
                 Some((slot, ops)) => {
+                    let begun = self.clock.now();
                     let result = self.disks.perform(slot, &ops);
+                    self.flush_times[slot as usize].observe(self.clock.now() - begun);
                     Some(Input::Flushed { slot, result })
                 }
                 None => self.wait(&node, arrivals),
@@ -394,6 +407,10 @@ impl Process {
                 let _ = answer.send(Ok(value));
             }
             Arrival::Quiet { answer } => self.quiet.push(answer),
+            Arrival::Stats { answer } => {
+                // Whoever asked may have lost interest.
+                let _ = answer.send(stats_of(node, self.clock.now(), &self.flush_times));
+            }
             Arrival::Status { key, answer } => {
                 // Whoever asked may have lost interest.
                 let _ = answer.send(Ok(status(node, &key)));

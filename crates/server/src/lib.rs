@@ -36,9 +36,11 @@
 //! ```
 
 pub mod metrics;
+mod node;
 mod snapshot;
 
-pub use snapshot::{Health, Kind, Latency, Ledger, Log, Network, Operations, Snapshot, Storage};
+pub use base::Latency;
+pub use snapshot::{Health, Kind, Ledger, Log, Network, Operations, Snapshot, Storage};
 
 use axum::Router;
 use axum::extract::State;
@@ -47,19 +49,23 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// Where a snapshot comes from. It is asked at each request, from any thread, and should answer at
-/// once: it copies counters, it does not count.
+/// A snapshot that is on its way.
+pub type Pending<'a> = Pin<Box<dyn Future<Output = Snapshot> + Send + 'a>>;
+
+/// Where a snapshot comes from: a function, or a node that runs ([`runtime::Observer`]). It is asked at
+/// each request, from any thread; it copies counters, it does not count.
 pub trait Source: Send + Sync + 'static {
     /// What is so now.
-    fn snapshot(&self) -> Snapshot;
+    fn snapshot(&self) -> Pending<'_>;
 }
 
 impl<F: Fn() -> Snapshot + Send + Sync + 'static> Source for F {
-    fn snapshot(&self) -> Snapshot {
-        self()
+    fn snapshot(&self) -> Pending<'_> {
+        Box::pin(std::future::ready(self()))
     }
 }
 
@@ -140,7 +146,7 @@ impl Server {
 
 async fn show(State(source): State<Arc<dyn Source>>, headers: HeaderMap) -> Response {
     let accepts = headers.get(header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
-    let snapshot = source.snapshot();
+    let snapshot = source.snapshot().await;
     if accepts.is_some_and(|accepts| accepts.contains("application/openmetrics-text")) {
         let head = [(header::CONTENT_TYPE, metrics::OPEN_METRICS)];
         (head, metrics::open_metrics(snapshot)).into_response()
@@ -150,7 +156,7 @@ async fn show(State(source): State<Arc<dyn Source>>, headers: HeaderMap) -> Resp
 }
 
 async fn health(State(source): State<Arc<dyn Source>>) -> Response {
-    match source.snapshot().health {
+    match source.snapshot().await.health {
         Health::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Health::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }

@@ -1,6 +1,7 @@
 //! A snapshot as Prometheus reads it. This is the one place that knows metrics' names.
 
-use crate::snapshot::{Health, Kind, Latency, Snapshot};
+use crate::snapshot::{Health, Kind, Snapshot};
+use base::Latency;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -98,7 +99,11 @@ impl Metric {
     ) -> fmt::Result {
         self.all(to, MetricType::Histogram, values, |value, mut encoder| {
             let (sum, count) = (value.sum().as_secs_f64(), value.count());
-            encoder.encode_histogram::<NoLabelSet>(sum, count, &value.buckets(), None)
+            let bound = |bound: Option<std::time::Duration>| {
+                bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64())
+            };
+            let buckets: Vec<_> = value.buckets().map(|(to, n)| (bound(to), n)).collect();
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
         })
     }
 

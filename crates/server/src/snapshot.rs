@@ -1,5 +1,6 @@
 //! What is measured, as plain values: whoever is measured knows nothing of Prometheus.
 
+use base::Latency;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -76,62 +77,6 @@ pub struct Log {
     pub corrupted_records: u64,
     /// How long flushes took so far.
     pub flushes: Latency,
-}
-
-/// How long something took, so far: a histogram whose bounds never change.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Latency {
-    counts: [u64; Latency::BOUNDS.len() + 1],
-    sum: Duration,
-}
-
-impl Default for Latency {
-    fn default() -> Latency {
-        Latency { counts: [0; Latency::BOUNDS.len() + 1], sum: Duration::ZERO }
-    }
-}
-
-impl Latency {
-    /// The upper bounds of the buckets; what took longer is in one more.
-    pub const BOUNDS: [Duration; 13] = [
-        Duration::from_micros(50),
-        Duration::from_micros(100),
-        Duration::from_micros(200),
-        Duration::from_micros(400),
-        Duration::from_micros(800),
-        Duration::from_micros(1_600),
-        Duration::from_micros(3_200),
-        Duration::from_micros(6_400),
-        Duration::from_micros(12_800),
-        Duration::from_micros(25_600),
-        Duration::from_micros(100_000),
-        Duration::from_micros(400_000),
-        Duration::from_micros(1_600_000),
-    ];
-
-    /// One more took so long.
-    pub fn observe(&mut self, took: Duration) {
-        self.counts[Self::BOUNDS.partition_point(|bound| *bound < took)] += 1;
-        self.sum += took;
-    }
-
-    /// How many there were.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// How long all of them took together.
-    #[must_use]
-    pub fn sum(&self) -> Duration {
-        self.sum
-    }
-
-    /// Upper bounds in seconds and how many were within each and not within the one before.
-    pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = Self::BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        bounds.zip(self.counts).collect()
-    }
 }
 
 /// The nodes around, and the messages between them.

@@ -161,6 +161,60 @@ async fn only_loopback_is_served_and_a_port_once() {
     assert!(error.to_string().contains("is it in use?"), "{error}");
 }
 
+/// A step that changes nothing.
+struct Note;
+
+type Answered = Result<runtime::Answer, Box<dyn std::error::Error + Send + Sync>>;
+
+impl runtime::Action for Note {
+    async fn run(&self, _: runtime::Call) -> Answered {
+        Ok(runtime::Answer::Done)
+    }
+
+    async fn undo(&self, _: runtime::Call) -> Answered {
+        Ok(runtime::Answer::Done)
+    }
+}
+
+/// A coordinator over real files, before and after it stops.
+#[tokio::test]
+async fn a_coordinator_is_seen_as_it_is() {
+    use runtime::{Coordinator, Definition, step};
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = Coordinator::open(folder.path()).action("note", Note).start().await;
+    let coordinator = started.expect("an empty folder is a new log");
+    let mut saga = Definition::builder();
+    saga.step(step("note", b"hello".as_slice()).expect("a short name"));
+    let saga = saga.build().expect("one step");
+    let mut operation = coordinator.submit("order 1", saga).expect("it is new");
+    assert_eq!(operation.outcome().await, Ok(runtime::Outcome::Completed));
+    let running = serve(coordinator.observer()).await;
+    let (head, _) = get(running.address, "/healthz", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let (_, body) = get(running.address, "/metrics", "*/*").await;
+    let value = |name: &str| -> f64 {
+        let line = body.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| {
+            panic!("{name} is not in\n{body}");
+        });
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+    };
+    assert!(
+        (value("trinity_operations_ended_total{kind=\"saga\",outcome=\"completed\"}") - 1.0).abs()
+            < 0.1
+    );
+    assert!(
+        (value("trinity_log_durable_sequence{log=\"coordinator\"}")
+            - value("trinity_log_last_sequence{log=\"coordinator\"}"))
+        .abs()
+            < 0.1
+    );
+    assert!(value("trinity_log_flush_seconds_count{log=\"coordinator\"}") >= 2.0);
+    assert!(value("trinity_log_syncs_total{log=\"coordinator\"}") >= 2.0);
+    drop(coordinator);
+    let (head, body) = get(running.address, "/healthz", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && body.contains("stopped"), "{head} {body}");
+}
+
 /// A process that ends with the test.
 struct Ends(Child);
 
