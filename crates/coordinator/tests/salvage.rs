@@ -63,13 +63,19 @@ fn batches() -> Vec<Vec<Written>> {
     let request_key = Some(key("running"));
     before.extend(
         [
-            saga::Event::Created { coordinator: COORDINATOR, nonce: 5, request_key },
+            saga::Event::Created {
+                coordinator: COORDINATOR,
+                nonce: 5,
+                request_key,
+                terms: saga::SagaTerms::default(),
+            },
             saga::Event::StepAdded {
                 step: 0,
                 action: saga::Action::Custom,
                 dependencies: None,
                 node: NodeName::numbered(2),
                 body: [1].into(),
+                terms: saga::StepTerms::default(),
             },
             saga::Event::ExecuteStart,
         ]
@@ -397,6 +403,7 @@ fn nothing_is_done_about_what_is_in_doubt() {
             Output::Reply { key: of, outcome } => {
                 assert_eq!((of, outcome), (&key("decided"), &Outcome::Committed));
             }
+            Output::Parked { .. } | Output::Operated(_) => panic!("{output:?}"),
             Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => {}
         }
     }

@@ -102,13 +102,22 @@
 
 mod definition;
 mod event;
+mod kind;
 mod machine;
+mod order;
+mod terms;
 
 pub use definition::{Action, Builder, Definition, DefinitionError, Limits, Step};
 pub use event::{
-    Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome, STEP_TIMED_OUT,
+    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome,
+    STEP_TIMED_OUT,
 };
+pub use kind::StepKind;
 pub use machine::{
     Classification, IllegalTransition, Phase, Reason, RecoveryAction, Saga, StepOutcome, StepState,
     Turn,
+};
+pub use order::{Order, OrderRefusal, What};
+pub use terms::{
+    DefinitionName, Label, LabelLength, Output, SagaTerms, StepInput, StepTerms, ValueType,
 };

@@ -9,14 +9,17 @@ mod transcripts;
 mod world;
 
 use base::{CoordinatorId, NodeName, OperationId, Sequence};
-use saga::{Action, Definition, Event, Saga, Step};
+use saga::{
+    Action, AttemptNote, Definition, Event, Order, Saga, SagaTerms, Step, StepKind, StepTerms, What,
+};
 use std::sync::Arc;
 
 /// The id of every saga here.
 const ID: OperationId = OperationId(1);
 
 fn created() -> Event {
-    Event::Created { coordinator: CoordinatorId::numbered(1), nonce: 7, request_key: None }
+    let (coordinator, terms) = (CoordinatorId::numbered(1), SagaTerms::default());
+    Event::Created { coordinator, nonce: 7, request_key: None, terms }
 }
 
 fn step_added(step: u32, dependencies: Option<&[u32]>) -> Event {
@@ -26,7 +29,36 @@ fn step_added(step: u32, dependencies: Option<&[u32]>) -> Event {
         dependencies: dependencies.map(<[u32]>::to_vec),
         node: NodeName::numbered(u64::from(step)),
         body: Arc::from([]),
+        terms: StepTerms::default(),
     }
+}
+
+fn step_of_kind(number: u32, on: Option<&[u32]>, kind: StepKind) -> Event {
+    match step_added(number, on) {
+        Event::StepAdded { step, action, dependencies, node, body, .. } => {
+            let terms = StepTerms { kind, ..StepTerms::default() };
+            Event::StepAdded { step, action, dependencies, node, body, terms }
+        }
+        other => unreachable!("a step is added: {other:?}"),
+    }
+}
+
+fn ordered(step: u32, attempt: u32, what: What) -> Event {
+    let (who, why) = ("somebody".into(), "because".into());
+    let note = AttemptNote::Ordered(Box::new(Order { who, why, what }));
+    Event::CompensationFailed { step, attempt, note }
+}
+
+fn succeeded(step: u32) -> Event {
+    Event::StepSucceeded { step, output: None }
+}
+
+fn undone(step: u32) -> Event {
+    Event::CompensationSucceeded { step, heuristic: false }
+}
+
+fn undo_failed(step: u32, attempt: u32) -> Event {
+    Event::CompensationFailed { step, attempt, note: AttemptNote::Retried }
 }
 
 /// The definition whose step `n` depends on `graph[n]`.

@@ -1,7 +1,7 @@
 //! Small worlds, exhausted: every graph of up to three steps, every event in every state.
 
 use crate::model::{History, Stage};
-use crate::{ID, admission, created, replay, step_added};
+use crate::{ID, admission, created, replay, step_added, succeeded, undo_failed, undone};
 use base::{Epoch, Sequence};
 use saga::{Direction, Effect, Event, FailedEffect, Input, Outcome, Phase, RecoveryAction, Saga};
 use std::collections::BTreeMap;
@@ -39,11 +39,11 @@ fn events(count: u32) -> Vec<Event> {
     for step in 0..=count {
         let error_code = 5;
         events.extend([
-            Event::StepSucceeded { step },
+            succeeded(step),
             Event::StepFailed { step, error_code, effect: FailedEffect::None },
             Event::StepFailed { step, error_code, effect: FailedEffect::Maybe },
-            Event::CompensationSucceeded { step },
-            Event::CompensationFailed { step, attempt: 1 },
+            undone(step),
+            undo_failed(step, 1),
         ]);
     }
     events
@@ -136,6 +136,7 @@ fn decided_facts_are_legal_and_new(history: &History, saga: &Saga, input: &Input
 /// Recovery, then every debt paid: the saga ends, whether or not steps are refused.
 fn every_state_leads_to_an_end(saga: &Saga, last: u64) {
     for outcome in [Outcome::Done, Outcome::Refused { code: 1 }] {
+        let outcome = &outcome;
         let (mut saga, mut last) = (saga.clone(), last);
         let mut log = |saga: &mut Saga, event: Option<Event>| {
             if let Some(event) = event {
@@ -155,14 +156,16 @@ fn every_state_leads_to_an_end(saga: &Saga, last: u64) {
             assert!(!pending.is_empty(), "nothing to do, and no end: {saga:?}");
             for effect in pending {
                 let input = match effect {
-                    Effect::Run { step, .. } => {
-                        Input::Outcome { step, direction: Direction::Forward, outcome }
-                    }
+                    Effect::Run { step, .. } => Input::Outcome {
+                        step,
+                        direction: Direction::Forward,
+                        outcome: outcome.clone(),
+                    },
                     Effect::Compensate { step, .. } => {
                         let outcome = Outcome::Done;
                         Input::Outcome { step, direction: Direction::Backward, outcome }
                     }
-                    Effect::Tell { .. } => continue,
+                    Effect::MarkDone { .. } | Effect::Tell { .. } => continue,
                 };
                 let decided = saga.decide(&input);
                 log(&mut saga, decided);

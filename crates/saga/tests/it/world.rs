@@ -118,6 +118,7 @@ impl World {
                 }
                 self.calls.push(Call { step, direction: Direction::Backward });
             }
+            Effect::MarkDone { .. } => unreachable!("nobody orders anything here"),
             Effect::Tell { end, .. } => {
                 assert!(
                     self.told.is_none_or(|told| told == end),
@@ -185,7 +186,8 @@ impl World {
             44..=59 if !self.replies.is_empty() => {
                 let at = which % self.replies.len();
                 let late = what % 4 == 0;
-                let reply = if late { self.replies[at] } else { self.replies.swap_remove(at) };
+                let reply =
+                    if late { self.replies[at].clone() } else { self.replies.swap_remove(at) };
                 self.input(&reply);
             }
             60 => self.crash(which % 5),
