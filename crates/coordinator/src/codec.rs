@@ -79,6 +79,8 @@ pub mod tag {
     pub const ORDER: u8 = 41;
     /// u8, 1: an operator said so, not the participant. On `saga_compensation_succeeded`.
     pub const HEURISTIC: u8 = 42;
+    /// UTF-8, 1 to 64 bytes: by what name a step's compensation is found. On `saga_step_added`.
+    pub const UNDO_NAME: u8 = 44;
     /// u8, 1: an operator has undone it by hand; nothing was changed by this call. On `step_outcome`.
     pub const MARKED: u8 = 43;
 }
@@ -383,6 +385,9 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             put_timeout(&mut tags, terms.timeout);
             if let Some(name) = &terms.action_name {
                 tags.put(tag::ACTION_NAME, name.as_str().as_bytes());
+            }
+            if let Some(name) = &terms.undo_name {
+                tags.put(tag::UNDO_NAME, name.as_str().as_bytes());
             }
             if !terms.inputs.is_empty() {
                 tags.put(tag::INPUTS, &bytes(&terms.inputs));
@@ -866,6 +871,7 @@ fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, 
                 kind,
                 timeout: tags.timeout(event)?,
                 action_name: tags.label(tag::ACTION_NAME, event)?,
+                undo_name: tags.label(tag::UNDO_NAME, event)?,
                 inputs: tags.numbers(tag::INPUTS, event)?.unwrap_or_default(),
                 output,
             };
@@ -1124,6 +1130,7 @@ mod tests {
                 kind,
                 timeout: Some(Duration::from_secs(3)),
                 action_name: Some(label("charge")),
+                undo_name: Some(label("refund")),
                 inputs: vec![0, 2],
                 output: Some(ValueType::Text),
             };

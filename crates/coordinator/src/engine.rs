@@ -240,7 +240,7 @@ impl SagaOp {
 
 /// The action of a step that is not among those that are known.
 fn missing_action(machine: &Saga, known: &BTreeSet<Label>) -> Option<Label> {
-    let mut names = machine.steps().filter_map(|step| step.terms().action_name.as_ref());
+    let mut names = machine.steps().flat_map(|step| step.terms().action_names());
     names.find(|name| !known.contains(*name)).cloned()
 }
 
@@ -753,7 +753,8 @@ impl Engine {
             return Err(Refusal::TooManySteps { steps_max });
         }
         if let Some(known) = &self.desk.config.actions {
-            let mut names = definition.steps().iter().filter_map(|step| step.action_name.as_ref());
+            let steps = definition.steps().iter();
+            let mut names = steps.flat_map(|step| step.action_name.iter().chain(&step.undo_name));
             if let Some(action) = names.find(|name| !known.contains(*name)) {
                 return Err(Refusal::UnknownAction { action: action.clone() });
             }

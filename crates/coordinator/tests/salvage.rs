@@ -444,7 +444,8 @@ fn a_request_in_doubt_is_not_started_again() {
     let (mut engine, _) = engine();
     for name in ["undecided", "running"] {
         let mut out = Vec::new();
-        assert!(!engine.cancel(Time::ZERO, &key(name), &mut out));
+        let cancelled = engine.cancel(Time::ZERO, &key(name), &mut out);
+        assert_eq!(cancelled, Err(coordinator::CancelRefusal::InDoubt));
         let branch = Branch { shard: member().shard, node: member().node, work: [].into() };
         let request = Request { key: key(name), work: Work::Transaction(vec![branch]) };
         engine.submit(Time::ZERO, request, &mut out);

@@ -103,6 +103,8 @@ pub struct Step {
     pub timeout: Option<Duration>,
     /// The name by which its code is found.
     pub action_name: Option<Label>,
+    /// The name by which the code of its compensation is found.
+    pub undo_name: Option<Label>,
     /// The earlier steps whose outputs it is given, and as what.
     pub inputs: Vec<(u32, ValueType)>,
     /// What its success brings; `None`: nothing.
@@ -121,6 +123,7 @@ impl Step {
             kind: StepKind::Compensatable,
             timeout: None,
             action_name: None,
+            undo_name: None,
             inputs: Vec::new(),
             output: None,
         }
@@ -147,6 +150,13 @@ impl Step {
         self
     }
 
+    /// The same step, the code of its compensation found by this name.
+    #[must_use]
+    pub fn undone_by(mut self, action: Label) -> Step {
+        self.undo_name = Some(action);
+        self
+    }
+
     /// The same step, whose success brings a value.
     #[must_use]
     pub fn gives(mut self, output: ValueType) -> Step {
@@ -167,6 +177,7 @@ impl Step {
             kind: self.kind,
             timeout: self.timeout,
             action_name: self.action_name.clone(),
+            undo_name: self.undo_name.clone(),
             inputs: self.inputs.iter().map(|(step, _)| *step).collect(),
             output: self.output,
         }
@@ -255,7 +266,9 @@ impl Definition {
             hash.bytes(&step.node.0);
             hash.bytes(&step.body);
             hash.duration(step.timeout);
-            hash.bytes(step.action_name.as_ref().map_or("", Label::as_str).as_bytes());
+            for name in [&step.action_name, &step.undo_name] {
+                hash.bytes(name.as_ref().map_or("", Label::as_str).as_bytes());
+            }
         }
         hash.0
     }

@@ -85,6 +85,8 @@ pub struct StepTerms {
     pub timeout: Option<Duration>,
     /// The name by which its code is found. A saga with a step whose action nobody knows waits.
     pub action_name: Option<Label>,
+    /// The name by which the code of its compensation is found. Likewise.
+    pub undo_name: Option<Label>,
     /// The earlier steps whose outputs it is given, in this order.
     pub inputs: Vec<u32>,
     /// What its success brings; `None`: nothing.
@@ -105,6 +107,13 @@ pub enum ValueType {
     I64,
     /// One byte, 0 or 1. Code 4.
     Bool,
+}
+
+impl StepTerms {
+    /// The names by which its code is found.
+    pub fn action_names(&self) -> impl Iterator<Item = &Label> {
+        self.action_name.iter().chain(&self.undo_name)
+    }
 }
 
 impl ValueType {
