@@ -8,7 +8,9 @@ use std::fmt::Write;
 const BOX: (usize, usize) = (190, 46);
 const ROOM: (usize, usize) = (70, 26);
 const MARGIN: usize = 20;
-const TITLE: usize = 34;
+const TITLE: usize = 44;
+/// How far above the boxes an arc is drawn towards: it comes three quarters as far.
+const ARC: usize = 28;
 
 impl SagaFile {
     /// The graph in the language of Graphviz: solid arrows for what a step waits for, dashed ones for
@@ -81,10 +83,10 @@ impl SagaFile {
         for (to, step) in self.steps.iter().enumerate() {
             for on in &step.after {
                 let flows = step.takes.iter().any(|(from, _)| from == on);
-                arrow(&mut svg, place(*on as usize), place(to), flows, false);
+                arrow(&mut svg, place(*on as usize), place(to), flows);
             }
             for (from, _) in step.takes.iter().filter(|(from, _)| !step.after.contains(from)) {
-                arrow(&mut svg, place(*from as usize), place(to), true, true);
+                arc(&mut svg, place(*from as usize), place(to));
             }
         }
         for (at, step) in self.steps.iter().enumerate() {
@@ -111,19 +113,31 @@ impl SagaFile {
     }
 }
 
-/// From the right side of one box to the left side of another.
-fn arrow(svg: &mut String, from: (usize, usize), to: (usize, usize), flows: bool, dashed: bool) {
+/// From the right side of one box to the left side of another; blue if something flows there too.
+fn arrow(svg: &mut String, from: (usize, usize), to: (usize, usize), flows: bool) {
     let (x, y) = (from.0 + BOX.0, from.1 + BOX.1 / 2);
     let (to_x, to_y) = (to.0, to.1 + BOX.1 / 2);
     let bend = (to_x - x) / 2;
     let colour = if flows { "#1769aa" } else { "#555" };
-    let dashes = if dashed { " stroke-dasharray=\"5 4\"" } else { "" };
     let _ = writeln!(
         svg,
         "<path d=\"M{x} {y}C{} {y} {} {to_y} {to_x} {to_y}\" fill=\"none\" stroke=\"{colour}\" \
-         stroke-width=\"1.4\"{dashes} marker-end=\"url(#tip)\"/>",
+         stroke-width=\"1.4\" marker-end=\"url(#tip)\"/>",
         x + bend,
         to_x - bend,
+    );
+}
+
+/// From the top of one box over those between to the top of another: something flows there, and the one
+/// waits for the other through others.
+fn arc(svg: &mut String, from: (usize, usize), to: (usize, usize)) {
+    let (x, y, to_x, to_y) = (from.0 + BOX.0 * 2 / 3, from.1, to.0 + BOX.0 / 3, to.1);
+    // Both are at least as far down as the title is high.
+    let (over, to_over) = (y - ARC, to_y - ARC);
+    let _ = writeln!(
+        svg,
+        "<path d=\"M{x} {y}C{x} {over} {to_x} {to_over} {to_x} {to_y}\" fill=\"none\" \
+         stroke=\"#1769aa\" stroke-width=\"1.4\" stroke-dasharray=\"5 4\" marker-end=\"url(#tip)\"/>",
     );
 }
 

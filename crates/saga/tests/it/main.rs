@@ -10,7 +10,8 @@ mod world;
 
 use base::{CoordinatorId, NodeName, OperationId, Sequence};
 use saga::{
-    Action, AttemptNote, Definition, Event, Order, Saga, SagaTerms, Step, StepKind, StepTerms, What,
+    Action, AttemptNote, Definition, DefinitionError, Event, Order, Saga, SagaTerms, Step,
+    StepKind, StepTerms, What,
 };
 use std::sync::Arc;
 
@@ -61,19 +62,24 @@ fn undo_failed(step: u32, attempt: u32) -> Event {
     Event::CompensationFailed { step, attempt, note: AttemptNote::Retried }
 }
 
-/// The definition whose step `n` depends on `graph[n]`.
-fn definition(graph: &[Vec<u32>]) -> Definition {
-    let mut builder = Definition::builder();
-    for dependencies in graph {
-        let step = Step::new(Action::Custom, NodeName::numbered(1), []);
-        builder.step(dependencies.iter().fold(step, |step, &on| step.after(on)));
-    }
-    builder.build().expect("a graph of earlier steps")
+/// The admission of the saga whose step `n` depends on `graph[n]`, of compensatable steps.
+fn admission(graph: &[Vec<u32>]) -> Vec<Event> {
+    admission_of_kinds(graph, &vec![StepKind::Compensatable; graph.len()])
 }
 
-/// Its admission.
-fn admission(graph: &[Vec<u32>]) -> Vec<Event> {
-    Saga::admission(&definition(graph), CoordinatorId::numbered(1), 7, None)
+/// The same of these kinds of steps, which go together.
+fn admission_of_kinds(graph: &[Vec<u32>], kinds: &[StepKind]) -> Vec<Event> {
+    let definition = definition(graph, kinds).expect("earlier steps, and kinds that go together");
+    Saga::admission(&definition, CoordinatorId::numbered(1), 7, None)
+}
+
+fn definition(graph: &[Vec<u32>], kinds: &[StepKind]) -> Result<Definition, DefinitionError> {
+    let mut builder = Definition::builder();
+    for (dependencies, kind) in graph.iter().zip(kinds) {
+        let step = Step::new(Action::Custom, NodeName::numbered(1), []).kind(*kind);
+        builder.step(dependencies.iter().fold(step, |step, &on| step.after(on)));
+    }
+    builder.build()
 }
 
 /// The saga of a legal log whose first record has sequence 1.
