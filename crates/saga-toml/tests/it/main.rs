@@ -87,7 +87,7 @@ fn every_mistake_is_told_with_its_place() {
         (undone("a", "gives = \"u32\""), (7, 9), "unknown type \"u32\""),
         (
             undone("a", "") + &undone("b", "after = [\"a\"]\ntakes = [\"a\"]"),
-            (11, 10),
+            (12, 10),
             "gives nothing",
         ),
         (
