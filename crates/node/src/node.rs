@@ -361,7 +361,7 @@ impl Node {
                     // One that comes too late changes nothing.
                     let _ = engine.cancel(now, &key, out);
                 }
-                Touched::Coordinator
+                Touched::COORDINATOR
             }
             Input::Order { id, step, order } => {
                 if let Some(engine) = self.coordinator.running() {
