@@ -35,7 +35,8 @@ fn longest(village: &Village, number: usize, slot: LogSlot) -> usize {
 /// anybody writes for it, and done from there on.
 fn check_every_limit(make: impl Fn() -> Work, done: &Outcome) {
     let mut village = Village::with_log(3, &taking(256 << 10));
-    assert_eq!(village.submit("generous", make()), *done);
+    // Keys of the same length: they stand in the records too.
+    assert_eq!(village.submit("large", make()), *done);
     let participants = (1..3).map(|number| longest(&village, number, LogSlot::Participant));
     let coordinator = longest(&village, 0, LogSlot::Coordinator);
     let needed = participants.fold(coordinator, usize::max) as u32;

@@ -116,7 +116,8 @@ impl Village {
                 Output::Reply { key, outcome } => {
                     self.told.insert(key, outcome);
                 }
-                Output::Appended { .. } | Output::Recovered { .. } => {}
+                Output::Appended { .. } | Output::Recovered { .. } | Output::Operated(_) => {}
+                Output::Parked { .. } => panic!("{output:?}"),
                 Output::Died { reason, .. } => panic!("{reason}"),
             }
         }

@@ -58,7 +58,8 @@ fn live(
                 let result = files.perform_all(&ops);
                 engine.flushed(now, result, &mut out);
             }
-            Output::Send { to, message: Message::StepCall { key, step, direction, token, .. } } => {
+            Output::Send { to, message: Message::StepCall { key, token, call, .. } } => {
+                let (step, direction) = (call.step, call.direction);
                 world.calls += 1;
                 let fresh = world.effects.insert(token);
                 println!(
@@ -68,8 +69,8 @@ fn live(
                 if dies {
                     return Ok(()); // what is not durable is as good as gone, and so is the answer
                 }
-                let answer = StepAnswer::Done;
-                let reply = Message::StepReply { key, step, direction, token, answer };
+                let (answer, output) = (StepAnswer::Done, None);
+                let reply = Message::StepReply { key, step, direction, token, answer, output };
                 engine.receive(now, to, &reply, &mut out);
             }
             Output::Reply { key, outcome } => {
@@ -77,6 +78,8 @@ fn live(
             }
             Output::Died { reason, .. } => return Err(reason.into()),
             Output::Send { .. } | Output::Appended { .. } | Output::Recovered { .. } => {}
+            // No compensation fails here, and there is no operator.
+            Output::Parked { .. } | Output::Operated(_) => {}
         }
         engine.flush(now, &mut out);
         todo.extend(out.drain(..));

@@ -7,7 +7,7 @@
 use crate::message::{SagaKey, StepAnswer};
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, ShardId};
 use base::{StoreId, Token};
-use saga::{Action, Direction, FailedEffect};
+use saga::{Action, Direction, FailedEffect, Output};
 use std::fmt;
 use std::sync::Arc;
 use twopc::coordinator::Member;
@@ -53,6 +53,36 @@ pub mod tag {
     /// u8: 0 a record was lost, 1 a saga, 2 a transaction, 3 every id that the log does not know. On
     /// `in_doubt`.
     pub const DOUBT: u8 = 14;
+    /// u8: 0 compensatable, 1 pivot, 2 retriable, 3 read-only. On `saga_step_added`; without it 0.
+    pub const KIND: u8 = 32;
+    /// u64, nanoseconds. On `saga_created` and `saga_step_added`.
+    pub const TIMEOUT: u8 = 33;
+    /// UTF-8, 1 to 64 bytes: by what name a step's code is found. On `saga_step_added`.
+    pub const ACTION_NAME: u8 = 34;
+    /// u32 each: the steps whose outputs a step is given. On `saga_step_added`.
+    pub const INPUTS: u8 = 35;
+    /// u8: 0 bytes, 1 text, 2 u64, 3 i64, 4 bool. On `saga_step_added`; without it a step brings
+    /// nothing.
+    pub const OUTPUT_TYPE: u8 = 36;
+    /// Version u32, name UTF-8 of 1 to 64 bytes: of the definition. On `saga_created`.
+    pub const DEFINITION: u8 = 37;
+    /// 16 bytes that tell the definition, bodies included, from any other. On `saga_created`.
+    pub const FINGERPRINT: u8 = 38;
+    /// u8: 0, and the bytes behind it are what a step brought; 1, and behind it are their hash, 32
+    /// bytes, and their number, u64. On `saga_step_succeeded` and `step_outcome`.
+    pub const OUTPUT: u8 = 39;
+    /// u8, 1: the branch waits for an operator. On `saga_compensation_failed`.
+    pub const PARKED: u8 = 40;
+    /// What u8 (0 retry now, 1 mark done, 2 close unanswered, 3 override: what is asked instead is under
+    /// [`BODY`]), length of who u16, who, why: an operator's order, no attempt. On
+    /// `saga_compensation_failed`.
+    pub const ORDER: u8 = 41;
+    /// u8, 1: an operator said so, not the participant. On `saga_compensation_succeeded`.
+    pub const HEURISTIC: u8 = 42;
+    /// UTF-8, 1 to 64 bytes: by what name a step's compensation is found. On `saga_step_added`.
+    pub const UNDO_NAME: u8 = 44;
+    /// u8, 1: an operator has undone it by hand; nothing was changed by this call. On `step_outcome`.
+    pub const MARKED: u8 = 43;
 }
 
 /// What a node did with a call of a saga's step: the record that makes its effect happen at most once.
@@ -72,6 +102,11 @@ pub struct StepOutcome {
     pub changed: bool,
     /// The work, to be done again at replay. Empty if nothing was changed.
     pub work: Arc<[u8]>,
+    /// What it brought.
+    pub output: Option<Output>,
+    /// A compensation that an operator has done by hand: the call changed nothing, and no later one
+    /// will.
+    pub marked: bool,
 }
 
 /// What a record says.
@@ -272,16 +307,50 @@ pub fn prepared_bytes(work: usize, peers: usize) -> usize {
 /// How long the payload of a `step_outcome` is that changes the store, the longest record that a node
 /// has to write for a step.
 #[must_use]
-pub fn step_outcome_bytes(work: usize) -> usize {
+pub fn step_outcome_bytes(work: usize, output: Option<usize>) -> usize {
     let (call, answer) = (Tags::bytes(21), Tags::bytes(6));
-    PARTICIPANTS_PREFIX_BYTES + call + answer + Tags::bytes(work)
+    let output = output.map_or(0, |bytes| Tags::bytes(1 + bytes));
+    PARTICIPANTS_PREFIX_BYTES + call + answer + Tags::bytes(work) + output
+}
+
+/// How long the payload of a `saga_step_succeeded` is that brings so many bytes.
+#[must_use]
+pub fn step_succeeded_bytes(output: usize) -> usize {
+    8 + 4 + 1 + Tags::bytes(1 + output)
+}
+
+fn put_output(tags: &mut Tags<'_>, output: &Output) {
+    match output {
+        Output::Inline(bytes) => tags.put(tag::OUTPUT, &[&[0], &bytes[..]].concat()),
+        Output::Hashed { hash, bytes } => {
+            tags.put(tag::OUTPUT, &[&[1], &hash[..], &bytes.to_le_bytes()].concat())
+        }
+    };
+}
+
+fn put_timeout(tags: &mut Tags<'_>, timeout: Option<std::time::Duration>) {
+    if let Some(timeout) = timeout {
+        // Five hundred years are the most that the format can say.
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        tags.put(tag::TIMEOUT, &nanos.to_le_bytes());
+    }
+}
+
+fn put_order(tags: &mut Tags<'_>, order: &saga::Order) {
+    let who = &order.who.as_bytes()[..order.who.len().min(usize::from(u16::MAX))];
+    let head = u16::try_from(who.len()).expect("cut to fit").to_le_bytes();
+    let what = [order.what.code()];
+    tags.put(tag::ORDER, &[&what[..], &head, who, order.why.as_bytes()].concat());
+    if let saga::What::Override { body } = &order.what {
+        tags.put(tag::BODY, body);
+    }
 }
 
 /// Writes the payload of a saga's event, and says which it is.
 pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> EventType {
     use saga::Event;
     match event {
-        Event::Created { coordinator, nonce, request_key } => {
+        Event::Created { coordinator, nonce, request_key, terms } => {
             words(out, id, &[]);
             out.extend_from_slice(&coordinator.0);
             let mut tags = Tags::behind(out);
@@ -289,25 +358,54 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             if let Some(key) = request_key {
                 tags.put(tag::REQUEST_KEY, key.as_bytes());
             }
+            if let Some(saga::DefinitionName { name, version }) = &terms.definition {
+                let named = [&version.to_le_bytes()[..], name.as_str().as_bytes()].concat();
+                tags.put(tag::DEFINITION, &named);
+            }
+            if let Some(fingerprint) = terms.fingerprint {
+                tags.put(tag::FINGERPRINT, &fingerprint.to_le_bytes());
+            }
+            put_timeout(&mut tags, terms.timeout);
             EventType::SAGA_CREATED
         }
-        Event::StepAdded { step, action, dependencies, node, body } => {
+        Event::StepAdded { step, action, dependencies, node, body, terms } => {
             words(out, id, &[*step]);
             out.push(action.code());
             let mut tags = Tags::behind(out);
+            let bytes = |numbers: &[u32]| -> Vec<u8> {
+                numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+            };
             if let Some(dependencies) = dependencies {
-                let bytes: Vec<u8> = dependencies.iter().flat_map(|d| d.to_le_bytes()).collect();
-                tags.put(tag::DEPENDENCIES, &bytes);
+                tags.put(tag::DEPENDENCIES, &bytes(dependencies));
             }
             tags.put(tag::NODE, &node.0).put(tag::BODY, body);
+            if terms.kind != saga::StepKind::Compensatable {
+                tags.put(tag::KIND, &[terms.kind.code()]);
+            }
+            put_timeout(&mut tags, terms.timeout);
+            if let Some(name) = &terms.action_name {
+                tags.put(tag::ACTION_NAME, name.as_str().as_bytes());
+            }
+            if let Some(name) = &terms.undo_name {
+                tags.put(tag::UNDO_NAME, name.as_str().as_bytes());
+            }
+            if !terms.inputs.is_empty() {
+                tags.put(tag::INPUTS, &bytes(&terms.inputs));
+            }
+            if let Some(output) = terms.output {
+                tags.put(tag::OUTPUT_TYPE, &[output.code()]);
+            }
             EventType::SAGA_STEP_ADDED
         }
         Event::ExecuteStart => {
             words(out, id, &[]);
             EventType::SAGA_EXECUTE_START
         }
-        Event::StepSucceeded { step } => {
+        Event::StepSucceeded { step, output } => {
             words(out, id, &[*step]);
+            if let Some(output) = output {
+                put_output(&mut Tags::behind(out), output);
+            }
             EventType::SAGA_STEP_SUCCEEDED
         }
         Event::StepFailed { step, error_code, effect } => {
@@ -321,12 +419,22 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             words(out, id, &[cause.unwrap_or(u32::MAX)]);
             EventType::SAGA_COMPENSATION_START
         }
-        Event::CompensationSucceeded { step } => {
+        Event::CompensationSucceeded { step, heuristic } => {
             words(out, id, &[*step]);
+            if *heuristic {
+                Tags::behind(out).put(tag::HEURISTIC, &[1]);
+            }
             EventType::SAGA_COMPENSATION_SUCCEEDED
         }
-        Event::CompensationFailed { step, attempt } => {
+        Event::CompensationFailed { step, attempt, note } => {
             words(out, id, &[*step, *attempt]);
+            match note {
+                saga::AttemptNote::Retried => {}
+                saga::AttemptNote::Parked => {
+                    Tags::behind(out).put(tag::PARKED, &[1]);
+                }
+                saga::AttemptNote::Ordered(order) => put_order(&mut Tags::behind(out), order),
+            }
             EventType::SAGA_COMPENSATION_FAILED
         }
         Event::Completed => {
@@ -474,6 +582,12 @@ pub fn encode_step(outcome: &StepOutcome, out: &mut Vec<u8>) -> EventType {
     if outcome.changed {
         tags.put(tag::BODY, &outcome.work);
     }
+    if let Some(output) = &outcome.output {
+        put_output(&mut tags, output);
+    }
+    if outcome.marked {
+        tags.put(tag::MARKED, &[1]);
+    }
     EventType::STEP_OUTCOME
 }
 
@@ -549,6 +663,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn label(bytes: &[u8], event: EventType) -> Result<saga::Label, CodecError> {
+    let name = std::str::from_utf8(bytes).ok().and_then(|name| saga::Label::new(name).ok());
+    name.ok_or(CodecError::Value(event))
+}
+
 type TaggedValue<'a> = ((u8, &'a [u8]), &'a [u8]);
 
 fn split_tag(bytes: &[u8]) -> Option<TaggedValue<'_>> {
@@ -596,6 +715,66 @@ impl<'a> Extensions<'a> {
                 whole.into()
             }
         }
+    }
+
+    fn label(self, tag: u8, event: EventType) -> Result<Option<saga::Label>, CodecError> {
+        self.find(tag).map(|bytes| label(bytes, event)).transpose()
+    }
+
+    fn timeout(self, event: EventType) -> Result<Option<std::time::Duration>, CodecError> {
+        let nanos = self.array(tag::TIMEOUT, event)?.map(u64::from_le_bytes);
+        Ok(nanos.map(std::time::Duration::from_nanos))
+    }
+
+    fn numbers(self, tag: u8, event: EventType) -> Result<Option<Vec<u32>>, CodecError> {
+        let Some(list) = self.find(tag) else { return Ok(None) };
+        let (list, rest) = list.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(CodecError::Extensions(event));
+        }
+        Ok(Some(list.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()))
+    }
+
+    fn flag(self, tag: u8, event: EventType) -> Result<bool, CodecError> {
+        match self.array(tag, event)? {
+            None | Some([0]) => Ok(false),
+            Some([1]) => Ok(true),
+            Some(_) => Err(CodecError::Value(event)),
+        }
+    }
+
+    fn output(self, event: EventType) -> Result<Option<Output>, CodecError> {
+        if self.find(tag::OUTPUT).is_none() {
+            return Ok(None);
+        }
+        let value = self.bytes(tag::OUTPUT);
+        match value.split_first() {
+            Some((0, bytes)) => Ok(Some(Output::Inline(bytes.into()))),
+            Some((1, rest)) => {
+                let mut reader = Reader { event, rest };
+                let (hash, bytes) = (reader.array()?, reader.u64()?);
+                Ok(Some(Output::Hashed { hash, bytes }))
+            }
+            _ => Err(CodecError::Value(event)),
+        }
+    }
+
+    fn order(self, event: EventType) -> Result<Option<Box<saga::Order>>, CodecError> {
+        let Some(value) = self.find(tag::ORDER) else { return Ok(None) };
+        let mut reader = Reader { event, rest: value };
+        let [code] = reader.array()?;
+        let who = usize::from(u16::from_le_bytes(reader.array()?));
+        let (who, why) = reader.rest.split_at_checked(who).ok_or(CodecError::Extensions(event))?;
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| CodecError::Value(event));
+        let what = match code {
+            0 => saga::What::RetryNow,
+            1 => saga::What::MarkDone,
+            2 => saga::What::CloseUnanswered,
+            3 => saga::What::Override { body: self.bytes(tag::BODY) },
+            _ => return Err(CodecError::Value(event)),
+        };
+        let (who, why) = (text(who)?.into(), text(why)?.into());
+        Ok(Some(Box::new(saga::Order { who, why, what })))
     }
 
     fn request_key(self, event: EventType) -> Result<Option<RequestKey>, CodecError> {
@@ -659,28 +838,50 @@ fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, 
             let coordinator = reader.coordinator()?;
             let tags = reader.extensions()?;
             let nonce = tags.array(tag::NONCE, event)?.map_or(0, u128::from_le_bytes);
-            Event::Created { coordinator, nonce, request_key: tags.request_key(event)? }
+            let definition = match tags.find(tag::DEFINITION) {
+                None => None,
+                Some(value) => {
+                    let mut value = Reader { event, rest: value };
+                    let version = value.u32()?;
+                    Some(saga::DefinitionName { name: label(value.rest, event)?, version })
+                }
+            };
+            let fingerprint = tags.array(tag::FINGERPRINT, event)?.map(u128::from_le_bytes);
+            let terms = saga::SagaTerms { definition, fingerprint, timeout: tags.timeout(event)? };
+            Event::Created { coordinator, nonce, request_key: tags.request_key(event)?, terms }
         }
         EventType::SAGA_STEP_ADDED => {
             let step = reader.u32()?;
             let [action] = reader.array()?;
             let tags = reader.extensions()?;
-            let dependencies = match tags.find(tag::DEPENDENCIES) {
-                None => None,
-                Some(list) => {
-                    let (list, rest) = list.as_chunks::<4>();
-                    if !rest.is_empty() {
-                        return Err(CodecError::Extensions(event));
-                    }
-                    Some(list.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
-                }
-            };
+            let dependencies = tags.numbers(tag::DEPENDENCIES, event)?;
             let node = NodeName(tags.array(tag::NODE, event)?.unwrap_or_default());
             let (action, body) = (Action::from_code(action), tags.bytes(tag::BODY));
-            Event::StepAdded { step, action, dependencies, node, body }
+            let kind = match tags.array(tag::KIND, event)? {
+                None => saga::StepKind::Compensatable,
+                Some([code]) => saga::StepKind::from_code(code).ok_or(CodecError::Value(event))?,
+            };
+            let output = match tags.array(tag::OUTPUT_TYPE, event)? {
+                None => None,
+                Some([code]) => {
+                    Some(saga::ValueType::from_code(code).ok_or(CodecError::Value(event))?)
+                }
+            };
+            let terms = saga::StepTerms {
+                kind,
+                timeout: tags.timeout(event)?,
+                action_name: tags.label(tag::ACTION_NAME, event)?,
+                undo_name: tags.label(tag::UNDO_NAME, event)?,
+                inputs: tags.numbers(tag::INPUTS, event)?.unwrap_or_default(),
+                output,
+            };
+            Event::StepAdded { step, action, dependencies, node, body, terms }
         }
         EventType::SAGA_EXECUTE_START => Event::ExecuteStart,
-        EventType::SAGA_STEP_SUCCEEDED => Event::StepSucceeded { step: reader.u32()? },
+        EventType::SAGA_STEP_SUCCEEDED => {
+            let step = reader.u32()?;
+            Event::StepSucceeded { step, output: reader.extensions()?.output(event)? }
+        }
         EventType::SAGA_STEP_FAILED => {
             let (step, error_code) = (reader.u32()?, reader.u32()?);
             let effect = match reader.extensions()?.array(tag::EFFECT, event)? {
@@ -695,10 +896,19 @@ fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, 
             Event::CompensationStart { cause: (cause != u32::MAX).then_some(cause) }
         }
         EventType::SAGA_COMPENSATION_SUCCEEDED => {
-            Event::CompensationSucceeded { step: reader.u32()? }
+            let step = reader.u32()?;
+            let heuristic = reader.extensions()?.flag(tag::HEURISTIC, event)?;
+            Event::CompensationSucceeded { step, heuristic }
         }
         EventType::SAGA_COMPENSATION_FAILED => {
-            Event::CompensationFailed { step: reader.u32()?, attempt: reader.u32()? }
+            let (step, attempt) = (reader.u32()?, reader.u32()?);
+            let tags = reader.extensions()?;
+            let note = match (tags.order(event)?, tags.flag(tag::PARKED, event)?) {
+                (Some(order), _) => saga::AttemptNote::Ordered(order),
+                (None, true) => saga::AttemptNote::Parked,
+                (None, false) => saga::AttemptNote::Retried,
+            };
+            Event::CompensationFailed { step, attempt, note }
         }
         EventType::SAGA_COMPLETED => Event::Completed,
         EventType::SAGA_COMPENSATED => Event::Compensated,
@@ -812,6 +1022,8 @@ fn decode_participant(
                 answer,
                 changed: changed == 1,
                 work: tags.bytes(tag::BODY),
+                output: tags.output(event)?,
+                marked: tags.flag(tag::MARKED, event)?,
             })
         }
         EventType::IN_DOUBT => {
@@ -863,11 +1075,77 @@ mod tests {
                 token: Token::new(u128::MAX),
                 answer: StepAnswer::Done,
                 changed: true,
-                work,
+                work: work.clone(),
+                output: None,
+                marked: false,
             };
             payload.clear();
             encode_step(&outcome, &mut payload);
-            assert_eq!(payload.len(), step_outcome_bytes(bytes));
+            assert_eq!(payload.len(), step_outcome_bytes(bytes, None));
+            let output = Some(Output::Inline(work.clone()));
+            payload.clear();
+            encode_step(&StepOutcome { output: output.clone(), ..outcome }, &mut payload);
+            assert_eq!(payload.len(), step_outcome_bytes(bytes, Some(bytes)));
+            payload.clear();
+            let succeeded = saga::Event::StepSucceeded { step: 1, output };
+            encode_saga(id, &succeeded, &mut payload);
+            assert_eq!(payload.len(), step_succeeded_bytes(bytes));
+        }
+    }
+
+    /// Everything that a saga's event can say is read as it was written; cut anywhere behind the
+    /// published prefix, it is refused or says less, and never panics.
+    #[test]
+    fn a_sagas_events_read_as_written() {
+        use saga::{AttemptNote, Event as E, Label, Order, StepKind, StepTerms, ValueType, What};
+        use std::time::Duration;
+        let label = |name| Label::new(name).expect("a short name");
+        let (coordinator, node) = (CoordinatorId([1; 32]), NodeName([3; 32]));
+        let order = |what| {
+            let order = Order { who: "wer".into(), why: "darum \u{e4}".into(), what };
+            let note = AttemptNote::Ordered(Box::new(order));
+            E::CompensationFailed { step: 7, attempt: 3, note }
+        };
+        let definition = Some(saga::DefinitionName { name: label("order"), version: 9 });
+        let timeout = Some(Duration::from_nanos(u64::MAX));
+        let terms = saga::SagaTerms { definition, fingerprint: Some(u128::MAX - 5), timeout };
+        let request_key = RequestKey::new(b"key").ok();
+        let mut events = vec![
+            E::Created { coordinator, nonce: 5, request_key, terms },
+            E::StepSucceeded { step: 1, output: Some(Output::Inline([].into())) },
+            E::StepSucceeded { step: 1, output: Some(Output::Inline(vec![9; 70_000].into())) },
+            E::StepSucceeded { step: 1, output: Some(Output::Hashed { hash: [4; 32], bytes: 8 }) },
+            E::CompensationSucceeded { step: 2, heuristic: true },
+            E::CompensationSucceeded { step: 2, heuristic: false },
+            E::CompensationFailed { step: 2, attempt: 1, note: AttemptNote::Retried },
+            E::CompensationFailed { step: 2, attempt: 1, note: AttemptNote::Parked },
+            order(What::RetryNow),
+            order(What::MarkDone),
+            order(What::CloseUnanswered),
+            order(What::Override { body: [1, 2, 3].into() }),
+        ];
+        for kind in StepKind::ALL {
+            let (dependencies, body) = (Some(vec![0, 2]), Arc::from([8; 20]));
+            let terms = StepTerms {
+                kind,
+                timeout: Some(Duration::from_secs(3)),
+                action_name: Some(label("charge")),
+                undo_name: Some(label("refund")),
+                inputs: vec![0, 2],
+                output: Some(ValueType::Text),
+            };
+            let action = Action::Custom;
+            events.push(E::StepAdded { step: 3, action, dependencies, node, body, terms });
+        }
+        for event in events {
+            let (id, mut payload) = (OperationId(77), Vec::new());
+            let kind = encode_saga(id, &event, &mut payload);
+            let read = decode(kind, &payload);
+            assert_eq!(read, Ok(Fact::Saga { id, event: event.clone() }));
+            for len in (0..payload.len().min(300)).chain([payload.len() - 1]) {
+                let cut = decode(kind, &payload[..len]);
+                assert_ne!(cut, Ok(Fact::Saga { id, event: event.clone() }), "{len} bytes");
+            }
         }
     }
 

@@ -1,16 +1,19 @@
 //! The engine: every saga and transaction of one coordinator, on one log.
 
+mod operator;
+
 use crate::codec;
 use crate::gated::GatedLog;
-use crate::message::{Message, SagaKey, StepAnswer};
+use crate::message::{Call, Message, SagaKey, StepAnswer, UndoOrder};
 use crate::output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
 use crate::replay::{InDoubt, Replay};
 use base::prng::Key;
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
 use base::{StoreId, Time};
-use saga::Saga;
+pub use operator::{CancelRefusal, Retrying};
+use saga::{Direction, Label, Saga};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::coordinator::{Decision, Member};
@@ -26,15 +29,33 @@ pub struct Config {
     pub resend_after: Duration,
     /// … but never later than this.
     pub resend_after_max: Duration,
+    /// Each of these waits is cut by up to so many hundredths, at random, so that what failed together
+    /// is not tried again together. At most 100.
+    pub jitter_percent: u32,
     /// A transaction whose votes are not in by then is aborted.
     pub prepare_timeout: Duration,
-    /// A step without an answer by then counts as failed, its effect unknown.
+    /// A step without an answer by then counts as failed, its effect unknown, unless it cannot fail or
+    /// its definition says otherwise. Counted from its first call of this start.
     pub step_timeout: Duration,
-    /// A saga that is not done by then is compensated.
+    /// A saga that is not done by then is compensated, unless it is past its pivot or its definition
+    /// says otherwise. Counted from its beginning, or from this start.
     pub saga_timeout: Duration,
+    /// A compensation that was refused, or called without an answer, so often is parked: it waits for
+    /// an operator, and the saga's other branches go on. At least 1.
+    pub undo_attempts_max: u32,
+    /// A saga may have at most so many steps.
+    pub steps_max: u32,
+    /// The most bytes that a step may bring. More stay where it ran, and are known by their hash.
+    pub output_bytes_max: u32,
+    /// How an operation ended is told to whoever asks with its key for at least so long; after that
+    /// the key may be used anew.
+    pub results_kept: Duration,
+    /// The actions for which there is code, by name; `None`: whoever runs steps knows all. A saga with a
+    /// step of another name is not begun, and one that the log holds waits.
+    pub actions: Option<BTreeSet<Label>>,
     /// How often ABORT is sent, answers or none.
     pub abort_sends_max: u32,
-    /// This many sagas may be active at once.
+    /// This many sagas may be active at once; those with a parked branch do not count.
     pub active_sagas_max: u32,
     /// This many transactions may be active at once.
     pub active_transactions_max: u32,
@@ -52,9 +73,15 @@ impl Config {
             id,
             resend_after: Duration::from_millis(500),
             resend_after_max: Duration::from_secs(8),
+            jitter_percent: 25,
             prepare_timeout: Duration::from_secs(30),
             step_timeout: Duration::from_secs(60),
             saga_timeout: Duration::from_secs(300),
+            undo_attempts_max: 16,
+            steps_max: 32,
+            output_bytes_max: 4_096,
+            results_kept: Duration::from_secs(24 * 3_600),
+            actions: None,
             abort_sends_max: 3,
             active_sagas_max: 1_024,
             active_transactions_max: 256,
@@ -77,8 +104,11 @@ pub struct Stats {
     pub compensated: u64,
     /// Sagas given up before anything ran.
     pub saga_aborted: u64,
-    /// Acknowledgements of participants that could not commit: their disk was lost.
+    /// Acknowledgements of participants that could not commit: their disk was lost. And steps that an
+    /// operator closed without their participant's answer.
     pub heuristic: u64,
+    /// Branches that were parked.
+    pub parked: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +137,16 @@ impl Sent {
         *word |= 1 << (slot % 64);
         fresh
     }
+
+    /// As if it had never been sent.
+    fn forget(&mut self, slot: u64) {
+        match self.low.get_mut((slot / 64).min(4) as usize) {
+            Some(word) => *word &= !(1 << (slot % 64)),
+            None => {
+                self.high.remove(&slot);
+            }
+        }
+    }
 }
 
 /// When an operation is looked at again, and how patient it has become.
@@ -114,12 +154,14 @@ impl Sent {
 struct Pace {
     wake: Time,
     attempt: u32,
+    /// How many waits have had their jitter drawn.
+    waits: u32,
     started: Time,
 }
 
 impl Pace {
     fn new(now: Time) -> Pace {
-        Pace { wake: Time::NEVER, attempt: 0, started: now }
+        Pace { wake: Time::NEVER, attempt: 0, waits: 0, started: now }
     }
 }
 
@@ -139,8 +181,67 @@ struct SagaOp {
     machine: Saga,
     sent: Sent,
     pace: Pace,
-    /// Forward steps that were called, and when first.
-    called: Vec<(u32, Time)>,
+    /// The calls that are made and not answered.
+    calls: Vec<Called>,
+    /// The action of one of its steps for which there is no code: nothing of it is called.
+    held: Option<Label>,
+}
+
+/// A call of a step.
+#[derive(Clone, Copy, Debug)]
+struct Called {
+    step: u32,
+    direction: Direction,
+    /// When it was first called.
+    since: Time,
+    attempts: u32,
+}
+
+impl SagaOp {
+    fn new(machine: Saga, now: Time, actions: Option<&BTreeSet<Label>>) -> SagaOp {
+        let held = actions.and_then(|known| missing_action(&machine, known));
+        let (sent, pace) = (Sent::default(), Pace::new(now));
+        SagaOp { machine, sent, pace, calls: Vec::new(), held }
+    }
+
+    fn is_owed(machine: &Saga, call: &Called) -> bool {
+        let step = machine.step(call.step);
+        step.is_some_and(|step| match call.direction {
+            Direction::Forward => {
+                machine.phase() == saga::Phase::Executing && step.outcome().is_none()
+            }
+            Direction::Backward => step.compensated().is_none() && !step.is_parked(),
+        })
+    }
+
+    /// A call is made, perhaps again.
+    fn called(&mut self, step: u32, direction: Direction, now: Time) {
+        let known = |call: &&mut Called| call.step == step && call.direction == direction;
+        match self.calls.iter_mut().find(known) {
+            Some(call) => call.attempts = call.attempts.saturating_add(1),
+            None => self.calls.push(Called { step, direction, since: now, attempts: 1 }),
+        }
+    }
+
+    /// The step's compensation is called as if for the first time.
+    fn called_anew(&mut self, step: u32) {
+        self.sent.forget(2 + 2 * u64::from(step));
+        self.calls.retain(|call| call.step != step);
+    }
+
+    /// Until when a step is waited for; `None`: it cannot fail, however long it takes.
+    fn deadline(machine: &Saga, call: &Called, usual: Duration) -> Option<Time> {
+        let terms = machine.step(call.step)?.terms();
+        let may_fail = terms.kind.fails_unanswered() && machine.past_pivot().is_none();
+        let forward = call.direction == Direction::Forward;
+        (forward && may_fail).then(|| call.since + terms.timeout.unwrap_or(usual))
+    }
+}
+
+/// The action of a step that is not among those that are known.
+fn missing_action(machine: &Saga, known: &BTreeSet<Label>) -> Option<Label> {
+    let mut names = machine.steps().flat_map(|step| step.terms().action_names());
+    names.find(|name| !known.contains(*name)).cloned()
 }
 
 #[derive(Clone, Debug)]
@@ -190,6 +291,15 @@ enum Known {
     InDoubt,
 }
 
+/// What is known under a request's key.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    known: Known,
+    /// By which the same request is known again: of a saga its definition's, from the log; of a
+    /// transaction that of its branches, while this process lives.
+    fingerprint: Option<u128>,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum EndedAs {
     Saga(saga::End),
@@ -232,7 +342,9 @@ pub struct Engine {
     transactions: BTreeMap<OperationId, Box<TransactionOp>>,
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
-    requests: BTreeMap<RequestKey, Known>,
+    requests: BTreeMap<RequestKey, Asked>,
+    /// The keys of what has ended, and when that was, or when it was found in the log.
+    results: VecDeque<(Time, RequestKey)>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
@@ -276,6 +388,7 @@ impl Engine {
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
             requests: BTreeMap::new(),
+            results: VecDeque::new(),
             decided: BTreeMap::new(),
             sagas_in_doubt: BTreeSet::new(),
             transactions_in_doubt: BTreeSet::new(),
@@ -293,26 +406,32 @@ impl Engine {
         ] {
             for InDoubt { id, request_key } in in_doubt {
                 listed.insert(id);
-                engine.requests.extend(request_key.map(|key| (key, Known::InDoubt)));
+                let asked = Asked { known: Known::InDoubt, fingerprint: None };
+                engine.requests.extend(request_key.map(|key| (key, asked)));
             }
         }
         for ended in found.ended_transactions {
             engine.decided.insert(ended.id, ended.how);
             if let Some(key) = ended.request_key {
                 let outcome = EndedAs::Transaction(ended.how);
-                engine.requests.insert(key, Known::Ended { at: ended.at, outcome });
+                let known = Known::Ended { at: ended.at, outcome };
+                engine.results.push_back((now, key.clone()));
+                engine.requests.insert(key, Asked { known, fingerprint: ended.fingerprint });
             }
         }
         for ended in found.ended_sagas {
             if let Some(key) = ended.request_key {
                 let outcome = EndedAs::Saga(ended.how);
-                engine.requests.insert(key, Known::Ended { at: ended.at, outcome });
+                let known = Known::Ended { at: ended.at, outcome };
+                engine.results.push_back((now, key.clone()));
+                engine.requests.insert(key, Asked { known, fingerprint: ended.fingerprint });
             }
         }
         for machine in found.transactions {
             let id = machine.id();
             if let Some(key) = machine.request_key() {
-                engine.requests.insert(key.clone(), Known::Active(OpRef::Transaction(id)));
+                let known = Known::Active(OpRef::Transaction(id));
+                engine.requests.insert(key.clone(), Asked { known, fingerprint: None });
             }
             engine.transactions.insert(
                 id,
@@ -331,10 +450,12 @@ impl Engine {
         for machine in found.sagas {
             let id = machine.id();
             if let Some(key) = machine.request_key() {
-                engine.requests.insert(key.clone(), Known::Active(OpRef::Saga(id)));
+                let known = Known::Active(OpRef::Saga(id));
+                let fingerprint = machine.terms().fingerprint;
+                engine.requests.insert(key.clone(), Asked { known, fingerprint });
             }
-            let (sent, pace, called) = (Sent::default(), Pace::new(now), Vec::new());
-            engine.sagas.insert(id, Box::new(SagaOp { machine, sent, pace, called }));
+            let op = SagaOp::new(machine, now, engine.desk.config.actions.as_ref());
+            engine.sagas.insert(id, Box::new(op));
             engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
         }
         engine
@@ -346,7 +467,18 @@ impl Engine {
         if self.dead {
             return;
         }
-        match self.requests.get(&request.key) {
+        self.forget_results(now);
+        let fingerprint = match &request.work {
+            Work::Saga(definition) => definition.fingerprint(),
+            Work::Transaction(branches) => fingerprint_of(branches),
+        };
+        let asked = self.requests.get(&request.key);
+        if asked.and_then(|asked| asked.fingerprint).is_some_and(|known| known != fingerprint) {
+            let outcome = Outcome::Refused(Refusal::KeyTaken);
+            out.push(Output::Reply { key: request.key, outcome });
+            return;
+        }
+        match asked.map(|asked| &asked.known) {
             Some(&Known::Active(op)) => {
                 // Whoever asks again after the outcome was told, such as after a restart, hears it too.
                 if let OpRef::Transaction(id) = op
@@ -383,32 +515,55 @@ impl Engine {
             Work::Saga(definition) => self.submit_saga(now, &key, &definition, out),
             Work::Transaction(branches) => self.submit_transaction(now, &key, branches, out),
         };
-        if let Err(refusal) = started {
-            out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
+        match started {
+            Ok(()) => {
+                if let Some(asked) = self.requests.get_mut(&key) {
+                    asked.fingerprint = Some(fingerprint);
+                }
+            }
+            Err(refusal) => out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) }),
         }
     }
 
     /// Cancels an operation by its key: a saga is compensated, a transaction without a decision is
-    /// aborted. False if the key is unknown, or it is too late.
-    pub fn cancel(&mut self, now: Time, key: &RequestKey, out: &mut Vec<Output>) -> bool {
+    /// aborted. What comes of it is told as its outcome.
+    ///
+    /// # Errors
+    /// [`CancelRefusal`]: nothing was changed.
+    pub fn cancel(
+        &mut self,
+        now: Time,
+        key: &RequestKey,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CancelRefusal> {
         if self.dead {
-            return false;
+            return Err(CancelRefusal::LogBusy);
         }
-        match self.requests.get(key) {
+        match self.requests.get(key).map(|asked| &asked.known) {
             Some(&Known::Active(OpRef::Saga(id))) => {
-                self.tell_saga(now, id, &saga::Input::Cancel, out)
+                let Some(op) = self.sagas.get(&id) else { return Err(CancelRefusal::NotActive) };
+                if let Some(step) = op.machine.past_pivot() {
+                    return Err(CancelRefusal::PastPivot { step });
+                }
+                if op.machine.decide(&saga::Input::Cancel).is_none() {
+                    return Err(CancelRefusal::TooLate);
+                }
+                let told = self.tell_saga(now, id, &saga::Input::Cancel, out);
+                if told { Ok(()) } else { Err(CancelRefusal::LogBusy) }
             }
             Some(&Known::Active(OpRef::Transaction(id))) => {
                 let abort = twopc::coordinator::Input::AbortRequested;
-                self.tell_transaction(now, id, &abort, out)
+                let told = self.tell_transaction(now, id, &abort, out);
+                if told { Ok(()) } else { Err(CancelRefusal::TooLate) }
             }
             Some(&Known::Active(OpRef::Waiting(number))) => {
                 self.waiting.remove(&number);
                 self.requests.remove(key);
                 out.push(Output::Reply { key: key.clone(), outcome: Outcome::Aborted });
-                true
+                Ok(())
             }
-            Some(Known::Ended { .. } | Known::InDoubt) | None => false,
+            Some(Known::InDoubt) => Err(CancelRefusal::InDoubt),
+            Some(Known::Ended { .. }) | None => Err(CancelRefusal::NotActive),
         }
     }
 
@@ -419,17 +574,36 @@ impl Engine {
         }
         match message {
             Message::Announce { store, boot } => self.announced(now, from, *store, *boot, out),
-            Message::StepReply { key, step, direction, token, answer } => {
+            Message::StepReply { key, step, direction, token, answer, output } => {
+                let attempts_max = self.desk.config.undo_attempts_max;
                 let Some(op) = self.saga_of(*key) else { return };
                 if op.machine.token(*step, *direction) != *token {
                     return;
                 }
-                let outcome = match *answer {
-                    StepAnswer::Done => saga::Outcome::Done,
-                    StepAnswer::Refused { code } => saga::Outcome::Refused { code },
-                    StepAnswer::NotNow => saga::Outcome::Unknown,
+                let (step, direction) = (*step, *direction);
+                let outcome = match (*answer, output) {
+                    (StepAnswer::Done, None) => saga::Outcome::Done,
+                    (StepAnswer::Done, Some(output)) => {
+                        // One that is too long is as good as none: a later step may need it.
+                        let bytes_max = self.desk.config.output_bytes_max as usize;
+                        match &**output {
+                            saga::Output::Inline(bytes) if bytes.len() > bytes_max => {
+                                saga::Outcome::Unknown
+                            }
+                            output => saga::Outcome::DoneWith(output.clone()),
+                        }
+                    }
+                    (StepAnswer::Refused { code }, _) => saga::Outcome::Refused { code },
+                    (StepAnswer::NotNow, _) => saga::Outcome::Unknown,
                 };
-                let input = saga::Input::Outcome { step: *step, direction: *direction, outcome };
+                let refused = matches!(outcome, saga::Outcome::Refused { .. });
+                let tries = op.machine.step(step).map_or(0, saga::StepState::tries);
+                let last = tries.saturating_add(1) >= attempts_max;
+                let input = if refused && direction == Direction::Backward && last {
+                    saga::Input::GiveUpUndo { step }
+                } else {
+                    saga::Input::Outcome { step, direction, outcome }
+                };
                 self.tell_saga(now, key.id, &input, out);
             }
             Message::Transaction(message) => self.receive_transaction(now, from, message, out),
@@ -445,6 +619,7 @@ impl Engine {
 
     /// Time has passed: whatever is due by `now` is done.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.forget_results(now);
         // A timer that is set meanwhile waits for the next call, due or not: each one ends.
         for _ in 0..self.desk.timers.len() {
             let due = self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now);
@@ -545,6 +720,19 @@ impl Engine {
 
     // ---- starting ----
 
+    /// Forgets how operations ended whose results have been kept for long enough.
+    fn forget_results(&mut self, now: Time) {
+        let kept = self.desk.config.results_kept;
+        while self.results.front().is_some_and(|(ended, _)| *ended + kept <= now) {
+            let Some((_, key)) = self.results.pop_front() else { break };
+            // The key may have been forgotten, and used anew, by an operation that is still active.
+            let ended = self.requests.get(&key).map(|asked| asked.known);
+            if let Some(Known::Ended { .. }) = ended {
+                self.requests.remove(&key);
+            }
+        }
+    }
+
     fn submit_saga(
         &mut self,
         now: Time,
@@ -553,8 +741,23 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let active_max = self.desk.config.active_sagas_max;
-        if self.sagas.len() >= active_max as usize {
+        // One that waits for an operator does not keep others waiting.
+        if self.sagas.len() >= active_max as usize
+            && self.sagas.values().filter(|op| op.machine.parked_count() == 0).count()
+                >= active_max as usize
+        {
             return Err(Refusal::TooManyActive { active_max });
+        }
+        let steps_max = self.desk.config.steps_max;
+        if definition.steps().len() > steps_max as usize {
+            return Err(Refusal::TooManySteps { steps_max });
+        }
+        if let Some(known) = &self.desk.config.actions {
+            let steps = definition.steps().iter();
+            let mut names = steps.flat_map(|step| step.action_name.iter().chain(&step.undo_name));
+            if let Some(action) = names.find(|name| !known.contains(*name)) {
+                return Err(Refusal::UnknownAction { action: action.clone() });
+            }
         }
         let id = self.draw_id()?;
         let nonce = base::prng::keyed_hash(
@@ -569,8 +772,12 @@ impl Engine {
             codec::encode_saga(id, event, &mut scratch);
             scratch.len()
         }))?;
-        let body = definition.steps().iter().map(|step| step.body.len()).max();
-        self.desk.check_payload(codec::step_outcome_bytes(body.unwrap_or(0)))?;
+        let output_max = self.desk.config.output_bytes_max as usize;
+        for step in definition.steps() {
+            let output = step.output.map(|_| output_max);
+            self.desk.check_payload(codec::step_outcome_bytes(step.body.len(), output))?;
+            self.desk.check_payload(codec::step_succeeded_bytes(output.unwrap_or(0)))?;
+        }
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let at = self
@@ -580,10 +787,10 @@ impl Engine {
             .map_err(|_| Refusal::LogBusy)?;
         let machine =
             Saga::created(id, at, &created).expect("the first event of an admission is a creation");
-        let (sent, pace, called) = (Sent::default(), Pace::new(now), Vec::new());
-        let op = SagaOp { machine, sent, pace, called };
+        let op = SagaOp::new(machine, now, None);
         let op = self.sagas.entry(id).or_insert_with(|| Box::new(op));
-        self.requests.insert(key.clone(), Known::Active(OpRef::Saga(id)));
+        let known = Known::Active(OpRef::Saga(id));
+        self.requests.insert(key.clone(), Asked { known, fingerprint: None });
         for event in events {
             let recorded = self.desk.record_saga(now, op, &event, out);
             assert!(recorded, "the log had room for the whole admission");
@@ -630,7 +837,8 @@ impl Engine {
         }
         let mut pace = Pace::new(now);
         self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
-        self.requests.insert(key.clone(), Known::Active(OpRef::Waiting(number)));
+        let known = Known::Active(OpRef::Waiting(number));
+        self.requests.insert(key.clone(), Asked { known, fingerprint: None });
         let request_key = key.clone();
         self.waiting.insert(number, Waiting { request_key, branches, places, missing, pace });
         Ok(())
@@ -680,7 +888,13 @@ impl Engine {
             aborts_sent: 0,
         };
         let op = self.transactions.entry(id).or_insert_with(|| Box::new(op));
-        self.requests.insert(key.clone(), Known::Active(OpRef::Transaction(id)));
+        let known = Known::Active(OpRef::Transaction(id));
+        match self.requests.get_mut(key) {
+            Some(asked) => asked.known = known,
+            None => {
+                self.requests.insert(key.clone(), Asked { known, fingerprint: None });
+            }
+        }
         for event in events {
             let recorded = self.desk.record_transaction(now, op, &event, out);
             assert!(recorded, "the log had room for the whole admission");
@@ -762,7 +976,7 @@ impl Engine {
                 {
                     self.desk.tell_transaction(now, op, &input, out);
                     if op.machine.ended().is_some() {
-                        self.end_transaction(key.id);
+                        self.end_transaction(now, key.id);
                     }
                 } else {
                     self.announced(now, from, store, boot, out);
@@ -775,7 +989,7 @@ impl Engine {
                     self.desk.stats.heuristic += u64::from(heuristic);
                     self.desk.advance_transaction(now, op, false, out);
                     if op.machine.ended().is_some() {
-                        self.end_transaction(key.id);
+                        self.end_transaction(now, key.id);
                     }
                 }
             }
@@ -827,19 +1041,19 @@ impl Engine {
         let Some(op) = self.transactions.get_mut(&id) else { return false };
         let told = self.desk.tell_transaction(now, op, input, out);
         if op.machine.ended().is_some() {
-            self.end_transaction(id);
+            self.end_transaction(now, id);
         }
         told
     }
 
     /// What is kept of a transaction that has ended: the answers to those who ask late.
-    fn end_transaction(&mut self, id: OperationId) {
+    fn end_transaction(&mut self, now: Time, id: OperationId) {
         let Some(op) = self.transactions.remove(&id) else { return };
         let Some(decision) = op.machine.ended() else { return };
         self.decided.insert(id, decision);
         if let Some(key) = op.machine.request_key() {
             let (at, outcome) = (op.machine.evidence(), EndedAs::Transaction(decision));
-            self.end_request(key, Known::Ended { at, outcome });
+            self.end_request(now, key, Known::Ended { at, outcome });
         }
         match decision {
             Decision::Commit => self.desk.stats.committed += 1,
@@ -847,11 +1061,13 @@ impl Engine {
         }
     }
 
-    fn end_request(&mut self, key: &RequestKey, ended: Known) {
+    fn end_request(&mut self, now: Time, key: &RequestKey, ended: Known) {
+        self.results.push_back((now, key.clone()));
         match self.requests.get_mut(key) {
-            Some(known) => *known = ended,
+            Some(asked) => asked.known = ended,
             None => {
-                self.requests.insert(key.clone(), ended);
+                let asked = Asked { known: ended, fingerprint: None };
+                self.requests.insert(key.clone(), asked);
             }
         }
     }
@@ -868,7 +1084,7 @@ impl Engine {
                 self.desk.send_transaction(now, op, true, out);
                 self.desk.advance_transaction(now, op, false, out);
                 if op.machine.ended().is_some() {
-                    self.end_transaction(id);
+                    self.end_transaction(now, id);
                 }
                 return;
             }
@@ -939,7 +1155,7 @@ impl Engine {
             let Some(op) = self.sagas.remove(&id) else { return };
             if let Some(key) = op.machine.request_key() {
                 let (at, outcome) = (op.machine.last(), EndedAs::Saga(how));
-                self.end_request(key, Known::Ended { at, outcome });
+                self.end_request(now, key, Known::Ended { at, outcome });
             }
             match how {
                 saga::End::Completed => self.desk.stats.completed += 1,
@@ -951,24 +1167,62 @@ impl Engine {
 
     fn wake_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
         let Some(op) = self.sagas.get_mut(&id) else { return };
-        if op.machine.phase() == saga::Phase::Executing {
-            if now >= op.pace.started + self.desk.config.saga_timeout
+        if op.held.is_none() && op.machine.phase() == saga::Phase::Executing {
+            let usual = self.desk.config.saga_timeout;
+            if now >= op.pace.started + op.machine.terms().timeout.unwrap_or(usual)
                 && self.tell_saga(now, id, &saga::Input::TimedOut, out)
             {
                 return;
             }
             let Some(op) = self.sagas.get_mut(&id) else { return };
-            let limit = self.desk.config.step_timeout;
-            let late = op.called.iter().find(|(_, since)| now >= *since + limit);
-            if let Some(&(step, _)) = late
+            let usual = self.desk.config.step_timeout;
+            let late = op.calls.iter().find(|call| {
+                let deadline = SagaOp::deadline(&op.machine, call, usual);
+                deadline.is_some_and(|deadline| now >= deadline)
+            });
+            if let Some(&Called { step, .. }) = late
                 && self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out)
             {
                 return;
             }
         }
+        // Every compensation that nobody answers: each parks its own branch, and the others go on.
+        let attempts_max = self.desk.config.undo_attempts_max;
+        while let Some(op) = self.sagas.get_mut(&id) {
+            let given_up = op.calls.iter().find_map(|call| {
+                let input = saga::Input::GiveUpUndo { step: call.step };
+                let last = call.direction == Direction::Backward && call.attempts >= attempts_max;
+                (last && op.machine.decide(&input).is_some()).then_some(input)
+            });
+            let Some(input) = given_up else { break };
+            if !self.tell_saga(now, id, &input, out) {
+                break;
+            }
+        }
         let Some(op) = self.sagas.get_mut(&id) else { return };
         self.desk.send_saga(now, op, true, out);
     }
+}
+
+/// By which the branches of a transaction are known again, in this process.
+fn fingerprint_of(branches: &[Branch]) -> u128 {
+    let key = Key::root(0);
+    let mut hash = [branches.len() as u64, 1];
+    let mut word = |word: u64| {
+        let draw = key.draw(hash[0] ^ word, hash[1]);
+        hash = [draw.u64(), draw.nth(1).u64()];
+    };
+    for branch in branches {
+        for bytes in [&branch.shard.0[..], &branch.node.0, &branch.work] {
+            word(bytes.len() as u64);
+            for chunk in bytes.chunks(8) {
+                let mut whole = [0; 8];
+                whole[..chunk.len()].copy_from_slice(chunk);
+                word(u64::from_le_bytes(whole));
+            }
+        }
+    }
+    u128::from(hash[0]) | u128::from(hash[1]) << 64
 }
 
 impl Desk {
@@ -1044,6 +1298,16 @@ impl Desk {
         let appended = self.log.append(now, out, |payload| codec::encode_saga(id, event, payload));
         let Ok(sequence) = appended else { return false };
         op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
+        match event {
+            saga::Event::CompensationFailed { step, note: saga::AttemptNote::Parked, .. } => {
+                self.stats.parked += 1;
+                let attempts = op.machine.step(*step).map_or(0, saga::StepState::attempts);
+                let parked = Output::Parked { id, step: *step, attempts };
+                self.log.owe(sequence, parked, out);
+            }
+            saga::Event::CompensationSucceeded { heuristic: true, .. } => self.stats.heuristic += 1,
+            _ => {}
+        }
         true
     }
 
@@ -1125,7 +1389,7 @@ impl Desk {
             if !fresh && !resend {
                 continue;
             }
-            let (step, direction, token, after) = match effect {
+            let (step, direction, token, after, order) = match effect {
                 Effect::Tell { end, after } => {
                     if let (true, Some(key)) = (fresh, op.machine.request_key()) {
                         let reply = Output::Reply { key: key.clone(), outcome: end.into() };
@@ -1133,34 +1397,49 @@ impl Desk {
                     }
                     continue;
                 }
+                _ if op.held.is_some() => continue,
                 Effect::Run { step, token, after } => {
-                    (step, saga::Direction::Forward, token, after)
+                    (step, Direction::Forward, token, after, UndoOrder::None)
                 }
                 Effect::Compensate { step, token, after } => {
-                    (step, saga::Direction::Backward, token, after)
+                    let overridden = op.machine.step(step).is_some_and(|s| s.is_overridden());
+                    let order = if overridden { UndoOrder::Override } else { UndoOrder::None };
+                    (step, Direction::Backward, token, after, order)
+                }
+                Effect::MarkDone { step, token, after } => {
+                    (step, Direction::Backward, token, after, UndoOrder::MarkDone)
                 }
             };
             if !fresh && !self.log.is_durable(after) {
                 continue;
             }
-            if fresh && direction == saga::Direction::Forward {
-                op.called.push((step, now));
-            }
+            op.called(step, direction, now);
             let Some(spec) = op.machine.step(step) else { continue };
-            let (to, body) = (spec.node(), spec.body().clone());
-            let message = Message::StepCall { key, epoch, step, direction, token, body };
+            let (to, kind) = (spec.node(), spec.kind());
+            let body = match direction {
+                Direction::Forward => spec.body().clone(),
+                Direction::Backward => spec.undo_body().clone(),
+            };
+            let inputs = op.machine.inputs(step, direction).into();
+            let cannot_fail = op.machine.cannot_fail(step);
+            let call = Call { step, direction, kind, cannot_fail, order, inputs };
+            let message = Message::StepCall { key, epoch, token, body, call: Box::new(call) };
             self.log.owe(after, Output::Send { to, message }, out);
         }
         self.owed_saga = owed;
+        let machine = &op.machine;
+        op.calls.retain(|call| SagaOp::is_owed(machine, call));
         self.schedule(&mut op.pace, now, OpRef::Saga(id));
-        if op.machine.phase() == saga::Phase::Executing {
-            let (machine, called) = (&op.machine, &mut op.called);
-            called.retain(|(step, _)| machine.step(*step).is_some_and(|s| s.outcome().is_none()));
-            let steps = called.iter().map(|(_, since)| *since + self.config.step_timeout);
-            let whole = op.pace.started + self.config.saga_timeout;
-            let deadline = steps.fold(whole, Time::min);
+        if op.held.is_none() && op.machine.phase() == saga::Phase::Executing {
+            let machine = &op.machine;
+            let usual = self.config.step_timeout;
+            let steps = op.calls.iter().filter_map(|call| SagaOp::deadline(machine, call, usual));
+            let usual = self.config.saga_timeout;
+            let whole = (machine.past_pivot().is_none())
+                .then(|| op.pace.started + machine.terms().timeout.unwrap_or(usual));
+            let deadline = steps.chain(whole).min();
             // A deadline that this wake found passed, and could not log, is tried again in time.
-            if !resend || deadline > now {
+            if let Some(deadline) = deadline.filter(|deadline| !resend || *deadline > now) {
                 self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
             }
         }
@@ -1169,7 +1448,19 @@ impl Desk {
     /// Sets the operation's timer by its patience, which doubles.
     fn schedule(&mut self, pace: &mut Pace, now: Time, op: OpRef) {
         let doubled = self.config.resend_after.saturating_mul(1 << pace.attempt.min(16));
-        pace.wake = now + doubled.min(self.config.resend_after_max);
+        let mut wait = doubled.min(self.config.resend_after_max);
+        let percent = u64::from(self.config.jitter_percent.min(100));
+        if percent > 0 {
+            let id = match op {
+                OpRef::Saga(id) | OpRef::Transaction(id) => id.0,
+                OpRef::Waiting(number) => number,
+            };
+            pace.waits += 1;
+            let draw = self.config.key.draw(id, u64::from(pace.waits) << 8 | 0xFF).nth(7);
+            let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+            wait -= Duration::from_nanos(draw.between(0, nanos / 100 * percent));
+        }
+        pace.wake = now + wait;
         pace.attempt += 1;
         self.timers.push(Reverse((pace.wake, op)));
     }

@@ -28,7 +28,7 @@ impl OperationReport {
                 "records are lost before any decision that is left, and one of them may be a commit: \
                  nothing is done about it"
             }
-            OperationKind::Saga { run, undo, .. } => match self.action {
+            OperationKind::Saga { run, undo, parked, .. } => match self.action {
                 RecoveryAction::SagaResumeExecute if run.is_empty() => {
                     "every step has succeeded and saga_completed is missing: only the end is left to \
                      write"
@@ -40,6 +40,10 @@ impl OperationReport {
                 RecoveryAction::SagaResumeCompensate if undo.is_empty() => {
                     "everything is undone and saga_compensated is missing: only the end is left to \
                      write"
+                }
+                RecoveryAction::SagaResumeCompensate if !parked.is_empty() => {
+                    "this record turned it back, and what is not undone waits for an operator, or for \
+                     a branch that does"
                 }
                 RecoveryAction::SagaResumeCompensate => {
                     "this record turned it back, and not everything that may have had an effect is \
@@ -102,7 +106,8 @@ mod tests {
             RecoveryAction::SagaResumeExecute => (steps.to_vec(), vec![]),
             _ => (vec![], steps.to_vec()),
         };
-        report(state, action, OperationKind::Saga { steps: 2, next_step: None, run, undo })
+        let parked = vec![];
+        report(state, action, OperationKind::Saga { steps: 2, next_step: None, run, undo, parked })
     }
 
     fn transaction(state: &'static str, votes: &[Vote]) -> OperationReport {

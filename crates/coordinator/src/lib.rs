@@ -25,7 +25,8 @@
 //!
 //! // A raw stream of two records, as the published system would have written it.
 //! let (id, mut stream) = (OperationId(7), Vec::new());
-//! let created = Event::Created { coordinator: CoordinatorId::default(), nonce: 0, request_key: None };
+//! let (coordinator, terms) = (CoordinatorId::default(), Default::default());
+//! let created = Event::Created { coordinator, nonce: 0, request_key: None, terms };
 //! for (sequence, event) in [(1, created), (2, Event::ExecuteStart)] {
 //!     let mut payload = Vec::new();
 //!     let event = codec::encode_saga(id, &event, &mut payload);
@@ -52,12 +53,12 @@ mod report;
 mod salvage;
 
 pub use codec::{Doubt, StepOutcome};
-pub use engine::{Config, Engine, Stats};
+pub use engine::{CancelRefusal, Config, Engine, Retrying, Stats};
 pub use explain::{explain_decision, explain_end};
 pub use gate::Gate;
 pub use gated::GatedLog;
-pub use message::{Message, MessageKind, SagaKey, StepAnswer};
-pub use output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
+pub use message::{Call, Message, MessageKind, SagaKey, StepAnswer, UndoOrder};
+pub use output::{Branch, LogSlot, Operated, OrderError, Outcome, Output, Refusal, Request, Work};
 pub use replay::{EndedOperation, InDoubt, LocalEffect, Operations, Replay};
 pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
 pub use salvage::{SalvageError, Salvaged, salvage};

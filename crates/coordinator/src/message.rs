@@ -1,5 +1,5 @@
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, StoreId, Token};
-use saga::Direction;
+use saga::{Direction, Output, StepInput, StepKind};
 use std::sync::Arc;
 use twopc::{PeerVerdict, Verdict, Vote};
 
@@ -34,6 +34,34 @@ pub enum StepAnswer {
     NotNow,
 }
 
+/// Which call of a step it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The step's number.
+    pub step: u32,
+    /// Forward, or its compensation.
+    pub direction: Direction,
+    /// A read-only step changes nothing.
+    pub kind: StepKind,
+    /// It is never refused for good: where another would be, it is put off.
+    pub cannot_fail: bool,
+    /// Backward: what an operator has to do with it.
+    pub order: UndoOrder,
+    /// Forward: the outputs that it takes. Backward: the step's own output, if it is known.
+    pub inputs: Arc<[StepInput]>,
+}
+
+/// What an operator has to do with a compensation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UndoOrder {
+    /// Nothing.
+    None,
+    /// The call's body is the operator's: it counts, whatever the node knows of the step.
+    Override,
+    /// The operator has undone it by hand. The node records the call as done, and changes nothing.
+    MarkDone,
+}
+
 /// Everything that travels between nodes on behalf of operations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -45,14 +73,12 @@ pub enum Message {
         key: SagaKey,
         /// The coordinator's epoch.
         epoch: Epoch,
-        /// The step's number.
-        step: u32,
-        /// Forward, or its compensation.
-        direction: Direction,
         /// The idempotency token of (saga, step, direction).
         token: Token,
         /// What the step is asked to do; opaque to the coordinator.
         body: Arc<[u8]>,
+        /// Which call it is.
+        call: Box<Call>,
     },
     /// Node to coordinator: what became of a call.
     StepReply {
@@ -66,6 +92,8 @@ pub enum Message {
         token: Token,
         /// The answer.
         answer: StepAnswer,
+        /// With "done", forward: what the step brought.
+        output: Option<Box<Output>>,
     },
     /// Coordinator to node: announce your store and boot count.
     Hello,
@@ -230,13 +258,23 @@ impl Message {
                     }
                 }
             }
-            Self::StepCall { key, epoch, step, direction, .. } => {
+            Self::StepCall { key, epoch, call, .. } => {
+                let Call { step, direction, order, inputs, .. } = &**call;
                 word(key.coordinator.number());
                 word(key.id.0);
                 word(u64::from(*step) << 1 | u64::from(*direction == Direction::Backward));
                 word(u64::from(epoch.value()));
+                match order {
+                    UndoOrder::None => {}
+                    UndoOrder::Override => word(1),
+                    UndoOrder::MarkDone => word(2),
+                }
+                for input in inputs.iter() {
+                    word(u64::from(input.step));
+                    digest_output(&input.output, word);
+                }
             }
-            Self::StepReply { key, step, direction, answer, .. } => {
+            Self::StepReply { key, step, direction, answer, output, .. } => {
                 word(key.coordinator.number());
                 word(key.id.0);
                 word(u64::from(*step) << 1 | u64::from(*direction == Direction::Backward));
@@ -245,6 +283,9 @@ impl Message {
                     StepAnswer::NotNow => 1,
                     StepAnswer::Refused { code } => 2 | u64::from(*code) << 2,
                 });
+                if let Some(output) = output {
+                    digest_output(output, word);
+                }
             }
             Self::Hello => {}
             Self::Announce { store, boot } => {
@@ -252,6 +293,19 @@ impl Message {
                 word(u64::from(boot.0));
             }
         }
+    }
+}
+
+fn digest_output(output: &Output, word: &mut impl FnMut(u64)) {
+    let (bytes, len) = match output {
+        Output::Inline(bytes) => (&bytes[..], bytes.len() as u64),
+        Output::Hashed { hash, bytes } => (&hash[..], *bytes),
+    };
+    word(len);
+    for chunk in bytes.chunks(8) {
+        let mut whole = [0; 8];
+        whole[..chunk.len()].copy_from_slice(chunk);
+        word(u64::from_le_bytes(whole));
     }
 }
 

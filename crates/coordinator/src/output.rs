@@ -1,6 +1,6 @@
 use crate::{Message, RecoveryReport};
-use base::{NodeName, RequestKey, Sequence};
-use saga::{Definition, End};
+use base::{NodeName, OperationId, RequestKey, Sequence};
+use saga::{Definition, End, Label};
 use std::fmt;
 use std::sync::Arc;
 use twopc::coordinator::{AdmissionError, Decision};
@@ -56,6 +56,18 @@ pub enum Output {
         /// What was found.
         report: Box<RecoveryReport>,
     },
+    /// A branch of a saga waits for an operator, durably: its compensation did not succeed in as many
+    /// attempts as are made. Told once; [`Engine::parked`](crate::Engine::parked) lists those that wait.
+    Parked {
+        /// The saga.
+        id: OperationId,
+        /// Its step.
+        step: u32,
+        /// How many attempts have failed.
+        attempts: u32,
+    },
+    /// Tell the operator what became of an order.
+    Operated(Box<Operated>),
     /// The log failed or belongs to a successor: this process must stop, and a new start recover.
     Died {
         /// Which log.
@@ -64,6 +76,44 @@ pub enum Output {
         reason: String,
     },
 }
+
+/// What became of an operator's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operated {
+    /// The saga.
+    pub id: OperationId,
+    /// Its step.
+    pub step: u32,
+    /// It is taken, and durable; or why not.
+    pub result: Result<(), OrderError>,
+}
+
+/// Why an operator's order is not taken. Nothing was logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// No saga of this id is active here.
+    NotActive,
+    /// The saga does not take it now.
+    Refused(saga::OrderRefusal),
+    /// What is asked instead is larger than a log takes.
+    TooLarge,
+    /// The log takes nothing more just now, or has failed: order it again.
+    LogBusy,
+}
+
+impl fmt::Display for OrderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotActive => f.write_str("no saga of this id is active"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::TooLarge => f.write_str("what is asked instead is larger than a log takes"),
+            Self::LogBusy => f.write_str("the log's buffer is full: order it again"),
+        }
+    }
+}
+
+impl std::error::Error for OrderError {}
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +163,19 @@ pub enum Refusal {
         /// The limit.
         active_max: u32,
     },
+    /// The saga has more steps than the configuration allows: split it.
+    TooManySteps {
+        /// The limit.
+        steps_max: u32,
+    },
+    /// There is no code for an action of this name here.
+    UnknownAction {
+        /// The name.
+        action: Label,
+    },
+    /// Another request has this key: it goes on as if this one had never come. Choose another key. (Of
+    /// a transaction this is noticed only by the process that began it.)
+    KeyTaken,
     /// The list of participants is wrong.
     Participants(AdmissionError),
     /// A record of it would be larger than a log takes: the coordinator's, or that of a participant,
@@ -135,6 +198,13 @@ impl fmt::Display for Refusal {
             Self::TooManyActive { active_max } => {
                 write!(f, "{active_max} operations are active, the configured limit: try later")
             }
+            Self::TooManySteps { steps_max } => {
+                write!(f, "a saga may have at most {steps_max} steps here")
+            }
+            Self::UnknownAction { action } => {
+                write!(f, "there is no code for the action \"{action}\" here")
+            }
+            Self::KeyTaken => f.write_str("another request has this key: choose another one"),
             Self::Participants(error) => error.fmt(f),
             Self::TooLarge { payload_bytes_max } => {
                 write!(
@@ -170,7 +240,8 @@ pub enum Work {
 }
 
 /// A client's request. The same key again is the same operation, never a second one, for as long as
-/// the log knows it.
+/// the coordinator keeps its result: [`Config::results_kept`](crate::Config::results_kept) from its
+/// end, or from the start that found the end in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The client's name for it.

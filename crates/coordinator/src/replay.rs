@@ -31,6 +31,8 @@ pub struct EndedOperation<H> {
     pub at: Sequence,
     /// The user's name for it.
     pub request_key: Option<RequestKey>,
+    /// By which the same request is known again, if the log says it.
+    pub fingerprint: Option<u128>,
 }
 
 /// An operation of which a hole hides the beginning.
@@ -168,6 +170,7 @@ impl Replay {
                     next_step: class.next_step,
                     run: class.run,
                     undo: class.undo,
+                    parked: class.parked,
                 },
                 state: class.state,
                 action: class.action.into(),
@@ -179,7 +182,8 @@ impl Replay {
         }
         for (id, orphan) in &self.orphan_sagas {
             let (run, undo) = (Vec::new(), Vec::new());
-            let kind = OperationKind::Saga { steps: 0, next_step: None, run, undo };
+            let parked = Vec::new();
+            let kind = OperationKind::Saga { steps: 0, next_step: None, run, undo, parked };
             operations.push(orphan.report(*id, kind, RecoveryAction::None));
         }
         for (id, transaction) in &self.transactions {
@@ -376,8 +380,10 @@ impl Replay {
             let explained = replayed.in_doubt && !matches!(event, saga::Event::Created { .. });
             if let Some(how) = ended {
                 let (at, request_key) = (sequence, replayed.machine.request_key().cloned());
+                let fingerprint = replayed.machine.terms().fingerprint;
                 self.sagas.remove(&id);
-                self.ended_sagas.insert(id, EndedOperation { id, how, at, request_key });
+                let ended = EndedOperation { id, how, at, request_key, fingerprint };
+                self.ended_sagas.insert(id, ended);
             }
             if let Err(illegal) = applied
                 && !explained
@@ -391,7 +397,8 @@ impl Replay {
             orphan.last = sequence;
             if let Some(how) = final_end(event) {
                 self.orphan_sagas.remove(&id);
-                let ended = EndedOperation { id, how, at: sequence, request_key: None };
+                let ended =
+                    EndedOperation { id, how, at: sequence, request_key: None, fingerprint: None };
                 self.ended_sagas.insert(id, ended);
             }
         } else if matches!(event, saga::Event::Created { .. }) {
@@ -405,7 +412,8 @@ impl Replay {
             }
         } else if self.behind_a_hole {
             if let Some(how) = final_end(event) {
-                let ended = EndedOperation { id, how, at: sequence, request_key: None };
+                let ended =
+                    EndedOperation { id, how, at: sequence, request_key: None, fingerprint: None };
                 self.ended_sagas.insert(id, ended);
             } else {
                 self.orphan_sagas.insert(id, Orphan::at(sequence));
@@ -449,7 +457,8 @@ impl Replay {
                 let request_key = replayed.machine.request_key().cloned();
                 let at = replayed.machine.evidence();
                 self.transactions.remove(&id);
-                self.ended_transactions.insert(id, EndedOperation { id, how, at, request_key });
+                let ended = EndedOperation { id, how, at, request_key, fingerprint: None };
+                self.ended_transactions.insert(id, ended);
             }
             if let Err(illegal) = applied {
                 self.anomaly(sequence, format!("transaction {id}: {illegal}"));
@@ -516,7 +525,7 @@ impl Replay {
             TransactionEvent::CommitComplete if !orphan.turned => {
                 self.orphan_transactions.remove(&id);
                 let (how, at) = (Decision::Commit, sequence);
-                let ended = EndedOperation { id, how, at, request_key: None };
+                let ended = EndedOperation { id, how, at, request_key: None, fingerprint: None };
                 self.ended_transactions.insert(id, ended);
             }
             TransactionEvent::AbortStart

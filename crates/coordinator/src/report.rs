@@ -89,6 +89,8 @@ pub enum OperationKind {
         run: Vec<u32>,
         /// The steps to be undone, in the order in which that happens.
         undo: Vec<u32>,
+        /// Those of them that wait for an operator.
+        parked: Vec<u32>,
     },
     /// A transaction.
     Transaction {

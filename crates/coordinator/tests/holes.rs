@@ -38,22 +38,26 @@ fn record(name: &str) -> Written {
         dependencies: None,
         node: NodeName::default(),
         body: [].into(),
+        terms: saga::StepTerms::default(),
     };
     let coordinator = CoordinatorId::numbered(3);
     let member = Member::new(ShardId::numbered(1), NodeName::numbered(1));
     match name {
-        "created" => saga(S::Created { coordinator, nonce: 0, request_key: None }),
+        "created" => {
+            let terms = saga::SagaTerms::default();
+            saga(S::Created { coordinator, nonce: 0, request_key: None, terms })
+        }
         "step0" => saga(step(0)),
         "step1" => saga(step(1)),
         "start" => saga(S::ExecuteStart),
-        "did0" => saga(S::StepSucceeded { step: 0 }),
-        "did1" => saga(S::StepSucceeded { step: 1 }),
+        "did0" => saga(S::StepSucceeded { step: 0, output: None }),
+        "did1" => saga(S::StepSucceeded { step: 1, output: None }),
         "failed1" => {
             saga(S::StepFailed { step: 1, error_code: 7, effect: saga::FailedEffect::None })
         }
         "turn" => saga(S::CompensationStart { cause: None }),
-        "undid0" => saga(S::CompensationSucceeded { step: 0 }),
-        "undid1" => saga(S::CompensationSucceeded { step: 1 }),
+        "undid0" => saga(S::CompensationSucceeded { step: 0, heuristic: false }),
+        "undid1" => saga(S::CompensationSucceeded { step: 1, heuristic: false }),
         "completed" => saga(S::Completed),
         "compensated" => saga(S::Compensated),
         "aborted" => saga(S::Aborted),

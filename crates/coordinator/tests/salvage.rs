@@ -63,13 +63,19 @@ fn batches() -> Vec<Vec<Written>> {
     let request_key = Some(key("running"));
     before.extend(
         [
-            saga::Event::Created { coordinator: COORDINATOR, nonce: 5, request_key },
+            saga::Event::Created {
+                coordinator: COORDINATOR,
+                nonce: 5,
+                request_key,
+                terms: saga::SagaTerms::default(),
+            },
             saga::Event::StepAdded {
                 step: 0,
                 action: saga::Action::Custom,
                 dependencies: None,
                 node: NodeName::numbered(2),
                 body: [1].into(),
+                terms: saga::StepTerms::default(),
             },
             saga::Event::ExecuteStart,
         ]
@@ -397,6 +403,7 @@ fn nothing_is_done_about_what_is_in_doubt() {
             Output::Reply { key: of, outcome } => {
                 assert_eq!((of, outcome), (&key("decided"), &Outcome::Committed));
             }
+            Output::Parked { .. } | Output::Operated(_) => panic!("{output:?}"),
             Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => {}
         }
     }
@@ -437,7 +444,8 @@ fn a_request_in_doubt_is_not_started_again() {
     let (mut engine, _) = engine();
     for name in ["undecided", "running"] {
         let mut out = Vec::new();
-        assert!(!engine.cancel(Time::ZERO, &key(name), &mut out));
+        let cancelled = engine.cancel(Time::ZERO, &key(name), &mut out);
+        assert_eq!(cancelled, Err(coordinator::CancelRefusal::InDoubt));
         let branch = Branch { shard: member().shard, node: member().node, work: [].into() };
         let request = Request { key: key(name), work: Work::Transaction(vec![branch]) };
         engine.submit(Time::ZERO, request, &mut out);

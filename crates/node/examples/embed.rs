@@ -46,7 +46,7 @@ fn live(folder: &Path, mut requests: Vec<Request>, crash: bool) -> Result<Node, 
                 continue;
             }
             Output::Died { reason, .. } => return Err(reason.into()),
-            Output::Appended { .. } => continue,
+            Output::Appended { .. } | Output::Parked { .. } | Output::Operated(_) => continue,
         };
         node.handle(now, input, &files, &mut out);
         if node.is_ready() {

@@ -7,9 +7,10 @@ use crate::timers::{Timer, Timers};
 use crate::work;
 use base::{BootCount, Epoch, NodeName, Sequence, StoreId, Time};
 use coordinator::{
-    GatedLog, LogSlot, Message, Output, Replay, SagaKey, StepAnswer, StepOutcome, codec,
+    Call, GatedLog, LogSlot, Message, Output, Replay, SagaKey, StepAnswer, StepOutcome, UndoOrder,
+    codec,
 };
-use saga::Direction;
+use saga::{Direction, StepKind};
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::Participant;
@@ -153,14 +154,17 @@ impl Host {
                 out.push(Output::Send { to: from, message: Message::Announce { store, boot } });
             }
             Message::Transaction(message) => self.receive_transaction(now, from, message, out),
-            Message::StepCall { key, epoch, step, direction, token, body } => {
+            Message::StepCall { key, epoch, token, body, call } => {
                 if !self.admit(now, key.coordinator, *epoch, out) {
                     return;
                 }
-                let (answer, after) = self.call(now, *key, *step, *direction, *token, body, out);
+                let (answer, after) = self.call(now, *key, *token, body, call, out);
                 let after = after.max(self.participant.seen_at());
-                let (key, step, direction, token) = (*key, *step, *direction, *token);
-                let message = Message::StepReply { key, step, direction, token, answer };
+                let (key, token, step, direction) = (*key, *token, call.step, call.direction);
+                let output = (direction == Direction::Forward && answer == StepAnswer::Done)
+                    .then(|| self.steps.output(key, step).cloned().map(Box::new))
+                    .flatten();
+                let message = Message::StepReply { key, step, direction, token, answer, output };
                 self.log.owe(after, Output::Send { to: from, message }, out);
             }
             Message::StepReply { .. } | Message::Announce { .. } => {}
@@ -342,37 +346,72 @@ impl Host {
     }
 
     /// What a call of a step is answered, and after which record.
-    #[expect(clippy::too_many_arguments, reason = "a call has that many parts")]
     fn call(
         &mut self,
         now: Time,
         key: SagaKey,
-        step: u32,
-        direction: Direction,
         token: base::Token,
         body: &Arc<[u8]>,
+        call: &Call,
         out: &mut Vec<Output>,
     ) -> (StepAnswer, Sequence) {
+        let Call { step, direction, kind, cannot_fail, order, ref inputs } = *call;
         let not_now = (StepAnswer::NotNow, Sequence::NONE);
-        let (answer, changed) = match self.steps.verdict(key, step, direction) {
+        let verdict = self.steps.verdict(key, step, direction);
+        let marked = order == UndoOrder::MarkDone && direction == Direction::Backward;
+        let mut work = body.clone();
+        let (answer, changed) = match verdict {
             steps::Verdict::Known { answer, after } => return (answer, after),
+            // Whatever was done here, its operator has seen to it: from now on nothing is.
+            _ if marked => (StepAnswer::Done, false),
             steps::Verdict::NothingToUndo => (StepAnswer::Done, false),
             steps::Verdict::Fresh => {
-                if cells(body).any(|cell| !self.locks.is_free(now, cell)) {
+                match direction {
+                    Direction::Forward => match work::resolve(body, inputs) {
+                        Some(resolved) => work = resolved,
+                        None => return not_now,
+                    },
+                    Direction::Backward if order == UndoOrder::Override => {}
+                    Direction::Backward => {
+                        if let Some(done) = self.steps.work(key, step) {
+                            work = done.clone();
+                        }
+                    }
+                }
+                if cells(&work).any(|cell| !self.locks.is_free(now, cell)) {
                     self.stats.lock_conflicts += 1;
                     return not_now;
                 }
-                let allowed =
-                    direction == Direction::Backward || self.store.allows(body) == Ok(true);
-                if allowed {
-                    (StepAnswer::Done, true)
-                } else {
-                    (StepAnswer::Refused { code: steps::CONDITION_FAILED }, false)
+                match direction {
+                    Direction::Forward if self.store.allows(&work) == Ok(true) => {
+                        (StepAnswer::Done, kind != StepKind::ReadOnly)
+                    }
+                    // A refusal is for good, and this step cannot fail: it is put off.
+                    Direction::Forward if cannot_fail => return not_now,
+                    Direction::Forward => {
+                        (StepAnswer::Refused { code: steps::CONDITION_FAILED }, false)
+                    }
+                    Direction::Backward if self.store.allows_undo(&work) => {
+                        (StepAnswer::Done, true)
+                    }
+                    // This attempt has failed, and nothing is recorded: the next one may succeed.
+                    Direction::Backward => {
+                        let answer = StepAnswer::Refused { code: steps::CONDITION_FAILED };
+                        return (answer, Sequence::NONE);
+                    }
                 }
             }
         };
-        let work = if changed { body.clone() } else { Arc::new([]) };
-        let outcome = StepOutcome { key, step, direction, token, answer, changed, work };
+        let gives = (direction == Direction::Forward && answer == StepAnswer::Done)
+            .then(|| work::gives(&work))
+            .flatten();
+        let output = gives.map(|cell| {
+            let value = self.store.value_after(cell, if changed { &work } else { &[] });
+            saga::Output::Inline(value.to_le_bytes().into())
+        });
+        let work = if changed { work } else { Arc::new([]) };
+        let outcome =
+            StepOutcome { key, step, direction, token, answer, changed, work, output, marked };
         let encode = |payload: &mut Vec<u8>| codec::encode_step(&outcome, payload);
         let Ok(sequence) = self.log.append(now, out, encode) else { return not_now };
         self.take_step(sequence, &outcome);

@@ -1,8 +1,9 @@
 use crate::disks::Disks;
 use crate::host::{self, Host};
 use base::prng::Key;
-use base::{CoordinatorId, NodeName, RequestKey, Time};
+use base::{CoordinatorId, NodeName, OperationId, RequestKey, Time};
 use coordinator::{Engine, LogSlot, Message, Output, Replay, Request};
+use saga::Order;
 use wal_core::{DiskError, DiskOp, Log, OpenError, OpenMode, Opening, SegmentId};
 
 /// What a node is.
@@ -56,8 +57,18 @@ pub enum Input {
     Wake,
     /// A client's request.
     Submit(Request),
-    /// A client cancels its request.
+    /// A client cancels its request: see [`Engine::cancel`]. What comes of it is told as the request's
+    /// outcome.
     Cancel(RequestKey),
+    /// An operator orders something about a step of a saga: see [`Engine::order`].
+    Order {
+        /// The saga.
+        id: OperationId,
+        /// Its step.
+        step: u32,
+        /// What.
+        order: Box<Order>,
+    },
 }
 
 /// What runs behind one log, once it is open.
@@ -347,7 +358,14 @@ impl Node {
             }
             Input::Cancel(key) => {
                 if let Some(engine) = self.coordinator.running() {
-                    engine.cancel(now, &key, out);
+                    // One that comes too late changes nothing.
+                    let _ = engine.cancel(now, &key, out);
+                }
+                Touched::COORDINATOR
+            }
+            Input::Order { id, step, order } => {
+                if let Some(engine) = self.coordinator.running() {
+                    engine.order(now, id, step, *order, out);
                 }
                 Touched::COORDINATOR
             }

@@ -31,12 +31,36 @@ impl Store {
         Ok(allowed)
     }
 
-    /// True unless it is a condition that does not hold now.
+    /// True if the work may be taken back now.
+    pub(crate) fn allows_undo(&self, bytes: &[u8]) -> bool {
+        work::decode(bytes).all(|change| match change {
+            Ok(Change::RequireToUndo { cell, at_least }) => self.value(cell) >= at_least,
+            _ => true,
+        })
+    }
+
+    /// True unless it is a condition that does not hold now, or asks for what only a saga has.
     pub(crate) fn meets(&self, change: &Change) -> bool {
         match *change {
-            Change::Add { .. } => true,
             Change::Require { cell, at_least } => self.value(cell) >= at_least,
+            Change::AddInput { .. } => false,
+            Change::Add { .. }
+            | Change::Added { .. }
+            | Change::RequireToUndo { .. }
+            | Change::Give { .. } => true,
         }
+    }
+
+    /// What a cell will hold once the work is done.
+    pub(crate) fn value_after(&self, cell: u64, bytes: &[u8]) -> i64 {
+        work::decode(bytes).fold(self.value(cell), |value, change| match change {
+            Ok(Change::Add { cell: of, amount } | Change::Added { cell: of, amount })
+                if of == cell =>
+            {
+                value.wrapping_add(amount)
+            }
+            _ => value,
+        })
     }
 
     /// Does the work.
@@ -51,7 +75,7 @@ impl Store {
 
     fn add(&mut self, bytes: &[u8], negated: bool) {
         for change in work::decode(bytes) {
-            if let Ok(Change::Add { cell, amount }) = change {
+            if let Ok(Change::Add { cell, amount } | Change::Added { cell, amount }) = change {
                 let amount = if negated { amount.wrapping_neg() } else { amount };
                 match self.cells.get_mut(cell) {
                     Some(value) => *value = value.wrapping_add(amount),

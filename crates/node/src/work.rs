@@ -1,5 +1,6 @@
 //! What a transaction's branch or a saga's step does at a node: changes to numbered cells.
 
+use saga::{Output, StepInput};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,6 +21,32 @@ pub enum Change {
         /// The least that it must hold.
         at_least: i64,
     },
+    /// The cell must hold at least this much when a step is undone, or the compensation fails.
+    RequireToUndo {
+        /// Which cell.
+        cell: u64,
+        /// The least that it must hold then.
+        at_least: i64,
+    },
+    /// Adds to a cell what an earlier step of the saga gave, an i64.
+    AddInput {
+        /// Which cell.
+        cell: u64,
+        /// Which step.
+        step: u32,
+    },
+    /// The step gives what this cell holds when the step is done, an i64.
+    Give {
+        /// Which cell.
+        cell: u64,
+    },
+    /// What became of [`Change::AddInput`] where it was done: as [`Change::Add`].
+    Added {
+        /// Which cell.
+        cell: u64,
+        /// How much.
+        amount: i64,
+    },
 }
 
 impl Change {
@@ -27,7 +54,12 @@ impl Change {
     #[must_use]
     pub fn cell(&self) -> u64 {
         match self {
-            Self::Add { cell, .. } | Self::Require { cell, .. } => *cell,
+            Self::Add { cell, .. }
+            | Self::Require { cell, .. }
+            | Self::RequireToUndo { cell, .. }
+            | Self::AddInput { cell, .. }
+            | Self::Give { cell }
+            | Self::Added { cell, .. } => *cell,
         }
     }
 }
@@ -47,9 +79,14 @@ impl std::error::Error for NotWork {}
 const CHANGE_BYTES: usize = 17;
 const ADD: u8 = 1;
 const REQUIRE: u8 = 2;
+const REQUIRE_TO_UNDO: u8 = 3;
+const ADD_INPUT: u8 = 4;
+const GIVE: u8 = 5;
+const ADDED: u8 = 6;
 
-/// The changes as bytes: for each, a kind (1: add, 2: require), the cell and the amount, both of 8
-/// bytes, little-endian.
+/// The changes as bytes: for each, a kind (1: add, 2: require, 3: require to undo, 4: add an input, 5:
+/// give, 6: an added input), the cell and the amount, both of 8 bytes, little-endian. With 4 the amount
+/// is the step's number, with 5 it is 0.
 #[must_use]
 pub fn encode(changes: &[Change]) -> Arc<[u8]> {
     let mut bytes = Vec::with_capacity(changes.len() * CHANGE_BYTES);
@@ -57,6 +94,10 @@ pub fn encode(changes: &[Change]) -> Arc<[u8]> {
         let (kind, cell, amount) = match *change {
             Change::Add { cell, amount } => (ADD, cell, amount),
             Change::Require { cell, at_least } => (REQUIRE, cell, at_least),
+            Change::RequireToUndo { cell, at_least } => (REQUIRE_TO_UNDO, cell, at_least),
+            Change::AddInput { cell, step } => (ADD_INPUT, cell, i64::from(step)),
+            Change::Give { cell } => (GIVE, cell, 0),
+            Change::Added { cell, amount } => (ADDED, cell, amount),
         };
         bytes.push(kind);
         bytes.extend_from_slice(&cell.to_le_bytes());
@@ -78,9 +119,55 @@ pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Result<Change, NotWork>> + C
         match chunk[0] {
             ADD => Ok(Change::Add { cell, amount }),
             REQUIRE => Ok(Change::Require { cell, at_least: amount }),
+            REQUIRE_TO_UNDO => Ok(Change::RequireToUndo { cell, at_least: amount }),
+            ADD_INPUT => {
+                let step = u32::try_from(amount).map_err(|_| NotWork)?;
+                Ok(Change::AddInput { cell, step })
+            }
+            GIVE if amount == 0 => Ok(Change::Give { cell }),
+            ADDED => Ok(Change::Added { cell, amount }),
             _ => Err(NotWork),
         }
     })
+}
+
+/// What a step was given, by the step that gave it.
+pub(crate) fn given(inputs: &[StepInput], step: u32) -> Option<i64> {
+    let input = inputs.iter().find(|input| input.step == step)?;
+    match &input.output {
+        Output::Inline(bytes) => Some(i64::from_le_bytes((**bytes).try_into().ok()?)),
+        Output::Hashed { .. } => None,
+    }
+}
+
+/// The same work, with what it was given in the place of what it asks for. `None`: something that it
+/// asks for was not given.
+pub(crate) fn resolve(bytes: &Arc<[u8]>, inputs: &[StepInput]) -> Option<Arc<[u8]>> {
+    let asks = |change: Result<Change, NotWork>| matches!(change, Ok(Change::AddInput { .. }));
+    if !decode(bytes).any(asks) {
+        return Some(Arc::clone(bytes));
+    }
+    let mut changes = Vec::new();
+    for change in decode(bytes) {
+        changes.push(match change.ok()? {
+            Change::AddInput { cell, step } => Change::Added { cell, amount: given(inputs, step)? },
+            change => change,
+        });
+    }
+    Some(encode(&changes))
+}
+
+/// The cell that the work gives, if it gives one.
+pub(crate) fn gives(bytes: &[u8]) -> Option<u64> {
+    decode(bytes).find_map(|change| match change {
+        Ok(Change::Give { cell }) => Some(cell),
+        _ => None,
+    })
+}
+
+/// Whether the work holds something that the step was given, which its asker does not know.
+pub(crate) fn holds_inputs(bytes: &[u8]) -> bool {
+    decode(bytes).any(|change| matches!(change, Ok(Change::Added { .. })))
 }
 
 #[cfg(test)]
@@ -92,6 +179,10 @@ mod tests {
         let changes = [
             Change::Add { cell: u64::MAX, amount: i64::MIN },
             Change::Require { cell: 0, at_least: -1 },
+            Change::RequireToUndo { cell: 1, at_least: i64::MAX },
+            Change::AddInput { cell: 2, step: u32::MAX },
+            Change::Give { cell: 3 },
+            Change::Added { cell: 4, amount: -4 },
         ];
         let bytes = encode(&changes);
         let back: Result<Vec<_>, _> = decode(&bytes).collect();
@@ -99,5 +190,25 @@ mod tests {
         let cut: Result<Vec<_>, _> = decode(&bytes[..20]).collect();
         assert_eq!(cut, Err(NotWork));
         assert_eq!(decode(&[9; 17]).next(), Some(Err(NotWork)));
+    }
+
+    #[test]
+    fn what_is_given_takes_the_place_of_what_is_asked_for() {
+        let asked = encode(&[Change::AddInput { cell: 2, step: 5 }, Change::Give { cell: 2 }]);
+        let input = |output| StepInput { step: 5, output };
+        let seven = input(Output::Inline(7i64.to_le_bytes().into()));
+        let done = [Change::Added { cell: 2, amount: 7 }, Change::Give { cell: 2 }];
+        assert_eq!(resolve(&asked, &[seven]), Some(encode(&done)));
+        assert_eq!(gives(&asked), Some(2));
+        assert!(!holds_inputs(&asked) && holds_inputs(&encode(&done)));
+        for missing in [
+            vec![],
+            vec![input(Output::Inline([1, 2].into()))],
+            vec![input(Output::Hashed { hash: [0; 32], bytes: 8 })],
+        ] {
+            assert_eq!(resolve(&asked, &missing), None, "{missing:?}");
+        }
+        let plain = encode(&[Change::Add { cell: 1, amount: 1 }]);
+        assert_eq!(resolve(&plain, &[]), Some(plain));
     }
 }

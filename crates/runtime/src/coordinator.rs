@@ -6,7 +6,7 @@ use crate::process::{
     Arrival, Handle, Options, Parts, Post, StartError, Status, Stopped, launch, ready,
 };
 use crate::stats::Observer;
-use ::coordinator::StepAnswer;
+use ::coordinator::{StepAnswer, UndoOrder};
 use base::{NodeName, RequestKey, Token};
 use node::{Branch, Message, Node, Outcome, RecoveryReport, Request, Work};
 use saga::{Definition, Direction, Step};
@@ -516,9 +516,15 @@ impl Desk {
     }
 
     fn call(&mut self, node: &Node, to: NodeName, message: Message) {
-        let Message::StepCall { key, step, direction, token: attempt, body, .. } = message else {
+        let Message::StepCall { key, token: attempt, body, call, .. } = message else {
             return;
         };
+        let (step, direction) = (call.step, call.direction);
+        if call.order == UndoOrder::MarkDone {
+            // An action has no way to keep that somebody else has undone it.
+            tracing::warn!(saga = key.id.0, step, "an action cannot be marked done");
+            return;
+        }
         let Some(action) = self.actions.get(&to).cloned() else { return self.miss(to) };
         let mut sagas = node.coordinator().into_iter().flat_map(|engine| engine.active_sagas());
         let Some(saga) = sagas.find(|saga| saga.id() == key.id) else { return };
@@ -544,7 +550,8 @@ impl Desk {
                     return;
                 }
             };
-            let message = Message::StepReply { key, step, direction, token: attempt, answer };
+            let (token, output) = (attempt, None);
+            let message = Message::StepReply { key, step, direction, token, answer, output };
             // A coordinator that has stopped calls again when it starts.
             let _ = inbox.send(Arrival::Message { from: to, message });
         });

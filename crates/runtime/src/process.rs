@@ -434,6 +434,14 @@ impl Process {
             match output {
                 Output::Disk { slot, ops } => self.flushes.push_back((slot, ops)),
                 Output::Send { to, message } => self.post.send(node, to, message),
+                // Whoever came last was refused; the one that has the key goes on.
+                Output::Reply {
+                    key,
+                    outcome: outcome @ Outcome::Refused(node::Refusal::KeyTaken),
+                } => {
+                    let answer = self.waiting.get_mut(&key).and_then(Vec::pop);
+                    let _ = answer.map(|answer| answer.send(Ok(outcome)));
+                }
                 Output::Reply { key, outcome } => {
                     for answer in self.waiting.remove(&key).unwrap_or_default() {
                         // Whoever asked may have lost interest.
@@ -441,6 +449,15 @@ impl Process {
                     }
                 }
                 Output::Appended { .. } => {}
+                Output::Parked { id, step, attempts } => {
+                    tracing::warn!(
+                        saga = id.0,
+                        step,
+                        attempts,
+                        "a compensation waits for an operator"
+                    );
+                }
+                Output::Operated(_) => {}
                 Output::Recovered { report, .. } => self.reports.push(*report),
                 Output::Died { reason, .. } => return Err(reason),
             }

@@ -3,8 +3,11 @@
 //! A step may depend only on steps that were added before it, so a graph with a cycle cannot be
 //! written down.
 
-use base::NodeName;
+use crate::kind::{self, StepKind};
+use crate::terms::{DefinitionName, Label, SagaTerms, StepTerms, ValueType};
+use base::{NodeName, prng};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What kind of work a step does, as the log's `action` byte names it. The machine treats all
 /// alike.
@@ -93,13 +96,91 @@ pub struct Step {
     /// What is asked there; the machine never looks inside. The same body goes with the step's
     /// compensation.
     pub body: Arc<[u8]>,
+    /// Whether it can fail, and whether it can be undone.
+    pub kind: StepKind,
+    /// It is given up so long after it was called first, unless it cannot fail. `None`: as the engine
+    /// is configured.
+    pub timeout: Option<Duration>,
+    /// The name by which its code is found.
+    pub action_name: Option<Label>,
+    /// The name by which the code of its compensation is found.
+    pub undo_name: Option<Label>,
+    /// The earlier steps whose outputs it is given, and as what.
+    pub inputs: Vec<(u32, ValueType)>,
+    /// What its success brings; `None`: nothing.
+    pub output: Option<ValueType>,
 }
 
 impl Step {
-    /// A step that depends on nothing.
+    /// A step that depends on nothing, and can be undone.
     #[must_use]
     pub fn new(action: Action, node: NodeName, body: impl Into<Arc<[u8]>>) -> Step {
-        Step { action, dependencies: Vec::new(), node, body: body.into() }
+        Step {
+            action,
+            dependencies: Vec::new(),
+            node,
+            body: body.into(),
+            kind: StepKind::Compensatable,
+            timeout: None,
+            action_name: None,
+            undo_name: None,
+            inputs: Vec::new(),
+            output: None,
+        }
+    }
+
+    /// The same step, of another kind than [`StepKind::Compensatable`].
+    #[must_use]
+    pub fn kind(mut self, kind: StepKind) -> Step {
+        self.kind = kind;
+        self
+    }
+
+    /// The same step, given up so long after it was first called.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Step {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The same step, its code found by this name.
+    #[must_use]
+    pub fn named(mut self, action: Label) -> Step {
+        self.action_name = Some(action);
+        self
+    }
+
+    /// The same step, the code of its compensation found by this name.
+    #[must_use]
+    pub fn undone_by(mut self, action: Label) -> Step {
+        self.undo_name = Some(action);
+        self
+    }
+
+    /// The same step, whose success brings a value.
+    #[must_use]
+    pub fn gives(mut self, output: ValueType) -> Step {
+        self.output = Some(output);
+        self
+    }
+
+    /// The same step, given the output of `step`, on which it depends, be it through others.
+    #[must_use]
+    pub fn takes(mut self, step: u32, value: ValueType) -> Step {
+        self.inputs.push((step, value));
+        self
+    }
+
+    /// What the log says about it besides the graph.
+    pub(crate) fn terms(&self) -> StepTerms {
+        StepTerms {
+            kind: self.kind,
+            timeout: self.timeout,
+            action_name: self.action_name.clone(),
+            undo_name: self.undo_name.clone(),
+            inputs: self.inputs.iter().map(|(step, _)| *step).collect(),
+            output: self.output,
+        }
     }
 
     /// The same step, run only after `step` (an index that [`Builder::step`] returned) succeeded.
@@ -126,9 +207,12 @@ impl Default for Limits {
     }
 }
 
-/// A checked saga: at least one step, no cycle, within its [`Limits`].
+/// A checked saga: at least one step, no cycle, kinds of steps that go together, within its
+/// [`Limits`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
+    name: Option<DefinitionName>,
+    timeout: Option<Duration>,
     steps: Vec<Step>,
 }
 
@@ -136,7 +220,19 @@ impl Definition {
     /// Starts a definition under the default [`Limits`].
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { limits: Limits::default(), steps: Vec::new() }
+        Builder { limits: Limits::default(), name: None, timeout: None, steps: Vec::new() }
+    }
+
+    /// Its name and version, if it has them.
+    #[must_use]
+    pub fn name(&self) -> Option<&DefinitionName> {
+        self.name.as_ref()
+    }
+
+    /// How long a saga of it may take until it is undone; `None`: as the engine is configured.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// The steps; a step's number is its index here.
@@ -144,12 +240,79 @@ impl Definition {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+
+    /// 128 bits that depend on every part of it, the bodies included: two definitions that differ
+    /// have different ones but for chance. (Not against somebody who looks for two that do not.)
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        let mut hash = Fingerprint(u128::from_le_bytes(*b"saga definition1"));
+        match &self.name {
+            None => hash.word(0, 0),
+            Some(DefinitionName { name, version }) => {
+                hash.word(1, u64::from(*version));
+                hash.bytes(name.as_str().as_bytes());
+            }
+        }
+        hash.duration(self.timeout);
+        hash.word(2, self.steps.len() as u64);
+        for step in &self.steps {
+            let output = step.output.map_or(u64::MAX, |value| u64::from(value.code()));
+            hash.word(u64::from(step.action.code()) << 8 | u64::from(step.kind.code()), output);
+            hash.word(step.dependencies.len() as u64, step.inputs.len() as u64);
+            step.dependencies.iter().for_each(|&on| hash.word(3, u64::from(on)));
+            for (from, value) in &step.inputs {
+                hash.word(u64::from(*from), u64::from(value.code()));
+            }
+            hash.bytes(&step.node.0);
+            hash.bytes(&step.body);
+            hash.duration(step.timeout);
+            for name in [&step.action_name, &step.undo_name] {
+                hash.bytes(name.as_ref().map_or("", Label::as_str).as_bytes());
+            }
+        }
+        hash.0
+    }
+
+    /// What the log says about it besides the steps.
+    pub(crate) fn terms(&self) -> SagaTerms {
+        let (definition, timeout) = (self.name.clone(), self.timeout);
+        SagaTerms { definition, fingerprint: Some(self.fingerprint()), timeout }
+    }
+}
+
+/// A chain of keyed hashes: each one's key is the one before.
+struct Fingerprint(u128);
+
+impl Fingerprint {
+    fn word(&mut self, a: u64, b: u64) {
+        self.0 = prng::keyed_hash(self.0, a, b);
+    }
+
+    /// The length goes with the bytes, so that what stands in two fields is not what stands in one.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.word(4, bytes.len() as u64);
+        for chunk in bytes.chunks(16) {
+            let mut whole = [0; 16];
+            whole[..chunk.len()].copy_from_slice(chunk);
+            let both = u128::from_le_bytes(whole);
+            self.word(both as u64, (both >> 64) as u64);
+        }
+    }
+
+    fn duration(&mut self, duration: Option<Duration>) {
+        match duration {
+            None => self.word(5, 0),
+            Some(some) => self.word(6 + (some.subsec_nanos() as u64), some.as_secs()),
+        }
+    }
 }
 
 /// Collects steps; [`Builder::build`] checks them.
 #[derive(Clone, Debug)]
 pub struct Builder {
     limits: Limits,
+    name: Option<DefinitionName>,
+    timeout: Option<Duration>,
     steps: Vec<Step>,
 }
 
@@ -157,6 +320,18 @@ impl Builder {
     /// Other limits than the default ones.
     pub fn limits(&mut self, limits: Limits) -> &mut Builder {
         self.limits = limits;
+        self
+    }
+
+    /// Its name, and the version of what stands under this name: a new one for each change.
+    pub fn name(&mut self, name: Label, version: u32) -> &mut Builder {
+        self.name = Some(DefinitionName { name, version });
+        self
+    }
+
+    /// How long a saga of it may take until it is undone.
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Builder {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -183,7 +358,9 @@ impl Builder {
         for (step, definition) in (0..).zip(&self.steps) {
             check(step, &definition.dependencies, self.limits.dependencies_max)?;
         }
-        Ok(Definition { steps: self.steps })
+        kind::check(&self.steps)?;
+        check_inputs(&self.steps)?;
+        Ok(Definition { name: self.name, timeout: self.timeout, steps: self.steps })
     }
 }
 
@@ -201,6 +378,35 @@ fn check(step: u32, dependencies: &[u32], most: u32) -> Result<(), DefinitionErr
         }
         if dependencies[..at].contains(&dependency) {
             return Err(DefinitionError::DuplicateDependency { step, dependency });
+        }
+    }
+    Ok(())
+}
+
+/// An input comes from a step that has succeeded by then, and that gives what is expected.
+fn check_inputs(steps: &[Step]) -> Result<(), DefinitionError> {
+    for (step, definition) in (0..).zip(steps) {
+        let mut before = vec![false; step as usize];
+        definition.dependencies.iter().for_each(|&on| before[on as usize] = true);
+        for number in (0..step as usize).rev() {
+            if before[number] {
+                steps[number].dependencies.iter().for_each(|&on| before[on as usize] = true);
+            }
+        }
+        for (at, &(input, expected)) in definition.inputs.iter().enumerate() {
+            if !before.get(input as usize).is_some_and(|before| *before) {
+                return Err(DefinitionError::InputNotBefore { step, input });
+            }
+            if definition.inputs[..at].iter().any(|(other, _)| *other == input) {
+                return Err(DefinitionError::DuplicateInput { step, input });
+            }
+            match steps[input as usize].output {
+                None => return Err(DefinitionError::NoOutput { step, input }),
+                Some(found) if found != expected => {
+                    return Err(DefinitionError::InputType { step, input, expected, found });
+                }
+                Some(_) => {}
+            }
         }
     }
     Ok(())
@@ -247,6 +453,88 @@ pub enum DefinitionError {
         /// What it names.
         dependency: u32,
     },
+    /// There is one point of no return. Make one of them compensatable, or, behind the other,
+    /// retriable.
+    #[error("steps {first} and {second} are both pivots: a saga has at most one")]
+    SecondPivot {
+        /// The first one's index.
+        first: u32,
+        /// The second one's index.
+        second: u32,
+    },
+    /// It could still fail, or still be undone, when the pivot is done. Let one depend on the other.
+    #[error("step {step} is neither before nor behind the pivot, step {pivot}")]
+    BesidePivot {
+        /// The step's index.
+        step: u32,
+        /// The pivot's index.
+        pivot: u32,
+    },
+    /// Until the pivot is done everything may have to be undone: give it an undo, or make it
+    /// read-only.
+    #[error("step {step} is {}, and stands before the pivot, step {pivot}: it has to be \
+             compensatable or read-only", .kind.name())]
+    AheadOfPivot {
+        /// The step's index.
+        step: u32,
+        /// The pivot's index.
+        pivot: u32,
+        /// What it is.
+        kind: StepKind,
+    },
+    /// Behind the pivot the saga only goes forward: nothing there is undone, and nothing may fail.
+    #[error("step {step} is {}, and stands behind the pivot, step {pivot}: it has to be \
+             retriable or read-only", .kind.name())]
+    BehindPivot {
+        /// The step's index.
+        step: u32,
+        /// The pivot's index.
+        pivot: u32,
+        /// What it is.
+        kind: StepKind,
+    },
+    /// What a step is given has to be there when it runs: let it depend on that step.
+    #[error("step {step} takes the output of {input}, on which it does not depend")]
+    InputNotBefore {
+        /// The step's index.
+        step: u32,
+        /// What it names.
+        input: u32,
+    },
+    /// An input is named once.
+    #[error("step {step} takes the output of {input} twice")]
+    DuplicateInput {
+        /// The step's index.
+        step: u32,
+        /// What it names.
+        input: u32,
+    },
+    /// The other step has to say what it gives.
+    #[error("step {step} takes the output of {input}, which gives none")]
+    NoOutput {
+        /// The step's index.
+        step: u32,
+        /// What it names.
+        input: u32,
+    },
+    /// Both have to name the same type.
+    #[error("step {step} takes the output of {input} as {}, and it is {}", .expected.name(), .found.name())]
+    InputType {
+        /// The step's index.
+        step: u32,
+        /// What it names.
+        input: u32,
+        /// What is expected of it.
+        expected: ValueType,
+        /// What it gives.
+        found: ValueType,
+    },
+    /// Without a pivot before it, its saga could go backward, and it has no undo.
+    #[error("step {step} is retriable, and no pivot stands before it")]
+    RetriableWithoutPivot {
+        /// The step's index.
+        step: u32,
+    },
 }
 
 #[cfg(test)]
@@ -281,6 +569,103 @@ mod tests {
             &[&[], &[], &[], &[0, 1, 2]],
             TooManyDependencies { step: 3, dependencies: 3, dependencies_max: 2 },
         );
+    }
+
+    #[test]
+    fn kinds_go_together_or_are_named() {
+        use DefinitionError::*;
+        use StepKind::{Compensatable as C, Pivot as P, ReadOnly as O, Retriable as R};
+        let build = |steps: &[(StepKind, &[u32])]| {
+            let mut builder = Definition::builder();
+            for (kind, on) in steps {
+                let step = Step::new(Action::Custom, NodeName::numbered(1), []).kind(*kind);
+                builder.step(on.iter().fold(step, |step, &on| step.after(on)));
+            }
+            builder.build().map(|_| ())
+        };
+        for good in [
+            &[(C, NONE), (O, &[0]), (P, &[1]), (R, &[2]), (O, &[2]), (R, &[3, 4])][..],
+            &[(P, NONE)],
+            &[(O, NONE), (C, NONE)],
+            &[(P, NONE), (R, &[0]), (R, &[0])],
+            &[(C, NONE), (C, NONE), (P, &[0, 1])],
+        ] {
+            assert_eq!(build(good), Ok(()), "{good:?}");
+        }
+        for (bad, error) in [
+            (&[(P, NONE), (P, &[0])][..], SecondPivot { first: 0, second: 1 }),
+            (&[(C, NONE), (P, NONE)], BesidePivot { step: 0, pivot: 1 }),
+            (&[(P, NONE), (O, NONE)], BesidePivot { step: 1, pivot: 0 }),
+            (&[(R, NONE), (P, &[0])], AheadOfPivot { step: 0, pivot: 1, kind: R }),
+            (&[(P, NONE), (C, &[0])], BehindPivot { step: 1, pivot: 0, kind: C }),
+            (&[(P, NONE), (R, &[0]), (C, &[1])], BehindPivot { step: 2, pivot: 0, kind: C }),
+            (&[(C, NONE), (R, &[0])], RetriableWithoutPivot { step: 1 }),
+        ] {
+            assert_eq!(build(bad), Err(error), "{bad:?}");
+            assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn an_input_is_there_and_of_its_type() {
+        use DefinitionError::*;
+        let build = |third: Step| {
+            let mut builder = Definition::builder();
+            let step = || Step::new(Action::Custom, NodeName::numbered(1), []);
+            builder.step(step().gives(ValueType::U64));
+            builder.step(step().after(0));
+            builder.step(third);
+            builder.build().map(|_| ())
+        };
+        let step = || Step::new(Action::Custom, NodeName::numbered(1), []);
+        let u64 = ValueType::U64;
+        assert_eq!(build(step().after(1).takes(0, u64)), Ok(()));
+        assert_eq!(build(step().takes(0, u64)), Err(InputNotBefore { step: 2, input: 0 }));
+        assert_eq!(build(step().takes(2, u64)), Err(InputNotBefore { step: 2, input: 2 }));
+        assert_eq!(build(step().after(1).takes(1, u64)), Err(NoOutput { step: 2, input: 1 }));
+        let twice = step().after(0).takes(0, u64).takes(0, u64);
+        assert_eq!(build(twice), Err(DuplicateInput { step: 2, input: 0 }));
+        let (expected, found) = (ValueType::Text, u64);
+        let other = build(step().after(0).takes(0, expected));
+        assert_eq!(other, Err(InputType { step: 2, input: 0, expected, found }));
+    }
+
+    /// Whatever is changed in a definition changes its fingerprint.
+    #[test]
+    fn a_fingerprint_tells_definitions_apart() {
+        type Edit = fn(&mut Builder, &mut [Step; 2]);
+        let edits: [Edit; 13] = [
+            |_, _| {},
+            |builder, _| _ = builder.name(Label::new("a").unwrap(), 1),
+            |builder, _| _ = builder.name(Label::new("a").unwrap(), 2),
+            |builder, _| _ = builder.name(Label::new("b").unwrap(), 1),
+            |builder, _| _ = builder.timeout(Duration::from_secs(1)),
+            |_, steps| steps[0].body = Arc::from([0]),
+            |_, steps| steps[0].body = Arc::from([0, 0]),
+            |_, steps| steps[1].body = Arc::from([0]),
+            |_, steps| steps[1].kind = StepKind::Pivot,
+            |_, steps| steps[1].dependencies = vec![0],
+            |_, steps| steps[1].node = NodeName::numbered(2),
+            |_, steps| steps[1].timeout = Some(Duration::from_nanos(1)),
+            |_, steps| steps[1].output = Some(ValueType::Bytes),
+        ];
+        let mut found = Vec::new();
+        for edit in edits {
+            let mut builder = Definition::builder();
+            let step = || Step::new(Action::Custom, NodeName::numbered(1), []);
+            let mut steps = [step(), step()];
+            edit(&mut builder, &mut steps);
+            let steps =
+                steps.map(|step| if step.kind == StepKind::Pivot { step.after(0) } else { step });
+            steps.into_iter().for_each(|step| _ = builder.step(step));
+            let definition = builder.build().unwrap();
+            assert_eq!(definition.fingerprint(), definition.clone().fingerprint());
+            found.push(definition.fingerprint());
+        }
+        let count = found.len();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), count);
     }
 
     #[test]

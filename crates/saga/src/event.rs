@@ -1,6 +1,8 @@
 //! The words a machine is told and says: facts, inputs, effects.
 
 use crate::Action;
+use crate::order::Order;
+use crate::terms::{Output, SagaTerms, StepTerms};
 use base::{CoordinatorId, Epoch, NodeName, RequestKey, Sequence, Token};
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub enum Event {
         nonce: u128,
         /// The name its user gave it.
         request_key: Option<RequestKey>,
+        /// What else was agreed on.
+        terms: SagaTerms,
     },
     /// One more step. Nothing has run.
     StepAdded {
@@ -34,6 +38,8 @@ pub enum Event {
         node: NodeName,
         /// What is asked there.
         body: Arc<[u8]>,
+        /// What else was agreed on.
+        terms: StepTerms,
     },
     /// From here on steps may run.
     ExecuteStart,
@@ -41,6 +47,8 @@ pub enum Event {
     StepSucceeded {
         /// Which.
         step: u32,
+        /// What it brought.
+        output: Option<Output>,
     },
     /// The step will not succeed. While the saga was executing, it goes backward from here on.
     StepFailed {
@@ -60,13 +68,17 @@ pub enum Event {
     CompensationSucceeded {
         /// Which.
         step: u32,
+        /// Nobody has heard so of the participant: an operator said it.
+        heuristic: bool,
     },
-    /// An attempt to undo the step failed. It is still to be undone.
+    /// An attempt to undo the step failed, or somebody saw to one that did. It is still to be undone.
     CompensationFailed {
         /// Which.
         step: u32,
-        /// The attempt's number, from 1.
+        /// The attempt's number, from 1; of an order, of the last attempt before it.
         attempt: u32,
+        /// What follows from it.
+        note: AttemptNote,
     },
     /// The end: every step succeeded.
     Completed,
@@ -74,6 +86,17 @@ pub enum Event {
     Compensated,
     /// The end if nothing remains to undo; otherwise the saga goes backward from here on.
     Aborted,
+}
+
+/// What follows from a compensation_failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptNote {
+    /// It is tried again.
+    Retried,
+    /// It is not tried again until an operator says so: the branch is parked. Others go on.
+    Parked,
+    /// No attempt: an operator's order.
+    Ordered(Box<Order>),
 }
 
 /// Whether a failed step may have had an effect.
@@ -95,10 +118,12 @@ pub enum Direction {
 }
 
 /// What became of a call. A time-out is not a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The effect is there and durable (backward: it is gone, and a late forward call is refused).
     Done,
+    /// The same, and this is what it brought.
+    DoneWith(Output),
     /// The participant has *forced* a refusal under the call's token: no call with that token ever
     /// has an effect. (Backward: this attempt failed.)
     Refused {
@@ -110,7 +135,7 @@ pub enum Outcome {
 }
 
 /// What a machine is asked to decide about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A participant answered.
     Outcome {
@@ -121,10 +146,23 @@ pub enum Input {
         /// What.
         outcome: Outcome,
     },
-    /// No more patience with a forward call: it is Unknown for good.
+    /// No more patience with a forward call: it is Unknown for good. Worth nothing about a step that
+    /// cannot fail so.
     StepTimedOut {
         /// Which step's.
         step: u32,
+    },
+    /// No more patience with a compensation, whether its last attempt was refused or never answered.
+    GiveUpUndo {
+        /// Which step's.
+        step: u32,
+    },
+    /// An operator's order about a step that is to be undone.
+    Ordered {
+        /// Which step.
+        step: u32,
+        /// What.
+        order: Box<Order>,
     },
     /// The user wants it undone.
     Cancel,
@@ -160,6 +198,15 @@ pub enum Effect {
         /// late refusal.
         after: Sequence,
     },
+    /// Tell the step's participant that an operator has undone it by hand.
+    MarkDone {
+        /// Which.
+        step: u32,
+        /// Of the backward call.
+        token: Token,
+        /// The order.
+        after: Sequence,
+    },
     /// Tell the caller how it ended.
     Tell {
         /// How.
@@ -172,14 +219,14 @@ pub enum Effect {
 impl Effect {
     /// Names what is owed: two effects of one saga have the same slot if and only if they are the
     /// same debt, asked for again. [`Effect::Tell`] is 0, step `n` has 1 + 2`n` forward and 2 +
-    /// 2`n` backward, so that the slots of a saga of at most 63 steps numbered from 0 are below
+    /// 2`n` backward (an undo and what an operator makes of it are the same debt), so that the slots of a saga of at most 63 steps numbered from 0 are below
     /// 128.
     #[must_use]
     pub const fn slot(&self) -> u64 {
         match self {
             Effect::Tell { .. } => 0,
             Effect::Run { step, .. } => 1 + 2 * *step as u64,
-            Effect::Compensate { step, .. } => 2 + 2 * *step as u64,
+            Effect::Compensate { step, .. } | Effect::MarkDone { step, .. } => 2 + 2 * *step as u64,
         }
     }
 
@@ -189,6 +236,7 @@ impl Effect {
         match self {
             Effect::Run { after, .. }
             | Effect::Compensate { after, .. }
+            | Effect::MarkDone { after, .. }
             | Effect::Tell { after, .. } => *after,
         }
     }
@@ -279,9 +327,9 @@ impl Event {
     pub const fn step(&self) -> Option<u32> {
         match *self {
             Event::StepAdded { step, .. }
-            | Event::StepSucceeded { step }
+            | Event::StepSucceeded { step, .. }
             | Event::StepFailed { step, .. }
-            | Event::CompensationSucceeded { step }
+            | Event::CompensationSucceeded { step, .. }
             | Event::CompensationFailed { step, .. } => Some(step),
             _ => None,
         }

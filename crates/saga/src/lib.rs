@@ -58,14 +58,15 @@
 //!   more;
 //! - *completed* is told only if every effect is there, *compensated* and *aborted* only if none
 //!   is, and never both, over any number of crashes;
-//! - while calls are answered at last, every state leads to an end;
+//! - while calls are answered at last, every state leads to an end, but for branches that were given
+//!   up and wait for an operator; an end that rests on an operator's word alone is flagged heuristic;
 //! - no event makes `apply` panic; one that does not follow is refused and changes nothing.
 //!
 //! # What it does not
 //!
-//! There are no pivots, no retriable or read-only steps, no steps that are transactions or sagas
-//! themselves, no outputs, and no parking: a compensation that fails is owed again, and how often
-//! and how soon it is tried is the shell's matter, as are all clocks.
+//! There are no steps that are transactions or sagas themselves. How often and how soon a call is
+//! tried, and after how many attempts a compensation is given up, is the shell's matter, as are all
+//! clocks.
 //!
 //! # The rules, and where they come from
 //!
@@ -94,6 +95,17 @@
 //! - **Cancelling is compensating**, durable and in one call. A saga whose execute_start is missing
 //!   aborts instead: execute_start is durable before the first call, so nothing ran. A restart
 //!   aborts it, too, for nobody waits for it any more.
+//! - **Kinds of steps.** Once the pivot may have been started, nothing but its own refusal turns the
+//!   saga: not a cancel, not a time-out, not what a step behind it says. A pivot or a retriable step
+//!   does not fail because nobody answers. A step without an undo is on no undo list, and yet it stands
+//!   between those before and those behind it: what it depends on is undone after what depends on it.
+//! - **An attempt that fails for the last time parks its branch**, and others go on. Only an operator
+//!   has it called again, and that order is what the call waits for. A success that comes late counts.
+//!   An operator who has undone a step by hand has its participant told so, under the token of the
+//!   compensation, so that neither a late call nor a late compensation does anything there; the step
+//!   is off the list when the participant has answered, or when the operator gives it up as well.
+//! - **Outputs** are in the log with the success that brought them. What is not of the declared type
+//!   is as good as no answer, for a later step may need it.
 //! - **A failed forward attempt that is tried again leaves no record**: step_failed turns the saga.
 //! - **`settle` exists** because two records of one decision may be cut apart by a crash: a saga
 //!   whose last success is in the log and whose end is not must not be stranded.
@@ -102,13 +114,22 @@
 
 mod definition;
 mod event;
+mod kind;
 mod machine;
+mod order;
+mod terms;
 
 pub use definition::{Action, Builder, Definition, DefinitionError, Limits, Step};
 pub use event::{
-    Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome, STEP_TIMED_OUT,
+    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome,
+    STEP_TIMED_OUT,
 };
+pub use kind::StepKind;
 pub use machine::{
     Classification, IllegalTransition, Phase, Reason, RecoveryAction, Saga, StepOutcome, StepState,
     Turn,
+};
+pub use order::{Order, OrderRefusal, What};
+pub use terms::{
+    DefinitionName, Label, LabelLength, Output, SagaTerms, StepInput, StepTerms, ValueType,
 };

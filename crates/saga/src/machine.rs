@@ -2,10 +2,14 @@
 
 use crate::definition::{Action, Definition};
 use crate::event::{
-    Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome, STEP_TIMED_OUT,
+    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome,
+    STEP_TIMED_OUT,
 };
+use crate::kind::StepKind;
+use crate::order::{Order, OrderRefusal, What};
+use crate::terms::{Output, SagaTerms, StepInput, StepTerms};
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, Sequence, Token, prng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// One saga: a value that is rebuilt from its events, in recovery as while running.
@@ -18,8 +22,9 @@ use std::sync::Arc;
 /// 5. the rest are views.
 ///
 /// Cost: `decide`, `settle` and `apply` take time in proportion to the dependencies of the step in
-/// question, except for execute_start and the one record that turns the saga, which look at every
-/// step, once; only `apply` of a step_added allocates. So a replay takes no longer than the number
+/// question and of the pivot, except for execute_start and the one record that turns the saga, which
+/// look at every step, once; only `apply` of a step_added, of an order, and of a record that frees
+/// steps without an undo allocates. So a replay takes no longer than the number
 /// of records, however long a foreign log's sagas are, times the dependencies of the widest step.
 /// [`Saga::pending`] and the classification look at every step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +33,7 @@ pub struct Saga {
     coordinator: CoordinatorId,
     nonce: u128,
     request_key: Option<RequestKey>,
+    terms: SagaTerms,
     created: Sequence,
     last: Sequence,
     state: State,
@@ -39,6 +45,12 @@ pub struct Saga {
     stragglers: BTreeMap<u32, StepState>,
     /// How many steps have succeeded.
     succeeded: u32,
+    /// The number of the pivot, if there is one.
+    pivot: Option<u32>,
+    /// How many branches are parked.
+    parked: u32,
+    /// Steps that an operator has closed without their participant's answer: their end is owed.
+    closed: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,16 +127,36 @@ pub struct StepState {
     dependencies: Option<Box<[u32]>>,
     node: NodeName,
     body: Arc<[u8]>,
+    terms: StepTerms,
     outcome: Option<StepOutcome>,
+    /// What its success brought.
+    output: Option<Output>,
     /// While the saga is compensating: whether it is on the undo list.
     undo: bool,
-    /// While it is on the undo list: how many steps that depend on it are, too.
+    /// While the saga is compensating: how many steps that depend on it are on the undo list, or have
+    /// such dependents in their turn.
     dependents: u32,
-    /// While the saga is compensating: the last of the record that turned it and of those that took
-    /// its dependents off the undo list.
+    /// While the saga is compensating: the last of the record that turned it, of those that took
+    /// its dependents off the undo list, and of an operator's orders.
     free: Sequence,
     compensated: Option<Sequence>,
     attempts: u32,
+    /// What `attempts` was at the last order.
+    attempts_before: u32,
+    care: Care,
+    /// What an operator has its compensation ask for.
+    override_body: Option<Arc<[u8]>>,
+}
+
+/// What is done about a step that is to be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// It is called until it is undone.
+    Undone,
+    /// Nothing: an operator has to say.
+    Parked,
+    /// Its participant is told that it is done.
+    Marked,
 }
 
 /// What the log says about a forward call.
@@ -195,6 +227,57 @@ impl StepState {
         self.attempts
     }
 
+    /// What else was agreed on.
+    #[must_use]
+    pub const fn terms(&self) -> &StepTerms {
+        &self.terms
+    }
+
+    /// Whether it can fail, and whether it can be undone.
+    #[must_use]
+    pub const fn kind(&self) -> StepKind {
+        self.terms.kind
+    }
+
+    /// What its success brought, if it brought anything.
+    #[must_use]
+    pub const fn output(&self) -> Option<&Output> {
+        self.output.as_ref()
+    }
+
+    /// How many attempts to undo it have failed since an operator last had it tried anew; in all, if
+    /// none has.
+    #[must_use]
+    pub const fn tries(&self) -> u32 {
+        self.attempts - self.attempts_before
+    }
+
+    /// Whether its branch is parked: it is to be undone, and is not called any more until an operator
+    /// says so. An answer that comes late all the same counts.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.undo && self.care == Care::Parked
+    }
+
+    /// Whether an operator has marked it done, and its participant has not answered yet.
+    #[must_use]
+    pub fn is_marked_done(&self) -> bool {
+        self.undo && self.care == Care::Marked
+    }
+
+    /// What is asked of its compensation: the same as of the step, or what an operator has put in its
+    /// place.
+    #[must_use]
+    pub fn undo_body(&self) -> &Arc<[u8]> {
+        self.override_body.as_ref().unwrap_or(&self.body)
+    }
+
+    /// Whether an operator has put something else in the place of its compensation.
+    #[must_use]
+    pub const fn is_overridden(&self) -> bool {
+        self.override_body.is_some()
+    }
+
     fn success(&self) -> Option<Sequence> {
         match self.outcome {
             Some(StepOutcome::Succeeded { at }) => Some(at),
@@ -244,6 +327,8 @@ pub struct Classification {
     pub run: Vec<u32>,
     /// The undo list, descending: a step stands before everything that it depends on.
     pub undo: Vec<u32>,
+    /// Those of the undo list that wait for an operator. Ascending.
+    pub parked: Vec<u32>,
     /// The record that proves the class: execute_start, the record that turned the saga, its end,
     /// or its created.
     pub evidence: Sequence,
@@ -352,6 +437,36 @@ pub enum Reason {
         /// How many.
         count: u32,
     },
+    /// A retriable step is run until it is done; a pivot fails only by a refusal.
+    #[error("a {} step does not fail so", .kind.name())]
+    NeverFails {
+        /// What it is.
+        kind: StepKind,
+    },
+    /// Once the pivot may have been started, only its own refusal turns the saga.
+    #[error("the pivot, step {pivot}, may have been started: the saga only goes forward")]
+    PastPivot {
+        /// The pivot.
+        pivot: u32,
+    },
+    /// There is one point of no return.
+    #[error("step {pivot} is the pivot already")]
+    SecondPivot {
+        /// The one that was added before.
+        pivot: u32,
+    },
+    /// A step is given what steps before it have brought.
+    #[error("its input {input} is not an earlier step")]
+    UnknownInput {
+        /// What it names.
+        input: u32,
+    },
+    /// A step is closed without an answer only after its participant was to be told.
+    #[error("it was not marked done")]
+    NotMarked,
+    /// Only an operator's order ends a step without its participant.
+    #[error("no operator has closed it")]
+    NotClosed,
     /// The saga is completed when all steps have succeeded.
     #[error("steps that have not succeeded: {count}")]
     StepsRemain {
@@ -377,13 +492,15 @@ impl Saga {
         request_key: Option<RequestKey>,
     ) -> Vec<Event> {
         let mut events = Vec::with_capacity(definition.steps().len() + 2);
-        events.push(Event::Created { coordinator, nonce, request_key });
+        let terms = definition.terms();
+        events.push(Event::Created { coordinator, nonce, request_key, terms });
         events.extend((0..).zip(definition.steps()).map(|(step, asked)| Event::StepAdded {
             step,
             action: asked.action,
             dependencies: Some(asked.dependencies.clone()),
             node: asked.node,
             body: Arc::clone(&asked.body),
+            terms: asked.terms(),
         }));
         events.push(Event::ExecuteStart);
         events
@@ -398,7 +515,7 @@ impl Saga {
         sequence: Sequence,
         event: &Event,
     ) -> Result<Saga, IllegalTransition> {
-        let Event::Created { coordinator, nonce, request_key } = event else {
+        let Event::Created { coordinator, nonce, request_key, terms } = event else {
             let (event, step) = (event.kind(), event.step());
             return Err(IllegalTransition { event, step, phase: None, reason: Reason::NotCreated });
         };
@@ -407,12 +524,16 @@ impl Saga {
             coordinator: *coordinator,
             nonce: *nonce,
             request_key: request_key.clone(),
+            terms: terms.clone(),
             created: sequence,
             last: sequence,
             state: State::Created,
             steps: Vec::new(),
             stragglers: BTreeMap::new(),
             succeeded: 0,
+            pivot: None,
+            parked: 0,
+            closed: BTreeSet::new(),
         })
     }
 
@@ -420,23 +541,35 @@ impl Saga {
     /// Duplicates and late answers are worth none.
     #[must_use]
     pub fn decide(&self, input: &Input) -> Option<Event> {
-        match *input {
+        match input {
             Input::Outcome { step, direction: Direction::Forward, outcome } => {
-                self.decide_forward(step, outcome)
+                self.decide_forward(*step, outcome)
             }
             Input::Outcome { step, direction: Direction::Backward, outcome } => {
-                self.decide_backward(step, outcome)
+                self.decide_backward(*step, outcome)
             }
             // Going backward, a step without an answer is undone like any other: no record needed.
-            Input::StepTimedOut { step } => (matches!(self.state, State::Executing { .. })
-                && self.in_flight(step).is_ok())
-            .then_some(Event::StepFailed {
-                step,
-                error_code: STEP_TIMED_OUT,
-                effect: FailedEffect::Maybe,
-            }),
+            Input::StepTimedOut { step } => {
+                let State::Executing { .. } = self.state else { return None };
+                let (step, effect) = (*step, FailedEffect::Maybe);
+                let index = self.in_flight(step).ok()?;
+                self.may_fail(index, effect).ok()?;
+                Some(Event::StepFailed { step, error_code: STEP_TIMED_OUT, effect })
+            }
+            Input::GiveUpUndo { step } => {
+                let state = self.called_back(*step)?;
+                let attempt = state.attempts.saturating_add(1);
+                let note = AttemptNote::Parked;
+                Some(Event::CompensationFailed { step: *step, attempt, note })
+            }
+            Input::Ordered { step, order } => {
+                let state = self.check_order(*step, order).ok()?;
+                let (attempt, note) = (state.attempts, AttemptNote::Ordered(order.clone()));
+                Some(Event::CompensationFailed { step: *step, attempt, note })
+            }
             Input::Cancel | Input::TimedOut => match self.state {
                 State::Created => Some(Event::Aborted),
+                State::Executing { .. } if self.past_pivot().is_some() => None,
                 State::Executing { .. } => Some(Event::CompensationStart { cause: None }),
                 State::Compensating { .. } | State::Ended { .. } => None,
             },
@@ -447,38 +580,119 @@ impl Saga {
         }
     }
 
-    fn decide_forward(&self, step: u32, outcome: Outcome) -> Option<Event> {
-        self.in_flight(step).ok()?;
-        match outcome {
-            Outcome::Done => Some(Event::StepSucceeded { step }),
-            Outcome::Refused { code } => {
-                Some(Event::StepFailed { step, error_code: code, effect: FailedEffect::None })
+    fn decide_forward(&self, step: u32, outcome: &Outcome) -> Option<Event> {
+        let index = self.in_flight(step).ok()?;
+        let wanted = self.steps[index].terms.output;
+        match (outcome, wanted) {
+            (Outcome::Done | Outcome::DoneWith(_), None) => {
+                Some(Event::StepSucceeded { step, output: None })
             }
-            Outcome::Unknown => None,
+            (Outcome::DoneWith(output), Some(wanted)) => output
+                .is_of(wanted)
+                .then(|| Event::StepSucceeded { step, output: Some(output.clone()) }),
+            // What a later step is to be given is not there: as good as no answer.
+            (Outcome::Done, Some(_)) => None,
+            (Outcome::Refused { code }, _) => {
+                self.may_fail(index, FailedEffect::None).ok()?;
+                Some(Event::StepFailed { step, error_code: *code, effect: FailedEffect::None })
+            }
+            (Outcome::Unknown, _) => None,
         }
     }
 
-    fn decide_backward(&self, step: u32, outcome: Outcome) -> Option<Event> {
-        let state = &self.steps[self.to_undo(step).ok()?];
-        if !state.undoable() {
-            return None;
-        }
+    fn decide_backward(&self, step: u32, outcome: &Outcome) -> Option<Event> {
         match outcome {
-            Outcome::Done => Some(Event::CompensationSucceeded { step }),
+            // Also of a branch that is parked, or was marked done.
+            Outcome::Done | Outcome::DoneWith(_) => {
+                let state = &self.steps[self.to_undo(step).ok()?];
+                let heuristic = false;
+                state.undoable().then_some(Event::CompensationSucceeded { step, heuristic })
+            }
             Outcome::Refused { .. } => {
-                let attempt = state.attempts.saturating_add(1);
-                Some(Event::CompensationFailed { step, attempt })
+                let attempt = self.called_back(step)?.attempts.saturating_add(1);
+                Some(Event::CompensationFailed { step, attempt, note: AttemptNote::Retried })
             }
             Outcome::Unknown => None,
         }
     }
 
-    /// The fact that this state owes the log without any input: the end, once it is reached.
+    /// A step whose compensation is being called.
+    fn called_back(&self, step: u32) -> Option<&StepState> {
+        let state = &self.steps[self.to_undo(step).ok()?];
+        (state.undoable() && state.care == Care::Undone).then_some(state)
+    }
+
+    /// Whether an operator's order about this step would be taken.
+    ///
+    /// # Errors
+    /// [`OrderRefusal`]: why not.
+    pub fn check_order(&self, step: u32, order: &Order) -> Result<&StepState, OrderRefusal> {
+        let longest = order.who.len().max(order.why.len());
+        if longest > Order::TEXT_BYTES_MAX as usize {
+            return Err(OrderRefusal::TextTooLong { bytes: longest as u64 });
+        }
+        let State::Compensating { .. } = self.state else {
+            return Err(OrderRefusal::NotCompensating);
+        };
+        let index = self.to_undo(step).map_err(|_| OrderRefusal::NothingToUndo { step })?;
+        let state = &self.steps[index];
+        if !state.undoable() {
+            return Err(OrderRefusal::DependentsRemain { step, count: state.dependents });
+        }
+        if order.what == What::CloseUnanswered && state.care != Care::Marked {
+            return Err(OrderRefusal::NotMarked { step });
+        }
+        Ok(state)
+    }
+
+    /// The pivot, if it may have been started, or is done: the saga does not turn any more, unless by
+    /// the pivot's own refusal.
+    #[must_use]
+    pub fn past_pivot(&self) -> Option<u32> {
+        let State::Executing { .. } = self.state else { return None };
+        let index = index_of(&self.steps, self.pivot?)?;
+        self.ready(index).is_ok().then_some(self.steps[index].number)
+    }
+
+    /// Whether a step may fail, with this effect.
+    fn may_fail(&self, index: usize, effect: FailedEffect) -> Result<(), Reason> {
+        let kind = self.steps[index].terms.kind;
+        match (kind, effect) {
+            (StepKind::Retriable, _) | (StepKind::Pivot, FailedEffect::Maybe) => {
+                Err(Reason::NeverFails { kind })
+            }
+            (StepKind::Pivot, FailedEffect::None) => Ok(()),
+            _ => self.may_turn(),
+        }
+    }
+
+    /// Whether the step never fails any more: a retriable one, or any behind the pivot once that may
+    /// have been started.
+    #[must_use]
+    pub fn cannot_fail(&self, step: u32) -> bool {
+        let index = index_of(&self.steps, step);
+        index.is_some_and(|index| self.may_fail(index, FailedEffect::None).is_err())
+    }
+
+    fn may_turn(&self) -> Result<(), Reason> {
+        self.past_pivot().map_or(Ok(()), |pivot| Err(Reason::PastPivot { pivot }))
+    }
+
+    /// The fact that this state owes the log without any input: the end, once it is reached, of a step
+    /// that an operator has closed, or of the whole.
     #[must_use]
     pub fn settle(&self) -> Option<Event> {
         match self.state {
             State::Executing { .. } if self.unsucceeded() == 0 => Some(Event::Completed),
             State::Compensating { undo: 0, .. } => Some(Event::Compensated),
+            State::Compensating { .. } => {
+                // What depends on it is undone first.
+                let due = |step: &&u32| {
+                    self.to_undo(**step).is_ok_and(|index| self.steps[index].undoable())
+                };
+                let step = self.closed.iter().find(due).copied()?;
+                Some(Event::CompensationSucceeded { step, heuristic: true })
+            }
             _ => None,
         }
     }
@@ -509,20 +723,35 @@ impl Saga {
         }
         match *event {
             Event::Created { .. } => Err(Reason::AlreadyCreated),
-            Event::StepAdded { step, action, ref dependencies, node, ref body } => {
+            Event::StepAdded { step, action, ref dependencies, node, ref body, ref terms } => {
                 let dependencies = self.check_addition(step, dependencies.as_deref())?;
+                let earlier = |input: u32| input < step && self.step(input).is_some();
+                if let Some(&input) = terms.inputs.iter().find(|input| !earlier(**input)) {
+                    return Err(Reason::UnknownInput { input });
+                }
+                if terms.kind == StepKind::Pivot {
+                    if let Some(pivot) = self.pivot {
+                        return Err(Reason::SecondPivot { pivot });
+                    }
+                    self.pivot = Some(step);
+                }
                 self.add(StepState {
                     number: step,
                     action,
                     dependencies,
                     node,
                     body: Arc::clone(body),
+                    terms: terms.clone(),
                     outcome: None,
+                    output: None,
                     undo: false,
                     dependents: 0,
                     free: Sequence::NONE,
                     compensated: None,
                     attempts: 0,
+                    attempts_before: 0,
+                    care: Care::Undone,
+                    override_body: None,
                 });
                 Ok(())
             }
@@ -536,14 +765,16 @@ impl Saga {
                 self.state = State::Executing { since: at };
                 Ok(())
             }
-            Event::StepSucceeded { step } => {
+            Event::StepSucceeded { step, ref output } => {
                 let index = self.in_flight(step)?;
+                self.steps[index].output = output.clone();
                 self.steps[index].outcome = Some(StepOutcome::Succeeded { at });
                 self.succeeded += 1;
                 Ok(())
             }
             Event::StepFailed { step, error_code, effect } => {
                 let index = self.in_flight(step)?;
+                self.may_fail(index, effect)?;
                 self.steps[index].outcome = Some(StepOutcome::Failed { at, error_code, effect });
                 if let State::Executing { .. } = self.state {
                     self.turn(at, Turn::Failed { step });
@@ -560,25 +791,27 @@ impl Saga {
                     Ok(())
                 }
                 _ => {
+                    self.may_turn()?;
                     self.turn(at, Turn::Asked { cause });
                     Ok(())
                 }
             },
-            Event::CompensationSucceeded { step } => {
+            Event::CompensationSucceeded { step, heuristic } => {
                 let index = self.to_undo(step)?;
                 let state = &mut self.steps[index];
                 if !state.undoable() {
                     return Err(Reason::DependentsRemain { count: state.dependents });
                 }
+                if heuristic && !self.closed.contains(&step) {
+                    return Err(Reason::NotClosed);
+                }
                 state.compensated = Some(at);
                 self.leave_undo_list(index, at);
                 Ok(())
             }
-            Event::CompensationFailed { step, attempt } => {
+            Event::CompensationFailed { step, attempt, ref note } => {
                 let index = self.to_undo(step)?;
-                let state = &mut self.steps[index];
-                state.attempts = state.attempts.max(attempt);
-                Ok(())
+                self.attempted(index, at, attempt, note)
             }
             Event::Completed => match (&self.state, self.unsucceeded()) {
                 (State::Created, _) => Err(Reason::NotStarted),
@@ -593,6 +826,7 @@ impl Saga {
             },
             Event::Aborted => {
                 if let State::Executing { .. } = self.state {
+                    self.may_turn()?;
                     self.turn(at, Turn::Aborted);
                 }
                 match self.state {
@@ -601,6 +835,44 @@ impl Saga {
                 }
             }
         }
+    }
+
+    /// What a compensation_failed changes of a step on the undo list.
+    fn attempted(
+        &mut self,
+        index: usize,
+        at: Sequence,
+        attempt: u32,
+        note: &AttemptNote,
+    ) -> Result<(), Reason> {
+        let state = &mut self.steps[index];
+        let before = state.care;
+        match note {
+            AttemptNote::Retried => {}
+            AttemptNote::Parked => state.care = Care::Parked,
+            AttemptNote::Ordered(order) => {
+                match &order.what {
+                    What::RetryNow => state.care = Care::Undone,
+                    What::Override { body } => {
+                        state.override_body = Some(Arc::clone(body));
+                        state.care = Care::Undone;
+                    }
+                    What::MarkDone => state.care = Care::Marked,
+                    What::CloseUnanswered if before == Care::Marked => {
+                        self.closed.insert(state.number);
+                    }
+                    What::CloseUnanswered => return Err(Reason::NotMarked),
+                }
+                state.free = state.free.max(at);
+            }
+        }
+        state.attempts = state.attempts.max(attempt);
+        if let AttemptNote::Ordered(_) = note {
+            state.attempts_before = state.attempts;
+        }
+        let (parked, was) = (state.care == Care::Parked, before == Care::Parked);
+        self.parked = self.parked + u32::from(parked) - u32::from(was);
+        Ok(())
     }
 
     fn end(&mut self, end: End, at: Sequence) -> Result<(), Reason> {
@@ -639,21 +911,26 @@ impl Saga {
         }
     }
 
-    /// Turns an executing saga, which fixes what is to be undone: steps that succeeded, failed with
-    /// `effect: maybe`, or may have been started, because all that they depend on had succeeded.
+    /// Turns an executing saga, which fixes what is to be undone: steps that have an undo, and
+    /// succeeded, failed with `effect: maybe`, or may have been started, because all that they depend
+    /// on had succeeded.
+    ///
+    /// A step without an undo stands between those before and those behind it all the same: it holds
+    /// what it depends on while something that depends on it is to be undone.
     fn turn(&mut self, at: Sequence, turn: Turn) {
         let mut undo = 0;
-        for index in 0..self.steps.len() {
-            let listed = match self.steps[index].outcome {
-                Some(StepOutcome::Succeeded { .. }) => true,
-                Some(StepOutcome::Failed { effect, .. }) => effect == FailedEffect::Maybe,
-                None => self.ready(index).is_ok(),
-            };
+        for index in (0..self.steps.len()).rev() {
+            let listed = self.steps[index].terms.kind.has_undo()
+                && match self.steps[index].outcome {
+                    Some(StepOutcome::Succeeded { .. }) => true,
+                    Some(StepOutcome::Failed { effect, .. }) => effect == FailedEffect::Maybe,
+                    None => self.ready(index).is_ok(),
+                };
             let step = &mut self.steps[index];
             step.undo = listed;
             step.free = at;
-            if listed {
-                undo += 1;
+            undo += u32::from(listed);
+            if listed || step.dependents > 0 {
                 self.each_dependency(index, |dependency| dependency.dependents += 1);
             }
         }
@@ -661,17 +938,33 @@ impl Saga {
         self.state = State::Compensating { since: at, turn, announced, undo };
     }
 
-    /// Takes the step off the undo list by the record `at`, which frees what it depends on.
+    /// Takes the step off the undo list by the record `at`, which frees what it depends on, and what
+    /// that stood for.
     fn leave_undo_list(&mut self, index: usize, at: Sequence) {
         let State::Compensating { undo, .. } = &mut self.state else {
             unreachable!("only a saga that goes backward has an undo list");
         };
         *undo -= 1;
-        self.steps[index].undo = false;
-        self.each_dependency(index, |dependency| {
-            dependency.dependents -= 1;
-            dependency.free = dependency.free.max(at);
-        });
+        let step = &mut self.steps[index];
+        step.undo = false;
+        self.parked -= u32::from(step.care == Care::Parked);
+        let number = step.number;
+        if step.dependents > 0 {
+            return;
+        }
+        self.closed.remove(&number);
+        let mut freed = Vec::new();
+        let mut next = Some(index);
+        while let Some(index) = next {
+            self.each_dependency(index, |dependency| {
+                dependency.dependents -= 1;
+                dependency.free = dependency.free.max(at);
+                if dependency.dependents == 0 && !dependency.undo {
+                    freed.push(dependency.number);
+                }
+            });
+            next = freed.pop().and_then(|number| index_of(&self.steps, number));
+        }
     }
 
     /// Calls `change` with each step that the step at `index` depends on.
@@ -719,7 +1012,8 @@ impl Saga {
             return Err(Reason::AlreadyCompensated);
         }
         if compensating && !state.undo {
-            return Err(Reason::NeverStarted);
+            let kind = state.terms.kind;
+            return Err(if kind.has_undo() { Reason::NeverStarted } else { Reason::NothingToUndo });
         }
         if !compensating {
             self.ready(index).map_err(|dependency| Reason::DependencyOpen { dependency })?;
@@ -770,9 +1064,13 @@ impl Saga {
             }
             State::Compensating { .. } => {
                 for state in self.steps.iter().rev().filter(|step| step.undoable()) {
-                    let step = state.number;
+                    let (step, after) = (state.number, state.free);
                     let token = self.token(step, Direction::Backward);
-                    out.push(Effect::Compensate { step, token, after: state.free });
+                    match state.care {
+                        Care::Undone => out.push(Effect::Compensate { step, token, after }),
+                        Care::Marked => out.push(Effect::MarkDone { step, token, after }),
+                        Care::Parked => {}
+                    }
                 }
             }
             State::Ended { end, at } => out.push(Effect::Tell { end, after: at }),
@@ -821,8 +1119,9 @@ impl Saga {
             State::Ended { at, .. } => (RecoveryAction::None, at),
         };
         let next_step = run.first().or(undo.first()).copied();
-        let state = self.phase().name();
-        Classification { state, action, next_step, run, undo, evidence, last: self.last }
+        let (state, last) = (self.phase().name(), self.last);
+        let parked = self.parked().collect();
+        Classification { state, action, next_step, run, undo, parked, evidence, last }
     }
 
     /// Its last record.
@@ -853,6 +1152,41 @@ impl Saga {
     #[must_use]
     pub const fn request_key(&self) -> Option<&RequestKey> {
         self.request_key.as_ref()
+    }
+
+    /// What else was agreed on about the whole.
+    #[must_use]
+    pub const fn terms(&self) -> &SagaTerms {
+        &self.terms
+    }
+
+    /// How many of its branches are parked.
+    #[must_use]
+    pub const fn parked_count(&self) -> u32 {
+        self.parked
+    }
+
+    /// The steps whose branches are parked, ascending.
+    pub fn parked(&self) -> impl Iterator<Item = u32> {
+        let all = if self.parked > 0 { &self.steps[..] } else { &[] };
+        all.iter().filter(|step| step.is_parked()).map(StepState::number)
+    }
+
+    /// What a call of a step is given: forward, the outputs that it takes, as far as they are known;
+    /// backward, its own output, if it is known.
+    #[must_use]
+    pub fn inputs(&self, step: u32, direction: Direction) -> Vec<StepInput> {
+        let Some(state) = self.step(step) else { return Vec::new() };
+        let given = |number: u32| {
+            let output = self.step(number)?.output.clone()?;
+            Some(StepInput { step: number, output })
+        };
+        match direction {
+            Direction::Forward => {
+                state.terms.inputs.iter().filter_map(|input| given(*input)).collect()
+            }
+            Direction::Backward => given(step).into_iter().collect(),
+        }
     }
 
     /// The step of this number.
@@ -899,13 +1233,14 @@ mod tests {
 
     fn created(nonce: u128) -> Saga {
         let coordinator = CoordinatorId::numbered(1);
-        let event = Event::Created { coordinator, nonce, request_key: None };
+        let terms = SagaTerms::default();
+        let event = Event::Created { coordinator, nonce, request_key: None, terms };
         Saga::created(OperationId(1), Sequence(1), &event).unwrap()
     }
 
     fn added(step: u32, dependencies: Option<Vec<u32>>) -> Event {
         let (action, node, body) = (Action::Custom, NodeName::numbered(1), Arc::from([]));
-        Event::StepAdded { step, action, dependencies, node, body }
+        Event::StepAdded { step, action, dependencies, node, body, terms: StepTerms::default() }
     }
 
     #[test]
@@ -950,10 +1285,13 @@ mod tests {
         numbers().for_each(|step| apply(&mut saga, added(step, None)));
         assert_eq!(saga.step_count(), STEPS);
         apply(&mut saga, Event::ExecuteStart);
-        numbers().rev().for_each(|step| apply(&mut saga, Event::StepSucceeded { step }));
+        numbers()
+            .rev()
+            .for_each(|step| apply(&mut saga, Event::StepSucceeded { step, output: None }));
         apply(&mut saga, Event::CompensationStart { cause: None });
         assert_eq!(saga.classification().undo, Vec::from_iter(numbers()));
-        numbers().for_each(|step| apply(&mut saga, Event::CompensationSucceeded { step }));
+        let undone = |step| Event::CompensationSucceeded { step, heuristic: false };
+        numbers().for_each(|step| apply(&mut saga, undone(step)));
         assert_eq!(saga.settle(), Some(Event::Compensated));
     }
 }

@@ -35,19 +35,29 @@ pub fn small(seed: u64) -> String {
     let segment = [4_096, 16_384][s.below(2) as usize];
     let batch = [1_024, 4_096, 16_384][s.below(3) as usize];
     let idle = ["2ms", "20ms", "500ms"][s.below(3) as usize];
+    // What was added to sagas later is drawn apart, so that the worlds without it stay as they were.
+    let apart = &mut Key::root(seed).child("small").child("sagas").stream();
+    let rich = apart.below(2) == 1;
+    let (kinds, feeds) = (rich && apart.below(3) > 0, if rich { percent(apart, 100) } else { 0 });
+    let stuck = if rich { percent(apart, 30) } else { 0 };
+    let cancels = if rich { percent(apart, 30) } else { 0 };
+    let undo_attempts = if stuck > 0 { apart.between(1, 4) } else { 0 };
+    let jitter = if rich { percent(apart, 50) } else { 0 };
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
          [cluster]\nnodes = {nodes}\ncoordinators = {coordinators}\nregions = {coordinators}\n\n\
          [workload]\nkind = \"{kind}\"\nshape = \"{shape}\"\noperations = {operations}\n\
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
-         vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\n\
+         vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\
+         kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
          [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = {segment}\n\
          batch_bytes_max = {batch}\nidle_guard = \"{idle}\"\n\
          checkpoint_interval = {interval}\n\n\
          [node]\nresend = \"50ms\"\nprepare_timeout = \"500ms\"\nstep_timeout = \"2s\"\n\
-         saga_timeout = \"10s\"\ninquire = \"100ms\"\n\n\
+         saga_timeout = \"10s\"\ninquire = \"100ms\"\n\
+         undo_attempts = {undo_attempts}\njitter_percent = {jitter}\n\n\
          [chaos]\ncoordinator_crashes = {crashes}\nrecovery_crashes = {again}\n\
          participant_crashes = {others}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
          pauses = {pauses}\npartitions = {partitions}\ndrops = {drops}\n\

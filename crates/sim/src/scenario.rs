@@ -342,6 +342,18 @@ pub struct Workload {
     /// How often a step cannot be done.
     #[serde(default)]
     pub refuse: Share,
+    /// Whether sagas have pivots, retriable and read-only steps.
+    #[serde(default)]
+    pub kinds: bool,
+    /// How often a step gives something, and how often one takes it.
+    #[serde(default)]
+    pub feeds: Share,
+    /// How often a step's compensation fails whenever it is called: an operator has to see to it.
+    #[serde(default)]
+    pub stuck: Share,
+    /// How often a client cancels what it has asked for.
+    #[serde(default)]
+    pub cancels: Share,
     /// Cells of each node that the operations touch: the fewer, the more they get in each other's
     /// way.
     #[serde(default = "cells")]
@@ -510,6 +522,10 @@ pub struct NodeTimes {
     pub saga_timeout: Span,
     /// A promise without an outcome is asked about after this long.
     pub inquire: Span,
+    /// A compensation that failed so often waits for an operator; 0: never.
+    pub undo_attempts: u32,
+    /// By up to so many hundredths each wait is cut at random.
+    pub jitter_percent: u32,
 }
 
 impl Default for NodeTimes {
@@ -520,6 +536,8 @@ impl Default for NodeTimes {
             step_timeout: Span(Duration::from_secs(20)),
             saga_timeout: Span(Duration::from_secs(60)),
             inquire: Span(Duration::from_secs(1)),
+            undo_attempts: 0,
+            jitter_percent: 0,
         }
     }
 }
@@ -1176,6 +1194,7 @@ impl Scenario {
         self.check_workload(text)?;
         self.check_disk(text)?;
         self.check_times(text)?;
+        self.check_stuck(text)?;
         self.check_chaos(text)?;
         for entry in &self.fault {
             self.check_fault(entry.get_ref()).map_err(|Misfit { key, message }| {
@@ -1294,6 +1313,22 @@ impl Scenario {
         if self.budget.events == 0 {
             let place = place_of(text, "budget", "events").unwrap_or(0..0);
             return Err(Wrong::new("expected a budget of at least one event", place));
+        }
+        Ok(())
+    }
+
+    /// What never succeeds by itself is somebody's to see to.
+    fn check_stuck(&self, text: &str) -> Result<(), Wrong> {
+        let stuck = self.workload.stuck != Share::default();
+        if stuck && self.node.undo_attempts == 0 {
+            let message = "compensations are stuck for ever unless `undo_attempts` in [node] says \
+                           after how many attempts an operator sees to them";
+            let place = place_of(text, "workload", "stuck").unwrap_or(0..0);
+            return Err(Wrong::new(message, place));
+        }
+        if self.node.jitter_percent > 100 {
+            let place = place_of(text, "node", "jitter_percent").unwrap_or(0..0);
+            return Err(Wrong::new("expected at most 100 hundredths", place));
         }
         Ok(())
     }

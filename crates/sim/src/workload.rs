@@ -9,8 +9,9 @@ use base::prng::{Key, Stream};
 use base::{NodeName, RequestKey, ShardId};
 use node::work::{self, Change};
 use node::{Branch, Outcome, Request, Work};
-use saga::{Action, Definition, Step};
+use saga::{Action, Definition, Step, StepKind, ValueType};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// What a client knows of its operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ pub struct Workload {
     cells: u32,
     vote_no: Share,
     refuse: Share,
+    kinds: bool,
+    feeds: Share,
+    stuck: Share,
+    cancels: Share,
     states: Vec<State>,
     /// Of the operations only these are asked for, unless it is empty.
     only: BTreeSet<u32>,
@@ -64,6 +69,10 @@ impl Workload {
             cells: *workload.cells.get_ref(),
             vote_no: workload.vote_no,
             refuse: workload.refuse,
+            kinds: workload.kinds,
+            feeds: workload.feeds,
+            stuck: workload.stuck,
+            cancels: workload.cancels,
             states: vec![State::Waiting; *workload.operations.get_ref() as usize],
             only: workload.only.get_ref().iter().copied().collect(),
             next: 0,
@@ -155,6 +164,15 @@ impl Workload {
         key.as_bytes().try_into().ok().map(u32::from_le_bytes)
     }
 
+    /// The request key of an operation.
+    ///
+    /// # Panics
+    /// Never: four bytes are few.
+    #[must_use]
+    pub fn key_of(operation: u32) -> RequestKey {
+        RequestKey::new(&operation.to_le_bytes()).expect("four bytes are few")
+    }
+
     /// What a client asks for.
     #[must_use]
     pub fn request(&self, operation: u32) -> Request {
@@ -164,8 +182,9 @@ impl Workload {
             Kind::Twopc => false,
             Kind::Mixed => (operation / self.coordinators).is_multiple_of(2),
         };
-        let key = RequestKey::new(&operation.to_le_bytes()).expect("four bytes are few");
-        let work = if is_saga { self.saga(&mut stream) } else { self.transaction(&mut stream) };
+        let key = Self::key_of(operation);
+        let work =
+            if is_saga { self.saga(operation, &mut stream) } else { self.transaction(&mut stream) };
         Request { key, work }
     }
 
@@ -179,16 +198,40 @@ impl Workload {
         Work::Transaction(nodes.into_iter().map(|node| branch(node, stream)).collect())
     }
 
-    fn saga(&self, stream: &mut Stream) -> Work {
+    /// How long after it was asked its client cancels the operation, if it does.
+    #[must_use]
+    pub fn cancels_after(&self, operation: u32) -> Option<Duration> {
+        let mut stream = self.key.keyed(u64::from(operation)).child("cancel").stream();
+        let cancels = self.cancels.0.holds(&stream.draw());
+        cancels.then(|| Duration::from_micros(stream.below(100_000)))
+    }
+
+    fn saga(&self, operation: u32, stream: &mut Stream) -> Work {
         let mut builder = Definition::builder();
         let mut limits = saga::Limits::default();
         limits.dependencies_max = limits.steps_max;
         builder.limits(limits);
+        // What was added to sagas later is drawn apart, so that the others stay as they are.
+        let mut terms = self.key.keyed(u64::from(operation)).child("terms").stream();
+        let terms = &mut terms;
+        let pivot = (self.kinds && terms.below(4) > 0)
+            .then(|| terms.below(u64::from(self.steps)) as u32)
+            .map(|pivot| if self.shape == Shape::Join { self.steps - 1 } else { pivot });
+        let mut steps: Vec<Step> = Vec::new();
         for number in 0..self.steps {
+            let kind = match pivot {
+                Some(pivot) if number == pivot => StepKind::Pivot,
+                _ if self.kinds && terms.below(4) == 0 => StepKind::ReadOnly,
+                Some(pivot) if number > pivot => StepKind::Retriable,
+                _ => StepKind::Compensatable,
+            };
+            let behind = pivot.is_some_and(|pivot| number > pivot);
             let node = NodeName::numbered(stream.below(u64::from(self.nodes)));
             let action = Action::from_code(stream.below(10) as u8);
-            let mut step = Step::new(action, node, self.work(self.refuse, stream));
-            let before = match self.shape {
+            // Behind the pivot nothing may be impossible: it would be tried for ever.
+            let refuse = if behind { Share::default() } else { self.refuse };
+            let body = self.work(refuse, stream);
+            let mut before: Vec<u32> = match self.shape {
                 Shape::Row => number.checked_sub(1).into_iter().collect(),
                 Shape::Join if number + 1 == self.steps => (0..number).collect(),
                 Shape::Join => Vec::new(),
@@ -200,12 +243,64 @@ impl Workload {
                     chosen
                 }
             };
-            for dependency in before {
-                step = step.after(dependency);
+            if kind == StepKind::Pivot {
+                let last = |on: &u32| !steps.iter().any(|step| step.dependencies.contains(on));
+                before.extend((0..number).filter(last));
+            } else if behind && !before.iter().any(|on| Some(*on) >= pivot) {
+                before.extend(pivot);
             }
-            builder.step(step);
+            before.sort_unstable();
+            before.dedup();
+            let step = Step::new(action, node, body).kind(kind);
+            let step = before.into_iter().fold(step, Step::after);
+            let step = self.feed(step, &steps, terms);
+            builder.step(step.clone());
+            steps.push(step);
         }
-        Work::Saga(builder.build().expect("a step waits only for earlier ones, within the limits"))
+        let definition = builder.build();
+        Work::Saga(definition.expect("a step waits only for earlier ones, within the limits"))
+    }
+
+    /// The step, perhaps with something that it gives, takes, or that its undo asks for in vain.
+    fn feed(&self, mut step: Step, before: &[Step], terms: &mut Stream) -> Step {
+        let mut changes: Vec<Change> = work::decode(&step.body).filter_map(Result::ok).collect();
+        if step.kind == StepKind::ReadOnly {
+            // Only what it looks at.
+            changes.retain(|change| matches!(change, Change::Require { .. }));
+            let cell = terms.below(u64::from(self.cells));
+            changes.push(Change::Require { cell, at_least: i64::MIN });
+        }
+        if step.kind == StepKind::Compensatable && self.stuck.0.holds(&terms.draw()) {
+            let cell = terms.below(u64::from(self.cells));
+            changes.push(Change::RequireToUndo { cell, at_least: i64::MAX });
+        }
+        let cell = terms.below(u64::from(self.cells));
+        if self.feeds.0.holds(&terms.draw()) {
+            changes.push(Change::Give { cell });
+            step = step.gives(ValueType::I64);
+        }
+        let (takes, from) = (self.feeds.0.holds(&terms.draw()), terms.draw());
+        if takes && step.kind != StepKind::ReadOnly {
+            let mut ancestors = step.dependencies.clone();
+            let mut at = 0;
+            while let Some(&on) = ancestors.get(at) {
+                for further in &before[on as usize].dependencies {
+                    if !ancestors.contains(further) {
+                        ancestors.push(*further);
+                    }
+                }
+                at += 1;
+            }
+            ancestors.retain(|on| before[*on as usize].output.is_some());
+            ancestors.sort_unstable();
+            if !ancestors.is_empty() {
+                let from = ancestors[from.below(ancestors.len() as u64) as usize];
+                changes.push(Change::AddInput { cell, step: from });
+                step = step.takes(from, ValueType::I64);
+            }
+        }
+        step.body = work::encode(&changes);
+        step
     }
 
     /// Adds to a cell; one that cannot be done also asks for what no cell ever holds.

@@ -17,7 +17,9 @@ use crate::trace::{Trace, digest};
 use crate::workload::Workload;
 use base::prng::Key;
 use base::{CoordinatorId, NodeName, Sequence, Time};
+use node::work::{self, Change};
 use node::{Config, Disks, Input, LogSlot, Message, Node, Outcome, Output, RecoveryReport};
+use saga::{Direction, Order, Output as SagaOutput, Saga, StepState, What as Ordered};
 use std::collections::VecDeque;
 use std::time::Duration;
 use wal_core::{Directory, DiskError, DiskOp, EventType, OpenMode, SegmentId};
@@ -25,15 +27,29 @@ use wal_core::{Directory, DiskError, DiskOp, EventType, OpenMode, SegmentId};
 /// Something that will happen, but for messages: those are in a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
-    SyncDone { process: u32, slot: LogSlot },
-    Wake { process: u32 },
+    SyncDone {
+        process: u32,
+        slot: LogSlot,
+    },
+    Wake {
+        process: u32,
+    },
     Fault,
     FaultEnds,
-    Start { boot: u32 },
-    Resume { process: u32 },
-    Retire { process: u32 },
+    Start {
+        boot: u32,
+    },
+    Resume {
+        process: u32,
+    },
+    Retire {
+        process: u32,
+    },
     Ask,
     NextWave,
+    /// An operator looks at what its coordinator could not finish.
+    Operate,
+    Cancel,
 }
 
 impl What {
@@ -50,6 +66,8 @@ impl What {
             Self::Retire { process } => (9, process),
             Self::Ask => (10, 0),
             Self::NextWave => (11, 0),
+            Self::Operate => (12, 0),
+            Self::Cancel => (13, 0),
         }
     }
 
@@ -73,6 +91,8 @@ impl What {
             9 => Self::Retire { process: of },
             10 => Self::Ask,
             11 => Self::NextWave,
+            12 => Self::Operate,
+            13 => Self::Cancel,
             kind => unreachable!("no event is of kind {kind}: `pack` makes none"),
         }
     }
@@ -249,6 +269,8 @@ const AGAIN_DOWN: Duration = Duration::from_millis(20);
 const ZOMBIE_LIFE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a wave has ended everywhere.
 const WAVE_PAUSE: Duration = Duration::from_millis(10);
+/// How often operators look at what waits for them.
+const OPERATOR_PAUSE: Duration = Duration::from_millis(250);
 /// How many events pass between two looks whether anything is left to do.
 const QUIET_LOOK: u64 = 64;
 
@@ -357,6 +379,11 @@ impl<'a> World<'a> {
         };
         for node in 0..nodes {
             world.agenda.schedule(Time::ZERO, node, What::Start { boot: 0 });
+        }
+        if scenario.node.undo_attempts > 0 {
+            for node in 0..*scenario.cluster.coordinators.get_ref() {
+                world.agenda.schedule(Time::ZERO + OPERATOR_PAUSE, node, What::Operate);
+            }
         }
         for entry in 0..world.plan.faults.len() as u32 {
             world.arm(entry);
@@ -699,6 +726,8 @@ impl<'a> World<'a> {
             }
             What::Ask => self.ask(target),
             What::NextWave => self.clients_go_on(),
+            What::Operate => self.operate(target),
+            What::Cancel => self.cancel(target),
         }
     }
 
@@ -745,6 +774,13 @@ impl<'a> World<'a> {
             engine.prepare_timeout = scenario.node.prepare_timeout.0;
             engine.step_timeout = scenario.node.step_timeout.0;
             engine.saga_timeout = scenario.node.saga_timeout.0;
+            engine.undo_attempts_max = match scenario.node.undo_attempts {
+                0 => u32::MAX,
+                attempts => attempts,
+            };
+            engine.jitter_percent = scenario.node.jitter_percent;
+            // Nothing here gives more than a number, and some logs take little more.
+            engine.output_bytes_max = 8;
             engine.unix_ms_at_zero = unix_ms_at_zero;
         } else {
             config.coordinator = None;
@@ -916,6 +952,14 @@ impl<'a> World<'a> {
                 self.reply(key, outcome);
             }
             Output::Recovered { slot, report } => self.recovered(node, *slot, report),
+            // Its operator looks from time to time: see `operate`.
+            Output::Parked { .. } => {}
+            Output::Operated(told) => {
+                let moment = self.moment();
+                for judge in &mut self.judges {
+                    judge.operated(moment, node, told, &mut self.findings);
+                }
+            }
             Output::Died { slot, reason } => self.died(node, id, *slot, reason),
         }
         true
@@ -1146,6 +1190,50 @@ impl<'a> World<'a> {
         }
         self.happened(|| Happening::Asked { operation, node });
         self.feed(node, id, Input::Submit(request));
+        if let Some(after) = self.workload.cancels_after(operation) {
+            self.agenda.schedule(self.now + after, operation, What::Cancel);
+        }
+    }
+
+    fn cancel(&mut self, operation: u32) {
+        if !self.workload.is_waiting(operation) {
+            return;
+        }
+        let node = self.workload.coordinator(operation);
+        let Some(process) = &self.machines[node as usize].process else { return };
+        let (id, key) = (process.id, Workload::key_of(operation));
+        self.feed(node, id, Input::Cancel(key));
+    }
+
+    /// An operator sees to every branch that waits, each time in a way that is drawn anew, and now and
+    /// then gives up a participant that does not answer.
+    fn operate(&mut self, node: u32) {
+        self.agenda.schedule(self.now + OPERATOR_PAUSE, node, What::Operate);
+        let Some(process) = &self.machines[node as usize].process else { return };
+        let Some(engine) = process.node.coordinator() else { return };
+        let id = process.id;
+        let key = self.node_key.child("operator");
+        let mut orders = Vec::new();
+        for saga in engine.active_sagas() {
+            for step in saga.steps() {
+                let draw = key.draw(saga.id().0 ^ u64::from(step.number()), self.now.as_nanos());
+                let what = match (step.is_parked(), step.is_marked_done()) {
+                    (true, _) => match draw.below(4) {
+                        0 => Ordered::RetryNow,
+                        1 => Ordered::Override { body: without_conditions(saga, step) },
+                        _ => Ordered::MarkDone,
+                    },
+                    (_, true) if draw.below(4) == 0 => Ordered::CloseUnanswered,
+                    _ => continue,
+                };
+                let (who, why) = ("operator".into(), "it waits".into());
+                orders.push((saga.id(), step.number(), Order { who, why, what }));
+            }
+        }
+        for (saga, step, order) in orders {
+            let order = Box::new(order);
+            self.feed(node, id, Input::Order { id: saga, step, order });
+        }
     }
 
     // ---- faults ----
@@ -1235,7 +1323,11 @@ impl<'a> World<'a> {
                 self.point(node, Doing::Reply, Role::Coordinator);
                 self.count(node, |signal| signal == Signal::Output)
             }
-            Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => false,
+            Output::Disk { .. }
+            | Output::Recovered { .. }
+            | Output::Parked { .. }
+            | Output::Operated(_)
+            | Output::Died { .. } => false,
         }
     }
 
@@ -1450,6 +1542,32 @@ impl<'a> World<'a> {
         let end = self.now + resume + ZOMBIE_LIFE;
         self.agenda.schedule(end, node, What::Retire { process });
     }
+}
+
+/// What a step has done, as an operator would have it undone: by the coordinator's log, and whatever
+/// the definition asks for besides.
+fn without_conditions(saga: &Saga, step: &StepState) -> std::sync::Arc<[u8]> {
+    let inputs = saga.inputs(step.number(), Direction::Forward);
+    let given = |of: u32| {
+        let input = inputs.iter().find(|input| input.step == of)?;
+        match &input.output {
+            SagaOutput::Inline(bytes) => Some(i64::from_le_bytes((**bytes).try_into().ok()?)),
+            SagaOutput::Hashed { .. } => None,
+        }
+    };
+    let mut changes = Vec::new();
+    for change in work::decode(step.body()).filter_map(Result::ok) {
+        match change {
+            Change::Add { cell, amount } => changes.push(Change::Add { cell, amount }),
+            Change::AddInput { cell, step } => {
+                if let Some(amount) = given(step) {
+                    changes.push(Change::Added { cell, amount });
+                }
+            }
+            _ => {}
+        }
+    }
+    work::encode(&changes)
 }
 
 /// Which log's flush is done, if that is what the input says.

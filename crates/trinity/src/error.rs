@@ -79,6 +79,14 @@ pub enum Error {
     #[error("{}: no new log can be made here: {why}", path.display())]
     #[diagnostic(help("nothing was written; name a directory that is not there yet, or is empty"))]
     Taken { path: PathBuf, why: &'static str },
+    /// A definition cannot be read.
+    #[error("{}: {error}", path.display())]
+    #[diagnostic(help("a definition is a text of UTF-8, in TOML"))]
+    Definition { path: PathBuf, error: io::Error },
+    /// A definition is wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Mistakes(Box<saga_toml::Mistakes>),
     /// A line of standard input is no event of this log.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -98,6 +106,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Error::Io { .. }
+            | Error::Definition { .. }
             | Error::Stream { .. }
             | Error::InUse { .. }
             | Error::Failed { .. }
@@ -106,7 +115,7 @@ impl Error {
                 SalvageError::TooManyLost { .. } => Exit::Damaged,
                 _ => Exit::Io,
             },
-            Error::Damaged { .. } => Exit::Damaged,
+            Error::Damaged { .. } | Error::Mistakes(_) => Exit::Damaged,
             Error::NotALog { .. }
             | Error::NewerFormat { .. }
             | Error::Taken { .. }

@@ -1,9 +1,10 @@
-//! `trinity`: what operators run on a log. It looks at logs, and carries events into and out of
-//! them; it coordinates nothing.
+//! `trinity`: what operators run on a log, and whoever writes sagas on their definitions. It looks at
+//! logs, and carries events into and out of them; it coordinates nothing.
 //!
 //! | module | what |
 //! |---|---|
 //! | `recover`, `verify`, `dump`, `import`, `export`, `salvage` | one command each |
+//! | `saga` | the commands about definitions of sagas |
 //! | `line` | a record as a line of JSON: what `dump` writes and `import` reads |
 //! | `source` | what a path names: a log's directory, or a raw stream |
 //! | `error` | what goes wrong, whose fault it is, and the exit code |
@@ -19,6 +20,7 @@ mod export;
 mod import;
 mod line;
 mod recover;
+mod saga;
 mod salvage;
 mod source;
 mod terminal;
@@ -29,7 +31,7 @@ use error::{Error, Exit};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  clean; a torn tail, which a crash leaves, is clean
-  2  corruption, or events that do not follow each other
+  2  corruption, or events that do not follow each other; a definition with mistakes
   3  I/O error, or the log is in use (a writer excludes everybody, readers exclude writers)
   4  usage, bad input, or not a Trinity log";
 
@@ -46,6 +48,22 @@ enum Command {
     /// Looks at logs, and carries events into and out of them.
     #[command(subcommand, after_help = EXIT_CODES)]
     Wal(Wal),
+    /// Checks, draws and compiles definitions of sagas.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Saga(Saga),
+}
+
+#[derive(Subcommand)]
+enum Saga {
+    /// Checks a definition, and shows every mistake in its place.
+    #[command(after_help = EXIT_CODES)]
+    Check(saga::CheckArgs),
+    /// Prints a definition's graph: for Graphviz, or as a picture.
+    #[command(after_help = EXIT_CODES)]
+    Graph(saga::GraphArgs),
+    /// Prints Rust for a definition: its steps as typed functions.
+    #[command(after_help = EXIT_CODES)]
+    Generate(saga::GenerateArgs),
 }
 
 #[derive(Subcommand)]
@@ -91,6 +109,9 @@ fn main() -> ExitCode {
         Command::Wal(Wal::Import(args)) => import::run(args),
         Command::Wal(Wal::Export(args)) => export::run(args),
         Command::Wal(Wal::Salvage(args)) => salvage::run(args),
+        Command::Saga(Saga::Check(args)) => saga::check(args),
+        Command::Saga(Saga::Graph(args)) => saga::graph(args),
+        Command::Saga(Saga::Generate(args)) => saga::generate(args),
     };
     ended.unwrap_or_else(report).into()
 }

@@ -201,8 +201,8 @@ pub enum Operation<'a> {
         next_step: Option<u32>,
         run: &'a [u32],
         undo: &'a [u32],
-        /// Steps that wait for an operator: no log holds any yet.
-        parked: [u32; 0],
+        /// Steps that wait for an operator.
+        parked: &'a [u32],
         #[serde(flatten)]
         records: Records,
     },
@@ -362,8 +362,8 @@ impl<'a> Operation<'a> {
             evidence,
         };
         match &operation.kind {
-            OperationKind::Saga { steps, next_step, run, undo } => {
-                let (steps, next_step, parked) = (*steps, *next_step, []);
+            OperationKind::Saga { steps, next_step, run, undo, parked } => {
+                let (steps, next_step) = (*steps, *next_step);
                 Operation::Saga {
                     id,
                     state,
@@ -560,9 +560,9 @@ fn kind_name(kind: &OperationKind) -> &'static str {
 
 fn row(operation: &OperationReport) -> [String; 8] {
     let mut detail = match &operation.kind {
-        OperationKind::Saga { steps, run, undo, .. } => {
+        OperationKind::Saga { steps, run, undo, parked, .. } => {
             let mut detail = counted(u64::from(*steps), "step");
-            for (what, which) in [("run", run), ("undo", undo)] {
+            for (what, which) in [("run", run), ("undo", undo), ("parked", parked)] {
                 if !which.is_empty() {
                     let which: Vec<String> = which.iter().map(u32::to_string).collect();
                     detail += &format!(", {what} {}", which.join(" "));

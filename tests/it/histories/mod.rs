@@ -65,7 +65,7 @@ fn operation(report: &OperationReport) -> Operation {
         ..Operation::default()
     };
     match &report.kind {
-        OperationKind::Saga { steps, next_step, run, undo } => Operation {
+        OperationKind::Saga { steps, next_step, run, undo, parked: _ } => Operation {
             kind: "saga",
             steps: *steps,
             next_step: *next_step,

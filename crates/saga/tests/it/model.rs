@@ -1,8 +1,11 @@
 //! A naive model: every question is answered from the raw history by the formula that defines it.
 //! It keeps no state, shares no code with the machine and is as slow as it looks.
 
+use crate::{succeeded, undo_failed, undone};
 use base::Sequence;
-use saga::{Direction, Effect, End, Event, FailedEffect, Input, Outcome, Saga};
+use saga::{
+    AttemptNote, Direction, Effect, End, Event, FailedEffect, Input, Outcome, Saga, StepKind, What,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The legal events so far; the first has sequence 1.
@@ -47,6 +50,85 @@ impl History {
         graph
     }
 
+    pub fn kind(&self, of: u32) -> StepKind {
+        let kind = self.0.iter().find_map(|e| match e {
+            Event::StepAdded { step, terms, .. } if *step == of => Some(terms.kind),
+            _ => None,
+        });
+        kind.expect("it was added")
+    }
+
+    fn pivot(&self) -> Option<u32> {
+        self.0.iter().find_map(|e| match e {
+            Event::StepAdded { step, terms, .. } if terms.kind == StepKind::Pivot => Some(*step),
+            _ => None,
+        })
+    }
+
+    /// It goes forward, and everything that the pivot depends on has succeeded.
+    fn past_pivot(&self) -> bool {
+        let graph = self.graph();
+        let ready = |pivot: u32| graph[&pivot].iter().all(|on| self.success(*on).is_some());
+        self.stage() == Stage::Forward && self.pivot().is_some_and(ready)
+    }
+
+    fn may_fail(&self, step: u32, effect: FailedEffect) -> bool {
+        match self.kind(step) {
+            StepKind::Retriable => false,
+            StepKind::Pivot => effect == FailedEffect::None,
+            _ => !self.past_pivot(),
+        }
+    }
+
+    /// Everything that a step depends on, be it through others.
+    fn ancestors(&self, step: u32) -> BTreeSet<u32> {
+        let graph = self.graph();
+        let mut found = graph[&step].clone();
+        loop {
+            let more: BTreeSet<u32> = found.iter().flat_map(|on| graph[on].clone()).collect();
+            if more.is_subset(&found) {
+                return found;
+            }
+            found.extend(more);
+        }
+    }
+
+    /// What the notes say of a step that is to be undone: `"undo"`, `"parked"` or `"mark"`.
+    pub fn care(&self, of: u32) -> &'static str {
+        let mut care = "undo";
+        for event in &self.0 {
+            if let Event::CompensationFailed { step, note, .. } = event
+                && *step == of
+            {
+                care = match note {
+                    AttemptNote::Retried => care,
+                    AttemptNote::Parked => "parked",
+                    AttemptNote::Ordered(order) => match order.what {
+                        What::RetryNow | What::Override { .. } => "undo",
+                        What::MarkDone => "mark",
+                        What::CloseUnanswered => care,
+                    },
+                };
+            }
+        }
+        care
+    }
+
+    fn orders(&self, of: u32) -> impl Iterator<Item = (usize, &What)> {
+        self.0.iter().enumerate().filter_map(move |(at, event)| match event {
+            Event::CompensationFailed { step, note: AttemptNote::Ordered(order), .. }
+                if *step == of =>
+            {
+                Some((at, &order.what))
+            }
+            _ => None,
+        })
+    }
+
+    fn closed(&self, step: u32) -> bool {
+        self.orders(step).any(|(_, what)| *what == What::CloseUnanswered)
+    }
+
     fn started(&self) -> Option<usize> {
         self.position(|e| *e == Event::ExecuteStart)
     }
@@ -64,7 +146,7 @@ impl History {
     }
 
     fn success(&self, step: u32) -> Option<usize> {
-        self.position(|e| *e == Event::StepSucceeded { step })
+        self.position(|e| matches!(e, Event::StepSucceeded { step: s, .. } if *s == step))
     }
 
     fn failure(&self, step: u32, with: FailedEffect) -> Option<usize> {
@@ -80,7 +162,7 @@ impl History {
     }
 
     fn undone(&self, step: u32) -> Option<usize> {
-        self.position(|e| *e == Event::CompensationSucceeded { step })
+        self.position(|e| matches!(e, Event::CompensationSucceeded { step: s, .. } if *s == step))
     }
 
     /// Steps whose dependencies had all succeeded at the turn (now, if it has not turned) and whose
@@ -106,7 +188,8 @@ impl History {
                 || maybe_started.contains(s)
         };
         let steps = self.graph().into_keys();
-        steps.filter(effect_may_be).filter(|s| self.undone(*s).is_none()).collect()
+        let has_undo = |s: &u32| self.kind(*s) == StepKind::Compensatable;
+        steps.filter(has_undo).filter(effect_may_be).filter(|s| self.undone(*s).is_none()).collect()
     }
 
     pub fn stage(&self) -> Stage {
@@ -125,8 +208,8 @@ impl History {
 
     /// The steps on the undo list on which none on the undo list depends.
     fn next_to_undo(&self) -> BTreeSet<u32> {
-        let (graph, undo) = (self.graph(), self.undo());
-        let free = |s: &u32| !undo.iter().any(|later| graph[later].contains(s));
+        let undo = self.undo();
+        let free = |s: &u32| !undo.iter().any(|later| self.ancestors(*later).contains(s));
         undo.iter().copied().filter(free).collect()
     }
 
@@ -143,69 +226,108 @@ impl History {
         }
         match event {
             Event::Created { .. } => false,
-            Event::StepAdded { step, dependencies, .. } => {
+            Event::StepAdded { step, dependencies, terms, .. } => {
                 let graph = self.graph();
                 let earlier = |on: &u32| on < step && graph.contains_key(on);
-                stage == Stage::Created
+                let second = terms.kind == StepKind::Pivot && self.pivot().is_some();
+                !second
+                    && terms.inputs.iter().all(earlier)
+                    && stage == Stage::Created
                     && !graph.contains_key(step)
                     && dependencies.iter().flatten().all(earlier)
             }
             Event::ExecuteStart => stage == Stage::Created,
-            Event::StepSucceeded { step } | Event::StepFailed { step, .. } => {
-                (forward || backward)
-                    && self.maybe_started().contains(step)
-                    && self.undone(*step).is_none()
+            Event::StepSucceeded { step, .. } => self.outcome_is_news(*step),
+            Event::StepFailed { step, effect, .. } => {
+                self.outcome_is_news(*step) && self.may_fail(*step, *effect)
             }
             Event::CompensationStart { .. } => {
                 let announced = self.has(|e| matches!(e, Event::CompensationStart { .. }));
-                (forward || backward) && !announced
+                (forward || backward) && !announced && !self.past_pivot()
             }
-            Event::CompensationSucceeded { step } => backward && self.next_to_undo().contains(step),
-            Event::CompensationFailed { step, .. } => backward && self.undo().contains(step),
+            Event::CompensationSucceeded { step, heuristic } => {
+                backward && self.next_to_undo().contains(step) && (!heuristic || self.closed(*step))
+            }
+            Event::CompensationFailed { step, note, .. } => {
+                let closes = matches!(note, AttemptNote::Ordered(order)
+                    if order.what == What::CloseUnanswered);
+                backward && self.undo().contains(step) && (!closes || self.care(*step) == "mark")
+            }
             Event::Completed => forward && self.all_succeeded(),
             Event::Compensated => backward && self.undo().is_empty(),
-            Event::Aborted => true,
+            Event::Aborted => !self.past_pivot(),
+        }
+    }
+
+    /// The step may be running, and what became of it is not known.
+    fn outcome_is_news(&self, step: u32) -> bool {
+        let running = self.maybe_started().contains(&step);
+        match self.stage() {
+            Stage::Forward => running,
+            Stage::Backward => running && self.undo().contains(&step),
+            _ => false,
         }
     }
 
     /// The one fact that an input is worth.
     pub fn worth(&self, input: &Input) -> Option<Event> {
-        let (stage, running) = (self.stage(), self.maybe_started());
-        let late = |step: &u32| running.contains(step) && self.undone(*step).is_none();
-        match *input {
+        let stage = self.stage();
+        match input {
             Input::Cancel | Input::TimedOut => match stage {
                 Stage::Created => Some(Event::Aborted),
+                Stage::Forward if self.past_pivot() => None,
                 Stage::Forward => Some(Event::CompensationStart { cause: None }),
                 Stage::Backward | Stage::Over(_) => None,
             },
             Input::Restarted { .. } => (stage == Stage::Created).then_some(Event::Aborted),
-            Input::StepTimedOut { step } if stage == Stage::Forward && running.contains(&step) => {
+            &Input::StepTimedOut { step } if stage == Stage::Forward => {
                 let effect = FailedEffect::Maybe;
-                Some(Event::StepFailed { step, error_code: 0xFFFF_FFFF, effect })
+                (self.outcome_is_news(step) && self.may_fail(step, effect))
+                    .then_some(Event::StepFailed { step, error_code: 0xFFFF_FFFF, effect })
             }
             Input::Outcome { step, direction: Direction::Forward, outcome }
-                if matches!(stage, Stage::Forward | Stage::Backward) && late(&step) =>
+                if self.outcome_is_news(*step) =>
             {
-                let effect = FailedEffect::None;
+                let (step, effect) = (*step, FailedEffect::None);
                 match outcome {
-                    Outcome::Done => Some(Event::StepSucceeded { step }),
+                    Outcome::Done | Outcome::DoneWith(_) => Some(succeeded(step)),
                     Outcome::Refused { code: error_code } => {
-                        Some(Event::StepFailed { step, error_code, effect })
+                        let error_code = *error_code;
+                        self.may_fail(step, effect).then_some(Event::StepFailed {
+                            step,
+                            error_code,
+                            effect,
+                        })
                     }
                     Outcome::Unknown => None,
                 }
             }
             Input::Outcome { step, direction: Direction::Backward, outcome }
-                if stage == Stage::Backward && self.next_to_undo().contains(&step) =>
+                if stage == Stage::Backward && self.next_to_undo().contains(step) =>
             {
                 match outcome {
-                    Outcome::Done => Some(Event::CompensationSucceeded { step }),
-                    Outcome::Refused { .. } => {
-                        let attempt = self.attempts(step).saturating_add(1);
-                        Some(Event::CompensationFailed { step, attempt })
+                    Outcome::Done | Outcome::DoneWith(_) => Some(undone(*step)),
+                    Outcome::Refused { .. } if self.care(*step) == "undo" => {
+                        Some(undo_failed(*step, self.attempts(*step).saturating_add(1)))
                     }
-                    Outcome::Unknown => None,
+                    _ => None,
                 }
+            }
+            &Input::GiveUpUndo { step }
+                if stage == Stage::Backward
+                    && self.next_to_undo().contains(&step)
+                    && self.care(step) == "undo" =>
+            {
+                let attempt = self.attempts(step).saturating_add(1);
+                Some(Event::CompensationFailed { step, attempt, note: AttemptNote::Parked })
+            }
+            Input::Ordered { step, order }
+                if stage == Stage::Backward && self.next_to_undo().contains(step) =>
+            {
+                let (step, attempt) = (*step, self.attempts(*step));
+                let note = AttemptNote::Ordered(order.clone());
+                (order.what != What::CloseUnanswered || self.care(step) == "mark")
+                    .then_some(Event::CompensationFailed { step, attempt, note })
             }
             _ => None,
         }
@@ -213,7 +335,7 @@ impl History {
 
     fn attempts(&self, of: u32) -> u32 {
         let failed = self.0.iter().filter_map(|e| match e {
-            Event::CompensationFailed { step, attempt } if *step == of => Some(*attempt),
+            Event::CompensationFailed { step, attempt, .. } if *step == of => Some(*attempt),
             _ => None,
         });
         failed.max().unwrap_or(0)
@@ -223,6 +345,10 @@ impl History {
         match self.stage() {
             Stage::Forward if self.all_succeeded() => Some(Event::Completed),
             Stage::Backward if self.undo().is_empty() => Some(Event::Compensated),
+            Stage::Backward => {
+                let step = self.next_to_undo().into_iter().find(|step| self.closed(*step))?;
+                Some(Event::CompensationSucceeded { step, heuristic: true })
+            }
             _ => None,
         }
     }
@@ -243,14 +369,20 @@ impl History {
             }
             Stage::Backward => {
                 let rests_on = |s: &u32| {
-                    let dependents = graph.keys().filter(|later| graph[later].contains(s));
-                    dependents.fold(sequence(self.turned()), |last, later| {
+                    let dependents = graph.keys().filter(|later| {
+                        self.kind(**later) == StepKind::Compensatable
+                            && self.ancestors(**later).contains(s)
+                    });
+                    let orders = self.orders(*s).map(|(at, _)| sequence(Some(at)));
+                    let since = orders.fold(sequence(self.turned()), u64::max);
+                    dependents.fold(since, |last, later| {
                         last.max(sequence(self.undone(*later)))
                             .max(sequence(self.failure(*later, FailedEffect::None)))
                     })
                 };
                 let steps = self.next_to_undo().into_iter().rev();
-                steps.map(|s| ("undo", s, rests_on(&s))).collect()
+                let called = steps.filter(|s| self.care(*s) != "parked");
+                called.map(|s| (self.care(s), s, rests_on(&s))).collect()
             }
         }
     }
@@ -287,6 +419,10 @@ impl History {
                     assert_eq!(*token, saga.token(*step, Direction::Backward));
                     ("undo", *step, after.0)
                 }
+                Effect::MarkDone { step, token, after } => {
+                    assert_eq!(*token, saga.token(*step, Direction::Backward));
+                    ("mark", *step, after.0)
+                }
                 Effect::Tell { end, after } => (end.name(), 0, after.0),
             })
             .collect();
@@ -297,6 +433,10 @@ impl History {
             assert_eq!(state.compensated().is_some(), self.undone(step).is_some());
             assert_eq!(state.outcome().is_none(), self.outcome_missing(step));
         }
+        let parked = self.undo().into_iter().filter(|step| self.care(*step) == "parked");
+        let parked: Vec<u32> = if stage == Stage::Backward { parked.collect() } else { vec![] };
+        assert_eq!(saga.parked().collect::<Vec<_>>(), parked, "{self:?}");
+        assert_eq!((saga.parked_count() as usize, &class.parked), (parked.len(), &parked));
         assert_eq!(saga.step_count() as usize, self.graph().len());
     }
 

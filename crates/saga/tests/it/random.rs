@@ -2,10 +2,12 @@
 //! them, against the model; and a crash anywhere.
 
 use crate::model::History;
-use crate::{ID, created, replay, step_added};
+use crate::{
+    ID, created, ordered, replay, step_added, step_of_kind, succeeded, undo_failed, undone,
+};
 use base::Sequence;
 use proptest::prelude::*;
-use saga::{Direction, Event, FailedEffect, Input, Outcome, Saga};
+use saga::{AttemptNote, Direction, Event, FailedEffect, Input, Outcome, Saga, StepKind, What};
 
 /// One choice of the walk: a step (by index, one beyond the last is unknown) and what about it.
 type Choice = (u8, u8);
@@ -16,12 +18,25 @@ type Choice = (u8, u8);
 struct Foreign {
     numbers: Vec<u32>,
     dependencies: Vec<Option<Vec<u32>>>,
+    /// Whether they go together or not: a foreign log need not be checked.
+    kinds: Vec<StepKind>,
 }
 
 fn foreign() -> impl Strategy<Value = Foreign> {
     let gap = prop_oneof![4 => Just(1u32), 1 => 2..5u32, 1 => Just(1 << 28)];
+    // Half of the sagas are of compensatable steps alone.
+    let kind = prop_oneof![
+        5 => Just(StepKind::Compensatable),
+        2 => Just(StepKind::ReadOnly),
+        1 => Just(StepKind::Pivot),
+        1 => Just(StepKind::Retriable),
+    ];
+    let kinds = (any::<bool>(), proptest::collection::vec(kind, 10));
     let step = (gap, proptest::option::weighted(0.8, any::<u16>()), 0..10u8);
-    proptest::collection::vec(step, 0..10).prop_map(|steps| {
+    (proptest::collection::vec(step, 0..10), kinds).prop_map(|(steps, (plain, mut kinds))| {
+        if plain {
+            kinds.fill(StepKind::Compensatable);
+        }
         let mut numbers: Vec<u32> = Vec::new();
         let mut dependencies = Vec::new();
         let mut next = 0u32;
@@ -37,7 +52,7 @@ fn foreign() -> impl Strategy<Value = Foreign> {
             dependencies[at..=last].rotate_right(1);
             next += gap;
         }
-        Foreign { numbers, dependencies }
+        Foreign { numbers, dependencies, kinds }
     })
 }
 
@@ -46,18 +61,30 @@ fn event(foreign: &Foreign, (step, what): Choice) -> Event {
     let step = foreign.numbers.get(index).copied().unwrap_or(77_777);
     let error_code = u32::from(what);
     match what % 32 {
-        0..=9 => Event::StepSucceeded { step },
+        0..=9 => succeeded(step),
         10 => Event::StepFailed { step, error_code, effect: FailedEffect::None },
         11 => Event::StepFailed { step, error_code, effect: FailedEffect::Maybe },
         12 => Event::CompensationStart { cause: Some(step) },
-        13..=22 => Event::CompensationSucceeded { step },
-        23 => Event::CompensationFailed { step, attempt: u32::from(what) / 32 },
+        13..=22 => undone(step),
+        23 => undo_failed(step, u32::from(what) / 32),
         24 => Event::Completed,
         25 => Event::Compensated,
         26 if index == 0 => Event::Aborted,
         27 => Event::ExecuteStart,
         28 => step_added(step, Some(&[])),
-        _ => Event::StepSucceeded { step },
+        29 => Event::CompensationFailed { step, attempt: 9, note: AttemptNote::Parked },
+        30 => ordered(step, 1, what_ordered(what)),
+        31 if what < 64 => Event::CompensationSucceeded { step, heuristic: true },
+        _ => succeeded(step),
+    }
+}
+
+fn what_ordered(what: u8) -> What {
+    match what >> 5 {
+        0 | 1 => What::RetryNow,
+        2..=4 => What::MarkDone,
+        5 | 6 => What::CloseUnanswered,
+        _ => What::Override { body: [1].into() },
     }
 }
 
@@ -71,7 +98,14 @@ fn input(foreign: &Foreign, (step, what): Choice) -> Input {
         7 => outcome(Direction::Forward, Outcome::Unknown),
         8..=11 => outcome(Direction::Backward, Outcome::Done),
         12 => outcome(Direction::Backward, Outcome::Refused { code: 3 }),
-        13 => Input::StepTimedOut { step },
+        13 if what < 128 => Input::StepTimedOut { step },
+        13 => Input::GiveUpUndo { step },
+        15 => match ordered(step, 0, what_ordered(what << 1)) {
+            Event::CompensationFailed { note: AttemptNote::Ordered(order), .. } => {
+                Input::Ordered { step, order }
+            }
+            other => unreachable!("an order is a note: {other:?}"),
+        },
         14 if index == 0 => Input::Cancel,
         _ => outcome(Direction::Backward, Outcome::Unknown),
     }
@@ -80,8 +114,9 @@ fn input(foreign: &Foreign, (step, what): Choice) -> Input {
 /// The log of the foreign saga up to and with execute_start, offered to both.
 fn admitted(foreign: &Foreign) -> (History, Saga) {
     let (mut history, mut saga) = (History(vec![created()]), replay(&[created()]));
-    for (number, dependencies) in foreign.numbers.iter().zip(&foreign.dependencies) {
-        let added = step_added(*number, dependencies.as_deref());
+    let steps = foreign.numbers.iter().zip(&foreign.dependencies).zip(&foreign.kinds);
+    for ((number, dependencies), kind) in steps {
+        let added = step_of_kind(*number, dependencies.as_deref(), *kind);
         history.offer(&mut saga, &added);
         history.assert_agrees(&saga);
     }
@@ -163,13 +198,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(created()),
         8 => (step(), dependencies).prop_map(|(step, on)| step_added(step, on.as_deref())),
         2 => Just(Event::ExecuteStart),
-        9 => step().prop_map(|step| Event::StepSucceeded { step }),
+        9 => step().prop_map(succeeded),
         2 => (step(), any::<u32>(), effect)
             .prop_map(|(step, error_code, effect)| Event::StepFailed { step, error_code, effect }),
         1 => proptest::option::of(step()).prop_map(|cause| Event::CompensationStart { cause }),
-        5 => step().prop_map(|step| Event::CompensationSucceeded { step }),
+        5 => step().prop_map(undone),
         2 => (step(), any::<u32>())
-            .prop_map(|(step, attempt)| Event::CompensationFailed { step, attempt }),
+            .prop_map(|(step, attempt)| undo_failed(step, attempt)),
         1 => Just(Event::Completed),
         1 => Just(Event::Compensated),
         1 => Just(Event::Aborted),

@@ -1,9 +1,14 @@
 //! Small worlds, exhausted: every graph of up to three steps, every event in every state.
 
 use crate::model::{History, Stage};
-use crate::{ID, admission, created, replay, step_added};
+use crate::{
+    ID, admission, admission_of_kinds, created, definition, replay, step_added, succeeded,
+    undo_failed, undone,
+};
 use base::{Epoch, Sequence};
-use saga::{Direction, Effect, Event, FailedEffect, Input, Outcome, Phase, RecoveryAction, Saga};
+use saga::{
+    Direction, Effect, Event, FailedEffect, Input, Outcome, Phase, RecoveryAction, Saga, StepKind,
+};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -39,11 +44,11 @@ fn events(count: u32) -> Vec<Event> {
     for step in 0..=count {
         let error_code = 5;
         events.extend([
-            Event::StepSucceeded { step },
+            succeeded(step),
             Event::StepFailed { step, error_code, effect: FailedEffect::None },
             Event::StepFailed { step, error_code, effect: FailedEffect::Maybe },
-            Event::CompensationSucceeded { step },
-            Event::CompensationFailed { step, attempt: 1 },
+            undone(step),
+            undo_failed(step, 1),
         ]);
     }
     events
@@ -67,16 +72,19 @@ fn inputs(count: u32) -> Vec<Input> {
 /// leads there. (The key is the state with every sequence number the same: the machine does not
 /// order by them.)
 fn reachable(graph: &[Vec<u32>]) -> BTreeMap<String, Vec<Event>> {
+    reachable_from(admission(graph), graph.len() as u32)
+}
+
+fn reachable_from(start: Vec<Event>, count: u32) -> BTreeMap<String, Vec<Event>> {
     let key = |log: &[Event]| {
         let mut saga = Saga::created(ID, Sequence(1), &log[0]).unwrap();
         log[1..].iter().for_each(|event| saga.apply(Sequence(1), event).unwrap());
         format!("{saga:?}")
     };
-    let start = admission(graph);
     let mut found = BTreeMap::from([(key(&start), start.clone())]);
     let mut frontier = vec![start];
     while let Some(log) = frontier.pop() {
-        for event in events(graph.len() as u32) {
+        for event in events(count) {
             if replay(&log).apply(Sequence(log.len() as u64 + 1), &event).is_ok() {
                 let next = [log.clone(), vec![event]].concat();
                 if let Entry::Vacant(place) = found.entry(key(&next)) {
@@ -119,6 +127,51 @@ fn every_event_in_every_state() {
     assert_eq!(states, expected);
 }
 
+/// Every assignment of kinds to every graph of up to three steps that a definition may have, but for
+/// those of compensatable steps alone: in every state that recovery and the participants lead to,
+/// machine and model say the same about every event and every input.
+#[test]
+fn every_event_in_every_state_of_every_kind() {
+    let mut found = BTreeMap::new();
+    for count in 1..=3 {
+        let kinds = (0..count).fold(vec![vec![]], |all: Vec<Vec<StepKind>>, _| {
+            let longer = |kinds: &Vec<StepKind>| {
+                let kinds = kinds.clone();
+                StepKind::ALL.into_iter().map(move |kind| [kinds.clone(), vec![kind]].concat())
+            };
+            all.iter().flat_map(longer).collect()
+        });
+        for (graph, kinds) in graphs(count)
+            .into_iter()
+            .flat_map(|graph| kinds.iter().map(move |k| (graph.clone(), k)))
+        {
+            let plain = kinds.iter().all(|kind| *kind == StepKind::Compensatable);
+            if plain || definition(&graph, kinds).is_err() {
+                continue;
+            }
+            let states = reachable_from(admission_of_kinds(&graph, kinds), count);
+            let (sagas, all) = found.entry(count).or_insert((0, 0));
+            *sagas += 1;
+            *all += states.len();
+            for log in states.into_values() {
+                let (history, saga) = (History(log.clone()), replay(&log));
+                history.assert_agrees(&saga);
+                for event in events(count) {
+                    let (mut after, mut next) = (history.clone(), saga.clone());
+                    if after.offer(&mut next, &event) {
+                        after.assert_agrees(&next);
+                    }
+                }
+                for input in inputs(count) {
+                    decided_facts_are_legal_and_new(&history, &saga, &input);
+                }
+                ends_if_answered(&saga, log.len() as u64, &Outcome::Done);
+            }
+        }
+    }
+    assert_eq!(found, BTreeMap::from([(1, (2, 26)), (2, (10, 961)), (3, (88, 42_152))]));
+}
+
 fn decided_facts_are_legal_and_new(history: &History, saga: &Saga, input: &Input) {
     let decided = saga.decide(input);
     assert_eq!(decided, history.worth(input), "{input:?} after {history:?}");
@@ -136,40 +189,45 @@ fn decided_facts_are_legal_and_new(history: &History, saga: &Saga, input: &Input
 /// Recovery, then every debt paid: the saga ends, whether or not steps are refused.
 fn every_state_leads_to_an_end(saga: &Saga, last: u64) {
     for outcome in [Outcome::Done, Outcome::Refused { code: 1 }] {
-        let (mut saga, mut last) = (saga.clone(), last);
-        let mut log = |saga: &mut Saga, event: Option<Event>| {
-            if let Some(event) = event {
-                last += 1;
-                saga.apply(Sequence(last), &event).unwrap();
-            }
-        };
-        let restarted = saga.decide(&Input::Restarted { epoch: Epoch::new(3) });
-        log(&mut saga, restarted);
-        for _round in 0..20 {
-            let settled = saga.settle();
-            log(&mut saga, settled);
-            let (mut pending, mut again) = (Vec::new(), Vec::new());
-            saga.pending(&mut pending);
-            saga.pending(&mut again);
-            assert_eq!(pending, again);
-            assert!(!pending.is_empty(), "nothing to do, and no end: {saga:?}");
-            for effect in pending {
-                let input = match effect {
-                    Effect::Run { step, .. } => {
-                        Input::Outcome { step, direction: Direction::Forward, outcome }
-                    }
-                    Effect::Compensate { step, .. } => {
-                        let outcome = Outcome::Done;
-                        Input::Outcome { step, direction: Direction::Backward, outcome }
-                    }
-                    Effect::Tell { .. } => continue,
-                };
-                let decided = saga.decide(&input);
-                log(&mut saga, decided);
-            }
-        }
-        assert!(matches!(saga.phase(), Phase::Ended(_)), "{saga:?}");
+        ends_if_answered(saga, last, &outcome);
     }
+}
+
+/// Forward with this, backward with "done".
+fn ends_if_answered(saga: &Saga, last: u64, outcome: &Outcome) {
+    let (mut saga, mut last) = (saga.clone(), last);
+    let mut log = |saga: &mut Saga, event: Option<Event>| {
+        if let Some(event) = event {
+            last += 1;
+            saga.apply(Sequence(last), &event).unwrap();
+        }
+    };
+    let restarted = saga.decide(&Input::Restarted { epoch: Epoch::new(3) });
+    log(&mut saga, restarted);
+    for _round in 0..20 {
+        let settled = saga.settle();
+        log(&mut saga, settled);
+        let (mut pending, mut again) = (Vec::new(), Vec::new());
+        saga.pending(&mut pending);
+        saga.pending(&mut again);
+        assert_eq!(pending, again);
+        assert!(!pending.is_empty(), "nothing to do, and no end: {saga:?}");
+        for effect in pending {
+            let input = match effect {
+                Effect::Run { step, .. } => {
+                    Input::Outcome { step, direction: Direction::Forward, outcome: outcome.clone() }
+                }
+                Effect::Compensate { step, .. } => {
+                    let outcome = Outcome::Done;
+                    Input::Outcome { step, direction: Direction::Backward, outcome }
+                }
+                Effect::MarkDone { .. } | Effect::Tell { .. } => continue,
+            };
+            let decided = saga.decide(&input);
+            log(&mut saga, decided);
+        }
+    }
+    assert!(matches!(saga.phase(), Phase::Ended(_)), "{saga:?}");
 }
 
 /// Walks every legal sequence of events up to `length` records, offering every event of the

@@ -8,7 +8,7 @@
 //! `crash` rebuilds the machine from the log and tells it so; `class` prints its classification.
 //! After an empty line everything starts afresh.
 
-use crate::{ID, created, step_added};
+use crate::{ID, created, step_added, succeeded, undo_failed, undone};
 use base::{Epoch, Sequence};
 use saga::{Direction, Effect, Event, FailedEffect, Input, Outcome, STEP_TIMED_OUT, Saga};
 use std::collections::BTreeSet;
@@ -119,6 +119,7 @@ impl Session {
             .map(|effect| match effect {
                 Effect::Run { step, after, .. } => format!("run {step} @{after}"),
                 Effect::Compensate { step, after, .. } => format!("undo {step} @{after}"),
+                Effect::MarkDone { step, after, .. } => format!("mark {step} @{after}"),
                 Effect::Tell { end, after } => format!("tell {} @{after}", end.name()),
             })
             .collect();
@@ -157,15 +158,15 @@ fn event(words: &[&str]) -> Event {
         "created" => created(),
         "step_added" => added(words[1]),
         "execute_start" => Event::ExecuteStart,
-        "step_succeeded" => Event::StepSucceeded { step: number(1) },
+        "step_succeeded" => succeeded(number(1)),
         "step_failed" => Event::StepFailed {
             step: number(1),
             error_code: 500,
             effect: if words.len() > 2 { FailedEffect::Maybe } else { FailedEffect::None },
         },
         "compensation_start" => Event::CompensationStart { cause: words.get(1).map(|_| number(1)) },
-        "compensation_succeeded" => Event::CompensationSucceeded { step: number(1) },
-        "compensation_failed" => Event::CompensationFailed { step: number(1), attempt: number(2) },
+        "compensation_succeeded" => undone(number(1)),
+        "compensation_failed" => undo_failed(number(1), number(2)),
         "completed" => Event::Completed,
         "compensated" => Event::Compensated,
         "aborted" => Event::Aborted,
@@ -203,7 +204,9 @@ fn text(event: &Event) -> String {
             format!("{name} {step} code {code} effect {effect:?}")
         }
         Event::CompensationStart { cause } => format!("{name} {cause:?}"),
-        Event::CompensationFailed { step, attempt } => format!("{name} {step} attempt {attempt}"),
+        Event::CompensationFailed { step, attempt, .. } => {
+            format!("{name} {step} attempt {attempt}")
+        }
         _ => event.step().map_or(name.to_owned(), |step| format!("{name} {step}")),
     }
 }

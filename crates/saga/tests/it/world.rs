@@ -6,10 +6,10 @@
 //! behind the last sync. So an effect that names too early a record is found here: the record that
 //! it should have waited for is lost, and the next start acts as if it had never been.
 
-use crate::{ID, admission};
+use crate::{ID, admission_of_kinds};
 use base::{Epoch, Sequence};
 use proptest::prelude::*;
-use saga::{Direction, Effect, End, Event, Input, Outcome, Phase, Saga};
+use saga::{Direction, Effect, End, Event, Input, Order, Outcome, Phase, Saga, StepKind, What};
 
 /// What a participant knows under a step's tokens. It never forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +25,15 @@ enum Site {
 struct Call {
     step: u32,
     direction: Direction,
+    /// An operator has undone it by hand, and the participant is told so.
+    marked: bool,
+    /// It is put off rather than refused.
+    cannot_fail: bool,
 }
 
 struct World {
     graph: Vec<Vec<u32>>,
+    kinds: Vec<StepKind>,
     log: Vec<Event>,
     durable: usize,
     /// `None`: the crash took all of the log.
@@ -41,11 +46,12 @@ struct World {
 }
 
 impl World {
-    fn new(graph: Vec<Vec<u32>>) -> World {
-        let log = admission(&graph);
+    fn new((graph, kinds): (Vec<Vec<u32>>, Vec<StepKind>)) -> World {
+        let log = admission_of_kinds(&graph, &kinds);
         let sites = vec![Site::Untouched; graph.len()];
         let mut world = World {
             graph,
+            kinds,
             log,
             durable: 0,
             saga: None,
@@ -108,15 +114,24 @@ impl World {
     fn send(&mut self, effect: &Effect) {
         match *effect {
             Effect::Run { step, .. } => {
-                self.calls.push(Call { step, direction: Direction::Forward });
+                let cannot_fail = self.saga.as_ref().is_some_and(|saga| saga.cannot_fail(step));
+                let (direction, marked) = (Direction::Forward, false);
+                self.calls.push(Call { step, direction, marked, cannot_fail });
             }
-            Effect::Compensate { step, .. } => {
+            Effect::Compensate { step, .. } | Effect::MarkDone { step, .. } => {
+                assert_eq!(
+                    self.kinds[step as usize],
+                    StepKind::Compensatable,
+                    "{step} has no undo"
+                );
                 // A participant would know its token; but the order of the calls, too, is promised.
-                for &on in &self.graph[step as usize] {
+                for on in self.ancestors(step) {
                     let found = self.sites[on as usize];
                     assert_ne!(found, Site::Undone, "{step} is to be undone after {on}");
                 }
-                self.calls.push(Call { step, direction: Direction::Backward });
+                let marked = matches!(effect, Effect::MarkDone { .. });
+                let (direction, cannot_fail) = (Direction::Backward, false);
+                self.calls.push(Call { step, direction, marked, cannot_fail });
             }
             Effect::Tell { end, .. } => {
                 assert!(
@@ -125,22 +140,43 @@ impl World {
                     self.told
                 );
                 self.told = Some(end);
-                let wanted = match end {
-                    End::Completed => |site: &Site| *site == Site::Applied,
-                    End::Compensated | End::Aborted => |site: &Site| *site != Site::Applied,
+                let remains = |(site, kind): (&Site, &StepKind)| {
+                    *site == Site::Applied && *kind != StepKind::ReadOnly
                 };
-                assert!(self.sites.iter().all(wanted), "told {end:?}: {:?}", self.sites);
+                let mut sites = self.sites.iter().zip(&self.kinds);
+                let right = match end {
+                    End::Completed => self.sites.iter().all(|site| *site == Site::Applied),
+                    End::Compensated | End::Aborted => !sites.any(remains),
+                };
+                assert!(right, "told {end:?}: {:?} {:?}", self.sites, self.kinds);
             }
         }
     }
 
+    /// Everything that a step depends on, be it through others.
+    fn ancestors(&self, step: u32) -> Vec<u32> {
+        let mut found = self.graph[step as usize].clone();
+        let mut at = 0;
+        while let Some(&on) = found.get(at) {
+            found.extend(self.graph[on as usize].clone());
+            at += 1;
+        }
+        found
+    }
+
     /// A participant handles a call; `well` says whether it does what it is asked.
-    fn deliver(&mut self, Call { step, direction }: Call, well: bool) {
+    fn deliver(&mut self, Call { step, direction, marked, cannot_fail }: Call, well: bool) {
         let site = self.sites[step as usize];
+        if site == Site::Untouched && cannot_fail && !well {
+            return;
+        }
         let refused = Outcome::Refused { code: 9 };
         let (site, outcome) = match (direction, site) {
             (Direction::Forward, Site::Untouched) if well => {
-                for &on in &self.graph[step as usize] {
+                // A read-only step leaves no tombstone, for it has no effect: a call of it that comes
+                // when its saga has turned back looks at whatever is there, and is worth nothing.
+                let effect = self.kinds[step as usize] != StepKind::ReadOnly;
+                for &on in self.graph[step as usize].iter().filter(|_| effect) {
                     let found = self.sites[on as usize];
                     assert_eq!(found, Site::Applied, "{step} runs, and {on} is not there");
                 }
@@ -148,14 +184,15 @@ impl World {
             }
             (Direction::Forward, Site::Untouched | Site::Refused) => (Site::Refused, refused),
             (Direction::Forward, Site::Applied | Site::Undone) => (site, Outcome::Done),
-            (Direction::Backward, _) if !well => (site, refused),
+            (Direction::Backward, _) if !well && !marked => (site, refused),
             (Direction::Backward, Site::Untouched | Site::Refused) => {
                 (Site::Refused, Outcome::Done)
             }
             (Direction::Backward, Site::Applied | Site::Undone) => {
                 for later in 0..self.graph.len() {
-                    let remains =
-                        self.sites[later] == Site::Applied && self.graph[later].contains(&step);
+                    let remains = self.sites[later] == Site::Applied
+                        && self.kinds[later] != StepKind::ReadOnly
+                        && self.ancestors(later as u32).contains(&step);
                     assert!(!remains, "{step} is undone before {later}");
                 }
                 (Site::Undone, Outcome::Done)
@@ -185,12 +222,18 @@ impl World {
             44..=59 if !self.replies.is_empty() => {
                 let at = which % self.replies.len();
                 let late = what % 4 == 0;
-                let reply = if late { self.replies[at] } else { self.replies.swap_remove(at) };
+                let reply =
+                    if late { self.replies[at].clone() } else { self.replies.swap_remove(at) };
                 self.input(&reply);
             }
             60 => self.crash(which % 5),
             61 => self.input(&Input::StepTimedOut { step: (which % self.graph.len()) as u32 }),
             62 if which % 4 == 0 => self.input(&Input::Cancel),
+            62 => self.input(&Input::GiveUpUndo { step: (which % self.graph.len()) as u32 }),
+            63 if which % 4 == 0 => {
+                let what = if which % 8 == 0 { What::RetryNow } else { What::MarkDone };
+                self.order((which % self.graph.len()) as u32, what);
+            }
             63 if !self.calls.is_empty() => {
                 self.calls.swap_remove(which % self.calls.len());
             }
@@ -198,9 +241,17 @@ impl World {
         }
     }
 
-    /// The faults stop: everything that is owed is done until nothing is.
+    fn order(&mut self, step: u32, what: What) {
+        let (who, why) = ("somebody".into(), "because".into());
+        let order = Box::new(Order { who, why, what });
+        self.input(&Input::Ordered { step, order });
+    }
+
+    /// The faults stop, and operators see to what waits for them: everything that is owed is done until nothing is.
     fn heal(&mut self) {
         for _round in 0..4 * self.graph.len() + 4 {
+            let parked = self.saga.as_ref().map_or(Vec::new(), |saga| saga.parked().collect());
+            parked.into_iter().for_each(|step| self.order(step, What::RetryNow));
             self.sync();
             for effect in self.open_effects() {
                 self.send(&effect);
@@ -222,6 +273,38 @@ impl World {
     }
 }
 
+/// Graphs of compensatable steps, and such as have a pivot, all of their steps before or behind it.
+fn sagas() -> impl Strategy<Value = (Vec<Vec<u32>>, Vec<StepKind>)> {
+    let kinds = proptest::option::of((any::<u8>(), any::<u8>()));
+    (graphs(), kinds).prop_map(|(mut graph, kinds)| {
+        let Some((pivot, read_only)) = kinds else {
+            let kinds = vec![StepKind::Compensatable; graph.len()];
+            return (graph, kinds);
+        };
+        let pivot = usize::from(pivot) % (graph.len() + 1);
+        let mut kinds = Vec::new();
+        for at in 0..graph.len() {
+            let read_only = read_only >> at & 1 == 1;
+            kinds.push(match at {
+                _ if at == pivot => StepKind::Pivot,
+                _ if read_only => StepKind::ReadOnly,
+                _ if at > pivot => StepKind::Retriable,
+                _ => StepKind::Compensatable,
+            });
+            if at == pivot {
+                let last = |on: &u32| !graph[..at].iter().any(|needs| needs.contains(on));
+                let more: Vec<u32> = (0..at as u32).filter(last).collect();
+                graph[at].extend(more);
+            } else if at > pivot && graph[at].iter().all(|on| (*on as usize) < pivot) {
+                graph[at].push(pivot as u32);
+            }
+            graph[at].sort_unstable();
+            graph[at].dedup();
+        }
+        (graph, kinds)
+    })
+}
+
 fn graphs() -> impl Strategy<Value = Vec<Vec<u32>>> {
     proptest::collection::vec(any::<(u8, bool)>(), 1..6).prop_map(|steps| {
         let depends_on = |(at, (set, row)): (usize, (u8, bool))| {
@@ -238,10 +321,10 @@ proptest! {
 
     #[test]
     fn effects_follow_the_graph_and_one_end_is_told(
-        graph in graphs(),
+        saga in sagas(),
         moves in proptest::collection::vec((0..64u8, any::<u8>()), 0..160),
     ) {
-        let mut world = World::new(graph);
+        let mut world = World::new(saga);
         for step in moves {
             world.go(step);
         }

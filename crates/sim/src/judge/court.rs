@@ -7,7 +7,7 @@ use super::facts::Facts;
 use super::ledger::{Checked, Ledger, Objection, Opened};
 use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
-use coordinator::{LogSlot, Message, Outcome, RecoveryReport, Request};
+use coordinator::{LogSlot, Message, Operated, Outcome, RecoveryReport, Request};
 use node::Node;
 use std::collections::BTreeMap;
 use wal_core::{Directory, SegmentId};
@@ -19,7 +19,7 @@ use wal_core::{Directory, SegmentId};
 /// | `G1`, `G3`, `G6` | a record that was durable is gone, or another one; a log that does not read; a log that says of another node what that node's log does not say |
 /// | `G9` | a watermark that promises too much |
 /// | `legal` | a record that does not follow from those before it in its log |
-/// | `gate` | COMMIT, "committed", YES, ACK, a promised NO, a step's call, compensation or answer, the end told to a client, before the records that it rests on are durable; any answer to a coordinator before the epoch of the operation that it is about is |
+/// | `gate` | COMMIT, "committed", YES, ACK, a promised NO, a step's call, compensation or answer, the end told to a client, an order told to its operator, before the records that it rests on are durable; any answer to a coordinator before the epoch of the operation that it is about is |
 /// | `G13`, `G14` | a commit without every durable YES; a promise broken or decided alone |
 /// | `I1`, `I2`, `I3` | two ends of one transaction, at participants, to clients, in messages |
 /// | `I4`, `I5`, `G20` | a token with two effects, an effect behind its tombstone, an undo out of order, an end with effects missing or left |
@@ -107,6 +107,10 @@ impl Judge for Court {
 
     fn replied(&mut self, at: Moment, key: &RequestKey, outcome: &Outcome, found: &mut Findings) {
         settle(at, None, self.facts.replied(key, outcome).err(), found);
+    }
+
+    fn operated(&mut self, at: Moment, node: u32, told: &Operated, found: &mut Findings) {
+        settle(at, None, self.facts.operated(node, told).err(), found);
     }
 
     fn recovered(

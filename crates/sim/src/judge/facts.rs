@@ -10,15 +10,15 @@ use super::cells::{Cells, Lock};
 use super::ids::IdMap;
 use super::ledger::{Checked, Objection, Opened};
 use super::model::{self, Change, Model, Saga, StepSet};
-use super::payload::{self, Fields, array, tag};
+use super::payload::{self, ChangeKind, Fields, array, tag};
 use super::reader::LogRecord;
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
 use coordinator::{
-    LogSlot, Message, OperationKind, Outcome, RecoveryAction, RecoveryReport, Request, StepAnswer,
-    Work,
+    Call, LogSlot, Message, Operated, OperationKind, Outcome, RecoveryAction, RecoveryReport,
+    Request, StepAnswer, UndoOrder, Work,
 };
 use node::Node;
-use saga::{Direction, End};
+use saga::{Direction, End, Output, StepInput};
 use std::collections::BTreeMap;
 use twopc::coordinator::Decision;
 use twopc::{PeerVerdict, Verdict, Vote};
@@ -140,6 +140,16 @@ struct Calls {
     /// The highest epoch that has called each step, forward and backward.
     epochs: Vec<[u32; 2]>,
     request: Option<u32>,
+    /// Undone by hand, says an operator.
+    marked: StepSet,
+    /// Closed by an operator without an answer.
+    closed: StepSet,
+    /// What steps gave, by their places.
+    outputs: Vec<(u8, Box<[u8]>)>,
+    /// How often each step was called while it waited for an operator.
+    parked: Vec<(u8, u32)>,
+    /// What each step has added, going forward and back, by its place.
+    added: Vec<(u8, Added)>,
 }
 
 /// A coordinator: its log, and what became of its operations elsewhere.
@@ -212,6 +222,23 @@ enum Ended {
     Saga(End),
 }
 
+impl Calls {
+    /// What a step gave, as its node's log has it.
+    fn output(&self, index: usize) -> Option<&[u8]> {
+        let found = self.outputs.iter().find(|(at, _)| usize::from(*at) == index);
+        found.map(|(_, bytes)| &**bytes)
+    }
+}
+
+/// What a call gives to a step: of which step, and what. Nothing in a simulated world is so long that
+/// it is given by its hash.
+fn given(input: &StepInput) -> (u32, &[u8]) {
+    match &input.output {
+        Output::Inline(bytes) => (input.step, bytes),
+        Output::Hashed { hash, .. } => (input.step, hash),
+    }
+}
+
 /// How often things were seen that a run should sometimes see.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
@@ -226,6 +253,13 @@ struct Seen {
     aborted_after_promise: u64,
     recovered_all_yes: u64,
     recovered_promise: u64,
+    parked: u64,
+    marked_done: u64,
+    overridden: u64,
+    closed_unanswered: u64,
+    past_pivot: u64,
+    given: u64,
+    undone_with_output: u64,
 }
 
 /// Everything that is durable somewhere, and what was said.
@@ -269,9 +303,10 @@ impl Facts {
         let mut adds = Vec::new();
         let mut add = |node: NodeName, work: &[u8]| {
             let node = node.number() as u32;
-            for payload::Change { cell, amount, condition } in payload::changes(work) {
-                if !condition {
-                    adds.push(Added { node, cell, amount });
+            for change in payload::changes(work) {
+                // What is added of another step's output is known when it is.
+                if change.kind == ChangeKind::Add {
+                    adds.push(Added { node, cell: change.cell, amount: change.amount });
                 }
             }
         };
@@ -398,8 +433,22 @@ impl Facts {
             Change::CommitStart => self.commit_decided(node, id),
             Change::CommitComplete => self.commit_complete(node, id),
             Change::StepSucceeded(step) => {
-                let late = self.saga(node, id).is_some_and(|saga| saga.turned > 0);
-                self.seen.late_outcome += u64::from(late);
+                let index = step.trailing_zeros() as usize;
+                if let Some(saga) = self.saga(node, id) {
+                    let (late, pivot) = (saga.turned > 0, saga.steps[index].kind == model::PIVOT);
+                    let logged = saga.output(index);
+                    let calls = self.coordinators[node as usize].calls.get(id);
+                    let given = calls.and_then(|calls| calls.output(index));
+                    let given = given.filter(|_| saga.steps[index].gives);
+                    ensure(logged == given, "G1", || {
+                        format!(
+                            "n{node} logs that step {index} of saga {id} gave {logged:?}; it gave \
+                             {given:?}"
+                        )
+                    })?;
+                    self.seen.late_outcome += u64::from(late);
+                    self.seen.past_pivot += u64::from(pivot);
+                }
                 self.has_call(node, id, step, "succeeded", |calls| calls.done)
             }
             Change::StepFailed { step, unknown } => {
@@ -414,6 +463,15 @@ impl Facts {
             }
             Change::Undone(step) => {
                 self.has_call(node, id, step, "was undone", |calls| calls.compensated)
+            }
+            Change::Closed(step) => {
+                self.seen.closed_unanswered += 1;
+                self.coordinators[node as usize].calls.entry(id, Calls::default).closed |= step;
+                Ok(())
+            }
+            Change::Parked => {
+                self.seen.parked += 1;
+                Ok(())
             }
             Change::SagaEnded(end) => self.saga_ended(node, id, end),
         }
@@ -485,8 +543,11 @@ impl Facts {
         let coordinator = &mut self.coordinators[node as usize];
         let calls = coordinator.calls.entry(id, Calls::default);
         let Some(saga) = coordinator.model.sagas.get(id) else { return Ok(()) };
-        let left = calls.changed & !calls.taken_back;
-        let right = if end == End::Completed { saga.all() } else { 0 };
+        let seen_to = calls.marked | calls.closed;
+        let left = calls.changed & !calls.taken_back & !seen_to;
+        let read_only = (0..saga.steps.len()).filter(|at| saga.steps[*at].kind == model::READ_ONLY);
+        let all = read_only.fold(saga.all(), |all, at| all & !(1 << at));
+        let right = if end == End::Completed { all } else { 0 };
         ensure(left == right, "G20", || {
             format!(
                 "n{node}: saga {id} is {}, and the effects of steps {left:#b} are there",
@@ -494,6 +555,14 @@ impl Facts {
             )
         })?;
         let request = calls.request;
+        // What an operator has seen to by hand stays as it is; what was undone otherwise than the step
+        // was done leaves the difference.
+        let stays = seen_to | saga.overridden;
+        let added = std::mem::take(&mut calls.added);
+        if end != End::Completed {
+            let stay = added.into_iter().filter(|(at, _)| stays >> at & 1 == 1);
+            self.expected.extend(stay.map(|(_, added)| added));
+        }
         self.decided(request, Ended::Saga(end))
     }
 
@@ -511,8 +580,17 @@ impl Facts {
         let (Some(id), Some(coordinator)) = (fields.id(), fields.coordinator()) else {
             return Err(unreadable());
         };
-        let [epoch, shard, body, promised, call, answer] = fields
-            .extensions([tag::EPOCH, tag::SHARD, tag::BODY, tag::PROMISED, tag::CALL, tag::ANSWER])
+        let [epoch, shard, body, promised, call, answer, output, marked] = fields
+            .extensions([
+                tag::EPOCH,
+                tag::SHARD,
+                tag::BODY,
+                tag::PROMISED,
+                tag::CALL,
+                tag::ANSWER,
+                tag::OUTPUT,
+                tag::MARKED,
+            ])
             .ok_or_else(unreadable)?;
         let by = coordinator.number() as u32;
         if coordinator.number() >= self.coordinators.len() as u64 {
@@ -540,7 +618,9 @@ impl Facts {
                 let (Some(call), Some(answer)) = (array(call), array(answer)) else {
                     return Err(unreadable());
                 };
-                self.step_taken(node, by, id, StepRecord::of(call, answer), body)
+                let mut step = StepRecord::of(call, answer);
+                step.marked = marked == Some(&[1]);
+                self.step_taken(node, by, id, step, body, output)
             }
             _ => Err(unreadable()),
         }
@@ -579,11 +659,12 @@ impl Facts {
                 return Err(Objection::new("I12", what));
             }
             let value = cell.value;
-            ensure(!change.condition || value >= change.amount, "G13", || {
+            let condition = change.kind == ChangeKind::Require;
+            ensure(!condition || value >= change.amount, "G13", || {
                 format!("n{node} promises {id} although cell {} holds {value}", change.cell)
             })?;
             cell.lock = own;
-            let add = if change.condition { 0 } else { change.amount };
+            let add = change.adds();
             spread.held.push(Held { shard, cell: change.cell, add });
         }
         let before = known.map(|place| spread.branches[place]);
@@ -678,8 +759,9 @@ impl Facts {
         id: OperationId,
         record: StepRecord,
         work: &[u8],
+        output: Option<&[u8]>,
     ) -> Checked {
-        let StepRecord { step, backward, refused, changed } = record;
+        let StepRecord { step, backward, refused, changed, marked } = record;
         let Coordinator { model, calls, seen: all, .. } = &mut self.coordinators[by as usize];
         let place = || format!("n{node}: step {step} of saga {id} of n{by}");
         let saga = model.sagas.get(id);
@@ -705,17 +787,36 @@ impl Facts {
         ensure(!(changed && refused), "I4", || format!("{}: a refusal changes things", place()))?;
         if backward {
             ensure(saga.turned > 0, "I5", || format!("{} is undone going forward", place()))?;
-            let before = saga.dependents(index) & calls.changed & !calls.taken_back;
+            // What an operator has seen to is there, and is undone by hand.
+            let there = calls.changed & !calls.taken_back & !calls.marked & !calls.closed;
+            let before = saga.dependents(index) & there;
             ensure(refused || before == 0, "I5", || {
                 format!("{} is undone before steps {before:#b}, which depend on it", place())
             })?;
             let there = calls.changed & bit > 0;
-            ensure(refused || changed == there, "I4", || {
+            ensure(!marked || saga.marked & bit > 0, "I4", || {
+                format!("{} is called undone by hand, and no operator has said so", place())
+            })?;
+            if marked {
+                calls.marked |= bit;
+                self.seen.marked_done += 1;
+            }
+            ensure(refused || changed == there || marked && !changed, "I4", || {
                 format!("{} is undone; it had an effect: {there}; taken back: {changed}", place())
             })?;
-            self.seen.null_compensation += u64::from(!changed && !refused);
+            self.seen.null_compensation += u64::from(!changed && !refused && !marked);
         } else {
-            ensure(changed != refused, "I4", || format!("{} is done and did nothing", place()))?;
+            let effect = saga.steps[index].kind != model::READ_ONLY;
+            ensure(changed == (effect && !refused), "I4", || {
+                format!("{} is done; it changed something: {changed}", place())
+            })?;
+            let kind = saga.steps[index].kind;
+            let fails =
+                kind != model::RETRIABLE && (saga.past_pivot() == 0 || kind == model::PIVOT);
+            ensure(!refused || fails, "I6", || format!("{} can never be done", place()))?;
+            if let Some(output) = output {
+                calls.outputs.push((index as u8, output.into()));
+            }
             let tombstone = calls.compensated & bit > 0;
             ensure(!(changed && tombstone), "I4", || {
                 format!("{} has an effect after its compensation", place())
@@ -736,20 +837,45 @@ impl Facts {
         } else {
             calls.changed |= bit;
         }
+        let overridden = backward && saga.overridden & bit > 0;
+        let late = calls.closed & bit > 0 && saga.ended.is_some();
+        self.seen.overridden += u64::from(overridden);
         for change in payload::changes(work) {
             let cell = participant.cells.at(change.cell);
             ensure(cell.lock == Lock::Free, "I12", || {
                 format!("{} touches cell {}, which is locked", place(), change.cell)
             })?;
             let value = cell.value;
-            if change.condition {
-                ensure(backward || value >= change.amount, "I4", || {
-                    format!("{} is done although cell {} holds {value}", place(), change.cell)
+            let condition = match change.kind {
+                ChangeKind::Require => !backward,
+                ChangeKind::RequireToUndo => backward,
+                _ => false,
+            };
+            ensure(!condition || value >= change.amount, "I4", || {
+                format!("{} is done although cell {} holds {value}", place(), change.cell)
+            })?;
+            let amount = if backward { change.adds().wrapping_neg() } else { change.adds() };
+            cell.value = value.wrapping_add(amount);
+            let cell = change.cell;
+            let added = Added { node, cell, amount };
+            if change.kind == ChangeKind::Added && !backward {
+                // It is what a step gave that it was to be given.
+                let takes = saga.steps[index].takes;
+                let given = |(at, bytes): &(u8, Box<[u8]>)| {
+                    takes >> at & 1 == 1 && bytes.get(1..) == Some(&amount.to_le_bytes()[..])
+                };
+                ensure(calls.outputs.iter().any(given), "I4", || {
+                    format!("{} adds {amount}, and none of what it takes gave that", place())
                 })?;
-            } else if backward {
-                cell.value = value.wrapping_sub(change.amount);
-            } else {
-                cell.value = value.wrapping_add(change.amount);
+                if let Some(request) = calls.request {
+                    self.requests[request as usize].adds.push(added);
+                }
+            }
+            if amount != 0 && saga.ended.is_none() {
+                calls.added.push((index as u8, added));
+            } else if late {
+                // Its operator has closed it, and it came to something after all.
+                self.expected.push(added);
             }
         }
         Ok(())
@@ -782,10 +908,11 @@ impl Facts {
                     _ => Ok(()),
                 }
             }
-            Message::StepCall { key, epoch: sent, step, direction, .. } => {
+            Message::StepCall { key, epoch: sent, call, .. } => {
                 let by = self.known(key.coordinator)?;
                 self.commands(from, to, by, sent.value(), opened)?;
-                self.step_called(to, by, key.id, *step, *direction, sent.value())
+                let newest = opened[by as usize][LogSlot::Coordinator as usize].epoch;
+                self.step_called(to, by, key.id, call, sent.value(), newest)
             }
             Message::StepReply { key, step, direction, answer, .. } => {
                 let by = self.known(key.coordinator)?;
@@ -922,10 +1049,11 @@ impl Facts {
         to: u32,
         by: u32,
         id: OperationId,
-        step: u32,
-        direction: Direction,
+        call: &Call,
         epoch: u32,
+        newest: u32,
     ) -> Checked {
+        let Call { step, direction, order, ref inputs, .. } = *call;
         let Coordinator { model, calls, .. } = &mut self.coordinators[by as usize];
         let known = model.sagas.get(id).and_then(|saga| Some((saga, saga.index(step)?)));
         let Some((saga, index)) = known.filter(|(saga, _)| saga.started > 0) else {
@@ -947,9 +1075,68 @@ impl Facts {
                 ensure(may_run, "gate", || {
                     format!("n{by} calls step {step} of saga {id} before what it waits for")
                 })?;
+                // It is given exactly what those steps gave, by the coordinator's own durable log.
+                let takes =
+                    (0..saga.steps.len()).filter(|at| saga.steps[index].takes >> at & 1 == 1);
+                let mut due = Vec::new();
+                for at in takes {
+                    let Some([0, bytes @ ..]) = saga.output(at) else { continue };
+                    due.push((saga.steps[at].number, bytes));
+                }
+                let mut found: Vec<_> = inputs.iter().map(given).collect();
+                found.sort_unstable();
+                ensure(found == due, "G3", || {
+                    format!("n{by} gives step {step} of saga {id} {found:?}; its log says {due:?}")
+                })?;
+                self.seen.given += u64::from(!due.is_empty());
             }
             Direction::Backward => {
                 let listed = saga.succeeded | saga.unknown | saga.may_have_started;
+                let listed = listed & saga.has_undo;
+                // An older process may not know what an operator has ordered of its successor.
+                // And a call that waited for the disk may leave behind the record that parks its branch.
+                if epoch == newest && saga.parked & bit > 0 {
+                    let known = |(at, _): &&mut (u8, u32)| usize::from(*at) == index;
+                    let calls = calls.entry(id, Calls::default);
+                    let count = match calls.parked.iter_mut().find(known) {
+                        Some((_, count)) => {
+                            *count += 1;
+                            *count
+                        }
+                        None => {
+                            calls.parked.push((index as u8, 1));
+                            1
+                        }
+                    };
+                    let parkings = saga.parkings.iter().filter(|at| usize::from(**at) == index);
+                    ensure(count <= parkings.count() as u32, "gate", || {
+                        format!("n{by} calls step {step} of saga {id}, which waits for an operator")
+                    })?;
+                }
+                let ordered = match order {
+                    UndoOrder::None => true,
+                    UndoOrder::Override => saga.overridden & bit > 0,
+                    UndoOrder::MarkDone => {
+                        saga.orders.iter().any(|(at, _)| usize::from(*at) == index)
+                    }
+                };
+                ensure(ordered, "gate", || {
+                    format!(
+                        "n{by} has step {step} of saga {id} undone by an order that it does not hold"
+                    )
+                })?;
+                // What the node itself has logged of the step.
+                let given_by_it = calls.get(id).and_then(|calls| calls.output(index));
+                let of_it = |input: &StepInput| {
+                    let (number, bytes) = given(input);
+                    number == step && given_by_it.and_then(|all| all.get(1..)) == Some(bytes)
+                };
+                ensure(inputs.iter().all(of_it), "G3", || {
+                    format!(
+                        "n{by} undoes step {step} of saga {id} with {inputs:?}: it gave nothing of this"
+                    )
+                })?;
+                self.seen.undone_with_output += u64::from(!inputs.is_empty());
                 ensure(saga.turned > 0 && listed & bit > 0, "gate", || {
                     format!("n{by} undoes step {step} of saga {id}; turned at {}", saga.turned)
                 })?;
@@ -988,11 +1175,13 @@ impl Facts {
         };
         let here = saga.steps[index].node.number() as u32 == from;
         let durable = match (answer, direction) {
-            (StepAnswer::NotNow, _) => return Ok(()),
+            // A compensation that failed may succeed the next time: nothing is recorded of it.
+            (StepAnswer::NotNow, _) | (StepAnswer::Refused { .. }, Direction::Backward) => {
+                return Ok(());
+            }
             (StepAnswer::Done, Direction::Forward) => calls.done,
             (StepAnswer::Refused { .. }, Direction::Forward) => calls.refused | calls.compensated,
             (StepAnswer::Done, Direction::Backward) => calls.compensated,
-            (StepAnswer::Refused { .. }, Direction::Backward) => calls.not_compensated,
         };
         let tombstone = matches!(answer, StepAnswer::Refused { .. })
             && direction == Direction::Forward
@@ -1000,6 +1189,28 @@ impl Facts {
         self.seen.refused_by_tombstone += u64::from(tombstone);
         ensure(here && durable >> index & 1 == 1, "gate", || {
             format!("n{from} answers {answer:?} to step {step} of saga {id}: not durably so")
+        })
+    }
+
+    // ---- operators ----
+
+    /// An operator is told that an order is taken: it is durable.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn operated(&self, node: u32, told: &Operated) -> Checked {
+        let Operated { id, step, result } = told;
+        if result.is_err() {
+            return Ok(());
+        }
+        let ordered = self.saga(node, *id).is_some_and(|saga| {
+            let index = saga.index(*step);
+            saga.orders.iter().any(|(at, _)| Some(usize::from(*at)) == index)
+        });
+        ensure(ordered, "gate", || {
+            format!(
+                "n{node} tells an operator that an order about step {step} of saga {id} is taken"
+            )
         })
     }
 
@@ -1095,6 +1306,14 @@ impl Facts {
     /// # Errors
     /// The first thing that is wrong.
     pub fn ended(&mut self, nodes: &[Option<&Node>]) -> Checked {
+        // What comes late to a step that an operator has closed may be done and not yet durable.
+        let under_way = |node: &Option<&Node>| {
+            let host = node.and_then(|node| node.participant());
+            host.is_some_and(|host| host.log().durable() < host.log().last())
+        };
+        if self.seen.closed_unanswered > 0 && nodes.iter().any(under_way) {
+            return Ok(());
+        }
         let told = self.requests.iter().all(|asked| asked.told.is_some());
         if !told || !nodes.iter().all(|node| node.is_some_and(is_quiet)) {
             return Ok(());
@@ -1174,6 +1393,13 @@ impl Facts {
             ("aborted_after_promise", seen.aborted_after_promise),
             ("recovered_all_yes", seen.recovered_all_yes),
             ("recovered_promise", seen.recovered_promise),
+            ("parked", seen.parked),
+            ("marked_done", seen.marked_done),
+            ("overridden", seen.overridden),
+            ("closed_unanswered", seen.closed_unanswered),
+            ("past_pivot", seen.past_pivot),
+            ("given", seen.given),
+            ("undone_with_output", seen.undone_with_output),
         ] {
             *into.entry(name).or_default() += count;
         }
@@ -1225,6 +1451,7 @@ struct StepRecord {
     backward: bool,
     refused: bool,
     changed: bool,
+    marked: bool,
 }
 
 impl StepRecord {
@@ -1236,6 +1463,7 @@ impl StepRecord {
             backward: direction == 1,
             refused: refused == 1,
             changed: changed == 1,
+            marked: false,
         }
     }
 }

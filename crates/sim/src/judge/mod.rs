@@ -117,6 +117,16 @@ pub trait Judge {
     ) {
     }
 
+    /// An operator is told what became of an order.
+    fn operated(
+        &mut self,
+        _at: Moment,
+        _node: u32,
+        _told: &coordinator::Operated,
+        _found: &mut Findings,
+    ) {
+    }
+
     /// A node's process is gone; if its power failed, `power` is true and `disk` is what survived.
     fn crashed(
         &mut self,

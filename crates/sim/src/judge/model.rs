@@ -69,7 +69,20 @@ pub struct Step {
     pub node: NodeName,
     /// What it waits for. `None`: for the step with the next lower number.
     needs: Option<StepSet>,
+    /// Its kind's byte.
+    pub kind: u8,
+    /// The steps whose outputs it is given.
+    pub takes: StepSet,
+    /// It brings something.
+    pub gives: bool,
 }
+
+/// A step that is the point of no return.
+pub const PIVOT: u8 = 1;
+/// A step that never fails for good.
+pub const RETRIABLE: u8 = 2;
+/// A step without an effect.
+pub const READ_ONLY: u8 = 3;
 
 /// What a log says of one saga.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +111,22 @@ pub struct Saga {
     pub undone: StepSet,
     /// Steps that may have been started when it turned.
     pub may_have_started: StepSet,
+    /// Steps that have an undo.
+    pub has_undo: StepSet,
+    /// Steps that wait for an operator.
+    pub parked: StepSet,
+    /// Steps that an operator has undone by hand.
+    pub marked: StepSet,
+    /// Steps of which an operator says that nobody will ever answer.
+    pub closed: StepSet,
+    /// Steps whose undo an operator has replaced.
+    pub overridden: StepSet,
+    /// Every time that a step was parked: its place.
+    pub parkings: Vec<u8>,
+    /// Every order: the step's place and its record.
+    pub orders: Vec<(u8, u64)>,
+    /// What steps have brought, by their places.
+    pub outputs: Vec<(u8, Box<[u8]>)>,
     /// How it ended, and by which record.
     pub ended: Option<(End, u64)>,
 }
@@ -137,11 +166,48 @@ impl Saga {
         })
     }
 
-    /// The steps that wait for this one.
+    /// The steps that wait for this one, and those that wait for one without an undo that does.
     #[must_use]
     pub fn dependents(&self, index: usize) -> StepSet {
-        let waits = |other: &usize| self.needs(*other) >> index & 1 == 1;
-        (0..self.steps.len()).filter(waits).fold(0, |set, other| set | 1 << other)
+        let wait_for = |set: StepSet| {
+            let waits = |other: &usize| self.needs(*other) & set > 0;
+            (0..self.steps.len()).filter(waits).fold(0, |set: StepSet, other| set | 1 << other)
+        };
+        let mut all = wait_for(1 << index);
+        loop {
+            let more = wait_for(all & !self.has_undo);
+            if more & !all == 0 {
+                return all;
+            }
+            all |= more;
+        }
+    }
+
+    /// The pivot, as a set of one, once everything that it waits for has succeeded, going forward.
+    #[must_use]
+    pub fn past_pivot(&self) -> StepSet {
+        if self.started == 0 || self.turned > 0 {
+            return 0;
+        }
+        let pivot = self.steps.iter().position(|step| step.kind == PIVOT);
+        let ready = pivot.filter(|index| self.needs(*index) & !self.succeeded == 0);
+        ready.map_or(0, |index| 1 << index)
+    }
+
+    /// Whether a step may fail now.
+    fn may_fail(&self, step: StepSet, unknown: bool) -> bool {
+        match self.steps[step.trailing_zeros() as usize].kind {
+            RETRIABLE => false,
+            PIVOT => !unknown,
+            _ => self.past_pivot() == 0,
+        }
+    }
+
+    /// What a step has brought.
+    #[must_use]
+    pub fn output(&self, index: usize) -> Option<&[u8]> {
+        let found = self.outputs.iter().find(|(at, _)| usize::from(*at) == index);
+        found.map(|(_, bytes)| &**bytes)
     }
 
     /// The steps whose outcome is known.
@@ -170,7 +236,7 @@ impl Saga {
         if rules.undo_what_may_have_started {
             listed |= self.may_have_started & !self.outcomes();
         }
-        listed & !self.undone
+        listed & self.has_undo & !self.undone
     }
 
     fn turn(&mut self, at: u64) {
@@ -191,8 +257,9 @@ impl Saga {
         if self.ended.is_some() {
             return None;
         }
-        let (mut run, mut undo) = (Vec::new(), Vec::new());
+        let (mut run, mut undo, mut parked) = (Vec::new(), Vec::new(), Vec::new());
         let (state, action, evidence) = if self.turned > 0 {
+            parked = self.numbers(self.parked & self.to_undo(rules));
             undo = self.numbers(self.to_undo(rules));
             if rules.undo_backward {
                 undo.reverse();
@@ -208,7 +275,7 @@ impl Saga {
         let steps = self.steps.len() as u32;
         Some(OperationReport {
             id,
-            kind: OperationKind::Saga { steps, next_step, run, undo },
+            kind: OperationKind::Saga { steps, next_step, run, undo, parked },
             state,
             action,
             in_doubt: false,
@@ -235,10 +302,26 @@ impl Saga {
         match event {
             EventType::SAGA_STEP_ADDED => {
                 let (number, _action) = (fields.u32()?, fields.u8()?);
-                let [node, needs] = fields.extensions([tag::NODE, tag::DEPENDENCIES])?;
+                let [node, needs, kind, takes, gives] = fields.extensions([
+                    tag::NODE,
+                    tag::DEPENDENCIES,
+                    tag::KIND,
+                    tag::INPUTS,
+                    tag::OUTPUT_TYPE,
+                ])?;
                 let fits = !started && self.step(number).is_none();
-                let step = self.added(number, node, needs).filter(|_| fits)?;
+                let mut step = self.added(number, node, needs).filter(|_| fits)?;
+                step.kind = match kind {
+                    None => 0,
+                    Some([kind @ 0..=READ_ONLY]) => *kind,
+                    Some(_) => return None,
+                };
+                step.takes = self.earlier(number, takes.unwrap_or(&[]))?;
+                step.gives = gives.is_some();
+                let second = step.kind == PIVOT && self.steps.iter().any(|s| s.kind == PIVOT);
+                (!second).then_some(())?;
                 assert!(self.steps.len() < STEPS_MAX as usize, "a saga of at most 128 steps");
+                self.has_undo |= StepSet::from(step.kind == 0) << self.steps.len();
                 self.steps.push(step);
             }
             EventType::SAGA_EXECUTE_START => {
@@ -247,6 +330,10 @@ impl Saga {
             }
             EventType::SAGA_STEP_SUCCEEDED => {
                 let step = self.in_flight(fields.u32()?)?;
+                let [output] = fields.extensions([tag::OUTPUT])?;
+                if let Some(output) = output {
+                    self.outputs.push((step.trailing_zeros() as u8, output.into()));
+                }
                 self.succeeded |= step;
                 change = Change::StepSucceeded(step);
             }
@@ -259,6 +346,7 @@ impl Saga {
                     Some(_) => return None,
                 };
                 let step = self.in_flight(number)?;
+                self.may_fail(step, unknown).then_some(())?;
                 if unknown {
                     self.unknown |= step;
                 } else {
@@ -271,7 +359,7 @@ impl Saga {
             }
             EventType::SAGA_COMPENSATION_START => {
                 let _cause = fields.u32()?;
-                (started && !self.announced).then_some(())?;
+                (started && !self.announced && self.past_pivot() == 0).then_some(())?;
                 self.announced = true;
                 if executing {
                     self.turn(at);
@@ -279,15 +367,55 @@ impl Saga {
             }
             EventType::SAGA_COMPENSATION_SUCCEEDED => {
                 let index = self.index(fields.u32()?)?;
+                let [heuristic] = fields.extensions([tag::HEURISTIC])?;
                 let list = self.to_undo(rules);
                 let due = list >> index & 1 == 1 && self.dependents(index) & list == 0;
-                (turned && due).then_some(())?;
+                let closed = heuristic != Some(&[1]) || self.closed >> index & 1 == 1;
+                (turned && due && closed).then_some(())?;
                 self.undone |= 1 << index;
-                change = Change::Undone(1 << index);
+                change = if heuristic == Some(&[1]) {
+                    Change::Closed(1 << index)
+                } else {
+                    Change::Undone(1 << index)
+                };
             }
             EventType::SAGA_COMPENSATION_FAILED => {
                 let (step, _attempt) = (self.step(fields.u32()?)?, fields.u32()?);
+                let [parked, order] = fields.extensions([tag::PARKED, tag::ORDER])?;
                 (turned && self.to_undo(rules) & step > 0).then_some(())?;
+                match (order, parked) {
+                    (Some([what, ..]), _) => {
+                        match what {
+                            0 => {
+                                (self.parked, self.marked) =
+                                    (self.parked & !step, self.marked & !step)
+                            }
+                            1 => {
+                                (self.parked, self.marked) =
+                                    (self.parked & !step, self.marked | step)
+                            }
+                            2 => {
+                                (self.marked & step > 0).then_some(())?;
+                                self.closed |= step;
+                            }
+                            3 => {
+                                (self.parked, self.marked) =
+                                    (self.parked & !step, self.marked & !step);
+                                self.overridden |= step;
+                            }
+                            _ => return None,
+                        }
+                        self.orders.push((step.trailing_zeros() as u8, at));
+                    }
+                    (Some([]), _) => return None,
+                    (None, Some([1])) => {
+                        (self.parked, self.marked) = (self.parked | step, self.marked & !step);
+                        self.parkings.push(step.trailing_zeros() as u8);
+                        change = Change::Parked;
+                    }
+                    (None, None) => {}
+                    (None, Some(_)) => return None,
+                }
             }
             EventType::SAGA_COMPLETED => {
                 (executing && self.succeeded == self.all()).then_some(())?;
@@ -298,6 +426,7 @@ impl Saga {
                 self.ended = Some((End::Compensated, at));
             }
             EventType::SAGA_ABORTED => {
+                (self.past_pivot() == 0).then_some(())?;
                 if executing && rules.abort_undoes {
                     self.turn(at);
                 }
@@ -316,16 +445,23 @@ impl Saga {
             None => NodeName::default(),
             Some(_) => NodeName(array(node)?),
         };
+        let (kind, takes, gives) = (0, 0, false);
         let Some(list) = needs else {
-            return Some(Step { number, node, needs: None });
+            return Some(Step { number, node, needs: None, kind, takes, gives });
         };
+        let needs = Some(self.earlier(number, list)?);
+        Some(Step { number, node, needs, kind, takes, gives })
+    }
+
+    /// Steps that stand before this one, by number, as a set.
+    fn earlier(&self, number: u32, list: &[u8]) -> Option<StepSet> {
         let (list, rest) = list.as_chunks::<4>();
-        let mut needs = 0;
-        for dependency in list {
-            let dependency = u32::from_le_bytes(*dependency);
-            needs |= self.step(dependency).filter(|_| dependency < number)?;
+        let mut earlier = 0;
+        for other in list {
+            let other = u32::from_le_bytes(*other);
+            earlier |= self.step(other).filter(|_| other < number)?;
         }
-        rest.is_empty().then_some(Step { number, node, needs: Some(needs) })
+        rest.is_empty().then_some(earlier)
     }
 
     /// A step of which an outcome is news.
@@ -333,7 +469,7 @@ impl Saga {
         let index = self.index(number)?;
         let step = 1 << index;
         let running = if self.turned > 0 {
-            self.may_have_started & !self.undone & step > 0
+            self.may_have_started & self.has_undo & !self.undone & step > 0
         } else {
             self.started > 0 && self.needs(index) & !self.succeeded == 0
         };
@@ -655,6 +791,10 @@ pub enum Change {
     },
     /// A step was undone.
     Undone(StepSet),
+    /// A step counts as undone because an operator says so.
+    Closed(StepSet),
+    /// A branch waits for an operator.
+    Parked,
     /// A saga ended.
     SagaEnded(End),
     /// Something of a transaction.

@@ -28,6 +28,22 @@ pub mod tag {
     pub const CALL: u8 = 12;
     /// Refused u8, code u32, changed u8: on `step_outcome`.
     pub const ANSWER: u8 = 13;
+    /// u8, on `saga_step_added`: 0 compensatable, 1 pivot, 2 retriable, 3 read-only.
+    pub const KIND: u8 = 32;
+    /// u32 each, on `saga_step_added`: whose outputs a step is given.
+    pub const INPUTS: u8 = 35;
+    /// u8, on `saga_step_added`: the step brings something.
+    pub const OUTPUT_TYPE: u8 = 36;
+    /// 0 and bytes, on `saga_step_succeeded` and `step_outcome`.
+    pub const OUTPUT: u8 = 39;
+    /// u8, 1, on `saga_compensation_failed`: the branch waits for an operator.
+    pub const PARKED: u8 = 40;
+    /// What u8 and more, on `saga_compensation_failed`: an operator's order.
+    pub const ORDER: u8 = 41;
+    /// u8, 1, on `saga_compensation_succeeded`: an operator said so.
+    pub const HEURISTIC: u8 = 42;
+    /// u8, 1, on `step_outcome`: undone by hand.
+    pub const MARKED: u8 = 43;
 }
 
 /// A participant as `tx_commit_start` lists it, 76 bytes: shard, node, store, boot count.
@@ -124,15 +140,51 @@ pub fn array<const N: usize>(value: Option<&[u8]>) -> Option<[u8; N]> {
     value?.try_into().ok()
 }
 
-/// A change that a piece of work asks for: 17 bytes, kind (1 add, 2 require), cell, amount.
+/// A change that a piece of work asks for: 17 bytes, kind, cell, amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Which cell.
     pub cell: u64,
-    /// What to add, or the least that it must hold.
+    /// What to add; the least that it must hold; the step whose output is added.
     pub amount: i64,
-    /// It is a condition.
-    pub condition: bool,
+    /// What it is.
+    pub kind: ChangeKind,
+}
+
+/// What a change is; its byte is its place here, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Something is added.
+    Add,
+    /// A condition.
+    Require,
+    /// A condition of the undo.
+    RequireToUndo,
+    /// What another step gave is added.
+    AddInput,
+    /// The step gives what the cell holds.
+    Give,
+    /// What another step had given was added.
+    Added,
+}
+
+impl ChangeKind {
+    const ALL: [ChangeKind; 6] = [
+        ChangeKind::Add,
+        ChangeKind::Require,
+        ChangeKind::RequireToUndo,
+        ChangeKind::AddInput,
+        ChangeKind::Give,
+        ChangeKind::Added,
+    ];
+}
+
+impl Change {
+    /// What it adds to its cell; nothing unless it is such a change.
+    #[must_use]
+    pub fn adds(&self) -> i64 {
+        if matches!(self.kind, ChangeKind::Add | ChangeKind::Added) { self.amount } else { 0 }
+    }
 }
 
 /// The changes of a piece of work; what is none ends them.
@@ -140,7 +192,8 @@ pub fn changes(work: &[u8]) -> impl Iterator<Item = Change> + '_ {
     work.as_chunks::<17>().0.iter().map_while(|bytes| {
         let mut fields = Fields(&bytes[1..]);
         let (cell, amount) = (fields.u64()?, fields.u64()? as i64);
-        matches!(bytes[0], 1 | 2).then_some(Change { cell, amount, condition: bytes[0] == 2 })
+        let kind = *ChangeKind::ALL.get(usize::from(bytes[0].checked_sub(1)?))?;
+        Some(Change { cell, amount, kind })
     })
 }
 
@@ -172,10 +225,26 @@ mod tests {
     fn work_is_read_as_it_is_documented() {
         let change = |cell, amount| node::work::Change::Add { cell, amount };
         let require = node::work::Change::Require { cell: 4, at_least: -9 };
-        let bytes = node::work::encode(&[change(3, 5), require, change(u64::MAX, i64::MIN)]);
+        let bytes = node::work::encode(&[
+            change(3, 5),
+            require,
+            change(u64::MAX, i64::MIN),
+            node::work::Change::RequireToUndo { cell: 5, at_least: 6 },
+            node::work::Change::AddInput { cell: 7, step: 8 },
+            node::work::Change::Give { cell: 9 },
+            node::work::Change::Added { cell: 10, amount: 11 },
+        ]);
         let read: Vec<Change> = changes(&bytes).collect();
-        let expected = [(3, 5, false), (4, -9, true), (u64::MAX, i64::MIN, false)]
-            .map(|(cell, amount, condition)| Change { cell, amount, condition });
+        let expected = [
+            (3, 5, ChangeKind::Add),
+            (4, -9, ChangeKind::Require),
+            (u64::MAX, i64::MIN, ChangeKind::Add),
+            (5, 6, ChangeKind::RequireToUndo),
+            (7, 8, ChangeKind::AddInput),
+            (9, 0, ChangeKind::Give),
+            (10, 11, ChangeKind::Added),
+        ]
+        .map(|(cell, amount, kind)| Change { cell, amount, kind });
         assert_eq!(read, expected);
     }
 }

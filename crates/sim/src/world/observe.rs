@@ -223,6 +223,8 @@ impl<'a> World<'a> {
             What::Retire { .. } => "its old process ends".to_owned(),
             What::Ask => return (None, format!("the client of operation {target} asks")),
             What::NextWave => return (None, "has the wave ended?".to_owned()),
+            What::Operate => "its operator looks".to_owned(),
+            What::Cancel => return (None, format!("the client of operation {target} cancels")),
         };
         debug_assert!(u64::from(entry.what >> KIND_SHIFT) > DELIVER, "it is no message");
         (Some(target), text)
@@ -314,8 +316,9 @@ fn brief(message: &Message) -> String {
             };
             text
         }
-        Message::StepCall { key, step, direction, .. } => {
-            let undo = if *direction == Direction::Backward { "undo of " } else { "" };
+        Message::StepCall { key, call, .. } => {
+            let undo = if call.direction == Direction::Backward { "undo of " } else { "" };
+            let step = call.step;
             format!("{kind}: {undo}step {step} of n{}'s saga {}", key.coordinator.number(), key.id)
         }
         Message::StepReply { key, step, direction, answer, .. } => {
