@@ -17,9 +17,11 @@ use runtime::Outcome;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{Read, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -94,23 +96,33 @@ fn live(role: &str, judge: Judge, life: u64, kills: u64) -> Result<(u64, u64), F
             .env(ROLE, role)
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut stdout = child.stdout.take().ok_or("its output was piped")?;
+        let stdout = child.stdout.take().ok_or("its output was piped")?;
+        let said = Arc::new(AtomicU64::new(0));
+        let counted = said.clone();
         let reader = std::thread::spawn(move || {
-            let mut text = String::new();
-            stdout.read_to_string(&mut text).map(|_| text)
+            let (mut stdout, mut text) = (BufReader::new(stdout), String::new());
+            while stdout.read_line(&mut text)? > 0 {
+                counted.fetch_add(1, Ordering::Release);
+            }
+            Ok::<String, std::io::Error>(text)
         });
-        let wait = Duration::from_millis(random.draw(life, kill).below(600));
-        let deadline = Instant::now() + if kill == kills { PATIENCE } else { wait };
+        // Most die when so many of the new operations have been told, some as they start.
+        let draw = |n| random.draw(life, 3 * kill + n);
+        let early = draw(0).below(4) == 0;
+        let enough = if early { u64::MAX } else { OPERATIONS * kill + draw(1).below(OPERATIONS) };
+        let limit = if early { Duration::from_millis(draw(2).below(60)) } else { PATIENCE };
+        let begun = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break Some(status);
             }
-            if Instant::now() >= deadline {
+            let late = begun.elapsed() >= if kill == kills { PATIENCE } else { limit };
+            if late || kill < kills && said.load(Ordering::Acquire) >= enough {
                 child.kill()?;
                 child.wait()?;
                 break None;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_micros(200));
         };
         let text = reader.join().map_err(|_| "the reader panicked")??;
         match status {

