@@ -1,6 +1,7 @@
 //! What crosses crates.
 
 mod answers;
+mod compaction;
 mod forces;
 mod histories;
 mod limits;

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use twopc::coordinator::Member;
 use twopc::participant::PromiseKey;
-use twopc::{Peer, TxKey, Vote};
+use twopc::{Peer, TxKey, Vote, Watermark};
 use wal_core::EventType;
 
 /// The version of the extensions that this code writes, and the only one that it reads.
@@ -83,6 +83,9 @@ pub mod tag {
     pub const UNDO_NAME: u8 = 44;
     /// u8, 1: an operator has undone it by hand; nothing was changed by this call. On `step_outcome`.
     pub const MARKED: u8 = 43;
+    /// Highest id u64, then the active ids up to it, u64 each, ascending: the finished-watermark. On
+    /// `coordinator_seen`.
+    pub const FINISHED: u8 = 75;
 }
 
 /// What a node did with a call of a saga's step: the record that makes its effect happen at most once.
@@ -562,7 +565,36 @@ pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) 
             front.tag(tag::EPOCH, &epoch.value().to_le_bytes()).append(out);
             EventType::COORDINATOR_SEEN
         }
+        Event::Finished { coordinator, epoch, watermark } => {
+            let front = front(OperationId(0), coordinator);
+            let mut tags = front.tag(tag::EPOCH, &epoch.value().to_le_bytes()).tags(out);
+            tags.put(tag::FINISHED, &encode_watermark(watermark));
+            EventType::COORDINATOR_SEEN
+        }
     }
+}
+
+/// How long the payload of a finished-watermark's record is at most.
+pub const FINISHED_BYTES_MAX: usize =
+    PARTICIPANTS_PREFIX_BYTES + 7 + TAG_HEAD_BYTES + 8 * (1 + Watermark::ACTIVE_MAX);
+
+/// Writes a finished-watermark: the highest id, then the active ones.
+#[must_use]
+pub fn encode_watermark(watermark: &Watermark) -> Vec<u8> {
+    let all = std::iter::once(watermark.highest()).chain(watermark.active().iter().copied());
+    all.flat_map(|id| id.0.to_le_bytes()).collect()
+}
+
+/// Reads what [`encode_watermark`] writes; `None` if it is anything else.
+#[must_use]
+pub fn decode_watermark(value: &[u8]) -> Option<Watermark> {
+    let (ids, cut) = value.as_chunks::<8>();
+    let ids: Vec<OperationId> =
+        ids.iter().map(|bytes| OperationId(u64::from_le_bytes(*bytes))).collect();
+    let (&highest, active) = ids.split_first()?;
+    let ascending = active.is_sorted_by(|a, b| a < b) && active.iter().all(|id| *id <= highest);
+    let fits = active.len() <= Watermark::ACTIVE_MAX;
+    (cut.is_empty() && ascending && fits).then(|| Watermark::new(highest, active.iter().copied()))
 }
 
 /// Writes the payload of a step's outcome, and says which event it is.
@@ -993,7 +1025,14 @@ fn decode_participant(
             Fact::Participant(Event::Aborted { key, promised })
         }
         EventType::COORDINATOR_SEEN => {
-            Fact::Participant(Event::CoordinatorSeen { coordinator, epoch: tags.epoch(event)? })
+            let epoch = tags.epoch(event)?;
+            Fact::Participant(match tags.find(tag::FINISHED) {
+                None => Event::CoordinatorSeen { coordinator, epoch },
+                Some(value) => {
+                    let watermark = decode_watermark(value).ok_or(CodecError::Value(event))?;
+                    Event::Finished { coordinator, epoch, watermark }
+                }
+            })
         }
         EventType::STEP_OUTCOME => {
             let call: [u8; 21] =

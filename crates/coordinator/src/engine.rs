@@ -1,19 +1,21 @@
 //! The engine: every saga and transaction of one coordinator, on one log.
 
+mod compaction;
 mod operator;
 
 use crate::codec;
 use crate::gated::GatedLog;
 use crate::message::{Call, Message, SagaKey, StepAnswer, UndoOrder};
 use crate::output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
-use crate::replay::{InDoubt, Replay};
+use crate::replay::{EndedOperation, InDoubt, Replay};
+use crate::snapshot::{DoubtfulTrail, Ended, EndedHow, Trail};
 use base::prng::Key;
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
 use base::{StoreId, Time};
 pub use operator::{CancelRefusal, Retrying};
 use saga::{Direction, Label, Saga};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::coordinator::{Decision, Member};
@@ -47,8 +49,8 @@ pub struct Config {
     pub steps_max: u32,
     /// The most bytes that a step may bring. More stay where it ran, and are known by their hash.
     pub output_bytes_max: u32,
-    /// How an operation ended is told to whoever asks with its key for at least so long; after that
-    /// the key may be used anew.
+    /// How an operation ended is told to whoever asks with its key for so long, unless
+    /// [`results_max`](Self::results_max) others have ended since; after that the key may be used anew.
     pub results_kept: Duration,
     /// The actions for which there is code, by name; `None`: whoever runs steps knows all. A saga with a
     /// step of another name is not begun, and one that the log holds waits.
@@ -59,6 +61,9 @@ pub struct Config {
     pub active_sagas_max: u32,
     /// This many transactions may be active at once.
     pub active_transactions_max: u32,
+    /// At most so many operations that ended last are answered for, the others' keys may be used anew.
+    /// It bounds memory and snapshots, and wins over [`results_kept`](Self::results_kept).
+    pub results_max: u32,
     /// Milliseconds of the Unix clock at [`Time::ZERO`], for the timestamps that people read.
     pub unix_ms_at_zero: i64,
     /// The key of this engine's randomness: the nonces of its sagas.
@@ -85,6 +90,7 @@ impl Config {
             abort_sends_max: 3,
             active_sagas_max: 1_024,
             active_transactions_max: 256,
+            results_max: 8_192,
             unix_ms_at_zero: 0,
             key,
         }
@@ -174,6 +180,8 @@ struct TransactionOp {
     sent: Sent,
     pace: Pace,
     aborts_sent: u32,
+    /// Its records, for the next snapshot.
+    trail: Trail,
 }
 
 #[derive(Clone, Debug)]
@@ -185,6 +193,8 @@ struct SagaOp {
     calls: Vec<Called>,
     /// The action of one of its steps for which there is no code: nothing of it is called.
     held: Option<Label>,
+    /// Its records, for the next snapshot.
+    trail: Trail,
 }
 
 /// A call of a step.
@@ -198,10 +208,10 @@ struct Called {
 }
 
 impl SagaOp {
-    fn new(machine: Saga, now: Time, actions: Option<&BTreeSet<Label>>) -> SagaOp {
+    fn new(machine: Saga, now: Time, actions: Option<&BTreeSet<Label>>, trail: Trail) -> SagaOp {
         let held = actions.and_then(|known| missing_action(&machine, known));
         let (sent, pace) = (Sent::default(), Pace::new(now));
-        SagaOp { machine, sent, pace, calls: Vec::new(), held }
+        SagaOp { machine, sent, pace, calls: Vec::new(), held, trail }
     }
 
     fn is_owed(machine: &Saga, call: &Called) -> bool {
@@ -306,6 +316,15 @@ enum EndedAs {
     Transaction(Decision),
 }
 
+impl From<EndedHow> for EndedAs {
+    fn from(how: EndedHow) -> EndedAs {
+        match how {
+            EndedHow::Saga(end) => EndedAs::Saga(end),
+            EndedHow::Transaction(decision) => EndedAs::Transaction(decision),
+        }
+    }
+}
+
 impl From<EndedAs> for Outcome {
     fn from(ended: EndedAs) -> Outcome {
         match ended {
@@ -343,8 +362,6 @@ pub struct Engine {
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
     requests: BTreeMap<RequestKey, Asked>,
-    /// The keys of what has ended, and when that was, or when it was found in the log.
-    results: VecDeque<(Time, RequestKey)>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
@@ -352,6 +369,14 @@ pub struct Engine {
     transactions_in_doubt: BTreeSet<OperationId>,
     /// No id of these epochs that is not known is presumed aborted.
     unknown_ids_up_to: Option<Epoch>,
+    /// Its records, for the next snapshot.
+    doubtful: Vec<DoubtfulTrail>,
+    /// Epochs under which the log held ids when it was opened, its own later ones among them.
+    foreign_epochs: Vec<Epoch>,
+    /// What has ended, as long as it is answered for.
+    window: compaction::Window,
+    /// How far the snapshot has come that is being written.
+    snapshot: Option<compaction::Stage>,
     nodes: Nodes,
     ids_drawn: u64,
     waited: u64,
@@ -388,17 +413,21 @@ impl Engine {
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
             requests: BTreeMap::new(),
-            results: VecDeque::new(),
             decided: BTreeMap::new(),
             sagas_in_doubt: BTreeSet::new(),
             transactions_in_doubt: BTreeSet::new(),
             unknown_ids_up_to: None,
+            doubtful: Vec::new(),
+            foreign_epochs: Vec::new(),
+            window: compaction::Window::default(),
+            snapshot: None,
             nodes: Nodes::default(),
             ids_drawn: 0,
             waited: 0,
             dead: false,
         };
-        let found = replay.into_operations(epoch);
+        let mut found = replay.into_operations(epoch);
+        engine.take_doubts(found.doubtful, found.foreign_epochs);
         engine.unknown_ids_up_to = found.unknown_ids_up_to;
         for (in_doubt, listed) in [
             (found.sagas_in_doubt, &mut engine.sagas_in_doubt),
@@ -410,22 +439,25 @@ impl Engine {
                 engine.requests.extend(request_key.map(|key| (key, asked)));
             }
         }
-        for ended in found.ended_transactions {
-            engine.decided.insert(ended.id, ended.how);
-            if let Some(key) = ended.request_key {
-                let outcome = EndedAs::Transaction(ended.how);
-                let known = Known::Ended { at: ended.at, outcome };
-                engine.results.push_back((now, key.clone()));
-                engine.requests.insert(key, Asked { known, fingerprint: ended.fingerprint });
-            }
+        let mut ended = Vec::new();
+        for transaction in found.ended_transactions {
+            let EndedOperation { id, how, at, request_key, fingerprint } = transaction;
+            engine.decided.insert(id, how);
+            let how = EndedHow::Transaction(how);
+            ended.push(Ended { id, how, at, request_key, fingerprint });
         }
-        for ended in found.ended_sagas {
-            if let Some(key) = ended.request_key {
-                let outcome = EndedAs::Saga(ended.how);
-                let known = Known::Ended { at: ended.at, outcome };
-                engine.results.push_back((now, key.clone()));
-                engine.requests.insert(key, Asked { known, fingerprint: ended.fingerprint });
+        for saga in found.ended_sagas {
+            let EndedOperation { id, how, at, request_key, fingerprint } = saga;
+            ended.push(Ended { id, how: EndedHow::Saga(how), at, request_key, fingerprint });
+        }
+        ended.sort_unstable_by_key(|ended| (ended.at, ended.id));
+        for ended in ended {
+            if let Some(key) = ended.request_key.clone() {
+                let known = Known::Ended { at: ended.at, outcome: ended.how.into() };
+                let fingerprint = ended.fingerprint;
+                engine.requests.insert(key, Asked { known, fingerprint });
             }
+            engine.remember(now, ended);
         }
         for machine in found.transactions {
             let id = machine.id();
@@ -442,6 +474,7 @@ impl Engine {
                     sent: Sent::default(),
                     pace: Pace::new(now),
                     aborts_sent: 0,
+                    trail: found.transaction_trails.remove(&id).unwrap_or_default(),
                 }),
             );
             let restarted = twopc::coordinator::Input::Restarted { epoch };
@@ -454,7 +487,8 @@ impl Engine {
                 let fingerprint = machine.terms().fingerprint;
                 engine.requests.insert(key.clone(), Asked { known, fingerprint });
             }
-            let op = SagaOp::new(machine, now, engine.desk.config.actions.as_ref());
+            let trail = found.saga_trails.remove(&id).unwrap_or_default();
+            let op = SagaOp::new(machine, now, engine.desk.config.actions.as_ref(), trail);
             engine.sagas.insert(id, Box::new(op));
             engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
         }
@@ -607,7 +641,8 @@ impl Engine {
                 self.tell_saga(now, key.id, &input, out);
             }
             Message::Transaction(message) => self.receive_transaction(now, from, message, out),
-            Message::StepCall { .. } | Message::Hello => {}
+            Message::AskFinished => self.tell_finished(from, out),
+            Message::StepCall { .. } | Message::Hello | Message::Finished { .. } => {}
         }
     }
 
@@ -660,6 +695,7 @@ impl Engine {
                 .log
                 .append(now, out, |payload| codec::encode_marker(sagas, transactions, payload));
         }
+        self.compact(now, out);
         self.desk.log.flush(now, out);
     }
 
@@ -720,19 +756,6 @@ impl Engine {
 
     // ---- starting ----
 
-    /// Forgets how operations ended whose results have been kept for long enough.
-    fn forget_results(&mut self, now: Time) {
-        let kept = self.desk.config.results_kept;
-        while self.results.front().is_some_and(|(ended, _)| *ended + kept <= now) {
-            let Some((_, key)) = self.results.pop_front() else { break };
-            // The key may have been forgotten, and used anew, by an operation that is still active.
-            let ended = self.requests.get(&key).map(|asked| asked.known);
-            if let Some(Known::Ended { .. }) = ended {
-                self.requests.remove(&key);
-            }
-        }
-    }
-
     fn submit_saga(
         &mut self,
         now: Time,
@@ -780,14 +803,13 @@ impl Engine {
         }
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
-        let at = self
-            .desk
-            .log
-            .append(now, out, |payload| codec::encode_saga(id, &created, payload))
-            .map_err(|_| Refusal::LogBusy)?;
+        let mut trail = Trail::default();
+        let encode = |payload: &mut Vec<u8>| codec::encode_saga(id, &created, payload);
+        let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
+        let at = appended.map_err(|_| Refusal::LogBusy)?;
         let machine =
             Saga::created(id, at, &created).expect("the first event of an admission is a creation");
-        let op = SagaOp::new(machine, now, None);
+        let op = SagaOp::new(machine, now, None, trail);
         let op = self.sagas.entry(id).or_insert_with(|| Box::new(op));
         let known = Known::Active(OpRef::Saga(id));
         self.requests.insert(key.clone(), Asked { known, fingerprint: None });
@@ -873,11 +895,10 @@ impl Engine {
         self.desk.check_payload(codec::prepared_bytes(work.unwrap_or(0), branches.len()))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
-        let at = self
-            .desk
-            .log
-            .append(now, out, |payload| codec::encode_transaction(id, &created, payload))
-            .map_err(|_| Refusal::LogBusy)?;
+        let mut trail = Trail::default();
+        let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, &created, payload);
+        let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
+        let at = appended.map_err(|_| Refusal::LogBusy)?;
         let op = TransactionOp {
             machine: Transaction::created(id, at, &created)
                 .expect("the first event of an admission is a creation"),
@@ -886,6 +907,7 @@ impl Engine {
             sent: Sent::default(),
             pace: Pace::new(now),
             aborts_sent: 0,
+            trail,
         };
         let op = self.transactions.entry(id).or_insert_with(|| Box::new(op));
         let known = Known::Active(OpRef::Transaction(id));
@@ -1026,8 +1048,9 @@ impl Engine {
             return Some(Verdict::InDoubt);
         }
         // The log was replayed whole: of an earlier epoch it would hold a commit decision, had there
-        // been one.
-        (id.epoch() < self.desk.epoch).then_some(Verdict::Aborted)
+        // been one. Of this epoch whatever was drawn and is not known has ended long ago.
+        let drawn = id.epoch() == self.desk.epoch && id.counter() <= self.ids_drawn;
+        (id.epoch() < self.desk.epoch || drawn).then_some(Verdict::Aborted)
     }
 
     /// True if the input was worth a fact.
@@ -1051,23 +1074,32 @@ impl Engine {
         let Some(op) = self.transactions.remove(&id) else { return };
         let Some(decision) = op.machine.ended() else { return };
         self.decided.insert(id, decision);
-        if let Some(key) = op.machine.request_key() {
-            let (at, outcome) = (op.machine.evidence(), EndedAs::Transaction(decision));
-            self.end_request(now, key, Known::Ended { at, outcome });
+        let at = op.machine.evidence();
+        let request_key = op.machine.request_key().cloned();
+        let mut fingerprint = None;
+        if let Some(key) = &request_key {
+            let outcome = EndedAs::Transaction(decision);
+            fingerprint = self.end_request(key, Known::Ended { at, outcome });
         }
+        let how = EndedHow::Transaction(decision);
+        self.remember(now, Ended { id, how, at, request_key, fingerprint });
         match decision {
             Decision::Commit => self.desk.stats.committed += 1,
             Decision::Abort => self.desk.stats.aborted += 1,
         }
     }
 
-    fn end_request(&mut self, now: Time, key: &RequestKey, ended: Known) {
-        self.results.push_back((now, key.clone()));
+    /// What is known under a key from now on. Gives back the fingerprint of what was asked.
+    fn end_request(&mut self, key: &RequestKey, ended: Known) -> Option<u128> {
         match self.requests.get_mut(key) {
-            Some(asked) => asked.known = ended,
+            Some(asked) => {
+                asked.known = ended;
+                asked.fingerprint
+            }
             None => {
                 let asked = Asked { known: ended, fingerprint: None };
                 self.requests.insert(key.clone(), asked);
+                None
             }
         }
     }
@@ -1153,10 +1185,17 @@ impl Engine {
         self.desk.send_saga(now, op, false, out);
         if let saga::Phase::Ended(how) = op.machine.phase() {
             let Some(op) = self.sagas.remove(&id) else { return };
-            if let Some(key) = op.machine.request_key() {
-                let (at, outcome) = (op.machine.last(), EndedAs::Saga(how));
-                self.end_request(now, key, Known::Ended { at, outcome });
+            let at = op.machine.last();
+            let request_key = op.machine.request_key().cloned();
+            let fingerprint = op.machine.terms().fingerprint;
+            if let Some(key) = &request_key {
+                let outcome = EndedAs::Saga(how);
+                self.end_request(key, Known::Ended { at, outcome });
             }
+            self.remember(
+                now,
+                Ended { id, how: EndedHow::Saga(how), at, request_key, fingerprint },
+            );
             match how {
                 saga::End::Completed => self.desk.stats.completed += 1,
                 saga::End::Compensated => self.desk.stats.compensated += 1,
@@ -1279,8 +1318,8 @@ impl Desk {
         out: &mut Vec<Output>,
     ) -> bool {
         let id = op.machine.id();
-        let appended =
-            self.log.append(now, out, |payload| codec::encode_transaction(id, event, payload));
+        let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, event, payload);
+        let appended = self.log.append_kept(now, &mut op.trail, out, encode);
         let Ok(sequence) = appended else { return false };
         op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
         true
@@ -1295,7 +1334,8 @@ impl Desk {
         out: &mut Vec<Output>,
     ) -> bool {
         let id = op.machine.id();
-        let appended = self.log.append(now, out, |payload| codec::encode_saga(id, event, payload));
+        let encode = |payload: &mut Vec<u8>| codec::encode_saga(id, event, payload);
+        let appended = self.log.append_kept(now, &mut op.trail, out, encode);
         let Ok(sequence) = appended else { return false };
         op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
         match event {

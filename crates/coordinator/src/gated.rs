@@ -1,5 +1,6 @@
 use crate::gate::Gate;
 use crate::output::{LogSlot, Output};
+use crate::snapshot::{Frame, Trail};
 use base::{Sequence, Time};
 use wal_core::{AppendError, DiskError, EventType, Log};
 
@@ -37,6 +38,53 @@ impl GatedLog {
         let (event, sequence) = self.log.append_with(timestamp_ms, encode)?;
         out.push(Output::Appended { slot: self.slot, event, sequence });
         Ok(sequence)
+    }
+
+    /// As [`append`](Self::append), and the record is added to its operation's trail.
+    pub(crate) fn append_kept(
+        &mut self,
+        now: Time,
+        trail: &mut Trail,
+        out: &mut Vec<Output>,
+        encode: impl FnOnce(&mut Vec<u8>) -> EventType,
+    ) -> Result<Sequence, AppendError> {
+        let timestamp_ms = self.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
+        // What it will be, should it be appended.
+        let sequence = self.log.last().next();
+        let mut kept = trail.begin();
+        let (event, appended) = self.log.append_with(timestamp_ms, |buffer| {
+            let at = buffer.len();
+            let event = encode(buffer);
+            let payload = &buffer[at..];
+            kept.put(&Frame { sequence, timestamp_ms, event, payload });
+            event
+        })?;
+        kept.keep();
+        out.push(Output::Appended { slot: self.slot, event, sequence: appended });
+        Ok(appended)
+    }
+
+    /// Appends the next part of a snapshot: see [`Log::append_part`].
+    ///
+    /// # Errors
+    /// What the log says; nothing was appended.
+    ///
+    /// # Panics
+    /// As `Log::append_part`.
+    pub fn append_part(
+        &mut self,
+        now: Time,
+        counts: (u64, u64),
+        last: bool,
+        part: &[u8],
+        out: &mut Vec<Output>,
+    ) -> Result<(), AppendError> {
+        let timestamp_ms = self.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
+        let encode = |payload: &mut Vec<u8>| payload.extend_from_slice(part);
+        let sequence = self.log.append_part(timestamp_ms, counts, last, encode)?;
+        let event = EventType::CHECKPOINT;
+        out.push(Output::Appended { slot: self.slot, event, sequence });
+        Ok(())
     }
 
     /// Lets `effect` leave once `after` is durable, and forces the log if it is not yet.

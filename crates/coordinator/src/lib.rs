@@ -51,6 +51,8 @@ mod output;
 mod replay;
 mod report;
 mod salvage;
+mod snapshot;
+mod snapshot_writer;
 
 pub use codec::{Doubt, StepOutcome};
 pub use engine::{CancelRefusal, Config, Engine, Retrying, Stats};
@@ -62,3 +64,5 @@ pub use output::{Branch, LogSlot, Operated, OrderError, Outcome, Output, Refusal
 pub use replay::{EndedOperation, InDoubt, LocalEffect, Operations, Replay};
 pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
 pub use salvage::{SalvageError, Salvaged, salvage};
+pub use snapshot::{Answered, carried};
+pub use snapshot_writer::SnapshotWriter;

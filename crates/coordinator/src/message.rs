@@ -1,7 +1,7 @@
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, StoreId, Token};
 use saga::{Direction, Output, StepInput, StepKind};
 use std::sync::Arc;
-use twopc::{PeerVerdict, Verdict, Vote};
+use twopc::{PeerVerdict, Verdict, Vote, Watermark};
 
 /// A saga as the nodes that run its steps know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +95,18 @@ pub enum Message {
         /// With "done", forward: what the step brought.
         output: Option<Box<Output>>,
     },
+    /// Node to coordinator: which of your operations are finished? Asked before a snapshot of the node's log,
+    /// which leaves out what is.
+    AskFinished,
+    /// Coordinator to node: these are.
+    Finished {
+        /// Who says so.
+        coordinator: CoordinatorId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// What is finished.
+        watermark: Arc<Watermark>,
+    },
     /// Coordinator to node: announce your store and boot count.
     Hello,
     /// Node to coordinator: this store, opened this often. Sent when asked and when a node starts.
@@ -136,11 +148,15 @@ pub enum MessageKind {
     Hello,
     /// A store announces itself.
     Announce,
+    /// A node asks what is finished.
+    AskFinished,
+    /// A coordinator says it.
+    Finished,
 }
 
 impl MessageKind {
     /// Every kind.
-    pub const ALL: [MessageKind; 13] = [
+    pub const ALL: [MessageKind; 15] = [
         Self::Prepare,
         Self::Vote,
         Self::Commit,
@@ -154,6 +170,8 @@ impl MessageKind {
         Self::StepReply,
         Self::Hello,
         Self::Announce,
+        Self::AskFinished,
+        Self::Finished,
     ];
 
     /// Its name in scenario files and traces.
@@ -173,6 +191,8 @@ impl MessageKind {
             Self::StepReply => "step_reply",
             Self::Hello => "hello",
             Self::Announce => "announce",
+            Self::AskFinished => "ask_finished",
+            Self::Finished => "finished",
         }
     }
 
@@ -203,6 +223,8 @@ impl Message {
             Self::StepReply { .. } => MessageKind::StepReply,
             Self::Hello => MessageKind::Hello,
             Self::Announce { .. } => MessageKind::Announce,
+            Self::AskFinished => MessageKind::AskFinished,
+            Self::Finished { .. } => MessageKind::Finished,
         }
     }
 
@@ -254,6 +276,7 @@ impl Message {
                             PeerVerdict::Aborted => 1,
                             PeerVerdict::Prepared => 2,
                             PeerVerdict::Unknown => 3,
+                            PeerVerdict::Finished => 4,
                         });
                     }
                 }
@@ -287,7 +310,13 @@ impl Message {
                     digest_output(output, word);
                 }
             }
-            Self::Hello => {}
+            Self::Hello | Self::AskFinished => {}
+            Self::Finished { coordinator, epoch, watermark } => {
+                word(coordinator.number());
+                word(u64::from(epoch.value()));
+                word(watermark.highest().0);
+                word(watermark.active().len() as u64);
+            }
             Self::Announce { store, boot } => {
                 word(store.0);
                 word(u64::from(boot.0));

@@ -241,7 +241,8 @@ pub enum Work {
 
 /// A client's request. The same key again is the same operation, never a second one, for as long as
 /// the coordinator keeps its result: [`Config::results_kept`](crate::Config::results_kept) from its
-/// end, or from the start that found the end in the log.
+/// end, or from the start that found the end in the log, and no longer than until
+/// [`Config::results_max`](crate::Config::results_max) others have ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The client's name for it.

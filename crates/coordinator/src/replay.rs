@@ -1,8 +1,12 @@
 //! Replay: a log's records, in order, through the same `apply` that a running engine uses.
 
+mod parts;
+
+use self::parts::Base;
 use crate::codec::{self, CodecError, Doubt, Fact, StepOutcome};
 use crate::report::{Anomaly, Capped, OperationKind, OperationReport};
 use crate::report::{RecoveryAction, RecoveryReport};
+use crate::snapshot::{Answered, DoubtfulTrail, Frame, Kind, Trail};
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence, StoreId};
 use saga::{End, Phase, Saga};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +14,7 @@ use std::sync::Arc;
 use twopc::coordinator::{Decision, Event as TransactionEvent};
 use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
-use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, Visitor};
+use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, SnapshotPart, Visitor};
 
 #[derive(Clone, Debug)]
 struct Replayed<M> {
@@ -18,6 +22,8 @@ struct Replayed<M> {
     created_ms: Option<i64>,
     /// A hole may hide what would change its class.
     in_doubt: bool,
+    /// Its records that count, for the next snapshot.
+    trail: Trail,
 }
 
 /// An operation that has ended, as far as the log knows.
@@ -70,6 +76,14 @@ pub struct Operations {
     pub transactions_in_doubt: Vec<InDoubt>,
     /// Up to which epoch an id that is in none of the lists is in doubt too; `None` if none is.
     pub unknown_ids_up_to: Option<Epoch>,
+    /// The records of the sagas, for the next snapshot.
+    pub(crate) saga_trails: BTreeMap<OperationId, Trail>,
+    /// Those of the transactions.
+    pub(crate) transaction_trails: BTreeMap<OperationId, Trail>,
+    /// Those of what is in doubt.
+    pub(crate) doubtful: Vec<DoubtfulTrail>,
+    /// Epochs under which there are ids.
+    pub(crate) foreign_epochs: Vec<Epoch>,
 }
 
 /// Something that a participant's log did to its data.
@@ -79,6 +93,10 @@ pub enum LocalEffect {
     Step(StepOutcome),
     /// A committed branch: its work.
     Committed(Arc<[u8]>),
+    /// A snapshot's: what these cells hold now, whatever was done to them before.
+    Cells(Vec<(u64, i64)>),
+    /// A snapshot's: what a step was answered.
+    Answered(Answered),
 }
 
 /// Rebuilds the state that a log describes. Give it to a scan as its visitor.
@@ -110,6 +128,8 @@ pub struct Replay {
     damaged: bool,
     /// What a salvage says of ids that the log does not know.
     unknown_ids_up_to: Option<Epoch>,
+    /// The snapshot that the log begins with, until it is whole.
+    base: Option<Base>,
 }
 
 impl Default for Replay {
@@ -140,6 +160,7 @@ impl Replay {
             behind_a_hole: false,
             damaged: false,
             unknown_ids_up_to: None,
+            base: None,
         }
     }
 
@@ -234,7 +255,7 @@ impl Replay {
             completed_sagas,
             completed_transactions,
             anomalies: self.anomalies.clone(),
-            unknown_ids_in_doubt: self.behind_a_hole || self.hole_ahead,
+            unknown_ids_in_doubt: self.behind_a_hole || self.is_open(),
             unknown_ids_up_to: self.unknown_ids(scanned.highest_epoch()),
         }
     }
@@ -255,7 +276,7 @@ impl Replay {
     #[must_use]
     pub fn doubts(&self, scanned: &Scanned) -> Vec<(CoordinatorId, Doubt)> {
         let unknown = self.unknown_ids(scanned.highest_epoch());
-        let Some(up_to) = unknown.filter(|_| self.damaged || self.hole_ahead) else {
+        let Some(up_to) = unknown.filter(|_| self.damaged || self.is_open()) else {
             return Vec::new();
         };
         let nobody = CoordinatorId::default();
@@ -275,23 +296,29 @@ impl Replay {
         doubts
     }
 
+    /// Records may be missing at the end of what was read: behind damage, or because the snapshot that the
+    /// log begins with is not whole.
+    fn is_open(&self) -> bool {
+        self.hole_ahead || self.base.is_some()
+    }
+
     fn saga_in_doubt(&self, saga: &Replayed<Saga>) -> bool {
-        saga.in_doubt || self.hole_ahead
+        saga.in_doubt || self.is_open()
     }
 
     fn transaction_in_doubt(&self, transaction: &Replayed<Transaction>) -> bool {
-        transaction.in_doubt || (self.hole_ahead && transaction.machine.decision().is_none())
+        transaction.in_doubt || (self.is_open() && transaction.machine.decision().is_none())
     }
 
     /// Up to which epoch unknown ids are in doubt. Where no salvage says it, up to the highest that the
     /// log knows of: `highest`, or an id's.
     fn unknown_ids(&self, highest: Epoch) -> Option<Epoch> {
-        if !self.behind_a_hole && !self.hole_ahead {
+        if !self.behind_a_hole && !self.is_open() {
             return None;
         }
         let of_ids = self.epochs_of_ids.last().copied().unwrap_or(Epoch::NONE);
         match self.unknown_ids_up_to {
-            Some(up_to) if !self.damaged && !self.hole_ahead => Some(up_to),
+            Some(up_to) if !self.damaged && !self.is_open() => Some(up_to),
             said => Some(said.unwrap_or(Epoch::NONE).max(highest).max(of_ids)),
         }
     }
@@ -299,28 +326,43 @@ impl Replay {
     /// A coordinator's part, to go on with. `epoch` is the one that goes on.
     #[must_use]
     pub fn into_operations(mut self, epoch: Epoch) -> Operations {
-        if std::mem::take(&mut self.hole_ahead) {
+        if self.is_open() {
+            (self.hole_ahead, self.base) = (false, None);
             self.hide_records();
         }
         let before = Epoch::new(epoch.value().saturating_sub(1));
         let unknown_ids_up_to = self.unknown_ids(before);
         let (mut sagas, mut sagas_in_doubt) = (Vec::new(), Vec::new());
-        for (id, Replayed { machine, in_doubt, .. }) in self.sagas {
+        let (mut saga_trails, mut transaction_trails) = (BTreeMap::new(), BTreeMap::new());
+        let mut doubtful = Vec::new();
+        for (id, Replayed { machine, in_doubt, trail, .. }) in self.sagas {
             if in_doubt {
                 let request_key = machine.request_key().cloned();
                 sagas_in_doubt.push(InDoubt { id, request_key });
+                doubtful.push(DoubtfulTrail { kind: Kind::Saga, id, trail, orphan: None });
             } else {
+                saga_trails.insert(id, trail);
                 sagas.push(machine);
             }
         }
         let (mut transactions, mut transactions_in_doubt) = (Vec::new(), Vec::new());
-        for (id, Replayed { machine, in_doubt, .. }) in self.transactions {
+        for (id, Replayed { machine, in_doubt, trail, .. }) in self.transactions {
             if in_doubt {
                 let request_key = machine.request_key().cloned();
                 transactions_in_doubt.push(InDoubt { id, request_key });
+                doubtful.push(DoubtfulTrail { kind: Kind::Transaction, id, trail, orphan: None });
             } else {
+                transaction_trails.insert(id, trail);
                 transactions.push(machine);
             }
+        }
+        for (kind, orphans) in
+            [(Kind::Saga, &self.orphan_sagas), (Kind::Transaction, &self.orphan_transactions)]
+        {
+            doubtful.extend(orphans.iter().map(|(&id, &Orphan { first, last, turned })| {
+                let trail = Trail::default();
+                DoubtfulTrail { kind, id, trail, orphan: Some((first, last, turned)) }
+            }));
         }
         let nameless = |id| InDoubt { id, request_key: None };
         sagas_in_doubt.extend(self.orphan_sagas.into_keys().map(nameless));
@@ -333,7 +375,23 @@ impl Replay {
             sagas_in_doubt,
             transactions_in_doubt,
             unknown_ids_up_to,
+            saga_trails,
+            transaction_trails,
+            doubtful,
+            foreign_epochs: self.epochs_of_ids.into_iter().collect(),
         }
+    }
+
+    /// When the promises were made that wait for their outcome, by their records.
+    pub fn promised(&self) -> impl Iterator<Item = (Sequence, i64)> + '_ {
+        let waiting = self.participant.prepared();
+        waiting.filter_map(|(key, at)| Some((at, *self.promised_ms.get(&key)?)))
+    }
+
+    /// Up to which epoch ids are in doubt that the log does not know, as a salvage has said it.
+    #[must_use]
+    pub fn unknown_ids_up_to(&self) -> Option<Epoch> {
+        self.unknown_ids_up_to
     }
 
     /// A participant's part: its promises, and what was done to its data, in the order of the log.
@@ -354,13 +412,16 @@ impl Replay {
             ParticipantEvent::Committed { key, .. } | ParticipantEvent::Aborted { key, .. } => {
                 self.promised_ms.remove(key);
             }
-            ParticipantEvent::CoordinatorSeen { .. } => {}
+            ParticipantEvent::CoordinatorSeen { .. } | ParticipantEvent::Finished { .. } => {}
         }
         match (self.participant.apply(record.sequence, event), event) {
             (Ok(Change::Ended(Prepared { work, .. })), ParticipantEvent::Committed { .. }) => {
                 self.effects.push((record.sequence, LocalEffect::Committed(work)));
             }
             (Ok(_), _) => {}
+            // The snapshot that the log begins with has not come to its promise yet.
+            (Err(IllegalTransition::Unknown { .. }), ParticipantEvent::Committed { .. })
+                if self.base.is_some() => {}
             (Err(illegal), _) => self.anomaly(record.sequence, illegal),
         }
     }
@@ -370,6 +431,9 @@ impl Replay {
         let sequence = record.sequence;
         if let Some(replayed) = self.sagas.get_mut(&id) {
             let applied = replayed.machine.apply(sequence, event);
+            if applied.is_ok() {
+                replayed.trail.push(&frame(record));
+            }
             // Of one in doubt only an end that leaves nothing to undo is believed, and that whether it
             // follows or not: the steps before it may be hidden.
             let ended = match replayed.machine.phase() {
@@ -405,11 +469,15 @@ impl Replay {
             match Saga::created(id, sequence, event) {
                 Ok(machine) => {
                     let created_ms = Some(record.timestamp_ms);
-                    let replayed = Replayed { machine, created_ms, in_doubt: false };
+                    let mut trail = Trail::default();
+                    trail.push(&frame(record));
+                    let replayed = Replayed { machine, created_ms, in_doubt: false, trail };
                     self.sagas.insert(id, replayed);
                 }
                 Err(illegal) => self.anomaly(sequence, illegal),
             }
+        } else if self.base.is_some() && !self.behind_a_hole {
+            // The snapshot has not come to it yet, or it has ended before that.
         } else if self.behind_a_hole {
             if let Some(how) = final_end(event) {
                 let ended =
@@ -430,6 +498,9 @@ impl Replay {
         if let Some(replayed) = self.transactions.get_mut(&id) {
             let was_in_doubt = replayed.in_doubt;
             let mut applied = replayed.machine.apply(sequence, event);
+            if matches!(applied, Ok(()) | Err(IllegalTransition::UnbackedCommit)) {
+                replayed.trail.push(&frame(record));
+            }
             if was_in_doubt {
                 if applied.is_err() && *event == TransactionEvent::CommitComplete {
                     // The decision lies in the hole, and everybody has acknowledged it.
@@ -472,11 +543,15 @@ impl Replay {
             match Transaction::created(id, sequence, event) {
                 Ok(machine) => {
                     let created_ms = Some(record.timestamp_ms);
-                    let replayed = Replayed { machine, created_ms, in_doubt: false };
+                    let mut trail = Trail::default();
+                    trail.push(&frame(record));
+                    let replayed = Replayed { machine, created_ms, in_doubt: false, trail };
                     self.transactions.insert(id, replayed);
                 }
                 Err(illegal) => self.anomaly(sequence, illegal),
             }
+        } else if self.base.is_some() && !self.behind_a_hole {
+            // As of a saga.
         } else if self.behind_a_hole {
             self.orphan_transaction(sequence, id, event);
         } else {
@@ -496,7 +571,12 @@ impl Replay {
         };
         let decision = TransactionEvent::CommitStart { members: Vec::new() };
         // Whether it follows or not, the record is an anomaly already.
-        let _ = replayed.machine.apply(record.sequence, &decision);
+        let applied = replayed.machine.apply(record.sequence, &decision);
+        if matches!(applied, Ok(()) | Err(IllegalTransition::UnbackedCommit)) {
+            // Whoever reads the snapshot is to find as much as was found here.
+            let readable = &record.payload[..8];
+            replayed.trail.push(&Frame { payload: readable, ..frame(record) });
+        }
         replayed.in_doubt &= replayed.machine.decision() != Some(Decision::Commit);
     }
 
@@ -519,7 +599,14 @@ impl Replay {
                     Transaction::created(id, sequence, &created).expect("a creation creates");
                 let _ = machine.apply(sequence, event);
                 self.orphan_transactions.remove(&id);
-                let replayed = Replayed { machine, created_ms: None, in_doubt: false };
+                // Whoever replays these finds a commit that stands although nobody is known to have voted.
+                let mut trail = Trail::default();
+                for event in [&created, event] {
+                    let (mut payload, timestamp_ms) = (Vec::new(), i64::MIN);
+                    let event = codec::encode_transaction(id, event, &mut payload);
+                    trail.push(&Frame { sequence, timestamp_ms, event, payload: &payload });
+                }
+                let replayed = Replayed { machine, created_ms: None, in_doubt: false, trail };
                 self.transactions.insert(id, replayed);
             }
             TransactionEvent::CommitComplete if !orphan.turned => {
@@ -592,6 +679,11 @@ impl Replay {
     }
 }
 
+fn frame<'a>(record: &Record<'a>) -> Frame<'a> {
+    let Record { sequence, event, timestamp_ms, payload } = *record;
+    Frame { sequence, timestamp_ms, event, payload }
+}
+
 /// An end behind which nothing can remain to be done, whatever a hole hides. `saga_aborted` is none:
 /// it ends a saga only if nothing remains to be undone.
 fn final_end(event: &saga::Event) -> Option<End> {
@@ -629,7 +721,12 @@ impl Orphan {
 impl Visitor for Replay {
     fn record(&mut self, record: &Record<'_>, _place: Place) {
         self.look_over_the_hole(record.sequence);
+        let first = self.last == Sequence::NONE;
         self.last = record.sequence;
+        if let Some(part) = SnapshotPart::of(record.event, record.payload) {
+            self.part(record, part, first);
+            return;
+        }
         match codec::decode(record.event, record.payload) {
             Ok(Fact::Saga { id, event }) => self.saga(record, id, &event),
             Ok(Fact::Transaction { id, event }) => self.transaction(record, id, &event),

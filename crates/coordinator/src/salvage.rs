@@ -127,13 +127,15 @@ pub fn salvage(
     new_log_id: u64,
     timestamp_ms: i64,
 ) -> Result<Salvaged, SalvageError> {
-    let mut survey = Survey { replay: Replay::default(), longest: 0 };
+    let mut survey = Survey { replay: Replay::default(), longest: 0, first: None };
     let scan_config = ScanConfig::default();
     let scanned = wal_core::scan(from, &scan_config, &mut survey).map_err(SalvageError::Scan)?;
     let (report, doubts) = (survey.replay.report(&scanned), survey.replay.doubts(&scanned));
     let epoch = scanned.highest_epoch().next().ok_or(SalvageError::EpochsExhausted)?;
     let config = with_room_for(survey.longest, config);
-    let log = begin(to, config, epoch, new_log_id)?;
+    // A log that begins with a snapshot is copied from there; nothing of what was in front of it is lost.
+    let first = survey.first.filter(|_| scanned.base_is_whole);
+    let log = begin(to, config, epoch, new_log_id, first)?;
 
     let mut copy = Copy { log, to, timestamp_ms, records: 0, lost: 0, failed: None };
     let again = wal_core::scan(from, &scan_config, &mut copy).map_err(SalvageError::Scan)?;
@@ -172,6 +174,7 @@ fn begin(
     config: Config,
     epoch: Epoch,
     new_log_id: u64,
+    first: Option<Sequence>,
 ) -> Result<Log, SalvageError> {
     let there = to.segments().map_err(|error| SalvageError::Disk(error.into()))?;
     if !there.is_empty() {
@@ -179,6 +182,9 @@ fn begin(
     }
     let opened = Opening::scan(&*to, config, OpenMode::Exclusive, &mut ());
     let mut opening = opened.map_err(SalvageError::Open)?;
+    if let Some(first) = first {
+        opening.begin_at(first);
+    }
     let ops = opening.claim(epoch, new_log_id).map_err(SalvageError::Open)?;
     to.perform_all(&ops).map_err(SalvageError::Disk)?;
     let ops = opening.read_tail(&*to, &mut ()).map_err(SalvageError::Open)?;
@@ -190,12 +196,15 @@ fn begin(
 struct Survey {
     replay: Replay,
     longest: u32,
+    /// The first record that is proved.
+    first: Option<Sequence>,
 }
 
 impl Visitor for Survey {
     fn record(&mut self, record: &Record<'_>, place: Place) {
         let bytes = u32::try_from(record.payload.len()).unwrap_or(u32::MAX);
         self.longest = self.longest.max(bytes);
+        self.first.get_or_insert(record.sequence);
         self.replay.record(record, place);
     }
 

@@ -1,5 +1,7 @@
 //! The participant's side of a node: promises, locks, data and the outcomes of steps, on one log.
 
+mod compaction;
+
 use crate::locks::{Holder, LockTable};
 use crate::steps::{self, StepLedger};
 use crate::store::Store;
@@ -11,6 +13,7 @@ use coordinator::{
     codec,
 };
 use saga::{Direction, StepKind};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::Participant;
@@ -55,6 +58,8 @@ pub struct Stats {
     pub lock_conflicts: u64,
     /// Commits that came for a branch which had aborted, or of which the store knows nothing.
     pub heuristic: u64,
+    /// Calls of steps of sagas that their coordinator has said to be finished: without effect.
+    pub finished: u64,
 }
 
 /// The participant of one node.
@@ -72,6 +77,14 @@ pub struct Host {
     timers: Timers,
     replies: Vec<Reply>,
     stats: Stats,
+    /// When each promise was made that waits for its outcome, by its record.
+    promised_ms: BTreeMap<Sequence, i64>,
+    /// What a salvage has said of ids that the log does not know.
+    unknown_ids_up_to: Option<Epoch>,
+    /// How far the snapshot has come that is being written.
+    snapshot: Option<compaction::Stage>,
+    /// Coordinators were asked what is finished, for the snapshot behind so many.
+    asked: Option<u64>,
     dead: bool,
 }
 
@@ -111,6 +124,8 @@ impl Host {
         out: &mut Vec<Output>,
     ) -> Host {
         let (store_id, boot) = (StoreId(log.log_id()), BootCount(log.epoch().value()));
+        let promised_ms = replay.promised().collect();
+        let unknown_ids_up_to = replay.unknown_ids_up_to();
         let (mut participant, history) = replay.into_participant();
         participant.opened(store_id, boot);
         let mut host = Host {
@@ -123,14 +138,24 @@ impl Host {
             timers: Timers::default(),
             replies: Vec::new(),
             stats: Stats::default(),
+            promised_ms,
+            unknown_ids_up_to,
+            snapshot: None,
+            asked: None,
             dead: false,
         };
         for (sequence, effect) in history {
             match effect {
                 coordinator::LocalEffect::Step(outcome) => host.take_step(sequence, &outcome),
                 coordinator::LocalEffect::Committed(work) => host.store.apply(&work),
+                coordinator::LocalEffect::Cells(cells) => {
+                    cells.into_iter().for_each(|(cell, value)| host.store.set(cell, value));
+                }
+                coordinator::LocalEffect::Answered(answered) => host.steps.restore(&answered),
             }
         }
+        let known: Vec<_> = host.participant.coordinators().collect();
+        known.into_iter().for_each(|coordinator| host.forget_steps(coordinator));
         for (promise, work) in host.participant.waiting() {
             lock(&mut host.locks, now, promise.at, work);
             host.timers.set(now, promise, 0);
@@ -158,6 +183,11 @@ impl Host {
                 if !self.admit(now, key.coordinator, *epoch, out) {
                     return;
                 }
+                if self.participant.is_finished(key.coordinator, key.id) {
+                    // Nobody waits for the answer, and it must have no effect.
+                    self.stats.finished += 1;
+                    return;
+                }
                 let (answer, after) = self.call(now, *key, *token, body, call, out);
                 let after = after.max(self.participant.seen_at());
                 let (key, token, step, direction) = (*key, *token, call.step, call.direction);
@@ -167,7 +197,16 @@ impl Host {
                 let message = Message::StepReply { key, step, direction, token, answer, output };
                 self.log.owe(after, Output::Send { to: from, message }, out);
             }
-            Message::StepReply { .. } | Message::Announce { .. } => {}
+            Message::Finished { coordinator, epoch, watermark } => {
+                if self.participant.refuses(*coordinator, *epoch) {
+                    self.stats.stale_epochs += 1;
+                    return;
+                }
+                let (coordinator, epoch) = (*coordinator, *epoch);
+                let watermark = watermark.as_ref().clone();
+                self.take_finished(now, Event::Finished { coordinator, epoch, watermark }, out);
+            }
+            Message::StepReply { .. } | Message::Announce { .. } | Message::AskFinished => {}
         }
     }
 
@@ -199,6 +238,7 @@ impl Host {
     /// Ends a round of inputs: hands out the next flush, if one is due.
     pub fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
         if !self.dead {
+            self.compact(now, out);
             self.log.flush(now, out);
         }
     }
@@ -316,10 +356,15 @@ impl Host {
         let Ok(sequence) = self.log.append(now, out, encode) else { return false };
         let mut commits = false;
         match &event {
-            Event::Prepared { work, .. } => lock(&mut self.locks, now, sequence, work),
+            Event::Prepared { work, .. } => {
+                let ms = self.config.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
+                self.promised_ms.insert(sequence, ms);
+                lock(&mut self.locks, now, sequence, work);
+            }
             Event::Committed { .. } => commits = true,
             Event::Aborted { .. } => {}
             Event::CoordinatorSeen { .. } => self.log.force(sequence),
+            Event::Finished { .. } => {}
         }
         let change = self.participant.apply_at(found, sequence, event);
         match change.expect("a participant decides only what it may apply") {
@@ -328,6 +373,7 @@ impl Host {
                 self.timers.set(now + self.config.inquire_after, promise, 0);
             }
             Change::Ended(promise) => {
+                self.promised_ms.remove(&promise.at);
                 if commits {
                     self.store.apply(&promise.work);
                 }

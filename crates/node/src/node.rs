@@ -224,6 +224,11 @@ impl<R: Resident> Part<R> {
                     out.push(Output::Disk { slot: R::SLOT, ops });
                     Part::Opening(recovery)
                 }
+                // Another one who takes over has sealed less than was read: what was told is void.
+                Err(OpenError::ClaimedMeanwhile) => {
+                    let Recovery { config, log, new_log_id, mode, node, .. } = *recovery;
+                    Self::open(Some(config), (log, new_log_id, mode, node), disks, out)
+                }
                 Err(error) => Self::die(&error, out),
             };
         }
@@ -451,8 +456,8 @@ impl Node {
                     | twopc::Message::Ack { .. }
                     | twopc::Message::Inquiry { .. }
             ),
-            Message::StepReply { .. } | Message::Announce { .. } => true,
-            Message::StepCall { .. } | Message::Hello => false,
+            Message::StepReply { .. } | Message::Announce { .. } | Message::AskFinished => true,
+            Message::StepCall { .. } | Message::Hello | Message::Finished { .. } => false,
         };
         if for_coordinator {
             if let Some(engine) = self.coordinator.running() {

@@ -1,6 +1,6 @@
 use crate::work;
-use base::Sequence;
-use coordinator::{SagaKey, StepAnswer, StepOutcome};
+use base::{CoordinatorId, OperationId, Sequence, Token};
+use coordinator::{Answered, SagaKey, StepAnswer, StepOutcome};
 use saga::{Direction, Output};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,9 +26,17 @@ struct Calls {
 /// What is kept of a step that gave or was given something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Brought {
+    token: Token,
     output: Option<Output>,
     /// What it did, if that was not what it was asked.
     work: Option<Arc<[u8]>>,
+}
+
+impl Calls {
+    fn answered(&self, key: SagaKey, step: u32) -> Answered {
+        let answer = |recorded: Option<Recorded>| recorded.map(|it| (it.answer, it.at));
+        Answered { key, step, answers: [answer(self.forward), answer(self.backward)] }
+    }
 }
 
 /// The outcome of every call that this node answered, by saga and step: the reason why a call that
@@ -102,12 +110,63 @@ impl StepLedger {
                 calls.forward = recorded;
                 let work = work::holds_inputs(&outcome.work).then(|| Arc::clone(&outcome.work));
                 let output = outcome.output.clone();
-                let brought = Brought { output, work };
+                let brought = Brought { token: outcome.token, output, work };
                 let something = brought.output.is_some() || brought.work.is_some();
                 calls.brought = something.then(|| Box::new(brought));
             }
             Direction::Backward => calls.backward = recorded,
         }
+    }
+
+    /// What each step was answered, by saga and step: for a snapshot.
+    pub fn answered(&self) -> impl Iterator<Item = Answered> + '_ {
+        self.calls.iter().map(|((key, step), calls)| calls.answered(*key, *step))
+    }
+
+    /// The steps of which more is kept than how they were answered.
+    pub fn brought(&self) -> impl Iterator<Item = (SagaKey, u32)> + '_ {
+        let with = self.calls.iter().filter(|(_, calls)| calls.brought.is_some());
+        with.map(|(step, _)| *step)
+    }
+
+    /// What is kept of one of these, for a snapshot: its outcome without what it did to the data, and the
+    /// number of its record.
+    #[must_use]
+    pub fn kept(&self, key: SagaKey, step: u32) -> Option<(Sequence, StepOutcome)> {
+        let calls = self.calls.get(&(key, step))?;
+        let (Recorded { answer, at }, brought) = (calls.forward?, calls.brought.as_ref()?);
+        let outcome = StepOutcome {
+            key,
+            step,
+            direction: Direction::Forward,
+            token: brought.token,
+            answer,
+            changed: false,
+            work: brought.work.clone().unwrap_or_default(),
+            output: brought.output.clone(),
+            marked: false,
+        };
+        Some((at, outcome))
+    }
+
+    /// What one step was answered, if anything.
+    #[must_use]
+    pub fn of(&self, key: SagaKey, step: u32) -> Option<Answered> {
+        self.calls.get(&(key, step)).map(|calls| calls.answered(key, step))
+    }
+
+    /// Takes what a snapshot says. A record that stands between the snapshot's parts may have said it too.
+    pub fn restore(&mut self, answered: &Answered) {
+        let calls = self.calls.entry((answered.key, answered.step)).or_default();
+        let recorded = |(answer, at)| Recorded { answer, at };
+        let [forward, backward] = answered.answers;
+        calls.forward = forward.map(recorded).or(calls.forward);
+        calls.backward = backward.map(recorded).or(calls.backward);
+    }
+
+    /// Forgets the steps of those sagas of a coordinator.
+    pub fn forget(&mut self, coordinator: CoordinatorId, finished: impl Fn(OperationId) -> bool) {
+        self.calls.retain(|(key, _), _| key.coordinator != coordinator || !finished(key.id));
     }
 
     /// How many steps have an outcome here.

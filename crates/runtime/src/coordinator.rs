@@ -495,7 +495,12 @@ impl Post for Desk {
             // A seat announces itself when it opens, and that is heard. Only one that this start was
             // opened without is asked in vain.
             Message::Hello if !self.seats.contains_key(&to) => self.miss(to),
-            Message::Hello | Message::StepReply { .. } | Message::Announce { .. } => {}
+            // A seat keeps what its store keeps, and asks nobody what is finished.
+            Message::Hello
+            | Message::StepReply { .. }
+            | Message::Announce { .. }
+            | Message::AskFinished
+            | Message::Finished { .. } => {}
         }
     }
 }

@@ -347,7 +347,7 @@ impl Seat {
                         change = Change::Abort { promise, work };
                     }
                 }
-                Event::CoordinatorSeen { .. } => {}
+                Event::CoordinatorSeen { .. } | Event::Finished { .. } => {}
             }
         }
         self.store.write(Write { boot: held.boot, entries, change }).await

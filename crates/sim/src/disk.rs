@@ -14,7 +14,7 @@
 //! overlap in any order: that is every order in which a disk may have done them. Now and then all
 //! of a file's writes are lost, or all are kept. An unsynced truncation is lost or kept. A new
 //! file's name is there after a crash if the directory was synced since, else perhaps, each name
-//! for itself. When only the process dies, the page cache lives on, and what was not synced still
+//! for itself. So is a name that was taken away: the file has left, or is there as it is by then. When only the process dies, the page cache lives on, and what was not synced still
 //! is not.
 //!
 //! These are the faults that the protocol promises to survive (*atlas* mode): nothing is acted upon
@@ -169,7 +169,18 @@ pub struct Reach(u64);
 pub struct SimDisk {
     /// Ascending by id.
     files: Vec<File>,
+    /// Files of segments that were taken out of the log.
+    retired: Vec<Retired>,
     changes: u64,
+}
+
+/// A file that has left the log, and is used again once it is blank.
+#[derive(Clone, Debug)]
+struct Retired {
+    file: File,
+    /// The change that gave it its new name, until that is durable.
+    unsynced_name: Option<u64>,
+    blank: bool,
 }
 
 fn not_found() -> io::Error {
@@ -190,10 +201,17 @@ impl SimDisk {
                     Ok(_) => return Err(io::Error::from(io::ErrorKind::AlreadyExists).into()),
                     Err(at) => at,
                 };
-                let bytes = Vec::with_capacity(CAPACITY);
+                let blank = self.retired.iter().position(|retired| retired.blank);
+                let bytes = match blank {
+                    Some(at) => self.retired.swap_remove(at).file.bytes,
+                    None => Vec::with_capacity(CAPACITY),
+                };
+                // What a process that is gone has left, nobody will use.
+                self.retired.retain(|retired| retired.blank || retired.unsynced_name.is_some());
                 let file = File { id, bytes, unsynced_name: Some(serial), unsynced: Vec::new() };
                 self.files.insert(at, file);
             }
+            DiskOp::Write { segment, .. } if self.has_left(segment) => {}
             DiskOp::Write { segment, offset, bytes } => {
                 let file = self.file_mut(segment).ok_or_else(not_found)?;
                 let (start, old_len) = (offset as usize, file.bytes.len());
@@ -211,6 +229,7 @@ impl SimDisk {
                 };
                 file.unsynced.push(Unsynced { serial, change });
             }
+            DiskOp::Truncate { segment, .. } if self.has_left(segment) => {}
             DiskOp::Truncate { segment, len } => {
                 let file = self.file_mut(segment).ok_or_else(not_found)?;
                 let len = len as usize;
@@ -218,6 +237,20 @@ impl SimDisk {
                     let old_tail = file.bytes.split_off(len);
                     file.unsynced
                         .push(Unsynced { serial, change: Change::Truncate { old_tail, len } });
+                }
+            }
+            DiskOp::Retire(id) => {
+                if let Ok(at) = self.files.binary_search_by_key(&id, |file| file.id) {
+                    let file = self.files.remove(at);
+                    self.retired.push(Retired { file, unsynced_name: Some(serial), blank: false });
+                }
+            }
+            DiskOp::Blank(id) => {
+                if let Some(retired) = self.retired.iter_mut().find(|it| it.file.id == id) {
+                    // Its content is gone under whatever name it has when the power fails.
+                    retired.file.bytes.fill(0);
+                    retired.file.unsynced.clear();
+                    retired.blank = true;
                 }
             }
             DiskOp::CheckEpoch { newest } => {
@@ -235,6 +268,17 @@ impl SimDisk {
             }
         }
         Ok(())
+    }
+
+    /// Whether a successor has taken the segment out of the log. A replaced writer that has its file open
+    /// writes where nobody reads.
+    fn has_left(&self, segment: SegmentId) -> bool {
+        self.file(segment).is_none() && self.files.last().is_some_and(|last| last.id > segment)
+    }
+
+    /// Gives up what segments have left, as where a replaced writer may still write to it.
+    pub fn reuse_nothing(&mut self) {
+        self.retired.retain(|retired| !retired.blank);
     }
 
     /// A sync begins: it reaches what was changed so far.
@@ -261,6 +305,11 @@ impl SimDisk {
                 file.unsynced_name = None;
             }
         }
+        for retired in &mut self.retired {
+            if retired.unsynced_name.is_some_and(|serial| serial <= reach) {
+                retired.unsynced_name = None;
+            }
+        }
     }
 
     /// The power fails. `disk` and `failure` tell this failure from others.
@@ -269,6 +318,17 @@ impl SimDisk {
         let question = |id: SegmentId, serial: u64| {
             key.draw(disk << 32 | failure, id.0 << 40 | serial & 0xFF_FFFF_FFFF)
         };
+        // A file whose new name is lost has its old one; what has left for good is gone.
+        for Retired { file, unsynced_name, .. } in std::mem::take(&mut self.retired) {
+            if let Some(serial) = unsynced_name
+                && fates.lost
+                && question(file.id, serial).nth(1).below(2) == 0
+                && let Err(at) = self.files.binary_search_by_key(&file.id, |other| other.id)
+            {
+                losses.names_lost += 1;
+                self.files.insert(at, file);
+            }
+        }
         self.files.retain_mut(|file| {
             if let Some(serial) = file.unsynced_name.take()
                 && fates.lost
@@ -740,6 +800,54 @@ mod tests {
             assert_eq!(contents(&disk).len(), len, "{fate:?}");
             assert_eq!(disk.segments().unwrap().len(), names, "{fate:?}");
         }
+    }
+
+    #[test]
+    fn a_retired_segment_comes_back_until_the_directory_is_synced() {
+        let (mut back, mut gone) = (0, 0);
+        for seed in 0..50 {
+            let mut disk = disk();
+            disk.perform(DiskOp::Retire(ID)).unwrap();
+            assert!(disk.segments().unwrap().is_empty());
+            if seed % 2 == 0 {
+                // Too early: whoever does this finds zeros.
+                disk.perform(DiskOp::Blank(ID)).unwrap();
+            }
+            disk.power_fails(ALL, &Key::root(seed), 1, 1);
+            match disk.segments().unwrap().len() {
+                0 => gone += 1,
+                _ if seed % 2 == 0 => assert_eq!(contents(&disk), [0; 6]),
+                _ => {
+                    assert_eq!(contents(&disk), b"synced");
+                    back += 1;
+                }
+            }
+            let mut disk = self::disk();
+            for op in [DiskOp::Retire(ID), DiskOp::SyncDirectory] {
+                disk.perform(op).unwrap();
+            }
+            disk.power_fails(ALL, &Key::root(seed), 1, 1);
+            assert!(disk.segments().unwrap().is_empty());
+        }
+        assert!(back > 5 && gone > 10, "{back} {gone}");
+    }
+
+    #[test]
+    fn a_file_is_used_again_once_it_is_blank() {
+        let mut disk = disk();
+        for op in [DiskOp::Retire(ID), DiskOp::SyncDirectory, DiskOp::Create(ID.next())] {
+            disk.perform(op).unwrap();
+        }
+        assert_eq!(disk.len(ID.next()).unwrap(), 0, "it is not");
+        disk.perform(DiskOp::Blank(ID)).unwrap();
+        let third = ID.next().next();
+        let mut disk = self::disk();
+        let ops = [DiskOp::Retire(ID), DiskOp::SyncDirectory, DiskOp::Blank(ID)];
+        ops.into_iter().for_each(|op| disk.perform(op).unwrap());
+        disk.perform(DiskOp::Create(third)).unwrap();
+        let mut bytes = [1; 6];
+        assert_eq!(disk.read_at(third, 0, &mut bytes).unwrap(), 6);
+        assert_eq!(bytes, [0; 6]);
     }
 
     #[test]

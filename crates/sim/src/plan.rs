@@ -257,6 +257,8 @@ const PARTICIPANT_EVENTS: [EventType; 3] = [
 ];
 const TRANSACTION_SENDS: [MessageKind; 4] =
     [MessageKind::Prepare, MessageKind::Commit, MessageKind::Abort, MessageKind::Answer];
+/// One of the first of all kinds is dropped by chance: what belongs to operations.
+const DROPPED: usize = 13;
 const PARTICIPANT_SENDS: [MessageKind; 4] =
     [MessageKind::Vote, MessageKind::Ack, MessageKind::Inquiry, MessageKind::PeerAnswer];
 
@@ -385,7 +387,7 @@ impl Generator<'_> {
     }
 
     fn drop(&self, _: u32, stream: &mut Stream) -> Fault {
-        let kind = MessageKind::ALL[stream.below(MessageKind::ALL.len() as u64) as usize];
+        let kind = MessageKind::ALL[stream.below(DROPPED as u64) as usize];
         let (from, to) = (NodeSet::Rest, NodeSet::Rest);
         let trigger = Trigger::At(self.moment(stream));
         let lasts = self.lasts(stream);

@@ -43,6 +43,7 @@ pub fn small(seed: u64) -> String {
     let cancels = if rich { percent(apart, 30) } else { 0 };
     let undo_attempts = if stuck > 0 { apart.between(1, 4) } else { 0 };
     let jitter = if rich { percent(apart, 50) } else { 0 };
+    let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
          [cluster]\nnodes = {nodes}\ncoordinators = {coordinators}\nregions = {coordinators}\n\n\
@@ -54,7 +55,7 @@ pub fn small(seed: u64) -> String {
          reorder = \"{reorder}%\"\n\n\
          [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = {segment}\n\
          batch_bytes_max = {batch}\nidle_guard = \"{idle}\"\n\
-         checkpoint_interval = {interval}\n\n\
+         checkpoint_interval = {interval}\nmax_records = {records}\n\n\
          [node]\nresend = \"50ms\"\nprepare_timeout = \"500ms\"\nstep_timeout = \"2s\"\n\
          saga_timeout = \"10s\"\ninquire = \"100ms\"\n\
          undo_attempts = {undo_attempts}\njitter_percent = {jitter}\n\n\

@@ -91,6 +91,7 @@ impl Role {
             | MessageKind::Abort
             | MessageKind::Answer
             | MessageKind::Step
+            | MessageKind::Finished
             | MessageKind::Hello => Self::Coordinator,
             MessageKind::Vote
             | MessageKind::Ack
@@ -98,6 +99,7 @@ impl Role {
             | MessageKind::PeerInquiry
             | MessageKind::PeerAnswer
             | MessageKind::StepReply
+            | MessageKind::AskFinished
             | MessageKind::Announce => Self::Participant,
         }
     }
@@ -375,7 +377,10 @@ pub fn about(message: &Message) -> Option<u64> {
     match message {
         Message::Transaction(message) => Some(message.key().id.0),
         Message::StepCall { key, .. } | Message::StepReply { key, .. } => Some(key.id.0),
-        Message::Hello | Message::Announce { .. } => None,
+        Message::Hello
+        | Message::Announce { .. }
+        | Message::AskFinished
+        | Message::Finished { .. } => None,
     }
 }
 

@@ -55,6 +55,14 @@ pub struct Counters {
     pub corrupted: u64,
     /// Recoveries that cut a torn tail.
     pub torn_tails: u64,
+    /// Segments that were taken out of a log, to be used again.
+    pub segments_recycled: u64,
+    /// Recoveries of logs that begin with a snapshot.
+    pub snapshots_read: u64,
+    /// Recoveries of logs from which a crash has kept a recycling half done.
+    pub recyclings_cut_short: u64,
+    /// Snapshots that became effective.
+    pub compactions: u64,
     /// Markers that the last recovery of a coordinator found.
     pub checkpoints: u64,
     /// How operations ended, as clients heard it.
@@ -70,6 +78,8 @@ impl Counters {
     pub fn recovered(&mut self, slot: LogSlot, boot: u32, report: &RecoveryReport) {
         self.corrupted += report.scanned.corrupted_records;
         self.torn_tails += u64::from(report.scanned.torn_tail_bytes > 0);
+        self.snapshots_read += u64::from(report.scanned.base.is_some());
+        self.recyclings_cut_short += u64::from(report.scanned.remainders > 0);
         if slot == LogSlot::Coordinator && boot > 1 {
             self.recoveries += 1;
             self.checkpoints = report.scanned.stats.checkpoints;
@@ -125,6 +135,10 @@ impl Counters {
             ("torn_tail_cut", self.torn_tails),
             ("zombie_fenced", self.zombies_fenced),
             ("recovery_crashed", self.recovery_crashes),
+            ("compacted", self.compactions),
+            ("segment_recycled", self.segments_recycled),
+            ("recovered_from_snapshot", self.snapshots_read),
+            ("recycling_cut_short", self.recyclings_cut_short),
         ]);
         conditions
     }

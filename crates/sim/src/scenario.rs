@@ -459,6 +459,8 @@ pub struct Disk {
     pub batch_bytes_max: u32,
     /// Records between two checkpoint markers.
     pub checkpoint_interval: u64,
+    /// From so many records on a log is compacted.
+    pub max_records: u64,
     /// What nobody waits for is written after this long, and an idle log says how far it is synced.
     pub idle_guard: Span,
 }
@@ -474,6 +476,7 @@ impl Default for Disk {
             segment_bytes_max: 32 << 10,
             batch_bytes_max: 16 << 10,
             checkpoint_interval: 1_000,
+            max_records: 10_000,
             idle_guard: Span(Duration::from_millis(20)),
         }
     }
@@ -485,7 +488,7 @@ impl Disk {
     pub fn log(&self) -> wal_core::Config {
         wal_core::Config {
             max_payload: self.batch_bytes_max / 2,
-            max_records: 200,
+            max_records: self.max_records,
             batch_bytes_max: self.batch_bytes_max,
             buffered_bytes_max: 256 << 10,
             segment_bytes_first: *self.segment_bytes_first.get_ref(),

@@ -162,6 +162,8 @@ type Heard = [Option<Result<(), DiskError>>; 2];
 struct Lane {
     ops: Option<std::vec::IntoIter<DiskOp>>,
     syncing: Option<Syncing>,
+    /// Whether the log's lock was had when it was last asked for, at an epoch check.
+    locked: bool,
 }
 
 /// A sync that is under way; `None`: of the directory.
@@ -934,6 +936,8 @@ impl<'a> World<'a> {
                 }
             }
             Output::Disk { slot, ops } => {
+                let recycles = ops.iter().any(|op| matches!(op, DiskOp::Retire(_)));
+                self.counters.compactions += u64::from(recycles);
                 let slot = *slot;
                 let Some(process) = self.machines[node as usize].process(id) else { return false };
                 let lane = &mut process.lanes[slot as usize];
@@ -1081,6 +1085,8 @@ impl<'a> World<'a> {
                 self.signals_next_op(node, id, slot);
             }
             let Machine { process, zombies, disks, syncs, .. } = &mut self.machines[node as usize];
+            // The lock is the oldest process's, as long as that lives.
+            let older = process.iter().chain(zombies.iter()).any(|other| other.id < id);
             let process = find(process, zombies, id)?;
             let lane = &mut process.lanes[slot as usize];
             if process.paused || lane.syncing.is_some() {
@@ -1094,11 +1100,21 @@ impl<'a> World<'a> {
                     return Some(Ok(()));
                 };
                 self.trace.word(OpKind::of(&op) as u64);
+                if let DiskOp::CheckEpoch { .. } = op {
+                    lane.locked = !older;
+                }
                 match op {
                     DiskOp::Sync(segment) => break Some(Some(segment)),
                     DiskOp::SyncDirectory => break Some(None),
+                    DiskOp::Retire(_) | DiskOp::Blank(_) if !lane.locked => {}
                     op => {
+                        let (retires, blanks) =
+                            (matches!(op, DiskOp::Retire(_)), matches!(op, DiskOp::Blank(_)));
+                        self.counters.segments_recycled += u64::from(retires);
                         let done = disk.perform(op);
+                        if blanks && self.mode == OpenMode::TakeOver {
+                            disk.reuse_nothing();
+                        }
                         if done.is_err() {
                             lane.ops = None;
                             return Some(done);
@@ -1602,6 +1618,8 @@ enum OpKind {
     SyncDirectory,
     Truncate,
     CheckEpoch,
+    Retire,
+    Blank,
 }
 
 impl OpKind {
@@ -1613,6 +1631,8 @@ impl OpKind {
             Self::SyncDirectory => "sync directory",
             Self::Truncate => "truncate",
             Self::CheckEpoch => "check epoch",
+            Self::Retire => "retire",
+            Self::Blank => "blank",
         }
     }
 
@@ -1624,6 +1644,8 @@ impl OpKind {
             DiskOp::SyncDirectory => Self::SyncDirectory,
             DiskOp::Truncate { .. } => Self::Truncate,
             DiskOp::CheckEpoch { .. } => Self::CheckEpoch,
+            DiskOp::Retire(_) => Self::Retire,
+            DiskOp::Blank(_) => Self::Blank,
         }
     }
 }

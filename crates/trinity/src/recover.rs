@@ -103,6 +103,9 @@ impl Visitor for Watched {
 #[derive(Default)]
 struct Proofs {
     found: BTreeMap<Sequence, Option<(EventType, Place)>>,
+    /// The operations that they prove, by kind (a saga?) and id: the snapshot that a log begins with may
+    /// carry the record.
+    proved: BTreeMap<(bool, OperationId), Sequence>,
     /// The ends that are to be explained, as they are listed.
     sagas: BTreeMap<OperationId, (Sequence, End)>,
     transactions: BTreeMap<OperationId, (Sequence, Decision)>,
@@ -113,6 +116,14 @@ impl Proofs {
         let mut proofs = Proofs::default();
         if explain.is_none() {
             return proofs;
+        }
+        for operation in &report.operations {
+            let saga = match operation.kind {
+                OperationKind::Saga { .. } => true,
+                OperationKind::Transaction { .. } => false,
+                OperationKind::Promise { .. } => continue,
+            };
+            proofs.proved.insert((saga, operation.id), operation.evidence);
         }
         let evidence = report.operations.iter().map(|operation| operation.evidence);
         proofs.found.extend(evidence.map(|sequence| (sequence, None)));
@@ -146,6 +157,12 @@ impl Proofs {
 
 impl Visitor for Proofs {
     fn record(&mut self, record: &Record<'_>, place: Place) {
+        if let Some(operation) = coordinator::carried(record.event, record.payload)
+            && let Some(at) = self.proved.get(&operation)
+            && let Some(found @ None) = self.found.get_mut(at)
+        {
+            *found = Some((record.event, place));
+        }
         if let Some(found) = self.found.get_mut(&record.sequence) {
             *found = Some((record.event, place));
         }

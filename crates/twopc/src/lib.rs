@@ -51,8 +51,10 @@ mod illegal;
 mod message;
 pub mod participant;
 mod promises;
+mod watermark;
 
 pub use coordinator::Transaction;
 pub use illegal::IllegalTransition;
 pub use message::{Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
 pub use participant::Participant;
+pub use watermark::Watermark;

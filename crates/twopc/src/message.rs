@@ -65,6 +65,9 @@ pub enum PeerVerdict {
     Prepared,
     /// The peer's log holds nothing, and it is not the same store and boot as the list names.
     Unknown,
+    /// The coordinator has said that it is finished, and the peer remembers no more. This decides nothing:
+    /// the coordinator is to be asked.
+    Finished,
 }
 
 /// What travels between a coordinator and participants, and among participants.

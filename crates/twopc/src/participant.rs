@@ -7,8 +7,8 @@
 pub use crate::promises::{Found, Waiting};
 
 use crate::promises::{Known, Promises, Standing};
-use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
-use base::{BootCount, CoordinatorId, Epoch, NodeName, Sequence, ShardId, StoreId};
+use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote, Watermark};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -56,6 +56,15 @@ pub enum Event {
         /// The highest one seen.
         epoch: Epoch,
     },
+    /// `coordinator_seen`, with what the coordinator has said to be finished.
+    Finished {
+        /// Which coordinator.
+        coordinator: CoordinatorId,
+        /// The epoch under which it said so.
+        epoch: Epoch,
+        /// What is finished.
+        watermark: Watermark,
+    },
 }
 
 impl Event {
@@ -66,7 +75,7 @@ impl Event {
             Self::Prepared { .. } => "tx_prepared",
             Self::Committed { .. } => "tx_participant_committed",
             Self::Aborted { .. } => "tx_participant_aborted",
-            Self::CoordinatorSeen { .. } => "coordinator_seen",
+            Self::CoordinatorSeen { .. } | Self::Finished { .. } => "coordinator_seen",
         }
     }
 }
@@ -225,7 +234,7 @@ impl Participant {
         let (key, shard) = branch(message);
         let found = self.promises.find(key, shard);
         let highest = self.promises.epoch_at(&found);
-        self.worth(highest, found.known, message, resources)
+        self.worth(highest, &found, message, resources)
     }
 
     /// [`refuses`](Self::refuses), [`newer_epoch`](Self::newer_epoch) and [`decide`](Self::decide),
@@ -239,7 +248,7 @@ impl Participant {
         if epoch.is_some_and(|epoch| epoch < highest) {
             return Ruling::Refused;
         }
-        let fact = self.worth(highest, found.known, message, resources);
+        let fact = self.worth(highest, &found, message, resources);
         let carried = fact.as_ref().is_some_and(|fact| !matches!(fact, Event::Aborted { .. }));
         let seen = epoch.filter(|epoch| *epoch > highest && !carried);
         Ruling::Heard { seen, fact, found }
@@ -248,11 +257,14 @@ impl Participant {
     fn worth(
         &self,
         highest: Epoch,
-        known: Option<Known>,
+        found: &Found,
         message: &Message,
         resources: &dyn Resources,
     ) -> Option<Event> {
-        let known = known.map(Known::standing);
+        if self.is_over(found, message.key().id) {
+            return None;
+        }
+        let known = found.known.map(Known::standing);
         let key_of = |tx: &TxKey, shard: &ShardId| PromiseKey { tx: *tx, shard: *shard };
         let commit = |tx: &TxKey, shard: &ShardId, epoch: Epoch| {
             let (prepared, key) = (known == Some(Standing::Prepared), key_of(tx, shard));
@@ -319,7 +331,7 @@ impl Participant {
             Event::Prepared { key, .. }
             | Event::Committed { key, .. }
             | Event::Aborted { key, .. } => self.promises.find(&key.tx, &key.shard),
-            Event::CoordinatorSeen { .. } => Found::NOTHING,
+            Event::CoordinatorSeen { .. } | Event::Finished { .. } => Found::NOTHING,
         };
         self.apply_at(&mut found, sequence, event.clone())
     }
@@ -381,6 +393,13 @@ impl Participant {
                 self.seen_at = sequence;
                 Ok(Change::None)
             }
+            Event::Finished { coordinator, epoch, watermark } => {
+                if self.promises.saw(&coordinator, epoch) {
+                    self.seen_at = sequence;
+                }
+                self.promises.finish(&coordinator, watermark);
+                Ok(Change::None)
+            }
         }
     }
 
@@ -395,11 +414,67 @@ impl Participant {
     /// As [`reply`](Self::reply), to a message on which [`rule`](Self::rule) gave `found`.
     #[must_use]
     pub fn reply_at(&self, found: &Found, from: NodeName, message: &Message) -> Option<Reply> {
+        if self.is_over(found, message.key().id) {
+            return self.finished(from, message);
+        }
         let mut reply = self.answer(found.known, from, message)?;
         if message.coordinator_epoch().is_some() {
             reply.after = reply.after.max(self.seen_at);
         }
         Some(reply)
+    }
+
+    /// Nothing is known of a branch, since its coordinator has said that it is finished.
+    fn is_over(&self, found: &Found, id: OperationId) -> bool {
+        found.known.is_none() && self.promises.is_finished(found, id)
+    }
+
+    /// What is answered about a branch that is finished: only a peer can still be waiting. Whatever a
+    /// coordinator had sent before has been answered, or is not waited for any more.
+    fn finished(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        let Message::PeerInquiry { key, shard, .. } = message else { return None };
+        let verdict = PeerVerdict::Finished;
+        let message = Message::PeerAnswer { key: *key, shard: *shard, verdict };
+        Some(Reply { to: from, message, after: self.seen_at })
+    }
+
+    /// Whether a coordinator has said that one of its operations is finished.
+    #[must_use]
+    pub fn is_finished(&self, coordinator: CoordinatorId, id: OperationId) -> bool {
+        self.watermark(coordinator).is_some_and(|watermark| watermark.covers(id))
+    }
+
+    /// What a coordinator has said to be finished.
+    #[must_use]
+    pub fn watermark(&self, coordinator: CoordinatorId) -> Option<&Watermark> {
+        self.promises.watermark(&coordinator)
+    }
+
+    /// Takes the outcome of a branch from a snapshot, which does not hold its promise.
+    pub fn restore_outcome(&mut self, key: &PromiseKey, at: Sequence, committed: bool) {
+        let mut found = self.promises.find(&key.tx, &key.shard);
+        self.promises.end(&mut found, key, at, committed);
+    }
+
+    /// Takes from a snapshot, whose record is `at`, what is known of a coordinator.
+    pub fn restore_coordinator(
+        &mut self,
+        coordinator: CoordinatorId,
+        epoch: Epoch,
+        watermark: Option<Watermark>,
+        at: Sequence,
+    ) {
+        if self.promises.saw(&coordinator, epoch) {
+            self.seen_at = self.seen_at.max(at);
+        }
+        if let Some(watermark) = watermark {
+            self.promises.finish(&coordinator, watermark);
+        }
+    }
+
+    /// The epochs of the coordinators that were heard of, by name.
+    pub fn epochs(&self) -> impl Iterator<Item = (CoordinatorId, Epoch)> + '_ {
+        self.promises.epochs()
     }
 
     fn answer(&self, known: Option<Known>, from: NodeName, message: &Message) -> Option<Reply> {

@@ -6,6 +6,7 @@
 
 use crate::TxKey;
 use crate::participant::{Prepared, Promise, PromiseKey};
+use crate::watermark::Watermark;
 use base::{CoordinatorId, Epoch, OperationId, Sequence, ShardId};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -90,6 +91,8 @@ struct Ward {
     waiting: u32,
     /// Its newest branches, ascending by id, then by the shard's name.
     recent: Vec<Entry>,
+    /// Which of its operations it has said to be finished.
+    finished: Option<Box<Watermark>>,
 }
 
 /// From so many on, a ward has branches among the older ones, or may have.
@@ -137,8 +140,14 @@ impl Promises {
                 let Entry { at: sequence, mark, .. } = ward.recent[at];
                 (at as u32, Some(Known { at: sequence, mark }))
             }
-            Err(0) if ward.recent.len() >= RECENT_MIN => {
-                (OLDER, self.older.get(&PromiseKey { tx: *tx, shard: *shard }).copied())
+            // Older ones may be left where recent ones were forgotten.
+            Err(0) if !self.older.is_empty() => {
+                let key = PromiseKey { tx: *tx, shard: *shard };
+                match self.older.get(&key) {
+                    // Behind all of the older ones it is a recent one, even if it is the only one.
+                    None if ward.recent.is_empty() && !self.any_older(&key) => (0, None),
+                    known => (OLDER, known.copied()),
+                }
             }
             Err(at) => (at as u32, None),
         };
@@ -170,6 +179,46 @@ impl Promises {
     /// As [`saw`](Self::saw), of the coordinator of a branch that was applied.
     pub fn saw_at(&mut self, found: &Found, epoch: Epoch) -> bool {
         self.wards[found.ward as usize].saw(epoch)
+    }
+
+    /// The finished-watermark of a coordinator, if it has told one.
+    pub fn watermark(&self, coordinator: &CoordinatorId) -> Option<&Watermark> {
+        let ward = self.ward(coordinator)?;
+        self.wards[ward as usize].finished.as_deref()
+    }
+
+    /// Whether the coordinator of a branch that was looked for has said that `id` is finished.
+    pub fn is_finished(&self, found: &Found, id: OperationId) -> bool {
+        let ward = self.wards.get(found.ward as usize);
+        ward.and_then(|ward| ward.finished.as_deref()).is_some_and(|mark| mark.covers(id))
+    }
+
+    /// Takes a watermark, unless a newer one is known, and forgets the outcomes that it covers. A promise
+    /// without an outcome stays.
+    pub fn finish(&mut self, coordinator: &CoordinatorId, mark: Watermark) {
+        let ward = self.ward_or_new(coordinator);
+        let ward = &mut self.wards[ward as usize];
+        if ward.finished.as_deref().is_some_and(|known| !mark.is_newer_than(known)) {
+            return;
+        }
+        let ended = |mark: u32| mark == COMMITTED || mark == ABORTED;
+        ward.recent.retain(|entry| !(ended(entry.mark) && mark.covers(entry.id)));
+        let key = |id| PromiseKey {
+            tx: TxKey { coordinator: *coordinator, id },
+            shard: ShardId([0; 32]),
+        };
+        // None of them has an id above the highest that may be finished.
+        let end = key(OperationId(mark.highest().0.saturating_add(1)));
+        let covered: Vec<PromiseKey> = self
+            .older
+            .range(key(OperationId(0))..end)
+            .filter(|(key, known)| ended(known.mark) && mark.covers(key.tx.id))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in covered {
+            self.older.remove(&key);
+        }
+        ward.finished = Some(Box::new(mark));
     }
 
     /// Takes a promise of a branch of which nothing is known.
@@ -301,6 +350,13 @@ impl Promises {
         }
     }
 
+    /// Whether an older branch of the same coordinator stands behind this one.
+    fn any_older(&self, key: &PromiseKey) -> bool {
+        let tx = TxKey { coordinator: key.tx.coordinator, id: OperationId(u64::MAX) };
+        let last = PromiseKey { tx, shard: ShardId([u8::MAX; 32]) };
+        self.older.range(*key..=last).next().is_some()
+    }
+
     fn ward(&self, name: &CoordinatorId) -> Option<u32> {
         let place = self.index.find(name, |ward| self.wards[ward as usize].name == *name);
         place.unwrap_or_else(|| self.in_order(name).ok())
@@ -321,7 +377,7 @@ impl Promises {
             Err(place) => {
                 let ward = number(self.wards.len());
                 let (epoch, recent) = (Epoch::NONE, Vec::new());
-                self.wards.push(Ward { name: *name, epoch, waiting: 0, recent });
+                self.wards.push(Ward { name: *name, epoch, waiting: 0, recent, finished: None });
                 self.order.insert(place, ward);
                 self.index.add(&self.wards);
                 ward

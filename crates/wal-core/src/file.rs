@@ -52,6 +52,11 @@ pub struct FileStorage {
     /// The files written last.
     writing: BTreeMap<SegmentId, File>,
     spare: Option<Spare>,
+    /// Files of segments that were retired and may be overwritten: spares are made of them.
+    retired: Mutex<Vec<PathBuf>>,
+    /// Whether they are used again. Not where a replaced writer may live that still has one of them open: what
+    /// it writes must go nowhere.
+    reuses: bool,
     /// The next segment that is created is zero-filled to so many bytes, if no spare is at hand.
     zeros_next: Option<u64>,
 }
@@ -78,10 +83,17 @@ impl Spare {
     /// # Errors
     /// What the system says, such as that the disk is full; `Interrupted` once `stop` says so. Then
     /// nothing is left of it.
-    fn make(directory: &Path, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<Spare> {
+    fn make(
+        directory: &Path,
+        bytes: u64,
+        retired: Option<&Path>,
+        stop: &dyn Fn() -> bool,
+    ) -> io::Result<Spare> {
         let path = directory.join(format!("{}{bytes:x}", Spare::PREFIX));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        let spare = Spare { path, file };
+        // A retired segment's blocks are there already: only what they hold has to go.
+        let recycled = retired.is_some_and(|retired| std::fs::rename(retired, &path).is_ok());
+        let options = OpenOptions::new().write(true).create(true).truncate(!recycled).open(&path);
+        let spare = Spare { path, file: options? };
         let filled = spare.fill(bytes, stop);
         if filled.is_err() {
             spare.remove();
@@ -103,7 +115,8 @@ impl Spare {
                 self.file.sync_data()?;
             }
         }
-        // Its length too.
+        // Its length too, which a retired segment's may exceed.
+        self.file.set_len(bytes)?;
         self.file.sync_all()
     }
 
@@ -125,6 +138,10 @@ impl FileStorage {
     /// The lock file's name.
     pub const LOCK: &'static str = "lock";
     const WRITING_MAX: usize = 4;
+    /// What the name of a retired segment's file begins with.
+    const RETIRED: &'static str = "retired-";
+    /// So many of them are kept.
+    const RETIRED_MAX: usize = 2;
 
     /// Opens a directory for reading, excluding writers. A directory without a lock file never had a
     /// writer here (it may be a copy on a read-only disk) and is read without a lock.
@@ -178,7 +195,9 @@ impl FileStorage {
     pub fn take_over(path: &Path) -> Result<FileStorage, FileError> {
         let (path, lock) = FileStorage::for_writing(path)?;
         let has_lock = lock.try_lock().is_ok();
-        Ok(FileStorage::new(path, Some(lock), has_lock))
+        let mut storage = FileStorage::new(path, Some(lock), has_lock);
+        storage.reuses = false;
+        Ok(storage)
     }
 
     fn for_writing(path: &Path) -> Result<(PathBuf, File), FileError> {
@@ -199,6 +218,8 @@ impl FileStorage {
             reading,
             writing: BTreeMap::new(),
             spare: None,
+            retired: Mutex::new(Vec::new()),
+            reuses: true,
             zeros_next: None,
         }
     }
@@ -220,7 +241,8 @@ impl FileStorage {
         let path = self.file_path(segment);
         if let (None, Some(bytes)) = (&self.spare, self.zeros_next.take()) {
             // Without it the segment is slower, and no less safe.
-            self.spare = Spare::make(&self.path, bytes, &|| false).ok();
+            let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).pop();
+            self.spare = Spare::make(&self.path, bytes, retired.as_deref(), &|| false).ok();
         }
         let made = match self.spare.take().map(|spare| spare.become_segment(&path)) {
             Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
@@ -236,6 +258,43 @@ impl FileStorage {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Takes a segment's file out of the log. Its new name is foreign to it.
+    ///
+    /// Not while a replaced writer still holds the lock: it finds out that it was replaced by the segment
+    /// behind its own, which must not go. What stays is in nobody's way, and goes after the next opening.
+    fn retire(&mut self, segment: SegmentId) -> io::Result<()> {
+        // Asked for at the epoch check in front, and not again in between: all of them go, or none.
+        if !self.locked {
+            return Ok(());
+        }
+        self.writing.remove(&segment);
+        let reading = self.reading.get_mut().unwrap_or_else(PoisonError::into_inner);
+        reading.take_if(|(open, _)| *open == segment);
+        match std::fs::rename(self.file_path(segment), self.retired_path(segment)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed,
+        }
+    }
+
+    /// Keeps a retired segment's file to be used again, if one is wanted; else it goes.
+    fn blank(&mut self, segment: SegmentId) {
+        let path = self.retired_path(segment);
+        if !path.exists() {
+            return;
+        }
+        let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.reuses && retired.len() < Self::RETIRED_MAX {
+            retired.push(path);
+        } else {
+            // One that stays is in nobody's way, and is removed at the next opening.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn retired_path(&self, segment: SegmentId) -> PathBuf {
+        self.path.join(format!("{}{:016x}", Self::RETIRED, segment.0))
     }
 
     fn file_path(&self, segment: SegmentId) -> PathBuf {
@@ -296,11 +355,13 @@ fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<(), FileError
     })
 }
 
-/// What a process that died has left of segments made ahead of time.
+/// What a process that died has left of segments that were made ahead of time or retired.
 fn remove_spares(path: &Path) {
     let Ok(entries) = path.read_dir() else { return };
     for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(Spare::PREFIX)) {
+        let name = entry.file_name();
+        let ours = [Spare::PREFIX, FileStorage::RETIRED];
+        if name.to_str().is_some_and(|name| ours.iter().any(|prefix| name.starts_with(prefix))) {
             // One that stays is in nobody's way.
             let _ = std::fs::remove_file(entry.path());
         }
@@ -431,7 +492,9 @@ impl Directory for FileStorage {
 impl Storage for FileStorage {
     fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
         let directory = self.path.clone();
-        Some(Box::new(move |stop| Spare::make(&directory, bytes, stop)))
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = retired.pop();
+        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_deref(), stop)))
     }
 
     fn keep_ahead(&mut self, spare: Spare) {
@@ -455,9 +518,13 @@ impl Storage for FileStorage {
                 let cut = self.writable(*segment).and_then(|file| file.set_len(*len));
                 cut.map_err(on(segment))?;
             }
+            DiskOp::Retire(segment) => self.retire(*segment).map_err(on(segment))?,
+            DiskOp::Blank(segment) => self.blank(*segment),
             DiskOp::CheckEpoch { newest } => {
-                // Ids have no gaps: whoever takes over creates the very next segment.
-                if self.file_path(newest.next()).try_exists()? {
+                // Whoever takes over creates the very next segment, and it stays for as long as the lock is
+                // had: nobody else recycles. Without the lock it may have gone by now, and a later one is there.
+                let next = self.file_path(newest.next()).try_exists()?;
+                if next || (!self.locked && self.segments()?.last() > Some(newest)) {
                     return Err(DiskError::Fenced);
                 }
                 if let (false, Some(lock)) = (self.locked, &self.lock) {

@@ -15,6 +15,8 @@
 //!   opened for writing.
 //! - The first failed operation poisons the log: nothing is acknowledged after it. Opening it again
 //!   rewrites and syncs what it cannot prove to be on the disk.
+//! - Once a snapshot that its user wrote is durable ([`Log::append_part`]), older segments go, whatever crash
+//!   comes when; their files are used again, and nothing of what they held is ever seen.
 //! - A writer that was replaced ([`OpenMode::TakeOver`]) acknowledges nothing more.
 //! - No input makes reading panic; its memory is bounded by the longest batch (16 MiB).
 //!
@@ -67,6 +69,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod compact;
 mod drive;
 mod end;
 mod file;
@@ -86,6 +89,7 @@ mod stream;
 mod sync;
 mod window;
 
+pub use compact::{SNAPSHOT_TAG, SnapshotPart};
 pub use drive::{close, drive, open};
 pub use file::{FileError, FileStorage, Spare};
 pub use guard::Guard;

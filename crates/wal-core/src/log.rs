@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base::{Epoch, Sequence, Time};
 
+use crate::compact::{Compaction, SnapshotPart};
 use crate::guard::{Framing, HEAD_BYTES, MARK_BYTES, Seed, frame_batch, guard_bytes};
 use crate::record::{EventType, RECORD_HEADER_BYTES, encode_header};
 use crate::scan::ScanConfig;
@@ -20,7 +21,7 @@ pub struct Config {
     /// The longest payload of a record. Nodes that work together are to have the same: a coordinator
     /// takes it for its participants' limit too, and starts nothing of which a record would not fit.
     pub max_payload: u32,
-    /// From so many records on a log may be compacted.
+    /// From so many records on a log is to be compacted: see [`Log::compaction_due`].
     pub max_records: u64,
     /// A marker is due after so many records.
     pub checkpoint_interval: u64,
@@ -208,6 +209,8 @@ struct Pending {
     end: usize,
     first: Sequence,
     records: u32,
+    /// It begins with the first part of a snapshot, and so it begins a segment.
+    begins_snapshot: bool,
 }
 
 impl Pending {
@@ -222,6 +225,7 @@ struct InFlight {
     written: Sequence,
     synced: bool,
     closing: bool,
+    recycling: bool,
 }
 
 /// A log that is open for writing, as a value: it performs nothing itself.
@@ -269,6 +273,7 @@ pub struct Log {
     closed: bool,
     poison: Option<DiskError>,
     stats: Stats,
+    compaction: Compaction,
     /// Begins every CRC-32: to make one asks what the processor can do.
     crc32: crc32fast::Hasher,
     spare_ops: Vec<DiskOp>,
@@ -282,6 +287,7 @@ pub(crate) struct Opened {
     pub last: Sequence,
     pub chain: u32,
     pub stats: Stats,
+    pub compaction: Compaction,
 }
 
 impl Log {
@@ -289,7 +295,7 @@ impl Log {
     const SPARE_BYTES_MAX: usize = 64 << 10;
 
     pub(crate) fn opened(opened: Opened, now: Time) -> Log {
-        let Opened { config, claim, last, chain, stats } = opened;
+        let Opened { config, claim, last, chain, stats, compaction } = opened;
         Log {
             seed: Seed::of(&claim),
             offset: HEADER_BYTES,
@@ -313,6 +319,7 @@ impl Log {
             closed: false,
             poison: None,
             stats,
+            compaction,
             crc32: crc32fast::Hasher::new(),
             spare_ops: Vec::new(),
             spare_bytes: Vec::new(),
@@ -359,7 +366,7 @@ impl Log {
         self.check_writable()?;
         self.begin_record();
         let event = encode(&mut self.pending.bytes);
-        Ok((event, self.end_record(event, timestamp_ms)?))
+        Ok((event, self.end_record(event, timestamp_ms, false)?))
     }
 
     /// Whether such a record can be appended, room aside; and how many bytes it takes.
@@ -415,10 +422,16 @@ impl Log {
         batch.bytes.resize(gap, 0);
         (batch.gap, batch.end) = (gap, gap);
         batch.first = self.last.next();
+        batch.begins_snapshot = false;
     }
 
     /// Makes a record of what was written behind the space for its header.
-    fn end_record(&mut self, event: EventType, timestamp_ms: i64) -> Result<Sequence, AppendError> {
+    fn end_record(
+        &mut self,
+        event: EventType,
+        timestamp_ms: i64,
+        part: bool,
+    ) -> Result<Sequence, AppendError> {
         let at = self.pending.end + HEADER;
         assert!(self.pending.bytes.len() >= at, "a payload is written behind what is there");
         let payload_bytes = self.pending.bytes.len() - at;
@@ -449,7 +462,7 @@ impl Log {
         batch.records += 1;
         self.pending_bytes += bytes as u64;
         self.last = sequence;
-        self.stats.count(sequence, event, bytes as u64);
+        self.stats.count(sequence, event, bytes as u64, part);
         Ok(sequence)
     }
 
@@ -517,6 +530,9 @@ impl Log {
         if self.waiting_since.is_none() && self.pending.records > 0 {
             self.waiting_since = Some(now);
         }
+        if self.compaction.recycling_due(self.durable) {
+            return Some(self.recycle());
+        }
         let due = self.due_at().is_some_and(|at| at <= now);
         due.then(|| self.flush_now())
     }
@@ -556,7 +572,7 @@ impl Log {
     }
 
     fn due_at(&self) -> Option<Time> {
-        if self.must_sync() {
+        if self.must_sync() || self.compaction.recycling_due(self.durable) {
             return Some(Time::ZERO);
         }
         if self.pending.records > 0 {
@@ -595,6 +611,11 @@ impl Log {
                     assert!(flight.written >= self.durable, "durability never goes back");
                     self.durable = flight.written;
                     self.unsynced_bytes = 0;
+                }
+                if flight.recycling {
+                    let (segments, compacted) = self.compaction.recycled(self.durable);
+                    self.stats.segments_recycled += segments;
+                    self.stats.compactions += u64::from(compacted);
                 }
                 self.closed |= flight.closing;
             }
@@ -654,7 +675,8 @@ impl Log {
         }
         self.stats.flushes += 1;
         self.stats.syncs += u64::from(flush.forced);
-        self.in_flight = Some(InFlight { written: self.written, synced: flush.forced, closing });
+        let (written, synced) = (self.written, flush.forced);
+        self.in_flight = Some(InFlight { written, synced, closing, recycling: false });
     }
 
     fn sync(&self, ops: &mut Vec<DiskOp>) {
@@ -681,11 +703,16 @@ impl Log {
 
     /// Writes one batch, in a new segment if this one is full: then true.
     fn write_batch(&mut self, ops: &mut Vec<DiskOp>, flush: &mut Flush, batch: Pending) -> bool {
-        let rotates = self.holds_batch && !self.fits(batch.records_bytes());
+        let full = !self.fits(batch.records_bytes());
+        let rotates = self.holds_batch && (full || batch.begins_snapshot);
         if rotates {
-            self.rotate(ops);
+            // What a snapshot ends need not have been full.
+            self.rotate(full, ops);
         }
-        let Pending { mut bytes, gap, end, first, records } = batch;
+        let Pending { mut bytes, gap, end, first, records, begins_snapshot } = batch;
+        if begins_snapshot {
+            self.compaction.begins(self.claim.segment);
+        }
         assert_eq!(first, self.written.next(), "batches are written in order, without a gap");
         if flush.records == 0 {
             flush.first = first;
@@ -755,7 +782,7 @@ impl Log {
     /// 3. the seal is written to one copy and synced before the other is touched, so that one of them
     ///    is whole at any time;
     /// 4. only then comes the first batch: a segment that holds one has both copies.
-    fn rotate(&mut self, ops: &mut Vec<DiskOp>) {
+    fn rotate(&mut self, larger: bool, ops: &mut Vec<DiskOp>) {
         let old = self.claim.segment;
         ops.push(DiskOp::Sync(old));
         let seal = Seal {
@@ -769,7 +796,9 @@ impl Log {
         self.seed = Seed::of(&self.claim);
         claim_ops(&self.claim, ops);
         seal_ops(&self.claim, &seal, ops);
-        self.segment_bytes = self.next_segment_bytes();
+        if larger {
+            self.segment_bytes = self.next_segment_bytes();
+        }
         self.offset = HEADER_BYTES;
         self.holds_batch = false;
     }
@@ -809,6 +838,83 @@ impl Log {
     #[must_use]
     pub fn marker_due(&self) -> bool {
         self.stats.records_since_checkpoint >= self.config.checkpoint_interval
+    }
+
+    /// Whether the log holds at least `max_records` records and has grown to twice its last snapshot,
+    /// and no snapshot is on its way: it is time for the next one. The log begins none itself.
+    #[must_use]
+    pub fn compaction_due(&self) -> bool {
+        let usable = self.poison.is_none() && !self.closed && !self.confined;
+        usable && self.compaction.is_due(self.last, self.stats.bytes, self.config.max_records)
+    }
+
+    /// Whether a snapshot was begun whose last part is still to come.
+    #[must_use]
+    pub fn is_compacting(&self) -> bool {
+        self.compaction.is_begun()
+    }
+
+    /// How many records the log holds, those aside that a snapshot has made superfluous.
+    #[must_use]
+    pub fn records_held(&self) -> u64 {
+        self.compaction.held(self.last, self.stats.bytes).0
+    }
+
+    /// Appends the next part of a snapshot, the first if none is begun: see
+    /// [`compaction_due`](Self::compaction_due). What `encode` writes is its writer's: extensions, each a
+    /// tag, a length and a value, behind `sagas` and `transactions`, a marker's counts. Ordinary records
+    /// may be appended between the parts.
+    ///
+    /// All parts together must say whatever the records in front of the first one say that is still
+    /// needed: once the last one is durable the segments in front of the first one are
+    /// [retired](DiskOp::Retire), with the next flush. A part that is appended as the last is forced.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the log is as it was.
+    ///
+    /// # Panics
+    /// If a snapshot is whole and what is older has not gone yet.
+    pub fn append_part(
+        &mut self,
+        timestamp_ms: i64,
+        (sagas, transactions): (u64, u64),
+        last: bool,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Sequence, AppendError> {
+        self.check_writable()?;
+        let number = self.compaction.next_part();
+        if number == 0 {
+            assert!(!self.compaction.is_whole(), "one snapshot goes after the other");
+            if self.confined {
+                return Err(AppendError::NoSpace);
+            }
+            if self.pending.records > 0 {
+                self.full.push(std::mem::take(&mut self.pending));
+            }
+        }
+        let bytes_before = self.stats.bytes;
+        let part = SnapshotPart { number, last };
+        self.begin_record();
+        part.encode(sagas, transactions, &mut self.pending.bytes);
+        encode(&mut self.pending.bytes);
+        let sequence = self.end_record(EventType::CHECKPOINT, timestamp_ms, true)?;
+        self.pending.begins_snapshot |= number == 0;
+        let bytes = self.stats.bytes - bytes_before;
+        self.compaction.appended(last, sequence, bytes, bytes_before);
+        if last {
+            self.force(sequence);
+        }
+        Ok(sequence)
+    }
+
+    /// The flush that takes out of the log what a snapshot has made superfluous. It writes no record.
+    fn recycle(&mut self) -> Flush {
+        let mut flush = Flush::default();
+        self.compaction.recycle(self.claim.segment, self.durable, &mut flush.ops);
+        self.stats.flushes += 1;
+        let (written, synced, closing) = (self.written, false, false);
+        self.in_flight = Some(InFlight { written, synced, closing, recycling: true });
+        flush
     }
 
     /// Counts.

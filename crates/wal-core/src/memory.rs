@@ -7,9 +7,16 @@ use crate::storage::{Directory, DiskError, DiskOp, SegmentId, Storage};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryStorage {
     files: BTreeMap<SegmentId, Vec<u8>>,
+    /// Files of segments that were retired, until they may be overwritten.
+    retired: BTreeMap<SegmentId, Vec<u8>>,
+    /// Files of zeros that they have become: the next segments are made of them.
+    blank: Vec<Vec<u8>>,
 }
 
 impl MemoryStorage {
+    /// So many files are kept to be used again.
+    const BLANK_MAX: usize = 2;
+
     /// An empty directory.
     #[must_use]
     pub fn new() -> MemoryStorage {
@@ -24,6 +31,12 @@ impl MemoryStorage {
     /// A segment's bytes, to look at or to damage; created if it is not there.
     pub fn file_mut(&mut self, segment: SegmentId) -> &mut Vec<u8> {
         self.files.entry(segment).or_default()
+    }
+
+    /// The bytes of the files that retired segments have left and no segment uses yet.
+    pub fn retired_bytes(&self) -> u64 {
+        let all = self.retired.values().chain(&self.blank);
+        all.map(|bytes| bytes.len() as u64).sum()
     }
 
     /// Takes a segment away.
@@ -69,7 +82,8 @@ impl Storage for MemoryStorage {
                 if self.files.contains_key(segment) {
                     return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
                 }
-                self.files.insert(*segment, Vec::new());
+                let file = self.blank.pop().unwrap_or_default();
+                self.files.insert(*segment, file);
             }
             DiskOp::Write { segment, offset, bytes } => {
                 let from = index(*offset)?;
@@ -87,6 +101,19 @@ impl Storage for MemoryStorage {
             DiskOp::Truncate { segment, len } => {
                 let len = index(*len)?;
                 self.existing_mut(*segment)?.truncate(len);
+            }
+            DiskOp::Retire(segment) => {
+                if let Some(file) = self.files.remove(segment) {
+                    self.retired.insert(*segment, file);
+                }
+            }
+            DiskOp::Blank(segment) => {
+                if let Some(mut bytes) = self.retired.remove(segment) {
+                    bytes.fill(0);
+                    if self.blank.len() < Self::BLANK_MAX {
+                        self.blank.push(bytes);
+                    }
+                }
             }
             DiskOp::CheckEpoch { newest } => {
                 if self.files.keys().next_back().is_some_and(|id| id > newest) {

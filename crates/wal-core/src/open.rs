@@ -11,14 +11,15 @@
 
 use std::io;
 
-use base::{Epoch, Time};
+use base::{Epoch, Sequence, Time};
 
+use crate::compact::Compaction;
 use crate::guard::{Batch, HEAD_BYTES, Seed, decode_head};
 use crate::log::{Config, ConfigError, Log, Opened, claim_ops, seal_ops};
 use crate::scan::{
-    Ending, Progress, ScanError, Scanned, Scanner, Survey, Tail, Visitor, is_valid, survey,
+    Ending, Held, Progress, ScanError, Scanned, Scanner, Survey, Tail, Visitor, is_valid, survey,
 };
-use crate::segment::{Claim, Part, SECTOR, Seal, encode_copy};
+use crate::segment::{Claim, HEADER_BYTES, Part, SECTOR, Seal, encode_copy};
 use crate::storage::{Directory, DiskError, DiskOp, SegmentId};
 use crate::window::Window;
 
@@ -51,8 +52,9 @@ pub enum OpenError {
     /// Somebody newer is opening the log, or has opened it. Give up.
     #[error("another writer has claimed the log")]
     Fenced,
-    /// Somebody else created the segment that was to be claimed. Open again, with a fresh visitor.
-    #[error("another writer created a segment at the same moment: open the log again")]
+    /// Somebody else created the segment that was to be claimed, or has sealed less than was read. Open
+    /// again, with a fresh visitor.
+    #[error("another writer claimed the log at the same moment: open it again")]
     ClaimedMeanwhile,
     /// The disk failed while the log was being opened. Open it again.
     #[error(transparent)]
@@ -90,6 +92,9 @@ pub struct Opening {
     /// The newest segment may have a name that is not durable yet.
     name_unproven: bool,
     claim: Option<Claim>,
+    /// The oldest segment that counts, and what an earlier recycling has left in front of a gap.
+    oldest: Option<SegmentId>,
+    remainders: Vec<SegmentId>,
     sealed: bool,
 }
 
@@ -131,6 +136,8 @@ impl Opening {
             name_unproven: newest.is_some() && newest != held,
             newest,
             progress,
+            oldest: None,
+            remainders: Vec::new(),
             claim: None,
             sealed: false,
         };
@@ -166,6 +173,19 @@ impl Opening {
         Ok(ops)
     }
 
+    /// Lets a log that is new begin with the record `first`, as if older segments had been recycled: its
+    /// first record has to be the first part of a snapshot. For a copy of such a log.
+    ///
+    /// # Panics
+    /// If the log is not new, or was claimed already.
+    pub fn begin_at(&mut self, first: Sequence) {
+        assert!(self.newest.is_none() && self.claim.is_none(), "the log is new");
+        // The first segment is one that has gone.
+        self.newest = Some(SegmentId::FIRST);
+        self.progress.held = Some(Held { segment: SegmentId::FIRST, end: HEADER_BYTES });
+        (self.progress.next, self.progress.first) = (first, first);
+    }
+
     /// The segment that was [claimed](Self::claim). While the directory holds none that is newer,
     /// nobody has taken the log over from this opening.
     #[must_use]
@@ -177,7 +197,8 @@ impl Opening {
     /// operations that make it so.
     ///
     /// # Errors
-    /// [`OpenError::Corrupt`], [`OpenError::TailTooLong`], [`OpenError::Scan`].
+    /// [`OpenError::Corrupt`], [`OpenError::TailTooLong`], [`OpenError::Scan`];
+    /// [`OpenError::ClaimedMeanwhile`]: start over with [`Opening::scan`].
     ///
     /// # Panics
     /// If nothing was claimed.
@@ -189,7 +210,13 @@ impl Opening {
         let claim = self.claim.expect("a log is claimed before its tail is read");
         let survey = survey(directory, Some(claim.segment))?;
         let scan_config = self.config.replay_config();
+        self.oldest = survey.views.first().map(|view| view.id);
+        self.remainders = survey.remainders.clone();
         let resume = self.progress.tail.take().map(|tail| (tail.segment, tail.end));
+        if resume.is_some_and(|(segment, end)| !survey.still_counts(segment, end)) {
+            // What was told is none of the log any more: another one who took over has read less.
+            return Err(OpenError::ClaimedMeanwhile);
+        }
         let progress = std::mem::replace(&mut self.progress, Progress::new());
         let mut scanner = Scanner::new(directory, &scan_config, visitor, progress);
         let read = scanner.read(&survey, resume, Ending::Decide);
@@ -262,7 +289,14 @@ impl Opening {
         if directory.segments()?.last() != Some(&claim.segment) {
             return Err(OpenError::Fenced);
         }
+        let compaction = Compaction::found(
+            self.oldest.unwrap_or(claim.segment),
+            self.remainders,
+            self.progress.first,
+            &self.progress.snapshots,
+        );
         let opened = Opened {
+            compaction,
             last: self.progress.last(),
             chain: if self.progress.held.is_some() { self.progress.chain } else { 0 },
             stats: self.progress.scanned.stats.clone(),

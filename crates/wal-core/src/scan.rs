@@ -13,6 +13,7 @@ use std::io;
 
 use base::{Epoch, Sequence};
 
+use crate::compact::{SnapshotPart, Snapshots};
 use crate::end::{Conditions, End, Reason, decide};
 use crate::guard::{Batch, Guard, HEAD_BYTES, Seed, decode_head};
 use crate::record::{EventType, Record, decode_record, decode_unchecked};
@@ -201,6 +202,8 @@ pub enum Damage {
     NotARecord,
     /// Records are missing: the numbers jump.
     RecordsMissing,
+    /// The log begins with a snapshot that is not whole: what stood before it is lost.
+    SnapshotIncomplete,
 }
 
 impl fmt::Display for Damage {
@@ -222,6 +225,7 @@ impl fmt::Display for Damage {
             Damage::RecordCrc => "a record's checksum is wrong",
             Damage::NotARecord => "bytes that are no record",
             Damage::RecordsMissing => "records are missing",
+            Damage::SnapshotIncomplete => "the snapshot that the log begins with is not whole",
         })
     }
 }
@@ -284,8 +288,16 @@ pub struct Scanned {
     pub epoch: Epoch,
     /// The log's id, if any segment tells.
     pub log_id: Option<u64>,
-    /// Segments that are there.
+    /// Segments that are there and count.
     pub segments: u64,
+    /// The segment that the log begins with, if it is not the first of all: older ones were recycled,
+    /// and it begins with a snapshot.
+    pub base: Option<SegmentId>,
+    /// Whether that snapshot is whole.
+    pub base_is_whole: bool,
+    /// Older segments that a recycling has left when it was cut short. They do not count, and opening the
+    /// log for writing takes them out of it.
+    pub remainders: u64,
     /// Where the log ends: behind its last batch.
     pub end: Option<(SegmentId, u64)>,
     /// The highest sequence that some batch proves to have been synced.
@@ -313,6 +325,9 @@ impl Scanned {
             epoch: Epoch::NONE,
             log_id: None,
             segments: 0,
+            base: None,
+            base_is_whole: false,
+            remainders: 0,
             end: None,
             watermark: Sequence::NONE,
             stats: Stats::default(),
@@ -345,7 +360,8 @@ impl Scanned {
     pub(crate) fn count(&mut self, record: &Record<'_>) {
         self.records += 1;
         self.last_sequence = record.sequence;
-        self.stats.count(record.sequence, record.event, record.encoded_bytes());
+        let part = SnapshotPart::of(record.event, record.payload).is_some();
+        self.stats.count(record.sequence, record.event, record.encoded_bytes(), part);
     }
 
     pub(crate) fn report(&mut self, corruption: Corruption, visitor: &mut dyn Visitor) {
@@ -471,6 +487,8 @@ impl View {
 /// All segments before their batches are read.
 pub(crate) struct Survey {
     pub views: Vec<View>,
+    /// Segments in front of a gap, which do not count; ascending.
+    pub remainders: Vec<SegmentId>,
 }
 
 impl Survey {
@@ -485,6 +503,17 @@ impl Survey {
         covered.map(|view| view.extent).any(|extent| match extent {
             Extent::Sealed { take_over, .. } | Extent::Empty { take_over } => take_over,
             Extent::Passed | Extent::Open | Extent::Unproven => false,
+        })
+    }
+
+    /// Whether a segment still counts as far as it was read before. Not if another one who takes over has
+    /// sealed it further in front meanwhile, or if it was recycled.
+    pub(crate) fn still_counts(&self, segment: SegmentId, end: u64) -> bool {
+        let view = self.views.iter().find(|view| view.id == segment);
+        view.is_some_and(|view| match view.extent {
+            Extent::Sealed { length, .. } => end <= length,
+            Extent::Empty { .. } => end <= HEADER_BYTES,
+            Extent::Open | Extent::Unproven | Extent::Passed => true,
         })
     }
 
@@ -507,6 +536,34 @@ pub(crate) fn survey(
     let mut ids = directory.segments()?;
     ids.retain(|&id| below.is_none_or(|below| id < below));
     debug_assert!(ids.is_sorted());
+    let remainders = split_remainders(directory, &mut ids)?;
+    Ok(Survey { remainders, ..survey_of(directory, ids)? })
+}
+
+/// A recycling takes the newest segment first. If one was cut short, there is a gap behind what it has
+/// left, and the log begins behind the gap, with a whole snapshot. Any other gap is damage, and what is in
+/// front of it counts.
+fn split_remainders(
+    directory: &dyn Directory,
+    ids: &mut Vec<SegmentId>,
+) -> Result<Vec<SegmentId>, ScanError> {
+    let Some(gap) = ids.windows(2).rposition(|two| two[1] != two[0].next()) else {
+        return Ok(Vec::new());
+    };
+    let behind = ids[gap + 1..].to_vec();
+    let survey = survey_of(directory, behind)?;
+    let config = ScanConfig { enable_checksums: false, ..ScanConfig::default() };
+    let mut nobody = ();
+    let mut scanner = Scanner::new(directory, &config, &mut nobody, Progress::new());
+    scanner.read(&survey, None, Ending::Defer)?;
+    if !scanner.progress.snapshots.base_is_whole {
+        return Ok(Vec::new());
+    }
+    let counting = ids.split_off(gap + 1);
+    Ok(std::mem::replace(ids, counting))
+}
+
+fn survey_of(directory: &dyn Directory, ids: Vec<SegmentId>) -> Result<Survey, ScanError> {
     let mut window = Window::new(directory);
     let mut views = Vec::with_capacity(ids.len());
     for id in ids {
@@ -518,7 +575,7 @@ pub(crate) fn survey(
     find_foreign(&mut views);
     guess_claims(&mut window, &mut views)?;
     decide_extents(&mut views);
-    Ok(Survey { views })
+    Ok(Survey { views, remainders: Vec::new() })
 }
 
 /// There is something, and none of it looks like a header, not even like one that is gone.
@@ -661,6 +718,9 @@ pub(crate) struct Progress {
     uncovered: VecDeque<(u64, Sequence)>,
     /// A hole has just been reported: a jump of the numbers is no news.
     broken: bool,
+    pub snapshots: Snapshots,
+    /// The first record that counts.
+    pub first: Sequence,
 }
 
 impl Progress {
@@ -676,6 +736,8 @@ impl Progress {
             tail: None,
             uncovered: VecDeque::new(),
             broken: false,
+            snapshots: Snapshots::default(),
+            first: Sequence::FIRST,
         }
     }
 
@@ -751,6 +813,7 @@ impl<'a> Scanner<'a> {
     ) -> io::Result<()> {
         let scanned = &mut self.progress.scanned;
         scanned.segments = survey.views.len() as u64;
+        scanned.remainders = survey.remainders.len() as u64;
         scanned.epoch = survey.epoch();
         scanned.log_id = survey.log_id();
         let claims = survey.views.iter().filter_map(|view| view.header.claim);
@@ -766,17 +829,26 @@ impl<'a> Scanner<'a> {
                 _ => Some(HEADER_BYTES),
             };
             if let Some(start) = start {
-                if view.id != expected {
+                let resumes = start != HEADER_BYTES;
+                let begins = expected == SegmentId::FIRST
+                    && view.id != expected
+                    && (resumes || self.begins_with_snapshot(view)?);
+                if view.id != expected && !begins {
                     self.report(expected, 0, 0, Damage::SegmentsMissing, true);
                 }
-                let resumed = start != HEADER_BYTES;
-                self.read_segment(view, start, resumed, ending)?;
+                self.read_segment(view, start, resumes, ending)?;
             }
             let scanned = &mut self.progress.scanned;
             scanned.lost_header_copies +=
                 view.header.lost.iter().filter(|lost| **lost).count() as u64;
             scanned.abandoned_starts += u64::from(view.header.abandoned);
             expected = view.id.next();
+        }
+        self.progress.scanned.base_is_whole = self.progress.snapshots.base_is_whole;
+        if let (Some(base), Ending::Decide) = (self.progress.snapshots.base, ending)
+            && !self.progress.snapshots.base_is_whole
+        {
+            self.report(base, HEADER_BYTES, 0, Damage::SnapshotIncomplete, true);
         }
         let held = self.progress.held;
         self.progress.scanned.end = held.map(|held| (held.segment, held.end));
@@ -785,6 +857,9 @@ impl<'a> Scanner<'a> {
 
     fn report(&mut self, segment: SegmentId, offset: u64, bytes: u64, what: Damage, hides: bool) {
         self.progress.broken |= hides;
+        if hides {
+            self.progress.snapshots.broken();
+        }
         let corruption = Corruption {
             segment: Some(segment),
             offset,
@@ -839,6 +914,7 @@ impl<'a> Scanner<'a> {
             // what is unproven before it.
             self.progress.uncovered.clear();
             self.begin_segment(view);
+            self.progress.snapshots.segment_begins = self.progress.next;
         }
         let limit = match view.extent {
             Extent::Sealed { length, .. } => length,
@@ -882,6 +958,43 @@ impl<'a> Scanner<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a log may begin with this segment although it is not the first of all: its first record is
+    /// the first part of a snapshot. Then it is gone on with as its seal says.
+    fn begins_with_snapshot(&mut self, view: &View) -> io::Result<bool> {
+        let (Some(seal), Some(claim)) = (view.header.seal, view.header.claim) else {
+            return Ok(false);
+        };
+        if view.foreign || !view.holds_batch || !view.header.damage.is_empty() {
+            return Ok(false);
+        }
+        self.window.open(view.id)?;
+        let head = self.window.at(HEADER_BYTES, HEAD_BYTES as u64)?;
+        let seed = Seed::of(&claim);
+        let Some(guard) = decode_head(head, seed, HEADER_BYTES, claim.batch_bytes_max) else {
+            return Ok(false);
+        };
+        if (guard.first, guard.chain) != (seal.last.next(), seal.guard) || guard.records == 0 {
+            return Ok(false);
+        }
+        let bytes = self.window.at(HEADER_BYTES, u64::from(guard.batch_bytes))?;
+        let batch = Batch { guard, offset: HEADER_BYTES, bytes, max_payload: claim.max_payload };
+        if !is_valid(&batch) {
+            return Ok(false);
+        }
+        let first = decode_unchecked(&bytes[batch.records_begin()..], claim.max_payload);
+        let part =
+            first.ok().and_then(|first| SnapshotPart::of(first.record.event, first.record.payload));
+        if part.is_none_or(|part| part.number > 0) {
+            return Ok(false);
+        }
+        let progress = &mut self.progress;
+        (progress.next, progress.chain) = (seal.last.next(), seal.guard);
+        progress.first = progress.next;
+        progress.snapshots.base = Some(view.id);
+        progress.scanned.base = Some(view.id);
+        Ok(true)
     }
 
     /// Checks what was read before against what this segment's seal says of it.
@@ -943,6 +1056,7 @@ impl<'a> Scanner<'a> {
             segment: reader.id,
             enable_checksums: self.config.enable_checksums,
             scanned: &mut self.progress.scanned,
+            snapshots: &mut self.progress.snapshots,
             visitor: self.visitor,
         };
         teller.tell(&batch, bytes.len());
@@ -1087,6 +1201,7 @@ impl<'a> Scanner<'a> {
             segment: reader.id,
             enable_checksums: self.config.enable_checksums,
             scanned: &mut self.progress.scanned,
+            snapshots: &mut self.progress.snapshots,
             visitor: self.visitor,
         };
         let (end, next) = teller.tell(&batch, batch.proved_bytes());
@@ -1139,6 +1254,7 @@ struct Teller<'a> {
     segment: SegmentId,
     enable_checksums: bool,
     scanned: &'a mut Scanned,
+    snapshots: &'a mut Snapshots,
     visitor: &'a mut dyn Visitor,
 }
 
@@ -1170,6 +1286,9 @@ impl Teller<'_> {
                 crc_ok: decoded.crc_ok,
             };
             if decoded.crc_ok {
+                if record.event == EventType::CHECKPOINT {
+                    self.snapshots.read(&record, self.segment, self.scanned.stats.bytes);
+                }
                 self.scanned.count(&record);
                 self.visitor.record(&record, place);
             } else {

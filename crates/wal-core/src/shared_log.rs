@@ -359,6 +359,45 @@ impl<S: Storage + Send + 'static> SharedLog<S> {
         self.shared.lock().log.last()
     }
 
+    /// Whether it is time for a snapshot: see [`Log::compaction_due`].
+    #[must_use]
+    pub fn compaction_due(&self) -> bool {
+        self.shared.lock().log.compaction_due()
+    }
+
+    /// Appends the next part of a snapshot: see [`Log::append_part`]. Waits while the buffer is full. The
+    /// last one becomes durable soon, and then what is older goes; until that is done
+    /// [`compaction_due`](Self::compaction_due) is false.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was appended.
+    ///
+    /// # Panics
+    /// As `Log::append_part`.
+    pub fn append_part(
+        &self,
+        timestamp_ms: i64,
+        counts: (u64, u64),
+        last: bool,
+        contents: &[u8],
+    ) -> Result<Sequence, AppendError> {
+        let mut state = self.shared.lock();
+        let sequence = loop {
+            let encode = |out: &mut Vec<u8>| out.extend_from_slice(contents);
+            match state.log.append_part(timestamp_ms, counts, last, encode) {
+                Err(AppendError::Full { .. }) => state = self.shared.make_room(state),
+                appended => break appended?,
+            }
+        };
+        if last {
+            self.shared.ask(&mut state);
+            self.shared.call_writer(&mut state);
+        } else {
+            self.shared.tell_of_timers(&mut state);
+        }
+        Ok(sequence)
+    }
+
     /// Whether a marker is due; see [`Log::marker_due`].
     #[must_use]
     pub fn marker_due(&self) -> bool {

@@ -14,8 +14,10 @@ pub struct Stats {
     pub saga_events: u64,
     /// Those that tell of transactions (codes 10 to 19).
     pub transaction_events: u64,
-    /// Checkpoint records.
+    /// Checkpoint records that are markers.
     pub checkpoints: u64,
+    /// Checkpoint records that are parts of a snapshot.
+    pub snapshot_parts: u64,
     /// Records known to be damaged or hidden by damage.
     pub corrupted_records: u64,
     /// Bytes of torn tail that were found, up to the last that is not zero.
@@ -24,26 +26,32 @@ pub struct Stats {
     pub recoveries: u64,
     /// The last record's sequence.
     pub last_sequence: Sequence,
-    /// The last checkpoint record's sequence.
+    /// The last marker's sequence.
     pub last_checkpoint: Sequence,
-    /// Records behind the last checkpoint record; all, if there is none.
+    /// Records behind the last marker, parts of snapshots aside; all, if there is none.
     pub records_since_checkpoint: u64,
     /// Flushes handed out since the log was opened.
     pub flushes: u64,
     /// Those of them that were synced: what the log costs a disk.
     pub syncs: u64,
+    /// Snapshots that became effective since the log was opened.
+    pub compactions: u64,
+    /// Segments that were taken out of the log since it was opened: their files are used again.
+    pub segments_recycled: u64,
 }
 
 impl Stats {
-    /// Counts one record of `bytes` bytes, header included.
+    /// Counts one record of `bytes` bytes, header included. `part`: it is part of a snapshot.
     #[inline]
-    pub(crate) fn count(&mut self, sequence: Sequence, event: EventType, bytes: u64) {
+    pub(crate) fn count(&mut self, sequence: Sequence, event: EventType, bytes: u64, part: bool) {
         self.records += 1;
         self.bytes += bytes;
         self.saga_events += u64::from(event.is_saga());
         self.transaction_events += u64::from(event.is_transaction());
         self.last_sequence = sequence;
-        if event == EventType::CHECKPOINT {
+        if part {
+            self.snapshot_parts += 1;
+        } else if event == EventType::CHECKPOINT {
             self.checkpoints += 1;
             self.last_checkpoint = sequence;
             self.records_since_checkpoint = 0;

@@ -109,6 +109,15 @@ pub enum DiskOp {
         /// Its new length in bytes.
         len: u64,
     },
+    /// Takes the segment's file out of the log, by another name that is foreign to it: for good once the
+    /// directory is synced. Nothing reads it any more. Without effect if it has left already. On storage that others may use, only whoever holds
+    /// the log's lock may do so: a replaced writer that lives looks for the segment behind its own. For
+    /// anybody else it is done without effect.
+    Retire(SegmentId),
+    /// What a retired segment held may be overwritten: its file may become a later segment's, once it is
+    /// zeros throughout and synced. Asked for only behind the sync of the directory that has made the
+    /// retiring durable. Without effect if the file is gone.
+    Blank(SegmentId),
     /// Fails with [`DiskError::Fenced`] if the directory holds a segment newer than `newest`, which is
     /// the newest one that is the log's own: somebody has taken the log over.
     CheckEpoch {

@@ -5,6 +5,7 @@
 
 use super::facts::Facts;
 use super::ledger::{Checked, Ledger, Objection, Opened};
+use super::reader::Told;
 use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
 use coordinator::{LogSlot, Message, Operated, Outcome, RecoveryReport, Request};
@@ -18,6 +19,7 @@ use wal_core::{Directory, SegmentId};
 /// |---|---|
 /// | `G1`, `G3`, `G6` | a record that was durable is gone, or another one; a log that does not read; a log that says of another node what that node's log does not say |
 /// | `G9` | a watermark that promises too much |
+/// | `finished` | a coordinator says of an operation that it is finished whose end is not durable |
 /// | `legal` | a record that does not follow from those before it in its log |
 /// | `gate` | COMMIT, "committed", YES, ACK, a promised NO, a step's call, compensation or answer, the end told to a client, an order told to its operator, before the records that it rests on are durable; any answer to a coordinator before the epoch of the operation that it is about is |
 /// | `G13`, `G14` | a commit without every durable YES; a promise broken or decided alone |
@@ -126,6 +128,7 @@ impl Judge for Court {
         let (facts, mut first) = (&mut self.facts, None);
         let ledger = &mut self.ledgers[node as usize][slot as usize];
         let before = ledger.durable();
+        let mut told = Told::default();
         let read = ledger.recovered(disk, &mut |record| {
             let checked = match slot {
                 LogSlot::Coordinator => facts.coordinated(node, record),
@@ -136,6 +139,7 @@ impl Judge for Court {
         self.kept_unsynced += u64::from(ledger.durable() > before);
         match read {
             Ok(end) => {
+                told = end.told;
                 self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0);
                 if let Some(opened) = ledger.opened() {
                     self.opened[node as usize][slot as usize] = opened;
@@ -145,8 +149,8 @@ impl Judge for Court {
         }
         if first.is_none() {
             let checked = match slot {
-                LogSlot::Coordinator => facts.coordinator_recovered(node, report),
-                LogSlot::Participant => facts.participant_recovered(node, report),
+                LogSlot::Coordinator => facts.coordinator_recovered(node, report, &told),
+                LogSlot::Participant => facts.participant_recovered(node, report, &told),
             };
             note(&mut first, checked);
         }

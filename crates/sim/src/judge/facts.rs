@@ -11,7 +11,7 @@ use super::ids::IdMap;
 use super::ledger::{Checked, Objection, Opened};
 use super::model::{self, Change, Model, Saga, StepSet};
 use super::payload::{self, ChangeKind, Fields, array, tag};
-use super::reader::LogRecord;
+use super::reader::{self, LogRecord, Told};
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
 use coordinator::{
     Call, LogSlot, Message, Operated, OperationKind, Outcome, RecoveryAction, RecoveryReport,
@@ -21,7 +21,7 @@ use node::Node;
 use saga::{Direction, End, Output, StepInput};
 use std::collections::BTreeMap;
 use twopc::coordinator::Decision;
-use twopc::{PeerVerdict, Verdict, Vote};
+use twopc::{PeerVerdict, Verdict, Vote, Watermark};
 use wal_core::EventType;
 
 /// A branch of a transaction, as its participant's log has it.
@@ -193,7 +193,6 @@ struct Participant {
     cells: Cells,
     /// How many promises are open.
     open: u32,
-    records: u64,
 }
 
 /// What is added to a cell of a node.
@@ -574,7 +573,11 @@ impl Facts {
     /// It must not be there, or not yet.
     pub fn taken(&mut self, node: u32, record: &LogRecord<'_>) -> Checked {
         let event = EventType(record.event);
-        self.participants[node as usize].records += 1;
+        if event == EventType::CHECKPOINT {
+            // A part of a snapshot. What it says is held against all that came before when it is read.
+            let anomalous = || anomaly(node, event, record.sequence);
+            return reader::part(record).map(drop).ok_or_else(anomalous);
+        }
         let unreadable = || anomaly(node, event, record.sequence);
         let mut fields = Fields(record.payload);
         let (Some(id), Some(coordinator)) = (fields.id(), fields.coordinator()) else {
@@ -922,7 +925,12 @@ impl Facts {
             Message::Announce { store: id, boot } => {
                 announces(from, id.0, boot.0, store(opened, from))
             }
-            Message::Hello => Ok(()),
+            Message::Finished { coordinator, epoch, watermark } => {
+                let by = self.known(*coordinator)?;
+                self.commands(from, to, by, epoch.value(), opened)?;
+                self.finished(by, watermark)
+            }
+            Message::Hello | Message::AskFinished => Ok(()),
         }
     }
 
@@ -952,6 +960,19 @@ impl Facts {
         let seen = seen(&self.coordinators[by as usize].seen, to);
         self.seen.stale_epoch_sent += u64::from(sent < seen);
         Ok(())
+    }
+
+    /// A coordinator says which of its operations are finished: the records that ended them are durable, and
+    /// it will draw no id among them.
+    fn finished(&self, by: u32, mark: &Watermark) -> Checked {
+        let Coordinator { model, .. } = &self.coordinators[by as usize];
+        let covered = |id: &OperationId| *id <= mark.highest() && !mark.active().contains(id);
+        let sagas = model.sagas.iter().filter(|(_, saga)| saga.ended.is_none());
+        let transactions = model.transactions.iter().filter(|(_, tx)| tx.ended.is_none());
+        let open = sagas.map(|(id, _)| id).chain(transactions.map(|(id, _)| id)).find(covered);
+        ensure(open.is_none(), "finished", || {
+            format!("n{by} says that {open:?} is finished; its log does not")
+        })
     }
 
     /// A coordinator is answered only once its epoch is durable where the answer comes from: else a
@@ -1030,7 +1051,9 @@ impl Facts {
                 let expected = match verdict {
                     PeerVerdict::Committed => Promise::Committed,
                     PeerVerdict::Aborted => Promise::Aborted,
-                    PeerVerdict::Prepared | PeerVerdict::Unknown => return Ok(()),
+                    PeerVerdict::Prepared | PeerVerdict::Unknown | PeerVerdict::Finished => {
+                        return Ok(());
+                    }
                 };
                 self.seen.peer_decided += 1;
                 let has = spread.get(id).is_some_and(|spread| {
@@ -1220,7 +1243,12 @@ impl Facts {
     ///
     /// # Errors
     /// The model finds something else in the same bytes.
-    pub fn coordinator_recovered(&mut self, node: u32, report: &RecoveryReport) -> Checked {
+    pub fn coordinator_recovered(
+        &mut self,
+        node: u32,
+        report: &RecoveryReport,
+        told: &Told,
+    ) -> Checked {
         let model = &self.coordinators[node as usize].model;
         for operation in &report.operations {
             if let OperationKind::Transaction { members, votes } = &operation.kind {
@@ -1230,7 +1258,7 @@ impl Facts {
                     u64::from(undecided && yes > 0 && yes == members.len());
             }
         }
-        model.compare(report).map_err(|what| {
+        model.compare_with(report, told).map_err(|what| {
             Objection::new("I7", format!("n{node} recovers its coordinator otherwise: {what}"))
         })
     }
@@ -1239,7 +1267,12 @@ impl Facts {
     ///
     /// # Errors
     /// The promises that its records leave open are not those that are reported.
-    pub fn participant_recovered(&mut self, node: u32, report: &RecoveryReport) -> Checked {
+    pub fn participant_recovered(
+        &mut self,
+        node: u32,
+        report: &RecoveryReport,
+        told: &Told,
+    ) -> Checked {
         let participant = &self.participants[node as usize];
         let wrong = |what: String| {
             Err(Objection::new("I7", format!("n{node} recovers its participant otherwise: {what}")))
@@ -1267,10 +1300,10 @@ impl Facts {
         if twice || !as_logged || found.len() != participant.open as usize {
             return wrong(format!("expected {:?}, found {found:?}", self.all_open(node)));
         }
-        let (records, told) = (participant.records, report.scanned.records);
-        if records != told || report.anomalies.total() > 0 {
+        let (records, read) = (told.records, report.scanned.records);
+        if records != read || report.anomalies.total() > 0 {
             return wrong(format!(
-                "{told} records of {records}, {} anomalies",
+                "{read} records of {records}, {} anomalies",
                 report.anomalies.total()
             ));
         }

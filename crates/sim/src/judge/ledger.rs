@@ -6,6 +6,7 @@
 //! only grows.
 
 use super::Durable;
+use super::payload::Fields;
 use super::reader::{self, Cursor, End, LogRecord, NoBatch};
 use wal_core::{Directory, SegmentId};
 
@@ -35,6 +36,8 @@ pub struct Ledger {
     cursor: Option<Cursor>,
     /// The fingerprint of every durable record, from sequence 1.
     sums: Vec<u32>,
+    /// What a snapshot has begun to carry of an operation.
+    carried: Vec<u8>,
 }
 
 /// Who has opened a log.
@@ -44,6 +47,63 @@ pub struct Opened {
     pub log_id: u64,
     /// The highest epoch that opened it.
     pub epoch: u32,
+}
+
+/// Holds what a part of a snapshot carries against what was durable: an operation's records are the very
+/// ones that the log held under their numbers. `carried` is what earlier parts have begun.
+fn carries(record: &LogRecord<'_>, carried: &mut Vec<u8>, sums: &[u32]) -> Checked {
+    /// Whose records follow; records; promises, which are written anew.
+    const OPERATION: u8 = 65;
+    const RECORDS: u8 = 66;
+    const PROMISE: u8 = 3;
+    const STEP: u8 = 4;
+    let Some((number, _)) = reader::part(record) else { return Ok(()) };
+    if number == 0 {
+        carried.clear();
+    }
+    let what = |what: &str| {
+        Objection::new("G11", format!("part {number}, record {}: {what}", record.sequence))
+    };
+    let (mut rest, mut more) = (Fields(&record.payload[25..]), false);
+    let mut kind = 0;
+    while !rest.0.is_empty() {
+        let (Some(tag), Some([low, high])) = (rest.u8(), rest.array()) else {
+            return Err(what("a tag is cut"));
+        };
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        let Some((value, behind)) = rest.0.split_at_checked(length) else {
+            return Err(what("a value is cut"));
+        };
+        rest = Fields(behind);
+        match (tag, value) {
+            (OPERATION, [first, .., flags]) => (kind, more) = (*first, flags & 1 == 1),
+            (RECORDS, value) => carried.extend_from_slice(value),
+            _ => {}
+        }
+    }
+    if more {
+        return Ok(());
+    }
+    let all = std::mem::take(carried);
+    let mut rest = Fields(&all);
+    while !rest.0.is_empty() {
+        let (Some(sequence), Some(ms), Some(event), Some(length)) =
+            (rest.u64(), rest.u64(), rest.u8(), rest.u32())
+        else {
+            return Err(what("a record is cut"));
+        };
+        let Some((payload, behind)) = rest.0.split_at_checked(length as usize) else {
+            return Err(what("a record is cut"));
+        };
+        rest = Fields(behind);
+        let known = sequence.checked_sub(1).and_then(|at| sums.get(at as usize));
+        let sum = reader::sum_of(sequence, event, ms as i64, payload);
+        // A step's outcome leaves out what it did to the data: what it gave, later replies are held to.
+        if kind != PROMISE && kind != STEP && known != Some(&sum) {
+            return Err(what(&format!("record {sequence} was another one")));
+        }
+    }
+    Ok(())
 }
 
 impl Ledger {
@@ -80,11 +140,16 @@ impl Ledger {
             Objection::new("G3", format!("{segment:?} cannot be read: {error}"))
         })?;
         let (offset, durable) = (cursor.offset, self.sums.len() as u64);
-        let sums = &mut self.sums;
+        let (sums, carried) = (&mut self.sums, &mut self.carried);
+        let mut held = Ok(());
         let stop = cursor.read(&bytes, &mut |record| {
             sums.push(record.sum);
+            if record.event == 0xF0 && held.is_ok() {
+                held = carries(record, carried, sums);
+            }
             each(record);
         });
+        held?;
         if stop != NoBatch::End {
             let at = cursor.offset;
             let what = format!("{segment:?} at {at}: synced bytes are no batch ({stop:?})");
@@ -113,11 +178,15 @@ impl Ledger {
     ) -> Result<End, Box<Objection>> {
         let mut changed = None;
         let durable = self.sums.len() as u64;
-        let sums = &mut self.sums;
+        let (sums, carried) = (&mut self.sums, &mut self.carried);
+        let mut held = Ok(());
         let read = reader::read_log(disk, &mut |record| {
             if record.sequence > durable {
                 if changed.is_none() {
                     sums.push(record.sum);
+                    if record.event == 0xF0 && held.is_ok() {
+                        held = carries(record, carried, sums);
+                    }
                     each(record);
                 }
             } else if sums[record.sequence as usize - 1] != record.sum {
@@ -125,6 +194,7 @@ impl Ledger {
             }
         });
         let end = read.map_err(|flaw| Objection::new("G3", flaw.to_string()))?;
+        held?;
         if let Some(sequence) = changed {
             let what = format!("record {sequence} was durable and is another one now");
             return Err(Objection::new("G6", what));

@@ -96,6 +96,7 @@ pub enum Flaw {
     EndsOtherwise,
     BytesBehindSeal,
     BytesBehindEnd(NoBatch),
+    NoSnapshot,
 }
 
 impl fmt::Display for Unreadable {
@@ -117,6 +118,7 @@ impl fmt::Display for Unreadable {
             Flaw::EndsEarly(why) => write!(f, "it is sealed further than it reads: {why:?}"),
             Flaw::EndsOtherwise => f.write_str("the seal names another last batch"),
             Flaw::BytesBehindSeal => f.write_str("bytes behind a seal that no take-over set"),
+            Flaw::NoSnapshot => f.write_str("the log begins here, and not with a whole snapshot"),
             Flaw::BytesBehindEnd(why) => write!(f, "bytes that are no batch: {why:?}"),
         }
     }
@@ -498,6 +500,19 @@ fn record_at(batch: &[u8], place: usize) -> LogRecord<'_> {
     }
 }
 
+/// The fingerprint that a record has if this is what it says.
+#[must_use]
+pub fn sum_of(sequence: u64, event: u8, timestamp_ms: i64, payload: &[u8]) -> u32 {
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(b"WAL!");
+    header[4] = event;
+    header[5..13].copy_from_slice(&sequence.to_le_bytes());
+    header[13..21].copy_from_slice(&timestamp_ms.to_le_bytes());
+    header[21..25].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    header[25..].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    fingerprint(&header)
+}
+
 /// Tells a record from others that this reader reads, by all of its header. It is compared with
 /// nothing that anybody else computes, so fixed arithmetic will do: what a short CRC costs is worth
 /// ten of these.
@@ -526,6 +541,40 @@ pub struct End {
     pub torn_bytes: u64,
     /// Bytes that fenced writers wrote behind the seals of take-overs.
     pub fenced_bytes: u64,
+    /// What was told.
+    pub told: Told,
+}
+
+/// How many records of which kind a log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// All of them.
+    pub records: u64,
+    /// Those of sagas.
+    pub saga_events: u64,
+    /// Those of transactions.
+    pub transaction_events: u64,
+    /// Markers.
+    pub checkpoints: u64,
+}
+
+impl Told {
+    fn count(&mut self, record: &LogRecord<'_>) {
+        self.records += 1;
+        self.saga_events += u64::from((0x01..=0x0B).contains(&record.event));
+        self.transaction_events += u64::from((0x10..=0x19).contains(&record.event));
+        let marker = record.event == 0xF0 && part(record).is_none();
+        self.checkpoints += u64::from(marker);
+    }
+}
+
+/// The part of a snapshot that a record is: its number, and whether it is the last. Behind the two counts
+/// stand the extensions' version, and as the first of them tag 64, five bytes: u32, u8.
+#[must_use]
+pub fn part(record: &LogRecord<'_>) -> Option<(u32, bool)> {
+    let head = record.payload.get(16..25)?;
+    let snapshot = record.event == 0xF0 && head[..4] == [1, 64, 5, 0] && head[8] <= 1;
+    snapshot.then(|| (u32_at(head, 4), head[8] == 1))
 }
 
 struct Segment {
@@ -551,11 +600,33 @@ pub fn read_log(
     disk: &dyn Directory,
     each: &mut impl FnMut(&LogRecord<'_>),
 ) -> Result<End, Unreadable> {
-    let mut segments = load(disk)?;
-    settle_seals(&mut segments)?;
-    let mut end = End { cursor: None, torn_bytes: 0, fenced_bytes: 0 };
+    let (mut segments, recycled) = load(disk)?;
+    settle_seals(&mut segments, recycled)?;
+    let mut end = End { cursor: None, torn_bytes: 0, fenced_bytes: 0, told: Told::default() };
     // What the next batch has to follow.
     let (mut last, mut chain) = (0, 0);
+    // The part that has to come, if the log begins with a snapshot.
+    let mut due = None;
+    if let Some(Segment { seal: Some(seal), .. }) = segments.first()
+        && recycled
+    {
+        (last, chain, due) = (seal.last, seal.guard, Some(0));
+    }
+    let (first, mut told) = (last + 1, Told::default());
+    let each = &mut |record: &LogRecord<'_>| {
+        match (due, part(record)) {
+            (Some(next), Some((number, whole))) if number == next => {
+                due = (!whole).then_some(next + 1);
+            }
+            // Another one never becomes whole.
+            (Some(_), Some(_)) => due = Some(u32::MAX),
+            // The first record is the first part.
+            (Some(0), None) if record.sequence == first => due = Some(u32::MAX),
+            _ => {}
+        }
+        told.count(record);
+        each(record);
+    };
     for segment in &segments {
         let Segment { id, claim, seal, bytes, sealed } = segment;
         let flaw = |offset, what| Unreadable::at(*id, offset, what);
@@ -600,7 +671,13 @@ pub fn read_log(
         }
         end.fenced_bytes += left;
     }
-    Ok(end)
+    end.told = told;
+    match segments.first() {
+        Some(begins) if due.is_some() => {
+            Err(Unreadable::at(begins.id, FIRST_BATCH, Flaw::NoSnapshot))
+        }
+        _ => Ok(end),
+    }
 }
 
 /// How many bytes there are from an offset to the last that is not zero.
@@ -609,20 +686,25 @@ fn behind(bytes: &[u8], from: u64) -> u64 {
     rest.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
 }
 
-/// The segments that have a header, in order.
-fn load(disk: &dyn Directory) -> Result<Vec<Segment>, Unreadable> {
+/// The segments that have a header, in order, and whether older ones were recycled.
+fn load(disk: &dyn Directory) -> Result<(Vec<Segment>, bool), Unreadable> {
     let mut segments: Vec<Segment> = Vec::new();
-    let ids = disk.segments().map_err(Unreadable::io(0))?;
+    let mut ids = disk.segments().map_err(Unreadable::io(0))?;
+    // What stands in front of a gap was left by a recycling that was cut short.
+    if let Some(gap) = ids.windows(2).rposition(|two| two[1].0 != two[0].0 + 1) {
+        ids.drain(..=gap);
+    }
+    let recycled = ids.first().is_some_and(|id| id.0 > 1);
     for (at, id) in ids.into_iter().enumerate() {
-        if id.0 != at as u64 + 1 {
-            return Err(Unreadable::at(id.0, 0, Flaw::Gap));
-        }
         let length = disk.len(id).map_err(Unreadable::io(id.0))?;
         let mut bytes = vec![0; length as usize];
         let read = disk.read_at(id, 0, &mut bytes).map_err(Unreadable::io(id.0))?;
         bytes.truncate(read);
         let holds_batch = behind(&bytes, FIRST_BATCH) > 0;
         let Some((claim, seal)) = header(id.0, &bytes, holds_batch)? else { continue };
+        if at == 0 && recycled && seal.is_none() {
+            return Err(Unreadable::at(id.0, 0, Flaw::Gap));
+        }
         let flaw = |what| Err(Unreadable::at(id.0, 0, what));
         if claim.segment != id.0 {
             return flaw(Flaw::OtherSegment);
@@ -637,12 +719,12 @@ fn load(disk: &dyn Directory) -> Result<Vec<Segment>, Unreadable> {
         }
         segments.push(Segment { id: id.0, claim, seal, bytes, sealed: None });
     }
-    Ok(segments)
+    Ok((segments, recycled))
 }
 
 /// From the newest seal down: it seals the segment that it names, and those between as empty; then
 /// the named one's own seal counts. What is newer than the open segment holds nothing yet.
-fn settle_seals(segments: &mut Vec<Segment>) -> Result<(), Unreadable> {
+fn settle_seals(segments: &mut Vec<Segment>, recycled: bool) -> Result<(), Unreadable> {
     // A claim without a seal holds no batch, and the log still ends before it.
     while segments.len() > 1 && segments.last().is_some_and(|newest| newest.seal.is_none()) {
         segments.pop();
@@ -664,6 +746,8 @@ fn settle_seals(segments: &mut Vec<Segment>) -> Result<(), Unreadable> {
         match named {
             Some(older) => at = older + 1,
             None if seal.segment == 0 => break,
+            // What the first one seals has gone.
+            None if recycled && at == 0 => break,
             None => return Err(Unreadable::at(segments[at].id, 64, Flaw::SealNamesNothing)),
         }
     }

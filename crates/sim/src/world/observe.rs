@@ -326,7 +326,10 @@ fn brief(message: &Message) -> String {
             let by = key.coordinator.number();
             format!("{kind}: {undo}step {step} of n{by}'s saga {} ({answer:?})", key.id)
         }
-        Message::Hello => kind.to_owned(),
+        Message::Hello | Message::AskFinished => kind.to_owned(),
+        Message::Finished { watermark, .. } => {
+            format!("{kind} (up to {})", watermark.highest())
+        }
         Message::Announce { boot, .. } => format!("{kind} (start {})", boot.0),
     }
 }

@@ -262,6 +262,7 @@ fn from_participant(message: &Message) -> FromParticipant {
                 PeerVerdict::Aborted => 1,
                 PeerVerdict::Prepared => 2,
                 PeerVerdict::Unknown => 3,
+                PeerVerdict::Finished => unreachable!("no coordinator tells what is finished here"),
             };
             FromParticipant::PeerAnswer { peer, verdict }
         }

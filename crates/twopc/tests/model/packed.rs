@@ -166,6 +166,7 @@ impl ParticipantRecord {
             Event::CoordinatorSeen { epoch, .. } => {
                 ParticipantRecord::Seen { epoch: number(epoch) }
             }
+            Event::Finished { .. } => unreachable!("nobody is told what is finished here"),
         }
     }
 

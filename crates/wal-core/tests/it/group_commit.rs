@@ -32,6 +32,8 @@ fn kinds(ops: &[DiskOp]) -> String {
         DiskOp::SyncDirectory => 'd',
         DiskOp::Truncate { .. } => 't',
         DiskOp::CheckEpoch { .. } => 'e',
+        DiskOp::Retire(_) => 'r',
+        DiskOp::Blank(_) => 'b',
     };
     ops.iter().map(kind).collect()
 }

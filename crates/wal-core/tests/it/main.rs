@@ -5,6 +5,7 @@
 
 mod basics;
 mod commit_path;
+mod compact;
 mod crash;
 mod damage;
 mod faults;

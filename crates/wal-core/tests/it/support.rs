@@ -328,8 +328,10 @@ impl Journal {
         let certain = |index: usize, op: &DiskOp| {
             self.entries[index + 1..done.max(index + 1)].iter().find_map(|later| {
                 match (op, later) {
-                    (DiskOp::Create(_), Entry::Done(DiskOp::SyncDirectory)) => Some(true),
-                    (DiskOp::Create(_), _) => None,
+                    (DiskOp::Create(_) | DiskOp::Retire(_), Entry::Done(DiskOp::SyncDirectory)) => {
+                        Some(true)
+                    }
+                    (DiskOp::Create(_) | DiskOp::Retire(_), _) => None,
                     (
                         DiskOp::Write { segment, .. } | DiskOp::Truncate { segment, .. },
                         Entry::Done(DiskOp::Sync(synced)),
@@ -345,7 +347,10 @@ impl Journal {
         let changes = |entry: &Entry| match entry {
             Entry::Part(op)
             | Entry::Done(
-                op @ (DiskOp::Create(_) | DiskOp::Write { .. } | DiskOp::Truncate { .. }),
+                op @ (DiskOp::Create(_)
+                | DiskOp::Retire(_)
+                | DiskOp::Write { .. }
+                | DiskOp::Truncate { .. }),
             ) => Some(op.clone()),
             _ => None,
         };
@@ -365,6 +370,11 @@ impl Journal {
             let (segment, from, all) = match op {
                 DiskOp::Write { segment, offset, bytes } => (*segment, *offset, bytes),
                 _ if *fate == Fate::Lost => continue,
+                // A file whose new name was lost is overwritten under its old one.
+                DiskOp::Blank(segment) if state.files().any(|(id, _)| id == *segment) => {
+                    state.file_mut(*segment).fill(0);
+                    continue;
+                }
                 _ => {
                     // A file whose name was lost is not there to be changed.
                     let _ = state.perform(op);
