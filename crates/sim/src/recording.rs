@@ -187,7 +187,7 @@ pub enum Happening {
         /// What the node says is unfinished.
         found: Vec<String>,
         /// What the bytes say, read by the judges' reader and model.
-        truth: Vec<String>,
+        truth: Option<Vec<String>>,
     },
     /// A node's process is gone.
     Crashed {
@@ -422,9 +422,20 @@ fn operation(operation: &OperationReport) -> String {
     format!("{what} {id}: {state}, {}{more}", action.name())
 }
 
-/// What a log's bytes say is unfinished, in the same words, by code that recovery has no part in.
+/// What a log's bytes say is unfinished, in the same words, by code that recovery has no part in. `None` if
+/// the log begins with a snapshot: the model here reads none, and judges such a log by its whole history.
 #[must_use]
-pub fn truth(role: Role, disk: &dyn Directory) -> Vec<String> {
+pub fn truth(role: Role, disk: &dyn Directory) -> Option<Vec<String>> {
+    let (mut first, mut compacted) = (true, false);
+    // What does not read is told below.
+    let _ = reader::read_log(disk, &mut |record| {
+        compacted |= first && reader::part(record).is_some();
+        first = false;
+    });
+    (!compacted).then(|| unfinished(role, disk))
+}
+
+fn unfinished(role: Role, disk: &dyn Directory) -> Vec<String> {
     match role {
         Role::Coordinator => {
             let mut model = Model::default();

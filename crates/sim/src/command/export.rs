@@ -244,7 +244,11 @@ pub fn describe(happening: &Happening) -> String {
         }
         Happening::Started { boot, .. } => format!("starts for the {boot}. time"),
         Happening::Recovered { role, records, found, truth, .. } => {
-            let agrees = if found == truth { "as the bytes say" } else { "NOT as the bytes say" };
+            let agrees = match truth {
+                Some(truth) if found == truth => "as the bytes say",
+                Some(_) => "NOT as the bytes say",
+                None => "from a snapshot",
+            };
             let unfinished = found.len();
             format!(
                 "recovers its {}'s log: {records} records, {unfinished} unfinished, {agrees}",
