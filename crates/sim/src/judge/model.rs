@@ -913,6 +913,7 @@ impl Model {
             saga_events: self.saga_events,
             transaction_events: self.transaction_events,
             checkpoints: self.checkpoints,
+            from_snapshot: false,
         };
         self.compare_with(report, &told)
     }
@@ -968,8 +969,13 @@ impl Model {
             ("damaged places", scanned.corruption.len() as u64, 0),
             ("unknown ids in doubt", u64::from(report.unknown_ids_in_doubt), 0),
         ];
+        // A process that was replaced may take away what a snapshot covers, between its successor's reading
+        // and here: then there was more to count. What was read must be the same all the same.
+        let recycled = told.from_snapshot && scanned.records > told.records;
+        let counted =
+            ["records", "records in all", "saga events", "transaction events", "checkpoints"];
         for (name, found, expected) in counts {
-            if found != expected {
+            if found < expected || found > expected && !(recycled && counted.contains(&name)) {
                 return Err(format!("{name}: expected {expected}, found {found}"));
             }
         }

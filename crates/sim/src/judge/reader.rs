@@ -556,10 +556,13 @@ pub struct Told {
     pub transaction_events: u64,
     /// Markers.
     pub checkpoints: u64,
+    /// Whether they begin with a snapshot.
+    pub from_snapshot: bool,
 }
 
 impl Told {
     fn count(&mut self, record: &LogRecord<'_>) {
+        self.from_snapshot |= self.records == 0 && part(record).is_some();
         self.records += 1;
         self.saga_events += u64::from((0x01..=0x0B).contains(&record.event));
         self.transaction_events += u64::from((0x10..=0x19).contains(&record.event));
