@@ -22,6 +22,10 @@ pub enum Signal {
     Write,
     /// A sync is about to begin.
     Sync,
+    /// A segment in front of a snapshot is about to be taken out of its log.
+    Retire,
+    /// A segment that was taken out is about to be overwritten.
+    Blank,
     /// Anything at all is about to leave the process: a write, a message, an answer to a client.
     Output,
     /// A disk operation of a recovery is about to be made.
@@ -189,9 +193,10 @@ impl Plan {
             kind: scenario.workload.kind,
         };
         let chaos = &scenario.chaos;
-        let kinds: [(&str, u32, Draw<'_>); 8] = [
+        let kinds: [(&str, u32, Draw<'_>); 9] = [
             ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
             ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),
+            ("compaction_crashes", chaos.compaction_crashes, Generator::compaction_crash),
             ("process_crashes", chaos.process_crashes, Generator::process_crash),
             ("zombies", chaos.zombies, Generator::zombie),
             ("pauses", chaos.pauses, Generator::pause),
@@ -348,6 +353,26 @@ impl Generator<'_> {
         Fault {
             trigger,
             action: Action::PowerLoss { node, down, again, unsynced: None },
+            named: false,
+        }
+    }
+
+    /// While a snapshot is written, or while what it stands for is taken away.
+    fn compaction_crash(&self, _: u32, stream: &mut Stream) -> Fault {
+        let coordinates = stream.below(2) == 0;
+        let node = if coordinates { self.a_coordinator(stream) } else { self.anybody(stream) };
+        let signal = match stream.below(4) {
+            0 => Signal::Append(EventType::CHECKPOINT),
+            1 => Signal::Durable(EventType::CHECKPOINT),
+            2 => Signal::Retire,
+            _ => Signal::Blank,
+        };
+        let most = 1 << stream.below(4);
+        let nth = stream.between(1, most) as u32;
+        let down = self.lasts(stream);
+        Fault {
+            trigger: Trigger::On { signal, node, nth, from: Time::ZERO },
+            action: Action::PowerLoss { node, down, again: Vec::new(), unsynced: None },
             named: false,
         }
     }

@@ -43,6 +43,9 @@ pub fn small(seed: u64) -> String {
     let cancels = if rich { percent(apart, 30) } else { 0 };
     let undo_attempts = if stuck > 0 { apart.between(1, 4) } else { 0 };
     let jitter = if rich { percent(apart, 50) } else { 0 };
+    let more = &mut Key::root(seed).child("small").child("keys").stream();
+    let (asks_again, changes) = (percent(more, 60), more.between(1, 3));
+    let compactions = sometimes(more, 3);
     let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
@@ -50,7 +53,8 @@ pub fn small(seed: u64) -> String {
          [workload]\nkind = \"{kind}\"\nshape = \"{shape}\"\noperations = {operations}\n\
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
          vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\
-         kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\n\
+         kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\
+         asks_again = \"{asks_again}%\"\nchanges = {changes}\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
          [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = {segment}\n\
@@ -60,7 +64,7 @@ pub fn small(seed: u64) -> String {
          saga_timeout = \"10s\"\ninquire = \"100ms\"\n\
          undo_attempts = {undo_attempts}\njitter_percent = {jitter}\n\n\
          [chaos]\ncoordinator_crashes = {crashes}\nrecovery_crashes = {again}\n\
-         participant_crashes = {others}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
+         participant_crashes = {others}\ncompaction_crashes = {compactions}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
          pauses = {pauses}\npartitions = {partitions}\ndrops = {drops}\n\
          heals = {heals}\n\
          window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n\n\

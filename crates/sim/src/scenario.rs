@@ -354,6 +354,13 @@ pub struct Workload {
     /// How often a client cancels what it has asked for.
     #[serde(default)]
     pub cancels: Share,
+    /// How often a client that was answered asks again, now and after each restart of its coordinator:
+    /// with the same request, or with another one under the same key.
+    #[serde(default)]
+    pub asks_again: Share,
+    /// The most cells that one piece of work changes.
+    #[serde(default = "one_spanned")]
+    pub changes: Spanned<u32>,
     /// Cells of each node that the operations touch: the fewer, the more they get in each other's
     /// way.
     #[serde(default = "cells")]
@@ -555,6 +562,8 @@ pub struct Chaos {
     pub recovery_crashes: u32,
     /// Power losses of other nodes.
     pub participant_crashes: u32,
+    /// Power losses of any nodes while one of their logs is compacted.
+    pub compaction_crashes: u32,
     /// Crashes of processes whose page cache survives.
     pub process_crashes: u32,
     /// Coordinators' processes that stop, are replaced, and come back.
@@ -579,6 +588,7 @@ impl Default for Chaos {
             coordinator_crashes: 0,
             recovery_crashes: 0,
             participant_crashes: 0,
+            compaction_crashes: 0,
             process_crashes: 0,
             zombies: 0,
             pauses: 0,
@@ -602,7 +612,8 @@ pub struct When {
     pub node: u32,
 }
 
-const SIGNALS: [&str; 7] = ["append", "durable", "send", "write", "sync", "output", "recovery"];
+const SIGNALS: [&str; 9] =
+    ["append", "durable", "send", "write", "sync", "retire", "blank", "output", "recovery"];
 
 impl FromStr for When {
     type Err = String;
@@ -637,6 +648,8 @@ impl FromStr for When {
             ("send", Some(argument)) => Signal::Send(message_kind(argument)?),
             ("write", None) => Signal::Write,
             ("sync", None) => Signal::Sync,
+            ("retire", None) => Signal::Retire,
+            ("blank", None) => Signal::Blank,
             ("output", None) => Signal::Output,
             ("recovery", None) => Signal::Recovery,
             (name, _) if SIGNALS.contains(&name) => return Err(bad()),
@@ -654,6 +667,8 @@ impl fmt::Display for When {
             Signal::Send(kind) => write!(f, "send({})", kind.name())?,
             Signal::Write => f.write_str("write")?,
             Signal::Sync => f.write_str("sync")?,
+            Signal::Retire => f.write_str("retire")?,
+            Signal::Blank => f.write_str("blank")?,
             Signal::Output => f.write_str("output")?,
             Signal::Recovery => f.write_str("recovery")?,
         }
@@ -1262,6 +1277,10 @@ impl Scenario {
         if *steps.get_ref() == 0 || *steps.get_ref() > 32 {
             return Err(Wrong::new("expected 1 to 32 steps", steps.span()));
         }
+        let changes = &workload.changes;
+        if *changes.get_ref() == 0 || *changes.get_ref() > 8 {
+            return Err(Wrong::new("expected 1 to 8 changes", changes.span()));
+        }
         let waves = &workload.waves;
         let sum: u64 = waves.get_ref().iter().map(|wave| u64::from(*wave)).sum();
         if !waves.get_ref().is_empty() && sum != u64::from(*workload.operations.get_ref()) {
@@ -1343,6 +1362,7 @@ impl Scenario {
             ("coordinator_crashes", chaos.coordinator_crashes),
             ("recovery_crashes", chaos.recovery_crashes),
             ("participant_crashes", chaos.participant_crashes),
+            ("compaction_crashes", chaos.compaction_crashes),
             ("process_crashes", chaos.process_crashes),
             ("zombies", chaos.zombies),
             ("pauses", chaos.pauses),
@@ -1630,11 +1650,12 @@ down = "20ms"
     fn a_plan_goes_through_a_file_and_comes_back() {
         let text = format!(
             "{GOOD}[chaos]\ncoordinator_crashes = 5\nrecovery_crashes = 3\nzombies = 2\n\
-            pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n"
+            pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n\
+            compaction_crashes = 8\n"
         );
         let scenario = parse(&text).unwrap();
         let plan = crate::plan::Plan::generate(&scenario, 7);
-        assert_eq!(plan.faults.len(), 22);
+        assert_eq!(plan.faults.len(), 30);
         for fault in &plan.faults {
             let entry = FaultEntry::of(fault);
             let text = toml::to_string(&entry).unwrap();

@@ -50,6 +50,11 @@ enum What {
     /// An operator looks at what its coordinator could not finish.
     Operate,
     Cancel,
+    /// A client that was answered asks again.
+    AskAgain {
+        /// For something else, under the same key.
+        other: bool,
+    },
 }
 
 impl What {
@@ -68,6 +73,7 @@ impl What {
             Self::NextWave => (11, 0),
             Self::Operate => (12, 0),
             Self::Cancel => (13, 0),
+            Self::AskAgain { other } => (14, u32::from(other)),
         }
     }
 
@@ -93,6 +99,7 @@ impl What {
             11 => Self::NextWave,
             12 => Self::Operate,
             13 => Self::Cancel,
+            14 => Self::AskAgain { other: of == 1 },
             kind => unreachable!("no event is of kind {kind}: `pack` makes none"),
         }
     }
@@ -311,6 +318,8 @@ pub struct World<'a> {
     /// Until when faults are waited for.
     faults_until: Time,
     out: Vec<Output>,
+    /// A client that asks again, and what it has heard since.
+    listens: Option<(base::RequestKey, Vec<Outcome>)>,
     recording: Option<Box<Recording>>,
 }
 
@@ -376,6 +385,7 @@ impl<'a> World<'a> {
             progress: Time::ZERO,
             faults_until: plan.last_moment() + scenario.liveness.budget.0,
             out: Vec::new(),
+            listens: None,
             recording: None,
             plan,
         };
@@ -730,6 +740,7 @@ impl<'a> World<'a> {
             What::NextWave => self.clients_go_on(),
             What::Operate => self.operate(target),
             What::Cancel => self.cancel(target),
+            What::AskAgain { other } => self.ask_again(target, other),
         }
     }
 
@@ -996,6 +1007,10 @@ impl<'a> World<'a> {
             for operation in unanswered {
                 self.agenda.schedule(self.now, operation, What::Ask);
             }
+            let answered: Vec<u32> = self.workload.answered_by(node).collect();
+            for operation in answered {
+                self.will_ask_again(operation, boot);
+            }
             self.clients_go_on();
         }
     }
@@ -1027,6 +1042,11 @@ impl<'a> World<'a> {
     }
 
     fn reply(&mut self, key: &base::RequestKey, outcome: &Outcome) {
+        if let Some((of, heard)) = &mut self.listens
+            && of == key
+        {
+            heard.push(outcome.clone());
+        }
         if let Outcome::Refused(_) = outcome {
             // Too busy: the client waits and asks again.
             if let Some(operation) = Workload::operation_of(key) {
@@ -1038,7 +1058,9 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.replied(moment, key, outcome, &mut self.findings);
         }
-        if let Some(operation) = self.workload.answered(key) {
+        let for_ever = is_a_promise(outcome) || *outcome == Outcome::SagaAborted;
+        if let Some(operation) = self.workload.answered(key, for_ever) {
+            self.will_ask_again(operation, 0);
             self.note(None, || format!("{} hears {outcome:?}", client(key)));
             self.happened(|| Happening::Told { operation, outcome: format!("{outcome:?}") });
             self.counters.answers.count(outcome);
@@ -1211,6 +1233,43 @@ impl<'a> World<'a> {
         }
     }
 
+    fn will_ask_again(&mut self, operation: u32, time: u32) {
+        if let Some((after, other)) = self.workload.asks_again_after(operation, time) {
+            self.agenda.schedule(self.now + after, operation, What::AskAgain { other });
+        }
+    }
+
+    /// A client that was answered asks again, perhaps for something else under the same key: it hears the
+    /// same, or that the key is taken, at once.
+    fn ask_again(&mut self, operation: u32, other: bool) {
+        let node = self.workload.coordinator(operation);
+        let Some(process) = &self.machines[node as usize].process else { return };
+        if process.paused || process.node.coordinator().is_none() {
+            return;
+        }
+        let id = process.id;
+        // What was not told for ever may be forgotten, and then the other request would be the first one.
+        let other = other && self.workload.is_answered_for_ever(operation);
+        let request = if other {
+            let Some(request) = self.workload.another_request(operation) else { return };
+            request
+        } else {
+            self.workload.request(operation)
+        };
+        let key = request.key.clone();
+        self.listens = Some((key.clone(), Vec::new()));
+        self.feed(node, id, Input::Submit(request));
+        let heard = self.listens.take().map_or_else(Vec::new, |(_, heard)| heard);
+        let process = self.machines[node as usize].process.as_ref();
+        // A fault may have struck before the answer left.
+        if process.is_some_and(|process| process.id == id && !process.paused) {
+            let moment = self.moment();
+            for judge in &mut self.judges {
+                judge.asked_again(moment, &key, other, &heard, &mut self.findings);
+            }
+        }
+    }
+
     fn cancel(&mut self, operation: u32) {
         if !self.workload.is_waiting(operation) {
             return;
@@ -1375,6 +1434,8 @@ impl<'a> World<'a> {
         self.count(node, |signal| match signal {
             Signal::Write => op == OpKind::Write,
             Signal::Sync => op == OpKind::Sync,
+            Signal::Retire => op == OpKind::Retire,
+            Signal::Blank => op == OpKind::Blank,
             Signal::Output => true,
             _ => false,
         })

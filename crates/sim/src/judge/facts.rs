@@ -15,7 +15,7 @@ use super::reader::{self, LogRecord, Told};
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
 use coordinator::{
     Call, LogSlot, Message, Operated, OperationKind, Outcome, RecoveryAction, RecoveryReport,
-    Request, StepAnswer, UndoOrder, Work,
+    Refusal, Request, StepAnswer, UndoOrder, Work,
 };
 use node::Node;
 use saga::{Direction, End, Output, StepInput};
@@ -208,9 +208,14 @@ struct Added {
 struct Asked {
     /// What it adds; taken when it does.
     adds: Vec<Added>,
+    /// The operation that it is, by its coordinator's log.
+    operation: Option<OperationId>,
     /// How it ended, by its coordinator's log.
     ended: Option<Ended>,
     told: Option<Ended>,
+    /// Its client was told that it is aborted before anything of it was durable. A crash may take the
+    /// operation away then, and whoever asks again begins another one.
+    told_unproved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +264,9 @@ struct Seen {
     past_pivot: u64,
     given: u64,
     undone_with_output: u64,
+    asked_again: u64,
+    key_taken: u64,
+    run_anew: u64,
 }
 
 /// Everything that is durable somewhere, and what was said.
@@ -317,7 +325,13 @@ impl Facts {
                 definition.steps().iter().for_each(|step| add(step.node, &step.body));
             }
         }
-        self.requests.push(Asked { adds, ended: None, told: None });
+        self.requests.push(Asked {
+            adds,
+            operation: None,
+            ended: None,
+            told: None,
+            told_unproved: false,
+        });
         let place = u32::try_from(self.requests.len()).expect("fewer than 2^32 requests");
         match number_of(request.key.as_bytes()) {
             Some(number) => {
@@ -360,8 +374,10 @@ impl Facts {
             }
         };
         let asked = &mut self.requests[place as usize];
+        asked.told_unproved |= told == Ended::Aborted && asked.operation.is_none();
         let before = asked.told.replace(told);
-        ensure(before.is_none_or(|before| before == told), "I2", || {
+        let anew = asked.told_unproved && before == Some(Ended::Aborted);
+        ensure(anew || before.is_none_or(|before| before == told), "I2", || {
             format!("the client of {key:?} was told {before:?}, and now {told:?}")
         })?;
         let proved = match told {
@@ -377,6 +393,34 @@ impl Facts {
         })
     }
 
+    /// A client that was told how its request ended has asked again.
+    ///
+    /// # Errors
+    /// It was not told the same at once, or not that another request has the key.
+    pub fn asked_again(&mut self, key: &RequestKey, other: bool, heard: &[Outcome]) -> Checked {
+        let place = self.place(key.as_bytes());
+        let asked = place.map(|place| &self.requests[place as usize]);
+        let Some(told) = asked.and_then(|asked| asked.told) else { return Ok(()) };
+        self.seen.asked_again += 1;
+        let taken = heard.contains(&Outcome::Refused(Refusal::KeyTaken));
+        let again = heard.iter().any(|heard| !matches!(heard, Outcome::Refused(_)));
+        self.seen.key_taken += u64::from(taken);
+        let right = match (told, other) {
+            // It may have begun anew.
+            (Ended::Aborted, false) => !taken,
+            (_, false) => again && !taken,
+            (Ended::Saga(_), true) => taken && !again,
+            // What a transaction asked for is remembered by the process that began it.
+            (_, true) => taken != again,
+        };
+        ensure(right, "key", || {
+            let what = if other { "something else" } else { "the same" };
+            format!(
+                "{key:?}, of which {told:?} was told, asks for {what} again and hears {heard:?}"
+            )
+        })
+    }
+
     /// A request has ended, says its coordinator's log; what it asked for is expected if it succeeded.
     fn decided(&mut self, request: Option<u32>, ended: Ended) -> Checked {
         // Work that nobody asked for under a name that is known has no client.
@@ -387,7 +431,9 @@ impl Facts {
             format!("one request ended twice, {before:?} and {ended:?}")
         })?;
         let told = asked.told;
-        ensure(told.is_none_or(|told| told == ended), "I2", || {
+        let anew = asked.told_unproved && told == Some(Ended::Aborted);
+        self.seen.run_anew += u64::from(anew);
+        ensure(anew || told.is_none_or(|told| told == ended), "I2", || {
             format!("a client was told {told:?}, and then it was {ended:?}")
         })?;
         let adds = std::mem::take(&mut asked.adds);
@@ -420,6 +466,12 @@ impl Facts {
             Change::SagaCreated | Change::TransactionCreated => {
                 let key = model::created(&mut fields).flatten();
                 let request = key.and_then(|key| self.place(key));
+                if let Some(place) = request {
+                    let before = self.requests[place as usize].operation.replace(id);
+                    ensure(before.is_none(), "key", || {
+                        format!("n{node}: one request is operation {before:?} and operation {id}")
+                    })?;
+                }
                 let coordinator = &mut self.coordinators[node as usize];
                 if change == Change::SagaCreated {
                     coordinator.calls.entry(id, Calls::default).request = request;
@@ -1433,6 +1485,9 @@ impl Facts {
             ("past_pivot", seen.past_pivot),
             ("given", seen.given),
             ("undone_with_output", seen.undone_with_output),
+            ("asked_again", seen.asked_again),
+            ("key_taken", seen.key_taken),
+            ("run_anew", seen.run_anew),
         ] {
             *into.entry(name).or_default() += count;
         }

@@ -117,6 +117,18 @@ pub trait Judge {
     ) {
     }
 
+    /// A client that was told how its request ended has asked again, with the same request or with another
+    /// one under its key, of a process that goes on; this is what it has heard at once.
+    fn asked_again(
+        &mut self,
+        _at: Moment,
+        _key: &RequestKey,
+        _other: bool,
+        _heard: &[Outcome],
+        _found: &mut Findings,
+    ) {
+    }
+
     /// An operator is told what became of an order.
     fn operated(
         &mut self,
