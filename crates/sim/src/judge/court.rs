@@ -134,6 +134,7 @@ impl Judge for Court {
         slot: LogSlot,
         report: &RecoveryReport,
         disk: &dyn Directory,
+        recycled: bool,
         found: &mut Findings,
     ) {
         self.recoveries += 1;
@@ -151,7 +152,7 @@ impl Judge for Court {
         self.kept_unsynced += u64::from(ledger.durable() > before);
         match read {
             Ok(end) => {
-                told = end.told;
+                told = Told { recycled, ..end.told };
                 self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0);
                 if let Some(opened) = ledger.opened() {
                     self.opened[node as usize][slot as usize] = opened;

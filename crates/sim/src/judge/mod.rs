@@ -12,6 +12,7 @@ mod ledger;
 pub mod model;
 pub(crate) mod payload;
 pub mod reader;
+mod survey;
 
 pub use crate::disk::Durable;
 pub use court::Court;
@@ -152,7 +153,9 @@ pub trait Judge {
     }
 
     /// A node has replayed one of its logs, and reports what it found before it acts on it. `disk` is
-    /// what it read: the log ends where the newest segment's seal says.
+    /// what it read: the log ends where the newest segment's seal says. `recycled`: a process that it
+    /// replaced has taken segments away since it started, which it may have read before.
+    #[expect(clippy::too_many_arguments, reason = "each is another thing that is seen")]
     fn recovered(
         &mut self,
         _at: Moment,
@@ -160,6 +163,7 @@ pub trait Judge {
         _slot: LogSlot,
         _report: &RecoveryReport,
         _disk: &dyn Directory,
+        _recycled: bool,
         _found: &mut Findings,
     ) {
     }
