@@ -246,6 +246,9 @@ pub struct Scenario {
     /// The disks.
     #[serde(default)]
     pub disk: Disk,
+    /// The clocks.
+    #[serde(default)]
+    pub clock: Clocks,
     /// Time-outs and limits of the nodes.
     #[serde(default)]
     pub node: NodeTimes,
@@ -435,6 +438,8 @@ pub enum DiskMode {
     /// Only those that the protocol promises to survive.
     #[default]
     Atlas,
+    /// Those too that it only promises to notice: whether everything ends is not asked.
+    Unrestricted,
 }
 
 /// Which judges watch.
@@ -517,6 +522,16 @@ impl Disk {
     }
 }
 
+/// `[clock]`: how far nodes' clocks are from the world's time.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clocks {
+    /// The most by which a calendar is off, either way.
+    pub offset: Span,
+    /// The most by which a clock runs faster or slower, in millionths, up to 500000.
+    pub drift_ppm: u32,
+}
+
 /// `[node]`: shorter than the specification's defaults, so that a run shows what happens after
 /// them.
 #[derive(Clone, Debug, Deserialize)]
@@ -576,6 +591,20 @@ pub struct Chaos {
     pub drops: u32,
     /// Moments at which every partition and drop ends.
     pub heals: u32,
+    /// Syncs that fail.
+    pub sync_errors: u32,
+    /// Writes that fail, half of them after a part was written.
+    pub write_errors: u32,
+    /// Times in which a disk cannot be read.
+    pub read_errors: u32,
+    /// Times in which a disk is full.
+    pub disks_full: u32,
+    /// Times in which a disk's syncs are not done.
+    pub stalls: u32,
+    /// Bits that change of what is durable: only where `mode` in `[disk]` is `unrestricted`.
+    pub bit_rot: u32,
+    /// Times at which a clock goes forward at once.
+    pub clock_jumps: u32,
     /// When faults begin: between these two moments.
     pub window: Between,
     /// How long nodes are down, partitions last, …
@@ -595,6 +624,13 @@ impl Default for Chaos {
             partitions: 0,
             drops: 0,
             heals: 0,
+            sync_errors: 0,
+            write_errors: 0,
+            read_errors: 0,
+            disks_full: 0,
+            stalls: 0,
+            bit_rot: 0,
+            clock_jumps: 0,
             window: Between(Duration::ZERO, Duration::from_secs(5)),
             lasts: Between(Duration::from_millis(10), Duration::from_secs(2)),
         }
@@ -806,6 +842,20 @@ pub enum FaultKind {
     Heal,
     /// One kind of message is lost.
     Drop,
+    /// The next sync fails.
+    SyncError,
+    /// The next write fails.
+    WriteError,
+    /// Nothing can be read.
+    ReadError,
+    /// The disk has no room.
+    DiskFull,
+    /// Syncs are not done.
+    Stall,
+    /// A bit changes of what is durable.
+    BitRot,
+    /// The clock goes forward at once.
+    ClockJump,
 }
 
 impl FaultKind {
@@ -819,6 +869,13 @@ impl FaultKind {
             Self::Partition => ("partition", &["between", "symmetric", "for"]),
             Self::Heal => ("heal", &[]),
             Self::Drop => ("drop", &["message", "between", "for"]),
+            Self::SyncError => ("sync-error", &["node"]),
+            Self::WriteError => ("write-error", &["node", "short"]),
+            Self::ReadError => ("read-error", &["node", "for"]),
+            Self::DiskFull => ("disk-full", &["node", "for"]),
+            Self::Stall => ("stall", &["node", "for"]),
+            Self::BitRot => ("bit-rot", &["node"]),
+            Self::ClockJump => ("clock-jump", &["node", "by", "back"]),
         }
     }
 }
@@ -883,6 +940,15 @@ pub struct FaultEntry {
     /// How long it lasts.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub lasts: Option<Span>,
+    /// A part of the write that fails is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short: Option<bool>,
+    /// How far a clock goes forward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Span>,
+    /// And its calendar back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back: Option<bool>,
 }
 
 impl FaultEntry {
@@ -941,6 +1007,18 @@ impl FaultEntry {
                 let (from, to) = pair();
                 Action::Drop { kind: message, from, to, lasts: lasts()? }
             }
+            FaultKind::SyncError => Action::SyncError { node: node()? },
+            FaultKind::WriteError => {
+                Action::WriteError { node: node()?, short: self.short.unwrap_or(false) }
+            }
+            FaultKind::ReadError => Action::ReadError { node: node()?, lasts: lasts()? },
+            FaultKind::DiskFull => Action::DiskFull { node: node()?, lasts: lasts()? },
+            FaultKind::Stall => Action::Stall { node: node()?, lasts: lasts()? },
+            FaultKind::BitRot => Action::BitRot { node: node()? },
+            FaultKind::ClockJump => {
+                let by = need(self.by, "by", "\"2s\"")?;
+                Action::ClockJump { node: node()?, by, back: self.back.unwrap_or(false) }
+            }
         };
         Ok(Fault { trigger, action, named: true })
     }
@@ -959,6 +1037,9 @@ impl FaultEntry {
             ("symmetric", self.symmetric.is_some()),
             ("message", self.message.is_some()),
             ("for", self.lasts.is_some()),
+            ("short", self.short.is_some()),
+            ("by", self.by.is_some()),
+            ("back", self.back.is_some()),
         ];
         match given.into_iter().find(|(key, given)| *given && !keys.contains(key)) {
             None => Ok(()),
@@ -996,6 +1077,9 @@ impl FaultEntry {
             symmetric: None,
             message: None,
             lasts: None,
+            short: None,
+            by: None,
+            back: None,
         };
         match fault.action.clone() {
             Action::PowerLoss { node, down, again, unsynced } => {
@@ -1025,6 +1109,32 @@ impl FaultEntry {
                 entry.kind = FaultKind::Drop;
                 entry.between = Some([Group(from), Group(to)]);
                 (entry.message, entry.lasts) = (Some(kind.name().to_owned()), Some(Span(lasts)));
+            }
+            Action::SyncError { node } => {
+                (entry.kind, entry.node) = (FaultKind::SyncError, Some(node));
+            }
+            Action::WriteError { node, short } => {
+                (entry.kind, entry.node) = (FaultKind::WriteError, Some(node));
+                entry.short = Some(short);
+            }
+            Action::ReadError { node, lasts } => {
+                entry.kind = FaultKind::ReadError;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::DiskFull { node, lasts } => {
+                entry.kind = FaultKind::DiskFull;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::Stall { node, lasts } => {
+                entry.kind = FaultKind::Stall;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::BitRot { node } => {
+                (entry.kind, entry.node) = (FaultKind::BitRot, Some(node));
+            }
+            Action::ClockJump { node, by, back } => {
+                (entry.kind, entry.node) = (FaultKind::ClockJump, Some(node));
+                (entry.by, entry.back) = (Some(Span(by)), Some(back));
             }
         }
         entry
@@ -1332,6 +1442,10 @@ impl Scenario {
                 return Err(Wrong::new(format!("expected `{key}` above zero"), place));
             }
         }
+        if self.clock.drift_ppm > 500_000 {
+            let place = place_of(text, "clock", "drift_ppm").unwrap_or(0..0);
+            return Err(Wrong::new("expected a drift of at most 500000 millionths", place));
+        }
         if self.budget.events == 0 {
             let place = place_of(text, "budget", "events").unwrap_or(0..0);
             return Err(Wrong::new("expected a budget of at least one event", place));
@@ -1369,10 +1483,20 @@ impl Scenario {
             ("partitions", chaos.partitions),
             ("drops", chaos.drops),
             ("heals", chaos.heals),
+            ("sync_errors", chaos.sync_errors),
+            ("write_errors", chaos.write_errors),
+            ("read_errors", chaos.read_errors),
+            ("disks_full", chaos.disks_full),
+            ("stalls", chaos.stalls),
+            ("bit_rot", chaos.bit_rot),
+            ("clock_jumps", chaos.clock_jumps),
         ] {
             let place = || place_of(text, "chaos", key).unwrap_or(0..0);
             if count > MOST {
                 return Err(Wrong::new(format!("expected at most {MOST} {key}"), place()));
+            }
+            if key == "bit_rot" && count > 0 && self.disk.mode == DiskMode::Atlas {
+                return Err(Wrong::new(NO_ROT, place()));
             }
             if key == "recovery_crashes" && count > chaos.coordinator_crashes {
                 let message = format!(
@@ -1409,7 +1533,19 @@ impl Scenario {
             }
             Action::ProcessCrash { node, .. }
             | Action::Zombie { node, .. }
-            | Action::Pause { node, .. } => check_node("node", *node)?,
+            | Action::Pause { node, .. }
+            | Action::SyncError { node }
+            | Action::WriteError { node, .. }
+            | Action::ReadError { node, .. }
+            | Action::DiskFull { node, .. }
+            | Action::Stall { node, .. }
+            | Action::ClockJump { node, .. } => check_node("node", *node)?,
+            Action::BitRot { node } => {
+                check_node("node", *node)?;
+                if self.disk.mode == DiskMode::Atlas {
+                    return Err(Misfit::at("kind", NO_ROT.into()));
+                }
+            }
             Action::Heal => {}
             Action::Partition { from, to, .. } | Action::Drop { from, to, .. } => {
                 for set in [from, to] {
@@ -1464,6 +1600,10 @@ impl Scenario {
         }
     }
 }
+
+/// Why a bit may not rot.
+const NO_ROT: &str = "a log that rots is not opened again, so nothing would end: expected mode = \
+                      \"unrestricted\" in [disk], where only safety is asked for";
 
 fn check_format(text: &str) -> Result<(), Wrong> {
     #[derive(Deserialize)]
@@ -1651,11 +1791,13 @@ down = "20ms"
         let text = format!(
             "{GOOD}[chaos]\ncoordinator_crashes = 5\nrecovery_crashes = 3\nzombies = 2\n\
             pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n\
-            compaction_crashes = 8\n"
+            compaction_crashes = 8\nsync_errors = 2\nwrite_errors = 2\nread_errors = 2\n\
+            disks_full = 2\nstalls = 2\nbit_rot = 2\nclock_jumps = 2\n\
+            [disk]\nmode = \"unrestricted\"\n"
         );
         let scenario = parse(&text).unwrap();
         let plan = crate::plan::Plan::generate(&scenario, 7);
-        assert_eq!(plan.faults.len(), 30);
+        assert_eq!(plan.faults.len(), 44);
         for fault in &plan.faults {
             let entry = FaultEntry::of(fault);
             let text = toml::to_string(&entry).unwrap();

@@ -1018,9 +1018,8 @@ impl Facts {
             for (id, calls) in coordinator.calls.iter() {
                 let Some(saga) = coordinator.model.sagas.get(id) else { continue };
                 let here = |index: usize| saga.steps[index].node.number() == u64::from(node);
-                let answered = (0..calls.answers.len()).filter(|index| {
-                    here(*index) && calls.answers[*index] != [0; 2]
-                });
+                let answered = (0..calls.answers.len())
+                    .filter(|index| here(*index) && calls.answers[*index] != [0; 2]);
                 due.steps.extend(answered.map(|index| (by, id, saga.steps[index].number)));
                 let brought = calls.brought.iter().map(|(at, _)| usize::from(*at));
                 let brought = brought.filter(|index| here(*index));

@@ -388,6 +388,9 @@ impl Saga {
                 (turned && self.to_undo(rules) & step > 0).then_some(())?;
                 match (order, parked) {
                     (Some([what, ..]), _) => {
+                        // Of a step on which others still depend nothing is to be ordered yet.
+                        let index = step.trailing_zeros() as usize;
+                        (self.dependents(index) & self.to_undo(rules) == 0).then_some(())?;
                         match what {
                             0 => {
                                 (self.parked, self.marked) =

@@ -125,7 +125,8 @@ impl Survey {
         let missing = std::mem::take(self).missing(facts, node);
         missing.map_or(Ok(()), |what| {
             let at = record.sequence;
-            let what = format!("n{node}: the snapshot that ends with record {at} leaves out {what}");
+            let what =
+                format!("n{node}: the snapshot that ends with record {at} leaves out {what}");
             Err(Objection::new("G11", what))
         })
     }
@@ -134,7 +135,8 @@ impl Survey {
         let mut rest = Fields(&record.payload[25..]);
         let mut more = false;
         while !rest.0.is_empty() {
-            let (Some(tag), Some(length)) = (rest.u8(), rest.array().map(u16::from_le_bytes)) else {
+            let (Some(tag), Some(length)) = (rest.u8(), rest.array().map(u16::from_le_bytes))
+            else {
                 return Err("a tag is cut".into());
             };
             let Some((value, behind)) = rest.0.split_at_checked(usize::from(length)) else {
@@ -165,7 +167,9 @@ impl Survey {
             self.cells.remove(&cell);
             let (says, holds) = (says as i64, facts.cell(node, cell));
             if says != holds {
-                return Err(format!("cell {cell} is said to hold {says}; the log adds up to {holds}"));
+                return Err(format!(
+                    "cell {cell} is said to hold {says}; the log adds up to {holds}"
+                ));
             }
         }
         Ok(())
@@ -196,7 +200,8 @@ impl Survey {
     fn steps_answered(&mut self, facts: &Facts, node: u32, value: &[u8]) -> Result<(), String> {
         for entry in value.as_chunks::<70>().0 {
             let mut fields = Fields(entry);
-            let (Some(by), Some(id), Some(step)) = (fields.coordinator(), fields.id(), fields.u32())
+            let (Some(by), Some(id), Some(step)) =
+                (fields.coordinator(), fields.id(), fields.u32())
             else {
                 continue;
             };
@@ -225,7 +230,9 @@ impl Survey {
         }
         let (said, known) = (fields.0, facts.finished_mark(node, by.number()));
         if said != known {
-            return Err(format!("{by:?} is said to have finished {said:?}; the log says {known:?}"));
+            return Err(format!(
+                "{by:?} is said to have finished {said:?}; the log says {known:?}"
+            ));
         }
         Ok(())
     }
@@ -251,7 +258,9 @@ impl Survey {
             };
             if right != Some(true) {
                 let kind = self.kind;
-                return Err(format!("record {at}, of kind {kind}, is carried otherwise than it was"));
+                return Err(format!(
+                    "record {at}, of kind {kind}, is carried otherwise than it was"
+                ));
             }
         }
         Ok(())
@@ -267,8 +276,7 @@ impl Survey {
     ) -> Option<bool> {
         let mut fields = Fields(payload);
         let (id, by) = (fields.id()?, fields.coordinator()?);
-        let [shard, body, peers] =
-            fields.extensions([tag::SHARD, tag::BODY, tag::PARTICIPANTS])?;
+        let [shard, body, peers] = fields.extensions([tag::SHARD, tag::BODY, tag::PARTICIPANTS])?;
         let key = (by.number(), id, ShardId(array(shard)?).number());
         self.promises.remove(&key);
         let sum = promise_sum(at, ms, body.unwrap_or(&[]), peers);
