@@ -274,15 +274,15 @@ impl Plan {
     #[must_use]
     pub fn generate(scenario: &Scenario, seed: u64) -> Plan {
         let mut faults = scenario.named_faults();
+        let chaos = &scenario.swarm.chaos(&scenario.chaos, seed);
         let draw = Generator {
             key: Key::root(seed).child("plan"),
-            chaos: &scenario.chaos,
+            chaos,
             nodes: *scenario.cluster.nodes.get_ref(),
             coordinators: *scenario.cluster.coordinators.get_ref(),
             regions: *scenario.cluster.regions.get_ref(),
             kind: scenario.workload.kind,
         };
-        let chaos = &scenario.chaos;
         let kinds: [(&str, u32, Draw<'_>); 16] = [
             ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
             ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),

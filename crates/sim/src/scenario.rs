@@ -4,6 +4,7 @@
 
 use crate::disk::DiskFate;
 use crate::plan::{Action, Fault, NodeSet, Signal, Trigger};
+use crate::swarm::{self, Swarm};
 use base::prng::DERIVATION_VERSION;
 use base::{Ratio, Time};
 use miette::{Diagnostic, NamedSource, SourceSpan};
@@ -255,6 +256,9 @@ pub struct Scenario {
     /// Faults drawn at random from the seed.
     #[serde(default)]
     pub chaos: Chaos,
+    /// Of which settings each seed draws how strong they are.
+    #[serde(default)]
+    pub swarm: Swarm,
     /// Faults by name.
     #[serde(default)]
     pub fault: Vec<Spanned<FaultEntry>>,
@@ -1324,6 +1328,11 @@ impl Scenario {
         self.check_times(text)?;
         self.check_stuck(text)?;
         self.check_chaos(text)?;
+        let valid = || swarm::NAMES.into_iter().chain(swarm::KINDS);
+        let strange = |name: &&Spanned<String>| valid().all(|valid| valid != name.get_ref());
+        if let Some(name) = self.swarm.vary.iter().find(strange) {
+            return Err(Wrong::new(unknown("setting", name.get_ref(), valid()), name.span()));
+        }
         for entry in &self.fault {
             self.check_fault(entry.get_ref()).map_err(|Misfit { key, message }| {
                 let header = entry.span();

@@ -5,7 +5,7 @@
 //! keeps it for later. A sync takes time, and what is written meanwhile by another process of the
 //! node is not in it.
 
-use crate::disk::{DiskFate, Reach, SimDisk, Unsafe};
+use crate::disk::{DiskFate, Fates, Reach, SimDisk, Unsafe};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
@@ -312,6 +312,8 @@ pub struct World<'a> {
     /// A node that owed something when it was last looked.
     owing: u32,
     net: Net,
+    /// What the disks do to what is unsynced when the power fails.
+    fates: Fates,
     disk_key: Key,
     power_key: Key,
     node_key: Key,
@@ -386,7 +388,13 @@ impl<'a> World<'a> {
             agenda: Agenda::new(queue),
             machines: (0..nodes).map(|_| Machine::default()).collect(),
             owing: 0,
-            net: Net::new(&scenario.network, nodes, *scenario.cluster.regions.get_ref(), &root),
+            fates: scenario.swarm.fates(&scenario.disk, seed),
+            net: Net::new(
+                &scenario.swarm.network(&scenario.network, seed),
+                nodes,
+                *scenario.cluster.regions.get_ref(),
+                &root,
+            ),
             disk_key,
             power_key: disk_key.child("power"),
             node_key: root.child("node"),
@@ -1285,7 +1293,7 @@ impl<'a> World<'a> {
     /// A sync has failed: what it was to reach meets the fates of a power failure, and nobody says so
     /// again.
     fn sync_fails(&mut self, node: u32, id: u32, slot: LogSlot, sync: Syncing) {
-        let fates = self.scenario.disk.fates();
+        let fates = self.fates;
         let key = self.disk_key.child("failure").keyed(u64::from(node) << 1 | slot as u64);
         let machine = &mut self.machines[node as usize];
         let syncs = machine.syncs;
@@ -1757,7 +1765,7 @@ impl<'a> World<'a> {
         if let Crash::Power(unsynced) = crash {
             machine.zombies.clear();
             machine.power_failures += 1;
-            let fates = self.scenario.disk.fates();
+            let fates = self.fates;
             let mut before = Unsafe::default();
             for slot in SLOTS {
                 let entity = u64::from(node) << 1 | slot as u64;
