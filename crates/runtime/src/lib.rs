@@ -98,6 +98,7 @@
 mod action;
 mod coordinator;
 mod disks;
+mod links;
 mod network;
 mod participant;
 mod process;
@@ -109,6 +110,7 @@ pub use crate::coordinator::{
 };
 pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
 pub use base::RequestKeyTooLong;
+pub use links::{LinkStats, Links};
 pub use network::Network;
 pub use node::{Outcome, RecoveryReport, Refusal};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
