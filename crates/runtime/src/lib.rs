@@ -66,7 +66,7 @@
 //!
 //! [`start`] runs a whole [`node::Node`], the same value that the simulator runs six hundred of, whose
 //! participant has a log and data of its own: numbered cells ([`node::work`]). Messages between the nodes of
-//! one process are carried by a [`Network`]. Its futures need no particular executor; a [`Coordinator`] needs
+//! one process are carried by a [`Network`], to those of other processes over its [`Links`]. Its futures need no particular executor; a [`Coordinator`] needs
 //! tokio.
 //!
 //! ```
