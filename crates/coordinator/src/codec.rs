@@ -103,7 +103,8 @@ pub struct StepOutcome {
     pub answer: StepAnswer,
     /// Whether the store was changed: false for a compensation of a step that never ran.
     pub changed: bool,
-    /// The work, to be done again at replay. Empty if nothing was changed.
+    /// The work, to be done again at replay. Empty if nothing was changed; but in a snapshot, which has what
+    /// was changed in its data, it is what a step did that was given something.
     pub work: Arc<[u8]>,
     /// What it brought.
     pub output: Option<Output>,
@@ -611,7 +612,8 @@ pub fn encode_step(outcome: &StepOutcome, out: &mut Vec<u8>) -> EventType {
     let answer = call.put(&tag_head(tag::ANSWER, 6));
     let answer = answer.put(&[refused]).put(&code.to_le_bytes()).put(&[u8::from(outcome.changed)]);
     let mut tags = answer.tags(out);
-    if outcome.changed {
+    // In a snapshot it says of a step that was given something what it did, and that this is in the data.
+    if outcome.changed || !outcome.work.is_empty() {
         tags.put(tag::BODY, &outcome.work);
     }
     if let Some(output) = &outcome.output {

@@ -243,6 +243,10 @@ pub enum Work {
 /// the coordinator keeps its result: [`Config::results_kept`](crate::Config::results_kept) from its
 /// end, or from the start that found the end in the log, and no longer than until
 /// [`Config::results_max`](crate::Config::results_max) others have ended.
+///
+/// One exception: that a transaction is aborted is told before anything of it is durable, since no record
+/// is needed for that. A crash may then take it away, and whoever asks again begins it anew. Nothing was
+/// done under the first one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The client's name for it.

@@ -18,8 +18,11 @@
 //! is not.
 //!
 //! These are the faults that the protocol promises to survive (*atlas* mode): nothing is acted upon
-//! before a sync of it was done. What synced data may suffer (bit rot, stale sectors, failing
-//! syncs) is not here.
+//! before a sync of it was done.
+//!
+//! A sync may fail. Then what it was to reach is durable as if the power had failed, no later sync makes
+//! any more of it durable, and the page cache shows what there is or goes on showing what was written.
+//! A bit of what is durable may change, in *unrestricted* mode: then only safety is promised.
 
 use base::prng::{Draw, Key};
 use std::borrow::Cow;
@@ -28,6 +31,8 @@ use std::ops::Range;
 use wal_core::{Directory, DiskError, DiskOp, SegmentId};
 
 const SECTOR: usize = 512;
+/// Behind a segment's two header copies.
+const FIRST_BATCH: usize = 1024;
 /// Room for a segment of the simulator's usual size, taken when a file is created.
 const CAPACITY: usize = 32 << 10;
 
@@ -66,6 +71,8 @@ enum Change {
 struct Unsynced {
     /// The disk's number of this change.
     serial: u64,
+    /// A sync of it has failed: no later one reaches it.
+    forsaken: bool,
     change: Change,
 }
 
@@ -227,16 +234,15 @@ impl SimDisk {
                     file.bytes[start..end].copy_from_slice(&bytes);
                     Change::Write { offset: start, new: bytes, old, old_len }
                 };
-                file.unsynced.push(Unsynced { serial, change });
+                file.unsynced.push(Unsynced { serial, forsaken: false, change });
             }
             DiskOp::Truncate { segment, .. } if self.has_left(segment) => {}
             DiskOp::Truncate { segment, len } => {
                 let file = self.file_mut(segment).ok_or_else(not_found)?;
                 let len = len as usize;
                 if len < file.bytes.len() {
-                    let old_tail = file.bytes.split_off(len);
-                    file.unsynced
-                        .push(Unsynced { serial, change: Change::Truncate { old_tail, len } });
+                    let change = Change::Truncate { old_tail: file.bytes.split_off(len), len };
+                    file.unsynced.push(Unsynced { serial, forsaken: false, change });
                 }
             }
             DiskOp::Retire(id) => {
@@ -289,12 +295,71 @@ impl SimDisk {
 
     /// A sync of a file is done.
     pub fn synced(&mut self, segment: SegmentId, Reach(reach): Reach) {
-        if let Some(file) = self.file_mut(segment) {
-            if file.unsynced.last().is_some_and(|change| change.serial <= reach) {
-                file.unsynced.clear();
-            } else {
-                file.unsynced.retain(|change| change.serial > reach);
+        let Some(file) = self.file_mut(segment) else { return };
+        if file.unsynced.iter().any(|change| change.forsaken) {
+            file.synced_around(reach);
+        } else if file.unsynced.last().is_some_and(|change| change.serial <= reach) {
+            file.unsynced.clear();
+        } else {
+            file.unsynced.retain(|change| change.serial > reach);
+        }
+    }
+
+    /// A sync of a file has failed. What it was to reach is not durable, and no later sync makes it so: it
+    /// counts as clean. If `dropped`, the page cache has given it up too, and shows what there is, as
+    /// after a power failure; else it goes on showing what was written.
+    pub fn sync_failed(
+        &mut self,
+        segment: SegmentId,
+        Reach(reach): Reach,
+        dropped: bool,
+        fates: Fates,
+        draw: impl Fn(u64) -> Draw,
+    ) -> Losses {
+        let mut losses = Losses::default();
+        let Some(file) = self.file_mut(segment) else { return losses };
+        // A file's length is in the journal: it is not forgotten.
+        for Unsynced { serial, forsaken, change } in &mut file.unsynced {
+            *forsaken |= *serial <= reach && !matches!(change, Change::Truncate { .. });
+        }
+        // What was written since by somebody else is not to be lost with it.
+        if dropped && file.unsynced.iter().all(|change| change.forsaken) {
+            file.fall_back(fates, &mut losses, draw);
+        }
+        losses
+    }
+
+    /// Changes one bit of what a file holds for good, and says where; nothing if no file holds a batch.
+    pub fn rots(&mut self, draw: &Draw) -> Option<(SegmentId, u64)> {
+        let old = |file: &&mut File| file.unsynced.is_empty() && file.bytes.len() > FIRST_BATCH;
+        let mut files: Vec<&mut File> = self.files.iter_mut().filter(old).collect();
+        let count = files.len() as u64;
+        let file = files.get_mut(draw.nth(1).below(count.max(1)) as usize)?;
+        // Behind the last byte that is not zero, nothing was ever written.
+        let end = file.bytes.iter().rposition(|byte| *byte != 0)?;
+        let at =
+            FIRST_BATCH + draw.nth(2).below((end.checked_sub(FIRST_BATCH)? + 1) as u64) as usize;
+        file.bytes[at] ^= 1 << draw.nth(3).below(8);
+        Some((file.id, at as u64))
+    }
+
+    /// Whether a segment is part of the log: what is in front of a gap is not.
+    #[must_use]
+    pub fn holds(&self, segment: SegmentId) -> bool {
+        let newest = self.files.last().map_or(0, |file| file.id.0);
+        (segment.0..=newest).all(|id| self.file(SegmentId(id)).is_some())
+    }
+
+    /// Whether this would make a file longer, or be a new one.
+    #[must_use]
+    pub fn takes_room(&self, op: &DiskOp) -> bool {
+        match op {
+            DiskOp::Create(_) => true,
+            DiskOp::Write { segment, offset, bytes } => {
+                let end = *offset as usize + bytes.len();
+                self.file(*segment).is_some_and(|file| end > file.bytes.len())
             }
+            _ => false,
         }
     }
 
@@ -411,6 +476,62 @@ impl SimDisk {
 }
 
 impl File {
+    /// As [`SimDisk::synced`] where an earlier sync has failed: what that one was to reach stays as it is,
+    /// but where newer writes lie over it.
+    fn synced_around(&mut self, reach: u64) {
+        let (reached, left): (Vec<Unsynced>, Vec<Unsynced>) =
+            self.take_back().into_iter().partition(|it| !it.forsaken && it.serial <= reach);
+        let mut written: Vec<(u64, Range<usize>)> = Vec::new();
+        for Unsynced { serial, change, .. } in reached {
+            match change {
+                Change::Truncate { len, .. } => {
+                    self.bytes.truncate(len);
+                    written.push((serial, len..usize::MAX));
+                }
+                Change::Write { offset, new, .. } => {
+                    self.put(offset, &new);
+                    written.push((serial, offset..offset + new.len()));
+                }
+                Change::Append { .. } => unreachable!("it was made a write when it was undone"),
+            }
+        }
+        for Unsynced { serial, forsaken, change } in left {
+            match change {
+                Change::Truncate { len, .. } if len < self.bytes.len() => {
+                    let change = Change::Truncate { old_tail: self.bytes.split_off(len), len };
+                    self.unsynced.push(Unsynced { serial, forsaken, change });
+                }
+                Change::Truncate { .. } => {}
+                Change::Write { offset, new, .. } => {
+                    let newer = written.iter().filter(|(at, _)| *at > serial);
+                    let mut pieces = vec![offset..offset + new.len()];
+                    for (_, over) in newer {
+                        let around = |piece: Range<usize>| {
+                            let before = piece.start..piece.end.min(over.start);
+                            [before, piece.start.max(over.end)..piece.end]
+                        };
+                        pieces = pieces.into_iter().flat_map(around).collect();
+                        pieces.retain(|piece| !piece.is_empty());
+                    }
+                    for piece in pieces {
+                        let bytes = &new[piece.start - offset..piece.end - offset];
+                        self.write_again(serial, forsaken, piece.start, bytes);
+                    }
+                }
+                Change::Append { .. } => unreachable!("it was made a write when it was undone"),
+            }
+        }
+    }
+
+    /// A write that was taken back is there again, and still not durable.
+    fn write_again(&mut self, serial: u64, forsaken: bool, offset: usize, new: &[u8]) {
+        let (end, old_len) = (offset + new.len(), self.bytes.len());
+        let old = self.bytes.get(offset..end.min(old_len)).unwrap_or(&[]).to_vec();
+        self.put(offset, new);
+        let change = Change::Write { offset, new: new.to_vec(), old, old_len };
+        self.unsynced.push(Unsynced { serial, forsaken, change });
+    }
+
     /// Takes every unsynced change back, and says what they were: none is an append any more.
     fn take_back(&mut self) -> Vec<Unsynced> {
         let mut unsynced = std::mem::take(&mut self.unsynced);
@@ -469,7 +590,7 @@ impl File {
         if together.nth(1).below(4) == 0 {
             unsynced.sort_by_key(|change| draw(change.serial).nth(3).u64());
         }
-        for Unsynced { serial, change } in unsynced {
+        for Unsynced { serial, change, .. } in unsynced {
             let own = draw(serial);
             let kind = match together.nth(2).below(6) {
                 0 if fates.lost => Kind::Lost,
@@ -712,6 +833,60 @@ mod tests {
         assert_eq!(contents(&disk), b"syncedearlylate");
         disk.synced(ID, disk.begin_sync());
         assert_eq!(*disk.durable().tail(ID, 6).unwrap(), *b"earlylate");
+    }
+
+    #[test]
+    fn what_a_sync_has_failed_to_reach_no_later_one_reaches() {
+        let mut base = disk();
+        base.perform(write(6, b"forsaken")).unwrap();
+        let reach = base.begin_sync();
+        base.sync_failed(ID, reach, false, ALL, |_| Key::root(1).draw(0, 0));
+        assert_eq!(contents(&base), b"syncedforsaken", "the page cache shows it");
+        base.perform(write(14, b"late")).unwrap();
+        base.synced(ID, base.begin_sync());
+        let durable = contents(&base.durable());
+        assert_eq!(
+            (&durable[..6], &durable[6..14], &durable[14..]),
+            (&b"synced"[..], &[0; 8][..], &b"late"[..])
+        );
+        assert_eq!(contents(&base), b"syncedforsakenlate");
+        // Written again, in part, it is durable in part.
+        base.perform(write(6, b"FORSA")).unwrap();
+        base.synced(ID, base.begin_sync());
+        assert_eq!(contents(&base), b"syncedFORSAkenlate");
+        assert_eq!(contents(&base.durable()), b"syncedFORSA\0\0\0late");
+        base.perform(write(11, b"KEN")).unwrap();
+        base.synced(ID, base.begin_sync());
+        assert_eq!(contents(&base.durable()), b"syncedFORSAKENlate");
+        // The page cache may give it up as well.
+        let mut lengths = std::collections::BTreeSet::new();
+        for seed in 0..100 {
+            let mut disk = disk();
+            disk.perform(write(6, b"forsaken")).unwrap();
+            let draw = |serial| Key::root(seed).draw(1, serial);
+            disk.sync_failed(ID, disk.begin_sync(), true, ALL, draw);
+            assert_eq!(contents(&disk), contents(&disk.durable()));
+            lengths.insert(contents(&disk).len());
+        }
+        assert!(lengths.contains(&6) && lengths.contains(&14) && lengths.len() > 3, "{lengths:?}");
+    }
+
+    #[test]
+    fn a_bit_rots_behind_the_headers_and_in_front_of_the_end() {
+        let mut disk = disk();
+        assert_eq!(disk.rots(&Key::root(1).draw(0, 0)), None, "there is no batch");
+        disk.perform(write(0, &[0; 1024])).unwrap();
+        disk.perform(write(1024, &[7; 40])).unwrap();
+        disk.perform(write(1064, &[0; 100])).unwrap();
+        disk.synced(ID, disk.begin_sync());
+        let before = contents(&disk);
+        for seed in 0..50 {
+            let mut disk = disk.clone();
+            let (segment, at) = disk.rots(&Key::root(seed).draw(0, 0)).unwrap();
+            assert!(segment == ID && (1024..1064).contains(&at), "{at}");
+            let changed = before.iter().zip(contents(&disk)).filter(|(a, b)| **a != *b).count();
+            assert_eq!(changed, 1);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! build and process; [`Report::hash`] proves it.
 //!
 //! What it does not show: bugs of the file and socket shells, which it replaces; faults that it
-//! does not know (bit rot and failing syncs among them).
+//! does not know (stale and misdirected sectors among them).
 //!
 //! ```
 //! let scenario = sim::Scenario::parse(
@@ -44,6 +44,7 @@ mod report;
 mod run;
 mod scenario;
 pub mod shrink;
+mod swarm;
 mod trace;
 mod workload;
 mod world;

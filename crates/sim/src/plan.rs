@@ -22,6 +22,10 @@ pub enum Signal {
     Write,
     /// A sync is about to begin.
     Sync,
+    /// A segment in front of a snapshot is about to be taken out of its log.
+    Retire,
+    /// A segment that was taken out is about to be overwritten.
+    Blank,
     /// Anything at all is about to leave the process: a write, a message, an answer to a client.
     Output,
     /// A disk operation of a recovery is about to be made.
@@ -107,7 +111,55 @@ pub enum Action {
         /// For how long.
         lasts: Duration,
     },
-    /// Every partition and drop that lasts ends now.
+    /// The node's next sync fails: what it was to make durable is not, and no later one makes it so.
+    SyncError {
+        /// Who.
+        node: u32,
+    },
+    /// The node's next write fails, perhaps after a part of it was written.
+    WriteError {
+        /// Who.
+        node: u32,
+        /// A part of it is written.
+        short: bool,
+    },
+    /// Nothing can be read from the node's disk.
+    ReadError {
+        /// Who.
+        node: u32,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The node's disk has no room: whatever takes more fails.
+    DiskFull {
+        /// Who.
+        node: u32,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// The node's syncs are not done before this is over.
+    Stall {
+        /// Who.
+        node: u32,
+        /// For how long.
+        lasts: Duration,
+    },
+    /// One bit changes of what a log of the node holds for good.
+    BitRot {
+        /// Who.
+        node: u32,
+    },
+    /// The node's clock goes forward at once, as where a machine was suspended. Its calendar, which a
+    /// process reads when it starts, may be put back as well.
+    ClockJump {
+        /// Whose.
+        node: u32,
+        /// How far.
+        by: Duration,
+        /// The calendar goes back.
+        back: bool,
+    },
+    /// Every partition, drop and disk fault that lasts ends now.
     Heal,
     /// Messages of one kind are lost.
     Drop {
@@ -142,8 +194,22 @@ pub struct Plan {
 
 impl Action {
     /// The names of all.
-    pub const NAMES: [&'static str; 7] =
-        ["power-loss", "process-crash", "zombie", "pause", "partition", "heal", "drop"];
+    pub const NAMES: [&'static str; 14] = [
+        "power-loss",
+        "process-crash",
+        "zombie",
+        "pause",
+        "partition",
+        "heal",
+        "drop",
+        "sync-error",
+        "write-error",
+        "read-error",
+        "disk-full",
+        "stall",
+        "bit-rot",
+        "clock-jump",
+    ];
 
     /// Its name in counters and files.
     #[must_use]
@@ -156,11 +222,32 @@ impl Action {
             Self::Partition { .. } => "partition",
             Self::Heal => "heal",
             Self::Drop { .. } => "drop",
+            Self::SyncError { .. } => "sync-error",
+            Self::WriteError { .. } => "write-error",
+            Self::ReadError { .. } => "read-error",
+            Self::DiskFull { .. } => "disk-full",
+            Self::Stall { .. } => "stall",
+            Self::BitRot { .. } => "bit-rot",
+            Self::ClockJump { .. } => "clock-jump",
         }
     }
 }
 
 impl Action {
+    /// Whether it waits until a node comes upon it: it has struck once that shows.
+    #[must_use]
+    pub fn shows_later(&self) -> bool {
+        matches!(
+            self,
+            Self::SyncError { .. }
+                | Self::WriteError { .. }
+                | Self::ReadError { .. }
+                | Self::DiskFull { .. }
+                | Self::Stall { .. }
+                | Self::BitRot { .. }
+        )
+    }
+
     /// Whom it strikes, if that is one node.
     #[must_use]
     pub fn node(&self) -> Option<u32> {
@@ -168,7 +255,14 @@ impl Action {
             Self::PowerLoss { node, .. }
             | Self::ProcessCrash { node, .. }
             | Self::Zombie { node, .. }
-            | Self::Pause { node, .. } => Some(*node),
+            | Self::Pause { node, .. }
+            | Self::SyncError { node }
+            | Self::WriteError { node, .. }
+            | Self::ReadError { node, .. }
+            | Self::DiskFull { node, .. }
+            | Self::Stall { node, .. }
+            | Self::BitRot { node }
+            | Self::ClockJump { node, .. } => Some(*node),
             Self::Partition { .. } | Self::Heal | Self::Drop { .. } => None,
         }
     }
@@ -180,24 +274,32 @@ impl Plan {
     #[must_use]
     pub fn generate(scenario: &Scenario, seed: u64) -> Plan {
         let mut faults = scenario.named_faults();
+        let chaos = &scenario.swarm.chaos(&scenario.chaos, seed);
         let draw = Generator {
             key: Key::root(seed).child("plan"),
-            chaos: &scenario.chaos,
+            chaos,
             nodes: *scenario.cluster.nodes.get_ref(),
             coordinators: *scenario.cluster.coordinators.get_ref(),
             regions: *scenario.cluster.regions.get_ref(),
             kind: scenario.workload.kind,
         };
-        let chaos = &scenario.chaos;
-        let kinds: [(&str, u32, Draw<'_>); 8] = [
+        let kinds: [(&str, u32, Draw<'_>); 16] = [
             ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
             ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),
+            ("compaction_crashes", chaos.compaction_crashes, Generator::compaction_crash),
             ("process_crashes", chaos.process_crashes, Generator::process_crash),
             ("zombies", chaos.zombies, Generator::zombie),
             ("pauses", chaos.pauses, Generator::pause),
             ("partitions", chaos.partitions, Generator::partition),
             ("drops", chaos.drops, Generator::drop),
             ("heals", chaos.heals, Generator::heal),
+            ("sync_errors", chaos.sync_errors, Generator::sync_error),
+            ("write_errors", chaos.write_errors, Generator::write_error),
+            ("read_errors", chaos.read_errors, Generator::read_error),
+            ("disks_full", chaos.disks_full, Generator::disk_full),
+            ("stalls", chaos.stalls, Generator::stall),
+            ("bit_rot", chaos.bit_rot, Generator::bit_rot),
+            ("clock_jumps", chaos.clock_jumps, Generator::clock_jump),
         ];
         for (kind, count, make) in kinds {
             let key = draw.key.child(kind);
@@ -352,6 +454,26 @@ impl Generator<'_> {
         }
     }
 
+    /// While a snapshot is written, or while what it stands for is taken away.
+    fn compaction_crash(&self, _: u32, stream: &mut Stream) -> Fault {
+        let coordinates = stream.below(2) == 0;
+        let node = if coordinates { self.a_coordinator(stream) } else { self.anybody(stream) };
+        let signal = match stream.below(4) {
+            0 => Signal::Append(EventType::CHECKPOINT),
+            1 => Signal::Durable(EventType::CHECKPOINT),
+            2 => Signal::Retire,
+            _ => Signal::Blank,
+        };
+        let most = 1 << stream.below(4);
+        let nth = stream.between(1, most) as u32;
+        let down = self.lasts(stream);
+        Fault {
+            trigger: Trigger::On { signal, node, nth, from: Time::ZERO },
+            action: Action::PowerLoss { node, down, again: Vec::new(), unsynced: None },
+            named: false,
+        }
+    }
+
     fn process_crash(&self, _: u32, stream: &mut Stream) -> Fault {
         let node = self.anybody(stream);
         let trigger = self.at_a_signal(node, stream);
@@ -392,6 +514,54 @@ impl Generator<'_> {
         let trigger = Trigger::At(self.moment(stream));
         let lasts = self.lasts(stream);
         Fault { trigger, action: Action::Drop { kind, from, to, lasts }, named: false }
+    }
+
+    fn sync_error(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = self.at_a_signal(node, stream);
+        Fault { trigger, action: Action::SyncError { node }, named: false }
+    }
+
+    fn write_error(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = self.at_a_signal(node, stream);
+        let short = stream.below(2) == 0;
+        Fault { trigger, action: Action::WriteError { node, short }, named: false }
+    }
+
+    fn read_error(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = Trigger::At(self.moment(stream));
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::ReadError { node, lasts }, named: false }
+    }
+
+    fn disk_full(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = Trigger::At(self.moment(stream));
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::DiskFull { node, lasts }, named: false }
+    }
+
+    fn stall(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = self.at_a_signal(node, stream);
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::Stall { node, lasts }, named: false }
+    }
+
+    fn bit_rot(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = Trigger::At(self.moment(stream));
+        Fault { trigger, action: Action::BitRot { node }, named: false }
+    }
+
+    fn clock_jump(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = Trigger::At(self.moment(stream));
+        let by = self.lasts(stream);
+        let back = stream.below(2) == 0;
+        Fault { trigger, action: Action::ClockJump { node, by, back }, named: false }
     }
 
     fn heal(&self, _: u32, stream: &mut Stream) -> Fault {

@@ -43,6 +43,18 @@ pub fn small(seed: u64) -> String {
     let cancels = if rich { percent(apart, 30) } else { 0 };
     let undo_attempts = if stuck > 0 { apart.between(1, 4) } else { 0 };
     let jitter = if rich { percent(apart, 50) } else { 0 };
+    let more = &mut Key::root(seed).child("small").child("keys").stream();
+    let (asks_again, changes) = (percent(more, 60), more.between(1, 3));
+    let compactions = sometimes(more, 3);
+    let ails = &mut Key::root(seed).child("small").child("disks").stream();
+    let ailing = ails.below(2) == 1;
+    let few = |s: &mut Stream, most: u64| if ailing { sometimes(s, most) } else { 0 };
+    let (sync_errors, write_errors) = (few(ails, 3), few(ails, 3));
+    let (read_errors, disks_full, stalls) = (few(ails, 1), few(ails, 2), few(ails, 2));
+    let clock_jumps = few(ails, 2);
+    let (drift, offset) = (few(ails, 300_000), few(ails, 100_000));
+    let rot = if zombies == 0 && ails.below(4) == 0 { ails.between(1, 3) } else { 0 };
+    let mode = if rot > 0 { "unrestricted" } else { "atlas" };
     let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
@@ -50,19 +62,23 @@ pub fn small(seed: u64) -> String {
          [workload]\nkind = \"{kind}\"\nshape = \"{shape}\"\noperations = {operations}\n\
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
          vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\
-         kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\n\
+         kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\
+         asks_again = \"{asks_again}%\"\nchanges = {changes}\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
-         [disk]\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = {segment}\n\
+         [clock]\noffset = \"{offset}ms\"\ndrift_ppm = {drift}\n\n\
+         [disk]\nmode = \"{mode}\"\nsync = \"{sync}\"\ntorn = \"{torn}\"\nsegment_bytes_first = {segment}\n\
          batch_bytes_max = {batch}\nidle_guard = \"{idle}\"\n\
          checkpoint_interval = {interval}\nmax_records = {records}\n\n\
          [node]\nresend = \"50ms\"\nprepare_timeout = \"500ms\"\nstep_timeout = \"2s\"\n\
          saga_timeout = \"10s\"\ninquire = \"100ms\"\n\
          undo_attempts = {undo_attempts}\njitter_percent = {jitter}\n\n\
          [chaos]\ncoordinator_crashes = {crashes}\nrecovery_crashes = {again}\n\
-         participant_crashes = {others}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
+         participant_crashes = {others}\ncompaction_crashes = {compactions}\nprocess_crashes = {processes}\nzombies = {zombies}\n\
          pauses = {pauses}\npartitions = {partitions}\ndrops = {drops}\n\
-         heals = {heals}\n\
+         heals = {heals}\nsync_errors = {sync_errors}\nwrite_errors = {write_errors}\n\
+         read_errors = {read_errors}\ndisks_full = {disks_full}\nstalls = {stalls}\n\
+         bit_rot = {rot}\nclock_jumps = {clock_jumps}\n\
          window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n\n\
          [budget]\nevents = 1_000_000\n"
     )

@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::queue::QueueKind;
 use crate::recording::Recording;
 use crate::report::{Counters, Report, Unmet, Verdict};
-use crate::scenario::Scenario;
+use crate::scenario::{DiskMode, Scenario};
 use crate::world::{Ending, World};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,7 +105,9 @@ fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Repo
             let what = ended.err().map_or_else(String::new, |panic| message_of(&*panic));
             Verdict::Violation(Violation { invariant: "panic", at: world.moment(), what })
         }
-        (Ending::NoProgress | Ending::OutOfEvents, None) => {
+        (Ending::NoProgress | Ending::OutOfEvents, None)
+            if scenario.disk.mode == DiskMode::Atlas =>
+        {
             let why = if ending == Ending::OutOfEvents {
                 "the budget of events is used up"
             } else {
@@ -118,7 +120,7 @@ fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Repo
             );
             Verdict::NoProgress(what)
         }
-        (Ending::Quiet | Ending::Violation, None) => {
+        (_, None) => {
             let named = never_struck.iter().find(|(_, fault)| fault.named);
             match (unexpected(scenario, &world.counters()), named) {
                 (Some(unmet), _) => Verdict::Expectation(unmet),

@@ -4,6 +4,7 @@
 
 use crate::disk::DiskFate;
 use crate::plan::{Action, Fault, NodeSet, Signal, Trigger};
+use crate::swarm::{self, Swarm};
 use base::prng::DERIVATION_VERSION;
 use base::{Ratio, Time};
 use miette::{Diagnostic, NamedSource, SourceSpan};
@@ -246,12 +247,18 @@ pub struct Scenario {
     /// The disks.
     #[serde(default)]
     pub disk: Disk,
+    /// The clocks.
+    #[serde(default)]
+    pub clock: Clocks,
     /// Time-outs and limits of the nodes.
     #[serde(default)]
     pub node: NodeTimes,
     /// Faults drawn at random from the seed.
     #[serde(default)]
     pub chaos: Chaos,
+    /// Of which settings each seed draws how strong they are.
+    #[serde(default)]
+    pub swarm: Swarm,
     /// Faults by name.
     #[serde(default)]
     pub fault: Vec<Spanned<FaultEntry>>,
@@ -354,6 +361,13 @@ pub struct Workload {
     /// How often a client cancels what it has asked for.
     #[serde(default)]
     pub cancels: Share,
+    /// How often a client that was answered asks again, now and after each restart of its coordinator:
+    /// with the same request, or with another one under the same key.
+    #[serde(default)]
+    pub asks_again: Share,
+    /// The most cells that one piece of work changes.
+    #[serde(default = "one_spanned")]
+    pub changes: Spanned<u32>,
     /// Cells of each node that the operations touch: the fewer, the more they get in each other's
     /// way.
     #[serde(default = "cells")]
@@ -428,6 +442,8 @@ pub enum DiskMode {
     /// Only those that the protocol promises to survive.
     #[default]
     Atlas,
+    /// Those too that it only promises to notice: whether everything ends is not asked.
+    Unrestricted,
 }
 
 /// Which judges watch.
@@ -510,6 +526,16 @@ impl Disk {
     }
 }
 
+/// `[clock]`: how far nodes' clocks are from the world's time.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clocks {
+    /// The most by which a calendar is off, either way.
+    pub offset: Span,
+    /// The most by which a clock runs faster or slower, in millionths, up to 500000.
+    pub drift_ppm: u32,
+}
+
 /// `[node]`: shorter than the specification's defaults, so that a run shows what happens after
 /// them.
 #[derive(Clone, Debug, Deserialize)]
@@ -555,6 +581,8 @@ pub struct Chaos {
     pub recovery_crashes: u32,
     /// Power losses of other nodes.
     pub participant_crashes: u32,
+    /// Power losses of any nodes while one of their logs is compacted.
+    pub compaction_crashes: u32,
     /// Crashes of processes whose page cache survives.
     pub process_crashes: u32,
     /// Coordinators' processes that stop, are replaced, and come back.
@@ -567,6 +595,20 @@ pub struct Chaos {
     pub drops: u32,
     /// Moments at which every partition and drop ends.
     pub heals: u32,
+    /// Syncs that fail.
+    pub sync_errors: u32,
+    /// Writes that fail, half of them after a part was written.
+    pub write_errors: u32,
+    /// Times in which a disk cannot be read.
+    pub read_errors: u32,
+    /// Times in which a disk is full.
+    pub disks_full: u32,
+    /// Times in which a disk's syncs are not done.
+    pub stalls: u32,
+    /// Bits that change of what is durable: only where `mode` in `[disk]` is `unrestricted`.
+    pub bit_rot: u32,
+    /// Times at which a clock goes forward at once.
+    pub clock_jumps: u32,
     /// When faults begin: between these two moments.
     pub window: Between,
     /// How long nodes are down, partitions last, …
@@ -579,12 +621,20 @@ impl Default for Chaos {
             coordinator_crashes: 0,
             recovery_crashes: 0,
             participant_crashes: 0,
+            compaction_crashes: 0,
             process_crashes: 0,
             zombies: 0,
             pauses: 0,
             partitions: 0,
             drops: 0,
             heals: 0,
+            sync_errors: 0,
+            write_errors: 0,
+            read_errors: 0,
+            disks_full: 0,
+            stalls: 0,
+            bit_rot: 0,
+            clock_jumps: 0,
             window: Between(Duration::ZERO, Duration::from_secs(5)),
             lasts: Between(Duration::from_millis(10), Duration::from_secs(2)),
         }
@@ -602,7 +652,8 @@ pub struct When {
     pub node: u32,
 }
 
-const SIGNALS: [&str; 7] = ["append", "durable", "send", "write", "sync", "output", "recovery"];
+const SIGNALS: [&str; 9] =
+    ["append", "durable", "send", "write", "sync", "retire", "blank", "output", "recovery"];
 
 impl FromStr for When {
     type Err = String;
@@ -637,6 +688,8 @@ impl FromStr for When {
             ("send", Some(argument)) => Signal::Send(message_kind(argument)?),
             ("write", None) => Signal::Write,
             ("sync", None) => Signal::Sync,
+            ("retire", None) => Signal::Retire,
+            ("blank", None) => Signal::Blank,
             ("output", None) => Signal::Output,
             ("recovery", None) => Signal::Recovery,
             (name, _) if SIGNALS.contains(&name) => return Err(bad()),
@@ -654,6 +707,8 @@ impl fmt::Display for When {
             Signal::Send(kind) => write!(f, "send({})", kind.name())?,
             Signal::Write => f.write_str("write")?,
             Signal::Sync => f.write_str("sync")?,
+            Signal::Retire => f.write_str("retire")?,
+            Signal::Blank => f.write_str("blank")?,
             Signal::Output => f.write_str("output")?,
             Signal::Recovery => f.write_str("recovery")?,
         }
@@ -791,6 +846,20 @@ pub enum FaultKind {
     Heal,
     /// One kind of message is lost.
     Drop,
+    /// The next sync fails.
+    SyncError,
+    /// The next write fails.
+    WriteError,
+    /// Nothing can be read.
+    ReadError,
+    /// The disk has no room.
+    DiskFull,
+    /// Syncs are not done.
+    Stall,
+    /// A bit changes of what is durable.
+    BitRot,
+    /// The clock goes forward at once.
+    ClockJump,
 }
 
 impl FaultKind {
@@ -804,6 +873,13 @@ impl FaultKind {
             Self::Partition => ("partition", &["between", "symmetric", "for"]),
             Self::Heal => ("heal", &[]),
             Self::Drop => ("drop", &["message", "between", "for"]),
+            Self::SyncError => ("sync-error", &["node"]),
+            Self::WriteError => ("write-error", &["node", "short"]),
+            Self::ReadError => ("read-error", &["node", "for"]),
+            Self::DiskFull => ("disk-full", &["node", "for"]),
+            Self::Stall => ("stall", &["node", "for"]),
+            Self::BitRot => ("bit-rot", &["node"]),
+            Self::ClockJump => ("clock-jump", &["node", "by", "back"]),
         }
     }
 }
@@ -868,6 +944,15 @@ pub struct FaultEntry {
     /// How long it lasts.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     pub lasts: Option<Span>,
+    /// A part of the write that fails is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short: Option<bool>,
+    /// How far a clock goes forward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Span>,
+    /// And its calendar back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back: Option<bool>,
 }
 
 impl FaultEntry {
@@ -926,6 +1011,18 @@ impl FaultEntry {
                 let (from, to) = pair();
                 Action::Drop { kind: message, from, to, lasts: lasts()? }
             }
+            FaultKind::SyncError => Action::SyncError { node: node()? },
+            FaultKind::WriteError => {
+                Action::WriteError { node: node()?, short: self.short.unwrap_or(false) }
+            }
+            FaultKind::ReadError => Action::ReadError { node: node()?, lasts: lasts()? },
+            FaultKind::DiskFull => Action::DiskFull { node: node()?, lasts: lasts()? },
+            FaultKind::Stall => Action::Stall { node: node()?, lasts: lasts()? },
+            FaultKind::BitRot => Action::BitRot { node: node()? },
+            FaultKind::ClockJump => {
+                let by = need(self.by, "by", "\"2s\"")?;
+                Action::ClockJump { node: node()?, by, back: self.back.unwrap_or(false) }
+            }
         };
         Ok(Fault { trigger, action, named: true })
     }
@@ -944,6 +1041,9 @@ impl FaultEntry {
             ("symmetric", self.symmetric.is_some()),
             ("message", self.message.is_some()),
             ("for", self.lasts.is_some()),
+            ("short", self.short.is_some()),
+            ("by", self.by.is_some()),
+            ("back", self.back.is_some()),
         ];
         match given.into_iter().find(|(key, given)| *given && !keys.contains(key)) {
             None => Ok(()),
@@ -981,6 +1081,9 @@ impl FaultEntry {
             symmetric: None,
             message: None,
             lasts: None,
+            short: None,
+            by: None,
+            back: None,
         };
         match fault.action.clone() {
             Action::PowerLoss { node, down, again, unsynced } => {
@@ -1010,6 +1113,32 @@ impl FaultEntry {
                 entry.kind = FaultKind::Drop;
                 entry.between = Some([Group(from), Group(to)]);
                 (entry.message, entry.lasts) = (Some(kind.name().to_owned()), Some(Span(lasts)));
+            }
+            Action::SyncError { node } => {
+                (entry.kind, entry.node) = (FaultKind::SyncError, Some(node));
+            }
+            Action::WriteError { node, short } => {
+                (entry.kind, entry.node) = (FaultKind::WriteError, Some(node));
+                entry.short = Some(short);
+            }
+            Action::ReadError { node, lasts } => {
+                entry.kind = FaultKind::ReadError;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::DiskFull { node, lasts } => {
+                entry.kind = FaultKind::DiskFull;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::Stall { node, lasts } => {
+                entry.kind = FaultKind::Stall;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::BitRot { node } => {
+                (entry.kind, entry.node) = (FaultKind::BitRot, Some(node));
+            }
+            Action::ClockJump { node, by, back } => {
+                (entry.kind, entry.node) = (FaultKind::ClockJump, Some(node));
+                (entry.by, entry.back) = (Some(Span(by)), Some(back));
             }
         }
         entry
@@ -1199,6 +1328,11 @@ impl Scenario {
         self.check_times(text)?;
         self.check_stuck(text)?;
         self.check_chaos(text)?;
+        let valid = || swarm::NAMES.into_iter().chain(swarm::KINDS);
+        let strange = |name: &&Spanned<String>| valid().all(|valid| valid != name.get_ref());
+        if let Some(name) = self.swarm.vary.iter().find(strange) {
+            return Err(Wrong::new(unknown("setting", name.get_ref(), valid()), name.span()));
+        }
         for entry in &self.fault {
             self.check_fault(entry.get_ref()).map_err(|Misfit { key, message }| {
                 let header = entry.span();
@@ -1262,6 +1396,10 @@ impl Scenario {
         if *steps.get_ref() == 0 || *steps.get_ref() > 32 {
             return Err(Wrong::new("expected 1 to 32 steps", steps.span()));
         }
+        let changes = &workload.changes;
+        if *changes.get_ref() == 0 || *changes.get_ref() > 8 {
+            return Err(Wrong::new("expected 1 to 8 changes", changes.span()));
+        }
         let waves = &workload.waves;
         let sum: u64 = waves.get_ref().iter().map(|wave| u64::from(*wave)).sum();
         if !waves.get_ref().is_empty() && sum != u64::from(*workload.operations.get_ref()) {
@@ -1313,6 +1451,10 @@ impl Scenario {
                 return Err(Wrong::new(format!("expected `{key}` above zero"), place));
             }
         }
+        if self.clock.drift_ppm > 500_000 {
+            let place = place_of(text, "clock", "drift_ppm").unwrap_or(0..0);
+            return Err(Wrong::new("expected a drift of at most 500000 millionths", place));
+        }
         if self.budget.events == 0 {
             let place = place_of(text, "budget", "events").unwrap_or(0..0);
             return Err(Wrong::new("expected a budget of at least one event", place));
@@ -1343,16 +1485,27 @@ impl Scenario {
             ("coordinator_crashes", chaos.coordinator_crashes),
             ("recovery_crashes", chaos.recovery_crashes),
             ("participant_crashes", chaos.participant_crashes),
+            ("compaction_crashes", chaos.compaction_crashes),
             ("process_crashes", chaos.process_crashes),
             ("zombies", chaos.zombies),
             ("pauses", chaos.pauses),
             ("partitions", chaos.partitions),
             ("drops", chaos.drops),
             ("heals", chaos.heals),
+            ("sync_errors", chaos.sync_errors),
+            ("write_errors", chaos.write_errors),
+            ("read_errors", chaos.read_errors),
+            ("disks_full", chaos.disks_full),
+            ("stalls", chaos.stalls),
+            ("bit_rot", chaos.bit_rot),
+            ("clock_jumps", chaos.clock_jumps),
         ] {
             let place = || place_of(text, "chaos", key).unwrap_or(0..0);
             if count > MOST {
                 return Err(Wrong::new(format!("expected at most {MOST} {key}"), place()));
+            }
+            if key == "bit_rot" && count > 0 && self.disk.mode == DiskMode::Atlas {
+                return Err(Wrong::new(NO_ROT, place()));
             }
             if key == "recovery_crashes" && count > chaos.coordinator_crashes {
                 let message = format!(
@@ -1389,7 +1542,19 @@ impl Scenario {
             }
             Action::ProcessCrash { node, .. }
             | Action::Zombie { node, .. }
-            | Action::Pause { node, .. } => check_node("node", *node)?,
+            | Action::Pause { node, .. }
+            | Action::SyncError { node }
+            | Action::WriteError { node, .. }
+            | Action::ReadError { node, .. }
+            | Action::DiskFull { node, .. }
+            | Action::Stall { node, .. }
+            | Action::ClockJump { node, .. } => check_node("node", *node)?,
+            Action::BitRot { node } => {
+                check_node("node", *node)?;
+                if self.disk.mode == DiskMode::Atlas {
+                    return Err(Misfit::at("kind", NO_ROT.into()));
+                }
+            }
             Action::Heal => {}
             Action::Partition { from, to, .. } | Action::Drop { from, to, .. } => {
                 for set in [from, to] {
@@ -1444,6 +1609,10 @@ impl Scenario {
         }
     }
 }
+
+/// Why a bit may not rot.
+const NO_ROT: &str = "a log that rots is not opened again, so nothing would end: expected mode = \
+                      \"unrestricted\" in [disk], where only safety is asked for";
 
 fn check_format(text: &str) -> Result<(), Wrong> {
     #[derive(Deserialize)]
@@ -1630,11 +1799,14 @@ down = "20ms"
     fn a_plan_goes_through_a_file_and_comes_back() {
         let text = format!(
             "{GOOD}[chaos]\ncoordinator_crashes = 5\nrecovery_crashes = 3\nzombies = 2\n\
-            pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n"
+            pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n\
+            compaction_crashes = 8\nsync_errors = 2\nwrite_errors = 2\nread_errors = 2\n\
+            disks_full = 2\nstalls = 2\nbit_rot = 2\nclock_jumps = 2\n\
+            [disk]\nmode = \"unrestricted\"\n"
         );
         let scenario = parse(&text).unwrap();
         let plan = crate::plan::Plan::generate(&scenario, 7);
-        assert_eq!(plan.faults.len(), 22);
+        assert_eq!(plan.faults.len(), 44);
         for fault in &plan.faults {
             let entry = FaultEntry::of(fault);
             let text = toml::to_string(&entry).unwrap();

@@ -18,7 +18,10 @@ use std::time::Duration;
 enum State {
     Waiting,
     Asked,
-    Answered,
+    Answered {
+        /// By what is durable: it is the answer for ever.
+        for_ever: bool,
+    },
 }
 
 /// All clients of a world.
@@ -38,6 +41,8 @@ pub struct Workload {
     feeds: Share,
     stuck: Share,
     cancels: Share,
+    asks_again: Share,
+    changes: u32,
     states: Vec<State>,
     /// Of the operations only these are asked for, unless it is empty.
     only: BTreeSet<u32>,
@@ -73,6 +78,8 @@ impl Workload {
             feeds: workload.feeds,
             stuck: workload.stuck,
             cancels: workload.cancels,
+            asks_again: workload.asks_again,
+            changes: *workload.changes.get_ref(),
             states: vec![State::Waiting; *workload.operations.get_ref() as usize],
             only: workload.only.get_ref().iter().copied().collect(),
             next: 0,
@@ -88,7 +95,7 @@ impl Workload {
     pub fn start(&mut self) -> Option<u32> {
         // What nobody asks for is as good as answered.
         while !self.only.is_empty() && self.next < self.gate && !self.only.contains(&self.next) {
-            self.states[self.next as usize] = State::Answered;
+            self.states[self.next as usize] = State::Answered { for_ever: false };
             self.next += 1;
             self.asked += 1;
             self.answered += 1;
@@ -116,14 +123,17 @@ impl Workload {
         }
     }
 
-    /// A client heard how its operation ended. `None` if it had heard before.
-    pub fn answered(&mut self, key: &RequestKey) -> Option<u32> {
+    /// A client heard how its operation ended, perhaps for ever. `None` if it had heard before.
+    pub fn answered(&mut self, key: &RequestKey, for_ever: bool) -> Option<u32> {
         let operation = Self::operation_of(key)?;
         let state = self.states.get_mut(operation as usize)?;
+        if let State::Answered { for_ever: before } = state {
+            *before |= for_ever;
+        }
         if *state != State::Asked {
             return None;
         }
-        *state = State::Answered;
+        *state = State::Answered { for_ever };
         self.answered += 1;
         Some(operation)
     }
@@ -152,6 +162,34 @@ impl Workload {
         self.states[operation as usize] == State::Asked
     }
 
+    /// The operations of a coordinator whose clients were answered, if they ever ask again.
+    pub fn answered_by(&self, coordinator: u32) -> impl Iterator<Item = u32> {
+        let asks_again = self.asks_again != Share::default();
+        let its = (coordinator..self.next).step_by(self.coordinators as usize);
+        its.filter(move |operation| {
+            asks_again && matches!(self.states[*operation as usize], State::Answered { .. })
+        })
+    }
+
+    /// True if the client of this operation was told what is so for ever.
+    #[must_use]
+    pub fn is_answered_for_ever(&self, operation: u32) -> bool {
+        self.states[operation as usize] == State::Answered { for_ever: true }
+    }
+
+    /// How long after the `time`th occasion its client asks again, if it does, and whether for something
+    /// else under the same key.
+    #[must_use]
+    pub fn asks_again_after(&self, operation: u32, time: u32) -> Option<(Duration, bool)> {
+        if self.asks_again == Share::default() {
+            return None;
+        }
+        let key = self.key.keyed(u64::from(operation)).child("again");
+        let mut stream = key.keyed(u64::from(time)).stream();
+        let asks = self.asks_again.0.holds(&stream.draw());
+        asks.then(|| (Duration::from_micros(stream.below(200_000)), stream.below(3) == 0))
+    }
+
     /// The coordinator that an operation is asked of.
     #[must_use]
     pub fn coordinator(&self, operation: u32) -> u32 {
@@ -176,24 +214,43 @@ impl Workload {
     /// What a client asks for.
     #[must_use]
     pub fn request(&self, operation: u32) -> Request {
+        Request { key: Self::key_of(operation), work: self.work_of(operation) }
+    }
+
+    /// Something else under the same key; `None` if chance has made it the same.
+    #[must_use]
+    pub fn another_request(&self, operation: u32) -> Option<Request> {
+        let work = self.work_of(u32::MAX - operation);
+        let key = Self::key_of(operation);
+        (work != self.work_of(operation)).then_some(Request { key, work })
+    }
+
+    fn work_of(&self, operation: u32) -> Work {
         let mut stream = self.key.keyed(u64::from(operation)).stream();
         let is_saga = match self.kind {
             Kind::Saga => true,
             Kind::Twopc => false,
             Kind::Mixed => (operation / self.coordinators).is_multiple_of(2),
         };
-        let key = Self::key_of(operation);
-        let work =
-            if is_saga { self.saga(operation, &mut stream) } else { self.transaction(&mut stream) };
-        Request { key, work }
+        if is_saga {
+            self.saga(operation, &mut stream)
+        } else {
+            self.transaction(operation, &mut stream)
+        }
     }
 
-    fn transaction(&self, stream: &mut Stream) -> Work {
+    /// What else a piece of work changes, drawn apart.
+    fn more(&self, operation: u32) -> Stream {
+        self.key.keyed(u64::from(operation)).child("changes").stream()
+    }
+
+    fn transaction(&self, operation: u32, stream: &mut Stream) -> Work {
+        let more = &mut self.more(operation);
         let nodes = stream.distinct(self.participants, self.nodes);
-        let branch = |node: u32, stream: &mut Stream| Branch {
+        let mut branch = |node: u32, stream: &mut Stream| Branch {
             shard: ShardId::numbered(u64::from(node)),
             node: NodeName::numbered(u64::from(node)),
-            work: self.work(self.vote_no, stream),
+            work: self.work(self.vote_no, stream, more),
         };
         Work::Transaction(nodes.into_iter().map(|node| branch(node, stream)).collect())
     }
@@ -213,7 +270,7 @@ impl Workload {
         builder.limits(limits);
         // What was added to sagas later is drawn apart, so that the others stay as they are.
         let mut terms = self.key.keyed(u64::from(operation)).child("terms").stream();
-        let terms = &mut terms;
+        let (terms, more) = (&mut terms, &mut self.more(operation));
         let pivot = (self.kinds && terms.below(4) > 0)
             .then(|| terms.below(u64::from(self.steps)) as u32)
             .map(|pivot| if self.shape == Shape::Join { self.steps - 1 } else { pivot });
@@ -230,7 +287,7 @@ impl Workload {
             let action = Action::from_code(stream.below(10) as u8);
             // Behind the pivot nothing may be impossible: it would be tried for ever.
             let refuse = if behind { Share::default() } else { self.refuse };
-            let body = self.work(refuse, stream);
+            let body = self.work(refuse, stream, more);
             let mut before: Vec<u32> = match self.shape {
                 Shape::Row => number.checked_sub(1).into_iter().collect(),
                 Shape::Join if number + 1 == self.steps => (0..number).collect(),
@@ -303,16 +360,25 @@ impl Workload {
         step
     }
 
-    /// Adds to a cell; one that cannot be done also asks for what no cell ever holds.
-    fn work(&self, impossible: Share, stream: &mut Stream) -> std::sync::Arc<[u8]> {
-        let cell = stream.below(u64::from(self.cells));
-        let amount = stream.between(1, 1_000) as i64;
-        let add = Change::Add { cell, amount };
+    /// Adds to a cell, or to several; one that cannot be done also asks for what no cell ever holds.
+    fn work(
+        &self,
+        impossible: Share,
+        stream: &mut Stream,
+        more: &mut Stream,
+    ) -> std::sync::Arc<[u8]> {
+        let add = |stream: &mut Stream| {
+            let cell = stream.below(u64::from(self.cells));
+            (cell, Change::Add { cell, amount: stream.between(1, 1_000) as i64 })
+        };
+        let (cell, first) = add(stream);
+        let mut changes = vec![first];
         if impossible.0.holds(&stream.draw()) {
-            work::encode(&[add, Change::Require { cell, at_least: i64::MAX }])
-        } else {
-            work::encode(&[add])
+            changes.push(Change::Require { cell, at_least: i64::MAX });
         }
+        let others = if self.changes > 1 { more.below(u64::from(self.changes)) } else { 0 };
+        changes.extend((0..others).map(|_| add(more).1));
+        work::encode(&changes)
     }
 }
 

@@ -5,7 +5,7 @@
 //! keeps it for later. A sync takes time, and what is written meanwhile by another process of the
 //! node is not in it.
 
-use crate::disk::{DiskFate, Reach, SimDisk, Unsafe};
+use crate::disk::{DiskFate, Fates, Reach, SimDisk, Unsafe};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Fault, Plan, Signal, Trigger};
@@ -50,6 +50,11 @@ enum What {
     /// An operator looks at what its coordinator could not finish.
     Operate,
     Cancel,
+    /// A client that was answered asks again.
+    AskAgain {
+        /// For something else, under the same key.
+        other: bool,
+    },
 }
 
 impl What {
@@ -68,6 +73,7 @@ impl What {
             Self::NextWave => (11, 0),
             Self::Operate => (12, 0),
             Self::Cancel => (13, 0),
+            Self::AskAgain { other } => (14, u32::from(other)),
         }
     }
 
@@ -93,6 +99,7 @@ impl What {
             11 => Self::NextWave,
             12 => Self::Operate,
             13 => Self::Cancel,
+            14 => Self::AskAgain { other: of == 1 },
             kind => unreachable!("no event is of kind {kind}: `pack` makes none"),
         }
     }
@@ -186,6 +193,8 @@ struct Process {
     recovery_ops: u32,
     /// While it stands still: see `held`.
     paused: bool,
+    /// A disk fault has struck it: it has a reason to stop.
+    stricken: bool,
     lanes: [Lane; 2],
     held: Held,
 }
@@ -216,6 +225,11 @@ struct Machine {
     boots: u32,
     processes: u32,
     power_failures: u64,
+    /// Whether a process that was replaced has recycled anything of each log since the newest started.
+    recycled_behind: [bool; 2],
+    clock: NodeClock,
+    /// What is wrong with its disks, if anything ever was.
+    ails: Option<Box<Ailing>>,
 }
 
 impl Machine {
@@ -247,16 +261,26 @@ struct Armed {
 }
 
 #[derive(Clone, Debug, Default)]
-struct NodeDisks([SimDisk; 2]);
+struct NodeDisks([SimDisk; 2], bool);
 
-impl Disks for NodeDisks {
-    fn directory(&self, slot: LogSlot) -> &dyn Directory {
+impl NodeDisks {
+    /// What is there, whether it can be read or not.
+    fn seen(&self, slot: LogSlot) -> &dyn Directory {
         &self.0[slot as usize]
     }
 }
 
+/// As its processes see them.
+impl Disks for NodeDisks {
+    fn directory(&self, slot: LogSlot) -> &dyn Directory {
+        if self.1 { &Unreadable } else { self.seen(slot) }
+    }
+}
+
+mod ailing;
 mod observe;
 
+use ailing::{Ailing, NodeClock, Unreadable, io_error};
 pub use observe::{LogView, NodeView, Note};
 use observe::{client, recovered_in_words};
 
@@ -288,6 +312,8 @@ pub struct World<'a> {
     /// A node that owed something when it was last looked.
     owing: u32,
     net: Net,
+    /// What the disks do to what is unsynced when the power fails.
+    fates: Fates,
     disk_key: Key,
     power_key: Key,
     node_key: Key,
@@ -311,6 +337,10 @@ pub struct World<'a> {
     /// Until when faults are waited for.
     faults_until: Time,
     out: Vec<Output>,
+    /// A client that asks again, and what it has heard since.
+    listens: Option<(base::RequestKey, Vec<Outcome>)>,
+    /// Nodes whose logs have rotted, and that do not come back.
+    given_up: u32,
     recording: Option<Box<Recording>>,
 }
 
@@ -358,7 +388,13 @@ impl<'a> World<'a> {
             agenda: Agenda::new(queue),
             machines: (0..nodes).map(|_| Machine::default()).collect(),
             owing: 0,
-            net: Net::new(&scenario.network, nodes, *scenario.cluster.regions.get_ref(), &root),
+            fates: scenario.swarm.fates(&scenario.disk, seed),
+            net: Net::new(
+                &scenario.swarm.network(&scenario.network, seed),
+                nodes,
+                *scenario.cluster.regions.get_ref(),
+                &root,
+            ),
             disk_key,
             power_key: disk_key.child("power"),
             node_key: root.child("node"),
@@ -376,11 +412,14 @@ impl<'a> World<'a> {
             progress: Time::ZERO,
             faults_until: plan.last_moment() + scenario.liveness.budget.0,
             out: Vec::new(),
+            listens: None,
+            given_up: 0,
             recording: None,
             plan,
         };
         for node in 0..nodes {
             world.agenda.schedule(Time::ZERO, node, What::Start { boot: 0 });
+            world.machines[node as usize].clock = scenario.clock.of(&root, node);
         }
         if scenario.node.undo_attempts > 0 {
             for node in 0..*scenario.cluster.coordinators.get_ref() {
@@ -403,7 +442,7 @@ impl<'a> World<'a> {
         let Some(mut recording) = self.recording.take() else { return Recording::default() };
         if recording.wants_happenings() {
             let lines =
-                |disks: &NodeDisks| SLOTS.map(|slot| recording::log_lines(disks.directory(slot)));
+                |disks: &NodeDisks| SLOTS.map(|slot| recording::log_lines(disks.seen(slot)));
             recording.logs = self.machines.iter().map(|machine| lines(&machine.disks)).collect();
         }
         *recording
@@ -481,6 +520,10 @@ impl<'a> World<'a> {
         }
         let patience = self.scenario.liveness.budget.0;
         let over = self.healed || faults_over;
+        if over && self.given_up > 0 {
+            // What is left waits for people.
+            return Some(Ending::NoProgress);
+        }
         (over && self.now > self.progress + patience).then_some(Ending::NoProgress)
     }
 
@@ -504,6 +547,9 @@ impl<'a> World<'a> {
         self.healed = true;
         self.progress = self.now;
         self.net.heal();
+        for node in 0..self.machines.len() as u32 {
+            self.ends_at(node, Ailing::heals);
+        }
         for machine in &mut self.machines {
             machine.armed.clear();
             machine.again.clear();
@@ -651,7 +697,8 @@ impl<'a> World<'a> {
                 let Envelope { from, message, .. } = self.agenda.messages.get(place);
                 let from = NodeName::numbered(u64::from(*from));
                 let mut out = std::mem::take(&mut self.out);
-                process.node.receive(self.now, from, message, &mut out);
+                let shown = machine.clock.shows(self.now);
+                process.node.receive(shown, from, message, &mut out);
                 self.agenda.messages.free(place);
                 let id = process.id;
                 self.go_on(to, id, out);
@@ -687,6 +734,7 @@ impl<'a> World<'a> {
             What::SyncDone { process, slot } => self.sync_done(target, process, slot),
             What::Wake { process } => {
                 let now = self.now;
+                let clock = self.machines[target as usize].clock;
                 let Some(running) = self.machines[target as usize].process(process) else { return };
                 // Of several timers that were set, the one that counts is the one that was set
                 // last.
@@ -695,7 +743,7 @@ impl<'a> World<'a> {
                 }
                 running.armed = Time::NEVER;
                 match running.node.next_wake() {
-                    Some(due) if due > now => self.arm_timer(target, process),
+                    Some(due) if due > clock.shows(now) => self.arm_timer(target, process),
                     Some(_) => self.feed(target, process, Input::Wake),
                     None => {}
                 }
@@ -703,6 +751,9 @@ impl<'a> World<'a> {
             What::Fault => self.strike(target),
             What::FaultEnds => {
                 self.net.unblock(target);
+                if let Some(node) = self.plan.faults[target as usize].action.node() {
+                    self.ends_at(node, |ails| ails.ends(target));
+                }
                 self.fault_is_over();
             }
             What::Start { boot } => {
@@ -730,6 +781,7 @@ impl<'a> World<'a> {
             What::NextWave => self.clients_go_on(),
             What::Operate => self.operate(target),
             What::Cancel => self.cancel(target),
+            What::AskAgain { other } => self.ask_again(target, other),
         }
     }
 
@@ -740,9 +792,11 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         machine.boots += 1;
         machine.processes += 1;
+        machine.recycled_behind = [false; 2];
         let (id, boot) = (machine.processes, machine.boots);
         let mut out = std::mem::take(&mut self.out);
-        let running = Node::start(config, self.mode, self.now, &machine.disks, &mut out);
+        let shown = machine.clock.shows(self.now);
+        let running = Node::start(config, self.mode, shown, &machine.disks, &mut out);
         machine.process = Some(Process {
             node: Box::new(running),
             armed: Time::NEVER,
@@ -750,6 +804,7 @@ impl<'a> World<'a> {
             boot,
             recovery_ops: 0,
             paused: false,
+            stricken: false,
             lanes: Default::default(),
             held: Held::default(),
         });
@@ -766,7 +821,7 @@ impl<'a> World<'a> {
         let key = self.node_key.keyed(u64::from(node));
         let boots = self.machines[node as usize].boots;
         let mut config = Config::both(name, key.draw(0, 0).u64(), key.child("engine"));
-        let unix_ms_at_zero = 1_700_000_000_000;
+        let unix_ms_at_zero = 1_700_000_000_000 + self.machines[node as usize].clock.calendar_ms;
         if node < *scenario.cluster.coordinators.get_ref() {
             let engine = config.coordinator.get_or_insert_with(|| {
                 coordinator::Config::new(CoordinatorId(name.0), key.child("engine"))
@@ -805,7 +860,7 @@ impl<'a> World<'a> {
         }
         let flushed = flushed_slot(&input);
         let mut out = std::mem::take(&mut self.out);
-        process.node.handle(self.now, input, &machine.disks, &mut out);
+        process.node.handle(machine.clock.shows(self.now), input, &machine.disks, &mut out);
         if let Some(slot) = flushed
             && (machine.is_watched() || self.recording.is_some())
         {
@@ -852,7 +907,7 @@ impl<'a> World<'a> {
                 process.held.inputs.push_back(input);
                 continue;
             }
-            process.node.handle(now, input, &machine.disks, &mut out);
+            process.node.handle(machine.clock.shows(now), input, &machine.disks, &mut out);
             if done && (machine.is_watched() || self.recording.is_some()) {
                 self.signals_durable(node, id, slot);
             }
@@ -882,9 +937,10 @@ impl<'a> World<'a> {
 
     fn arm_timer(&mut self, node: u32, id: u32) {
         let now = self.now;
+        let clock = self.machines[node as usize].clock;
         let Some(process) = self.machines[node as usize].process(id) else { return };
         if let Some(wake) = process.node.next_wake() {
-            let wake = wake.max(now);
+            let wake = clock.comes_to(wake).max(now);
             if wake < process.armed {
                 process.armed = wake;
                 self.agenda.schedule(wake, node, What::Wake { process: id });
@@ -972,9 +1028,10 @@ impl<'a> World<'a> {
     fn recovered(&mut self, node: u32, slot: LogSlot, report: &RecoveryReport) {
         let moment = self.moment();
         let machine = &self.machines[node as usize];
-        let disk = machine.disks.directory(slot);
+        let disk = machine.disks.seen(slot);
         for judge in &mut self.judges {
-            judge.recovered(moment, node, slot, report, disk, &mut self.findings);
+            let recycled = machine.recycled_behind[slot as usize];
+            judge.recovered(moment, node, slot, report, disk, recycled, &mut self.findings);
         }
         if let Some(recording) = &mut self.recording
             && recording.wants_happenings()
@@ -983,6 +1040,20 @@ impl<'a> World<'a> {
             let (found, truth) = (recording::found(report), recording::truth(role, disk));
             let what = Happening::Recovered { node, role, records, found, truth };
             recording.happenings.push((moment, what));
+        }
+        // Every changed bit is reported. (Where a process may be replaced, some bytes count for nothing.)
+        let is_told = !report.scanned.corruption.is_empty();
+        let rotten = machine.ails.as_ref().is_some_and(|ails| {
+            let of = |(of, segment, _): &&(LogSlot, SegmentId, u64)| {
+                *of == slot && machine.disks.0[slot as usize].holds(*segment)
+            };
+            ails.rotten.iter().any(|bit| of(&bit))
+        });
+        if rotten && !is_told && self.mode == OpenMode::Exclusive {
+            let what = format!(
+                "n{node} recovers its {slot:?} log, and does not say that a bit of it has changed"
+            );
+            self.findings.object("G7", moment, what);
         }
         let boot = machine.boots;
         let ready = machine.process.as_ref().is_some_and(|p| p.node.is_ready());
@@ -995,6 +1066,10 @@ impl<'a> World<'a> {
             let unanswered: Vec<u32> = self.workload.unanswered(node).collect();
             for operation in unanswered {
                 self.agenda.schedule(self.now, operation, What::Ask);
+            }
+            let answered: Vec<u32> = self.workload.answered_by(node).collect();
+            for operation in answered {
+                self.will_ask_again(operation, boot);
             }
             self.clients_go_on();
         }
@@ -1027,6 +1102,11 @@ impl<'a> World<'a> {
     }
 
     fn reply(&mut self, key: &base::RequestKey, outcome: &Outcome) {
+        if let Some((of, heard)) = &mut self.listens
+            && of == key
+        {
+            heard.push(outcome.clone());
+        }
         if let Outcome::Refused(_) = outcome {
             // Too busy: the client waits and asks again.
             if let Some(operation) = Workload::operation_of(key) {
@@ -1038,7 +1118,9 @@ impl<'a> World<'a> {
         for judge in &mut self.judges {
             judge.replied(moment, key, outcome, &mut self.findings);
         }
-        if let Some(operation) = self.workload.answered(key) {
+        let for_ever = is_a_promise(outcome) || *outcome == Outcome::SagaAborted;
+        if let Some(operation) = self.workload.answered(key, for_ever) {
+            self.will_ask_again(operation, 0);
             self.note(None, || format!("{} hears {outcome:?}", client(key)));
             self.happened(|| Happening::Told { operation, outcome: format!("{outcome:?}") });
             self.counters.answers.count(outcome);
@@ -1059,13 +1141,27 @@ impl<'a> World<'a> {
             // A zombie that goes on opening the log takes it over in turn.
             let fenced = self.mode == OpenMode::TakeOver
                 && ["another writer", "already exists"].iter().any(|word| reason.contains(word));
-            if !fenced {
-                // No disk fails here, and nobody else has its log: it had no reason to stop.
+            let stricken = machine.process.as_ref().is_some_and(|process| process.stricken);
+            let unreadable = machine.disks.1;
+            let ails = machine.ails.as_deref();
+            let rotten = ails.is_some_and(|ails| ails.has_rotten(&machine.disks));
+            let causes = ails.map_or_else(Vec::new, |ails| ails.read_errors.clone());
+            if unreadable && !stricken {
+                causes.into_iter().for_each(|entry| self.took_effect(entry));
+            }
+            let machine = &mut self.machines[node as usize];
+            if !fenced && !stricken && !unreadable && !rotten {
+                // Its disk is well, and nobody else has its log: it had no reason to stop.
                 let what = format!("n{node} stops without need: {reason}");
                 self.findings.object("G21", moment, what);
             }
             machine.process = None;
             let boot = machine.boots;
+            if rotten && !stricken && !unreadable {
+                // It is for people to say what becomes of such a log.
+                self.given_up += 1;
+                return;
+            }
             self.faults_open += 1;
             self.agenda.schedule(self.now + DIED_PAUSE, node, What::Start { boot });
         } else {
@@ -1084,7 +1180,9 @@ impl<'a> World<'a> {
             if watched {
                 self.signals_next_op(node, id, slot);
             }
-            let Machine { process, zombies, disks, syncs, .. } = &mut self.machines[node as usize];
+            let Machine { process, zombies, disks, syncs, recycled_behind, ails, .. } =
+                &mut self.machines[node as usize];
+            let replaced = process.as_ref().is_some_and(|process| process.id != id);
             // The lock is the oldest process's, as long as that lives.
             let older = process.iter().chain(zombies.iter()).any(|other| other.id < id);
             let process = find(process, zombies, id)?;
@@ -1111,6 +1209,14 @@ impl<'a> World<'a> {
                         let (retires, blanks) =
                             (matches!(op, DiskOp::Retire(_)), matches!(op, DiskOp::Blank(_)));
                         self.counters.segments_recycled += u64::from(retires);
+                        recycled_behind[slot as usize] |= retires && replaced;
+                        let refused = ails.as_mut().and_then(|ails| ails.refuses(&op, disk));
+                        if let Some((entry, error)) = refused {
+                            lane.ops = None;
+                            process.stricken = true;
+                            self.took_effect(entry);
+                            return Some(Err(error));
+                        }
                         let done = disk.perform(op);
                         if blanks && self.mode == OpenMode::TakeOver {
                             disk.reuse_nothing();
@@ -1129,7 +1235,16 @@ impl<'a> World<'a> {
                 lane.syncing = Some(Syncing { segment, reach: disk.begin_sync() });
                 *syncs += 1;
                 let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, *syncs);
-                let at = self.now + Duration::from_nanos(draw.between(self.sync.0, self.sync.1));
+                let mut at =
+                    self.now + Duration::from_nanos(draw.between(self.sync.0, self.sync.1));
+                let stalls = ails.as_ref().map_or(&[][..], |ails| &ails.stalls);
+                if let Some((entry, until)) = stalls.iter().max_by_key(|(_, until)| *until)
+                    && *until > at
+                {
+                    at = *until;
+                    let entry = *entry;
+                    self.took_effect(entry);
+                }
                 self.counters.syncs += 1;
                 self.agenda.schedule(at, node, What::SyncDone { process: id, slot });
                 return None;
@@ -1155,6 +1270,10 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         let Some(process) = machine.process(id) else { return };
         let Some(sync) = process.lanes[slot as usize].syncing.take() else { return };
+        if machine.ails.as_ref().is_some_and(|ails| !ails.sync_errors.is_empty()) {
+            self.sync_fails(node, id, slot, sync);
+            return;
+        }
         let disk = &mut machine.disks.0[slot as usize];
         match sync.segment {
             Some(segment) => {
@@ -1169,6 +1288,32 @@ impl<'a> World<'a> {
         if let Some(result) = self.disk_goes_on(node, id, slot) {
             self.feed(node, id, Input::Flushed { slot, result });
         }
+    }
+
+    /// A sync has failed: what it was to reach meets the fates of a power failure, and nobody says so
+    /// again.
+    fn sync_fails(&mut self, node: u32, id: u32, slot: LogSlot, sync: Syncing) {
+        let fates = self.fates;
+        let key = self.disk_key.child("failure").keyed(u64::from(node) << 1 | slot as u64);
+        let machine = &mut self.machines[node as usize];
+        let syncs = machine.syncs;
+        let entry = machine.ails.as_mut().and_then(|ails| ails.sync_errors.pop());
+        if let Some(segment) = sync.segment {
+            let dropped = key.draw(syncs, u64::MAX).below(2) == 0;
+            let disk = &mut machine.disks.0[slot as usize];
+            let draw = |serial| key.draw(syncs, serial);
+            let losses = disk.sync_failed(segment, sync.reach, dropped, fates, draw);
+            self.counters.disk_losses(losses);
+        }
+        if let Some(process) = machine.process(id) {
+            process.stricken = true;
+            process.lanes[slot as usize].ops = None;
+        }
+        if let Some(entry) = entry {
+            self.took_effect(entry);
+        }
+        let result = Err(io_error("the sync fails").into());
+        self.feed(node, id, Input::Flushed { slot, result });
     }
 
     // ---- clients ----
@@ -1211,6 +1356,43 @@ impl<'a> World<'a> {
         }
     }
 
+    fn will_ask_again(&mut self, operation: u32, time: u32) {
+        if let Some((after, other)) = self.workload.asks_again_after(operation, time) {
+            self.agenda.schedule(self.now + after, operation, What::AskAgain { other });
+        }
+    }
+
+    /// A client that was answered asks again, perhaps for something else under the same key: it hears the
+    /// same, or that the key is taken, at once.
+    fn ask_again(&mut self, operation: u32, other: bool) {
+        let node = self.workload.coordinator(operation);
+        let Some(process) = &self.machines[node as usize].process else { return };
+        if process.paused || process.node.coordinator().is_none() {
+            return;
+        }
+        let id = process.id;
+        // What was not told for ever may be forgotten, and then the other request would be the first one.
+        let other = other && self.workload.is_answered_for_ever(operation);
+        let request = if other {
+            let Some(request) = self.workload.another_request(operation) else { return };
+            request
+        } else {
+            self.workload.request(operation)
+        };
+        let key = request.key.clone();
+        self.listens = Some((key.clone(), Vec::new()));
+        self.feed(node, id, Input::Submit(request));
+        let heard = self.listens.take().map_or_else(Vec::new, |(_, heard)| heard);
+        let process = self.machines[node as usize].process.as_ref();
+        // A fault may have struck before the answer left.
+        if process.is_some_and(|process| process.id == id && !process.paused) {
+            let moment = self.moment();
+            for judge in &mut self.judges {
+                judge.asked_again(moment, &key, other, &heard, &mut self.findings);
+            }
+        }
+    }
+
     fn cancel(&mut self, operation: u32) {
         if !self.workload.is_waiting(operation) {
             return;
@@ -1240,6 +1422,8 @@ impl<'a> World<'a> {
                         _ => Ordered::MarkDone,
                     },
                     (_, true) if draw.below(4) == 0 => Ordered::CloseUnanswered,
+                    // Mostly it is too early or too late for this, and he hears so.
+                    (false, false) if draw.nth(1).below(16) == 0 => Ordered::MarkDone,
                     _ => continue,
                 };
                 let (who, why) = ("operator".into(), "it waits".into());
@@ -1375,6 +1559,8 @@ impl<'a> World<'a> {
         self.count(node, |signal| match signal {
             Signal::Write => op == OpKind::Write,
             Signal::Sync => op == OpKind::Sync,
+            Signal::Retire => op == OpKind::Retire,
+            Signal::Blank => op == OpKind::Blank,
             Signal::Output => true,
             _ => false,
         })
@@ -1426,15 +1612,58 @@ impl<'a> World<'a> {
         }
     }
 
+    /// An entry has done what it is for.
+    fn took_effect(&mut self, entry: u32) {
+        if !std::mem::replace(&mut self.struck[entry as usize], true) {
+            let name = self.plan.faults[entry as usize].action.name();
+            *self.counters.faults.entry(name).or_default() += 1;
+        }
+    }
+
+    /// Something that lasts is over at a node's disks.
+    fn ends_at(&mut self, node: u32, end: impl FnOnce(&mut Ailing)) {
+        let machine = &mut self.machines[node as usize];
+        if let Some(ails) = &mut machine.ails {
+            end(ails);
+            machine.disks.1 = !ails.read_errors.is_empty();
+        }
+    }
+
+    /// Something is wrong with a node's disks from now on. It counts once it has shown.
+    fn ails(&mut self, node: u32) -> &mut Ailing {
+        self.machines[node as usize].ails.get_or_insert_default()
+    }
+
+    /// A bit of what a node's logs hold for good changes, if they hold anything yet. Not while they are
+    /// being read, when some of it may have been read already; nor before, when a crash may have left bytes
+    /// that are part of no log.
+    fn rots(&mut self, entry: u32, node: u32) {
+        let process = self.machines[node as usize].process.as_ref();
+        if process.is_none_or(|process| !process.node.is_ready()) {
+            return;
+        }
+        let draw = self.disk_key.child("rot").draw(u64::from(entry), 0);
+        let first = draw.below(2) as usize;
+        for slot in [SLOTS[first], SLOTS[1 - first]] {
+            let disk = &mut self.machines[node as usize].disks.0[slot as usize];
+            if let Some((segment, at)) = disk.rots(&draw) {
+                self.ails(node).rotten.push((slot, segment, at));
+                self.took_effect(entry);
+                break;
+            }
+        }
+    }
+
     fn act(&mut self, entry: u32) {
         let fault = self.plan.faults[entry as usize].clone();
-        self.struck[entry as usize] = true;
         self.progress = self.now;
         self.trace.word(u64::from(entry) | 1 << 40);
         self.note(None, || format!("fault {entry} strikes: {}", fault.action.name()));
         let (kind, struck) = (fault.action.name(), fault.action.node());
         self.happened(|| Happening::Fault { entry, kind, node: struck });
-        self.counters.faults.entry(fault.action.name()).and_modify(|n| *n += 1).or_insert(1);
+        if !fault.action.shows_later() {
+            self.took_effect(entry);
+        }
         match fault.action {
             Action::PowerLoss { node, down, mut again, unsynced } => {
                 again.reverse();
@@ -1459,8 +1688,50 @@ impl<'a> World<'a> {
                 }
                 self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
             }
+            Action::SyncError { node } => {
+                self.ails(node).sync_errors.push(entry);
+                self.fault_is_over();
+            }
+            Action::WriteError { node, short } => {
+                self.ails(node).write_errors.push((entry, short));
+                self.fault_is_over();
+            }
+            Action::ReadError { node, lasts } => {
+                self.ails(node).read_errors.push(entry);
+                self.machines[node as usize].disks.1 = true;
+                self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
+            }
+            Action::DiskFull { node, lasts } => {
+                self.ails(node).full.push(entry);
+                self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
+            }
+            Action::Stall { node, lasts } => {
+                let until = self.now + lasts;
+                self.ails(node).stalls.push((entry, until));
+                self.agenda.schedule(until, entry, What::FaultEnds);
+            }
+            Action::BitRot { node } => {
+                self.rots(entry, node);
+                self.fault_is_over();
+            }
+            Action::ClockJump { node, by, back } => {
+                let clock = &mut self.machines[node as usize].clock;
+                clock.ahead = clock.ahead.saturating_add(by.as_nanos() as u64);
+                if back {
+                    clock.calendar_ms -= 2 * by.as_millis() as i64;
+                }
+                // Whatever it waits for may be due.
+                let running = self.machines[node as usize].process.as_ref();
+                if let Some(id) = running.map(|process| process.id) {
+                    self.arm_timer(node, id);
+                }
+                self.fault_is_over();
+            }
             Action::Heal => {
                 self.net.unblock_all();
+                for node in 0..self.machines.len() as u32 {
+                    self.ends_at(node, Ailing::heals);
+                }
                 self.fault_is_over();
             }
             Action::Drop { kind, from, to, lasts } => {
@@ -1494,7 +1765,7 @@ impl<'a> World<'a> {
         if let Crash::Power(unsynced) = crash {
             machine.zombies.clear();
             machine.power_failures += 1;
-            let fates = self.scenario.disk.fates();
+            let fates = self.fates;
             let mut before = Unsafe::default();
             for slot in SLOTS {
                 let entity = u64::from(node) << 1 | slot as u64;
@@ -1512,7 +1783,7 @@ impl<'a> World<'a> {
         let moment = self.moment();
         let machine = &self.machines[node as usize];
         for slot in SLOTS {
-            let disk = machine.disks.directory(slot);
+            let disk = machine.disks.seen(slot);
             for judge in &mut self.judges {
                 judge.crashed(moment, node, slot, power, disk, &mut self.findings);
             }

@@ -227,24 +227,25 @@ impl Opening {
         if self.mode == OpenMode::Exclusive {
             mend_headers(&survey, &mut ops);
         }
-        let mut file_bytes = 0;
         if let Some(tail) = self.progress.tail {
             let mut window = Window::new(directory);
             window.open(tail.segment)?;
-            file_bytes = window.file_bytes();
+            let file_bytes = window.file_bytes();
             if self.mode == OpenMode::Exclusive && tail.torn {
                 cut(&mut window, &tail, &mut ops)?;
             }
             rewrite(&mut window, &tail, &mut ops)?;
+            if self.mode == OpenMode::Exclusive && file_bytes > tail.end {
+                // Before the seal, which says that nothing is there: an opening whose sync has failed may
+                // have left zeros in the page cache, over a torn tail that the disk still has.
+                ops.push(DiskOp::Truncate { segment: tail.segment, len: tail.end });
+                ops.push(DiskOp::Sync(tail.segment));
+            }
         }
         let held = self.progress.held.map(|held| held.segment);
         let take_over = self.mode == OpenMode::TakeOver || survey.was_taken_over(held);
         let seal = self.seal(take_over);
         seal_ops(&claim, &seal, &mut ops);
-        let tail = self.progress.tail.filter(|tail| file_bytes > tail.end);
-        if let (Some(tail), OpenMode::Exclusive) = (tail, self.mode) {
-            ops.push(DiskOp::Truncate { segment: tail.segment, len: tail.end });
-        }
         let scanned = &mut self.progress.scanned;
         scanned.segments += 1;
         scanned.log_id = Some(claim.log_id);

@@ -36,7 +36,7 @@ pub(super) enum Stage {
     Ended(u64),
 }
 
-/// About so many bytes of parts are appended in one round.
+/// About so many bytes of parts are appended in one round, and no more than about a batch of the log's.
 const ROUND_BYTES: usize = 4 << 10;
 
 impl Engine {
@@ -55,7 +55,7 @@ impl Engine {
             return;
         }
         self.snapshot.get_or_insert(Stage::Sagas(None));
-        let mut left = ROUND_BYTES;
+        let mut left = ROUND_BYTES.min(log.config().batch_bytes_max as usize);
         while let Some(stage) = self.snapshot {
             // Nothing is lost if the log is busy: the same parts are due in the next round.
             let Ok((next, bytes)) = self.append_next(now, stage, out) else { return };

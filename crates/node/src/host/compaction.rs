@@ -25,7 +25,7 @@ pub(super) enum Stage {
     Coordinators(Vec<CoordinatorId>),
 }
 
-/// About so many bytes of parts are appended in one round.
+/// About so many bytes of parts are appended in one round, and no more than about a batch of the log's.
 const ROUND_BYTES: usize = 4 << 10;
 
 impl Host {
@@ -55,11 +55,11 @@ impl Host {
             // One round for each flush: others go first.
             return;
         }
+        let mut left = ROUND_BYTES.min(log.config().batch_bytes_max as usize);
         if self.snapshot.is_none() {
             let waiting = self.participant.prepared().map(|(key, _)| key);
             self.snapshot = Some(Stage::Promises(waiting.collect()));
         }
-        let mut left = ROUND_BYTES;
         while let Some(stage) = self.snapshot.take() {
             match self.append_next(now, stage, out) {
                 Ok((next, bytes)) => {

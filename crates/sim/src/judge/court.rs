@@ -25,6 +25,7 @@ use wal_core::{Directory, SegmentId};
 /// | `G13`, `G14` | a commit without every durable YES; a promise broken or decided alone |
 /// | `I1`, `I2`, `I3` | two ends of one transaction, at participants, to clients, in messages |
 /// | `I4`, `I5`, `G20` | a token with two effects, an effect behind its tombstone, an undo out of order, an end with effects missing or left |
+/// | `key` | one request key for two operations; a client that asks again is not told the same, or not that its key is taken |
 /// | `I6`, `G15` | at a quiet end: a saga without an end, stores that differ from what clients were promised |
 /// | `I7` | a recovery that finds another state than the model does in the same bytes |
 /// | `I8`, `G17` | an effect of a replaced epoch; a command under an epoch that is not durable |
@@ -111,6 +112,17 @@ impl Judge for Court {
         settle(at, None, self.facts.replied(key, outcome).err(), found);
     }
 
+    fn asked_again(
+        &mut self,
+        at: Moment,
+        key: &RequestKey,
+        other: bool,
+        heard: &[Outcome],
+        found: &mut Findings,
+    ) {
+        settle(at, None, self.facts.asked_again(key, other, heard).err(), found);
+    }
+
     fn operated(&mut self, at: Moment, node: u32, told: &Operated, found: &mut Findings) {
         settle(at, None, self.facts.operated(node, told).err(), found);
     }
@@ -122,6 +134,7 @@ impl Judge for Court {
         slot: LogSlot,
         report: &RecoveryReport,
         disk: &dyn Directory,
+        recycled: bool,
         found: &mut Findings,
     ) {
         self.recoveries += 1;
@@ -139,7 +152,7 @@ impl Judge for Court {
         self.kept_unsynced += u64::from(ledger.durable() > before);
         match read {
             Ok(end) => {
-                told = end.told;
+                told = Told { recycled, ..end.told };
                 self.wrote_behind_a_seal += u64::from(end.fenced_bytes > 0);
                 if let Some(opened) = ledger.opened() {
                     self.opened[node as usize][slot as usize] = opened;

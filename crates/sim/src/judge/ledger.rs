@@ -52,7 +52,7 @@ pub struct Opened {
 /// Holds what a part of a snapshot carries against what was durable: an operation's records are the very
 /// ones that the log held under their numbers. `carried` is what earlier parts have begun.
 fn carries(record: &LogRecord<'_>, carried: &mut Vec<u8>, sums: &[u32]) -> Checked {
-    /// Whose records follow; records; promises, which are written anew.
+    /// Whose records follow; records; what a participant carries.
     const OPERATION: u8 = 65;
     const RECORDS: u8 = 66;
     const PROMISE: u8 = 3;
@@ -98,7 +98,7 @@ fn carries(record: &LogRecord<'_>, carried: &mut Vec<u8>, sums: &[u32]) -> Check
         rest = Fields(behind);
         let known = sequence.checked_sub(1).and_then(|at| sums.get(at as usize));
         let sum = reader::sum_of(sequence, event, ms as i64, payload);
-        // A step's outcome leaves out what it did to the data: what it gave, later replies are held to.
+        // What a participant carries is written anew: see `survey`.
         if kind != PROMISE && kind != STEP && known != Some(&sum) {
             return Err(what(&format!("record {sequence} was another one")));
         }

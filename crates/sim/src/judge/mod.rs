@@ -12,6 +12,7 @@ mod ledger;
 pub mod model;
 pub(crate) mod payload;
 pub mod reader;
+mod survey;
 
 pub use crate::disk::Durable;
 pub use court::Court;
@@ -117,6 +118,18 @@ pub trait Judge {
     ) {
     }
 
+    /// A client that was told how its request ended has asked again, with the same request or with another
+    /// one under its key, of a process that goes on; this is what it has heard at once.
+    fn asked_again(
+        &mut self,
+        _at: Moment,
+        _key: &RequestKey,
+        _other: bool,
+        _heard: &[Outcome],
+        _found: &mut Findings,
+    ) {
+    }
+
     /// An operator is told what became of an order.
     fn operated(
         &mut self,
@@ -140,7 +153,9 @@ pub trait Judge {
     }
 
     /// A node has replayed one of its logs, and reports what it found before it acts on it. `disk` is
-    /// what it read: the log ends where the newest segment's seal says.
+    /// what it read: the log ends where the newest segment's seal says. `recycled`: a process that it
+    /// replaced has taken segments away since it started, which it may have read before.
+    #[expect(clippy::too_many_arguments, reason = "each is another thing that is seen")]
     fn recovered(
         &mut self,
         _at: Moment,
@@ -148,6 +163,7 @@ pub trait Judge {
         _slot: LogSlot,
         _report: &RecoveryReport,
         _disk: &dyn Directory,
+        _recycled: bool,
         _found: &mut Findings,
     ) {
     }

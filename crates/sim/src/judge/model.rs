@@ -118,6 +118,8 @@ pub struct Saga {
     pub parked: StepSet,
     /// Steps that an operator has undone by hand.
     pub marked: StepSet,
+    /// The same, also if another order has come since: a call may be on its way that says so.
+    pub ever_marked: StepSet,
     /// Steps of which an operator says that nobody will ever answer.
     pub closed: StepSet,
     /// Steps whose undo an operator has replaced.
@@ -386,6 +388,9 @@ impl Saga {
                 (turned && self.to_undo(rules) & step > 0).then_some(())?;
                 match (order, parked) {
                     (Some([what, ..]), _) => {
+                        // Of a step on which others still depend nothing is to be ordered yet.
+                        let index = step.trailing_zeros() as usize;
+                        (self.dependents(index) & self.to_undo(rules) == 0).then_some(())?;
                         match what {
                             0 => {
                                 (self.parked, self.marked) =
@@ -393,7 +398,8 @@ impl Saga {
                             }
                             1 => {
                                 (self.parked, self.marked) =
-                                    (self.parked & !step, self.marked | step)
+                                    (self.parked & !step, self.marked | step);
+                                self.ever_marked |= step;
                             }
                             2 => {
                                 (self.marked & step > 0).then_some(())?;
@@ -914,6 +920,7 @@ impl Model {
             transaction_events: self.transaction_events,
             checkpoints: self.checkpoints,
             from_snapshot: false,
+            recycled: false,
         };
         self.compare_with(report, &told)
     }
@@ -971,7 +978,7 @@ impl Model {
         ];
         // A process that was replaced may take away what a snapshot covers, between its successor's reading
         // and here: then there was more to count. What was read must be the same all the same.
-        let recycled = told.from_snapshot && scanned.records > told.records;
+        let recycled = told.recycled && told.from_snapshot && scanned.records > told.records;
         let counted =
             ["records", "records in all", "saga events", "transaction events", "checkpoints"];
         for (name, found, expected) in counts {

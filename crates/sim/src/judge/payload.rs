@@ -44,6 +44,9 @@ pub mod tag {
     pub const HEURISTIC: u8 = 42;
     /// u8, 1, on `step_outcome`: undone by hand.
     pub const MARKED: u8 = 43;
+    /// u64 each, on `coordinator_seen`: the highest id up to which operations are finished, and those up
+    /// to it that are not.
+    pub const FINISHED: u8 = 75;
 }
 
 /// A participant as `tx_commit_start` lists it, 76 bytes: shard, node, store, boot count.

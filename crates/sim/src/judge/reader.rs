@@ -558,6 +558,9 @@ pub struct Told {
     pub checkpoints: u64,
     /// Whether they begin with a snapshot.
     pub from_snapshot: bool,
+    /// Whether more of them may have been read: a process that was replaced has taken segments away
+    /// since.
+    pub recycled: bool,
 }
 
 impl Told {

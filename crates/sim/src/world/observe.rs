@@ -225,6 +225,9 @@ impl<'a> World<'a> {
             What::NextWave => return (None, "has the wave ended?".to_owned()),
             What::Operate => "its operator looks".to_owned(),
             What::Cancel => return (None, format!("the client of operation {target} cancels")),
+            What::AskAgain { .. } => {
+                return (None, format!("the client of operation {target} asks again"));
+            }
         };
         debug_assert!(u64::from(entry.what >> KIND_SHIFT) > DELIVER, "it is no message");
         (Some(target), text)

@@ -218,7 +218,7 @@ impl Life {
 fn g11_a_crash_at_any_operation_of_a_compaction_loses_nothing() {
     let mut life = Life::new();
     let mut choices = Choices::seeded(11);
-    for records in [200, 3, 200] {
+    for records in [200, 3, 200, 3, 250] {
         life.run(records, &mut choices, OpenMode::Exclusive);
     }
     assert!(life.compactions >= 3 && life.recycled >= 5, "{}", life.compactions);
