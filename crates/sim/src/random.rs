@@ -43,13 +43,15 @@ pub fn small(seed: u64) -> String {
     let cancels = if rich { percent(apart, 30) } else { 0 };
     let undo_attempts = if stuck > 0 { apart.between(1, 4) } else { 0 };
     let jitter = if rich { percent(apart, 50) } else { 0 };
+    let apart = &mut Key::root(seed).child("small").child("transactions").stream();
+    let (alone, looks) = (percent(apart, 60), percent(apart, 60));
     let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
          [cluster]\nnodes = {nodes}\ncoordinators = {coordinators}\nregions = {coordinators}\n\n\
          [workload]\nkind = \"{kind}\"\nshape = \"{shape}\"\noperations = {operations}\n\
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
-         vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\
+         vote_no = \"{no}%\"\nalone = \"{alone}%\"\nlooks = \"{looks}%\"\nrefuse = \"{refuse}%\"\n\
          kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
