@@ -211,8 +211,9 @@ impl Replay {
             let machine = &transaction.machine;
             let action = match machine.decision() {
                 Some(Decision::Commit) => RecoveryAction::TxResumeCommit,
+                Some(Decision::Abort | Decision::ReadOnly) => RecoveryAction::TxResumeAbort,
                 None if machine.is_delegated() => RecoveryAction::None,
-                Some(Decision::Abort | Decision::ReadOnly) | None => RecoveryAction::TxResumeAbort,
+                None => RecoveryAction::TxResumeAbort,
             };
             operations.push(OperationReport {
                 id: *id,

@@ -402,6 +402,14 @@ impl Transaction {
         let undecided =
             matches!(self.phase, Phase::Created | Phase::Preparing) && !self.is_delegated();
         match *input {
+            Input::Vote { shard, vote } if self.is_delegated() => {
+                self.position(shard)?;
+                Some(match vote {
+                    Vote::Commit => Event::CommitStart { members: self.members.clone() },
+                    Vote::Abort => Event::AbortStart,
+                    Vote::ReadOnly => Event::ReadOnlyComplete,
+                })
+            }
             Input::Vote { shard, vote } => {
                 let member = self.position(shard)?;
                 let first = self.phase == Phase::Preparing && self.vote(member).is_none();
@@ -442,12 +450,10 @@ impl Transaction {
                 self.phase = Phase::Preparing;
                 self.one_phase_at = Some(sequence);
             }
+            // In one phase the answer is no vote, and there is nothing to prepare for an abort.
             (
-                Event::AbortStart
-                | Event::AbortComplete
-                | Event::RollbackStart
-                | Event::RollbackComplete,
-                _,
+                Event::VoteReceived { .. } | Event::AbortComplete | Event::RollbackStart,
+                Phase::Preparing,
             ) if self.is_delegated() => return Err(illegal),
             (
                 Event::VoteReceived { shard, vote },
@@ -469,7 +475,8 @@ impl Transaction {
             (Event::CommitStart { members }, Phase::Created | Phase::Preparing) => {
                 // Whom only the decision names has not voted either.
                 self.learn(members);
-                if self.phase == Phase::Created || !self.all_agreed() {
+                let alone = self.is_delegated() && self.members.len() == 1;
+                if !alone && (self.phase == Phase::Created || !self.all_agreed()) {
                     anomaly = Some(IllegalTransition::UnbackedCommit);
                 }
                 self.phase = Phase::Committing;
@@ -489,7 +496,9 @@ impl Transaction {
                 Event::AbortComplete,
                 Phase::Created | Phase::Preparing | Phase::Aborting | Phase::RollingBack,
             ) => self.phase = Phase::Ended(Decision::Abort),
-            (Event::ReadOnlyComplete, Phase::Preparing) if self.all_read_only() => {
+            (Event::ReadOnlyComplete, Phase::Preparing)
+                if self.all_read_only() || self.is_delegated() =>
+            {
                 self.phase = Phase::Ended(Decision::ReadOnly);
             }
             (Event::RollbackStart, Phase::Preparing | Phase::RollingBack) => {
@@ -530,9 +539,7 @@ impl Transaction {
         match self.phase {
             Phase::Created => {}
             Phase::Preparing if let Some(after) = self.one_phase_at => {
-                if self.is_delegated() {
-                    owed.push(Effect::Delegate { member: 0, after });
-                }
+                owed.push(Effect::Delegate { member: 0, after });
             }
             Phase::Preparing => owed.extend(
                 members
@@ -551,8 +558,13 @@ impl Transaction {
             }
             Phase::Aborting | Phase::RollingBack => {
                 owed.push(Effect::Tell { decision: Decision::Abort, after: Sequence::NONE });
-                // Who voted no has aborted already, and who voted read-only does not care.
-                let told = |m: usize| self.voted_no.contains(m) || self.voted_read_only.contains(m);
+                // Who voted no has aborted already, and so has who decided alone; who voted read-only
+                // does not care.
+                let told = |m: usize| {
+                    self.one_phase_at.is_some()
+                        || self.voted_no.contains(m)
+                        || self.voted_read_only.contains(m)
+                };
                 owed.extend(
                     members.filter(|&m| !told(m as usize)).map(|member| Effect::Abort { member }),
                 );
@@ -573,11 +585,10 @@ impl Transaction {
         }
     }
 
-    /// Whether the only participant decides by itself, and has not told yet what.
+    /// Whether the only participant decides by itself, and it is not in the log yet what.
     #[must_use]
     pub fn is_delegated(&self) -> bool {
-        let told = self.vote(0).is_some();
-        self.phase == Phase::Preparing && self.one_phase_at.is_some() && !told
+        self.phase == Phase::Preparing && self.one_phase_at.is_some()
     }
 
     /// A participant acknowledged the commit: it is not sent to it again. True if this was news.

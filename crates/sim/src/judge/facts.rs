@@ -448,6 +448,8 @@ impl Facts {
             }
             Change::Voted(shard, vote) => self.voted(node, id, shard, vote),
             Change::CommitStart => self.commit_decided(node, id),
+            Change::RefusedAlone => self.refused_alone(node, id),
+            Change::NothingToDecide => self.nothing_to_decide(node, id),
             Change::CommitComplete => self.commit_complete(node, id),
             Change::StepSucceeded(step) => {
                 let index = step.trailing_zeros() as usize;
@@ -538,6 +540,25 @@ impl Facts {
         }
         let request = spread.request;
         self.decided(request, Ended::Committed)
+    }
+
+    fn refused_alone(&self, node: u32, id: OperationId) -> Checked {
+        let spread = self.coordinators[node as usize].spread.get(id);
+        let refused = spread.is_some_and(|spread| spread.aborted == 1 && spread.committed == 0);
+        ensure(refused, "G14", || {
+            format!("n{node} aborts transaction {id}, which is its participant's to decide")
+        })
+    }
+
+    fn nothing_to_decide(&self, node: u32, id: OperationId) -> Checked {
+        let Coordinator { model, spread, .. } = &self.coordinators[node as usize];
+        let (Some(tx), Some(spread)) = (model.transactions.get(id), spread.get(id)) else {
+            return Ok(());
+        };
+        let mut shards = tx.members(&model.names).map(|member| member.shard.number());
+        ensure(shards.all(|shard| spread.read_only.contains(&shard)), "G1", || {
+            format!("n{node} calls transaction {id} read-only, and somebody did not")
+        })
     }
 
     fn commit_complete(&self, node: u32, id: OperationId) -> Checked {
@@ -900,7 +921,7 @@ impl Facts {
                 format!("{} is undone before steps {before:#b}, which depend on it", place())
             })?;
             let there = calls.changed & bit > 0;
-            ensure(!marked || saga.marked & bit > 0, "I4", || {
+            ensure(!marked || saga.ever_marked & bit > 0, "I4", || {
                 format!("{} is called undone by hand, and no operator has said so", place())
             })?;
             if marked {

@@ -118,6 +118,8 @@ pub struct Saga {
     pub parked: StepSet,
     /// Steps that an operator has undone by hand.
     pub marked: StepSet,
+    /// Steps that one has called so at any time: what was sent of it may arrive after another order.
+    pub ever_marked: StepSet,
     /// Steps of which an operator says that nobody will ever answer.
     pub closed: StepSet,
     /// Steps whose undo an operator has replaced.
@@ -393,7 +395,8 @@ impl Saga {
                             }
                             1 => {
                                 (self.parked, self.marked) =
-                                    (self.parked & !step, self.marked | step)
+                                    (self.parked & !step, self.marked | step);
+                                self.ever_marked |= step;
                             }
                             2 => {
                                 (self.marked & step > 0).then_some(())?;
@@ -610,9 +613,7 @@ impl Transaction {
 
     /// Nobody but its only participant may decide it now.
     fn delegated(&self) -> bool {
-        self.one_phase
-            && self.undecided()
-            && self.members.iter().all(|listed| listed.vote.is_none())
+        self.one_phase && self.undecided()
     }
 
     fn listed_mut(&mut self, shard: Name) -> Option<&mut Listed> {
@@ -724,7 +725,8 @@ impl Transaction {
                     (1, Some([1])) => Vote::ReadOnly,
                     _ => return None,
                 };
-                (self.committing == 0 && (begun || aborting)).then_some(())?;
+                let voting = self.committing == 0 && (begun || aborting);
+                (voting && !self.delegated()).then_some(())?;
                 let listed = self.listed_mut(names.take(&shard.0))?;
                 listed.vote.is_none().then_some(())?;
                 listed.vote = Some(vote);
@@ -740,7 +742,8 @@ impl Transaction {
                 let late = aborting && rules.first_decision_wins;
                 (self.committing == 0 && !late).then_some(())?;
                 let known = self.members.len();
-                let begun_and_voted = begun && self.all_voted_commit();
+                let alone = self.delegated() && self.members.len() == 1;
+                let begun_and_voted = alone || begun && self.all_voted_commit();
                 (begun_and_voted || rules.unbacked_commit_stands).then_some(())?;
                 list.iter().for_each(|bytes| self.learn(bytes, names));
                 // Whom only the decision names has not voted either.
@@ -754,24 +757,30 @@ impl Transaction {
                 change = Change::CommitComplete;
             }
             EventType::TX_ABORT_START => {
-                (self.committing == 0 && !self.delegated()).then_some(())?;
+                (self.committing == 0).then_some(())?;
+                if self.one_phase && self.undecided() {
+                    change = Change::RefusedAlone;
+                }
                 if self.aborting == 0 {
                     self.aborting = at;
                 }
             }
             EventType::TX_ABORT_COMPLETE => {
                 let [read_only] = fields.extensions([tag::READ_ONLY])?;
-                (self.committing == 0 && !self.delegated()).then_some(())?;
+                (self.committing == 0).then_some(())?;
+                let nothing_to_do = self.undecided() && (self.one_phase || self.writers() == 0);
                 self.ended = Some(match read_only {
+                    None if self.delegated() => return None,
                     None => Decision::Abort,
-                    Some([1]) if begun && self.undecided() && self.writers() == 0 => {
-                        Decision::ReadOnly
-                    }
+                    Some([1]) if begun && nothing_to_do => Decision::ReadOnly,
                     Some(_) => return None,
                 });
+                if self.ended == Some(Decision::ReadOnly) {
+                    change = Change::NothingToDecide;
+                }
             }
             EventType::TX_ROLLBACK_START => {
-                (self.committing == 0 && (begun || aborting)).then_some(())?;
+                (self.committing == 0 && (begun || aborting) && !self.delegated()).then_some(())?;
                 if self.rolling_back == 0 {
                     self.rolling_back = at;
                 }
@@ -851,6 +860,10 @@ pub enum Change {
     Voted(ShardId, Vote),
     /// The decision to commit.
     CommitStart,
+    /// Its only participant has decided not to.
+    RefusedAlone,
+    /// Everybody has said that there is nothing to change.
+    NothingToDecide,
     /// A decision to commit without all votes: it stands, and is an anomaly.
     UnbackedCommit,
     /// Everybody has committed.
