@@ -66,7 +66,8 @@ pub mod tag {
     pub const OUTPUT_TYPE: u8 = 36;
     /// Version u32, name UTF-8 of 1 to 64 bytes: of the definition. On `saga_created`.
     pub const DEFINITION: u8 = 37;
-    /// 16 bytes that tell the definition, bodies included, from any other. On `saga_created`.
+    /// 16 bytes that tell the definition, bodies included, from any other. On `saga_created`; on
+    /// `tx_created` those that tell the branches, their work included.
     pub const FINGERPRINT: u8 = 38;
     /// u8: 0, and the bytes behind it are what a step brought; 1, and behind it are their hash, 32
     /// bytes, and their number, u64. On `saga_step_succeeded` and `step_outcome`.
@@ -83,6 +84,13 @@ pub mod tag {
     pub const UNDO_NAME: u8 = 44;
     /// u8, 1: an operator has undone it by hand; nothing was changed by this call. On `step_outcome`.
     pub const MARKED: u8 = 43;
+    /// u8, 1: the vote is read-only; on the vote of such a one, whose published byte is 1, and on the
+    /// `tx_abort_complete` of a transaction of which every vote is one. On `tx_vote_received` and
+    /// `tx_abort_complete`.
+    pub const READ_ONLY: u8 = 45;
+    /// u8, 1: the only participant decides by itself. On `tx_prepare_start`, and on the
+    /// `tx_participant_committed` that is such a decision: what it does is under [`BODY`].
+    pub const ONE_PHASE: u8 = 46;
     /// Highest id u64, then the active ids up to it, u64 each, ascending: the finished-watermark. On
     /// `coordinator_seen`.
     pub const FINISHED: u8 = 75;
@@ -468,10 +476,14 @@ pub fn encode_transaction(
         event
     };
     match event {
-        Event::Created { coordinator, request_key } => {
+        Event::Created { coordinator, request_key, fingerprint } => {
             Fixed::<40>::of(id).put(&coordinator.0).append(out);
+            let mut tags = Tags::behind(out);
             if let Some(key) = request_key {
-                Tags::behind(out).put(tag::REQUEST_KEY, key.as_bytes());
+                tags.put(tag::REQUEST_KEY, key.as_bytes());
+            }
+            if let Some(fingerprint) = fingerprint {
+                tags.put(tag::FINGERPRINT, &fingerprint.to_le_bytes());
             }
             EventType::TX_CREATED
         }
@@ -487,8 +499,11 @@ pub fn encode_transaction(
             EventType::TX_PARTICIPANT_ADDED
         }
         Event::VoteReceived { shard, vote } => {
-            let vote = u8::from(*vote == Vote::Commit);
-            Fixed::<41>::of(id).put(&shard.0).put(&[vote]).append(out);
+            let agrees = u8::from(*vote != Vote::Abort);
+            Fixed::<41>::of(id).put(&shard.0).put(&[agrees]).append(out);
+            if *vote == Vote::ReadOnly {
+                Tags::behind(out).put(tag::READ_ONLY, &[1]);
+            }
             EventType::TX_VOTE_RECEIVED
         }
         Event::CommitStart { members } => {
@@ -498,6 +513,16 @@ pub fn encode_transaction(
             EventType::TX_COMMIT_START
         }
         Event::PrepareStart => bare(EventType::TX_PREPARE_START),
+        Event::OnePhaseStart => {
+            words(out, id, &[]);
+            Tags::behind(out).put(tag::ONE_PHASE, &[1]);
+            EventType::TX_PREPARE_START
+        }
+        Event::ReadOnlyComplete => {
+            words(out, id, &[]);
+            Tags::behind(out).put(tag::READ_ONLY, &[1]);
+            EventType::TX_ABORT_COMPLETE
+        }
         Event::CommitComplete => bare(EventType::TX_COMMIT_COMPLETE),
         Event::AbortStart => bare(EventType::TX_ABORT_START),
         Event::AbortComplete => bare(EventType::TX_ABORT_COMPLETE),
@@ -515,15 +540,18 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
     const NAME: usize = 32;
     const VERSION: usize = 1;
     ID + match event {
-        Event::Created { request_key: None, .. } => NAME,
-        Event::Created { request_key: Some(key), .. } => {
-            NAME + VERSION + Tags::bytes(key.as_bytes().len())
+        Event::Created { request_key: None, fingerprint: None, .. } => NAME,
+        Event::Created { request_key, fingerprint, .. } => {
+            let key = request_key.as_ref().map_or(0, |key| Tags::bytes(key.as_bytes().len()));
+            NAME + VERSION + key + fingerprint.map_or(0, |_| Tags::bytes(16))
         }
         Event::ParticipantAdded(Member { store: None, .. }) => 2 * NAME,
         Event::ParticipantAdded(Member { store: Some(_), .. }) => {
             2 * NAME + VERSION + Tags::bytes(12)
         }
-        Event::VoteReceived { .. } => NAME + 1,
+        Event::VoteReceived { vote: Vote::Commit | Vote::Abort, .. } => NAME + 1,
+        Event::VoteReceived { vote: Vote::ReadOnly, .. } => NAME + 1 + VERSION + Tags::bytes(1),
+        Event::OnePhaseStart | Event::ReadOnlyComplete => VERSION + Tags::bytes(1),
         Event::CommitStart { members } => VERSION + Tags::bytes(members.len() * PARTICIPANT_BYTES),
         Event::PrepareStart
         | Event::CommitComplete
@@ -554,6 +582,15 @@ pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) 
         Event::Committed { key, epoch } => {
             branch(key).tag(tag::EPOCH, &epoch.value().to_le_bytes()).append(out);
             EventType::TX_PARTICIPANT_COMMITTED
+        }
+        Event::OnePhase { key, epoch, work } => {
+            let mut tags = branch(key).tag(tag::EPOCH, &epoch.value().to_le_bytes()).tags(out);
+            tags.put(tag::BODY, work).put(tag::ONE_PHASE, &[1]);
+            EventType::TX_PARTICIPANT_COMMITTED
+        }
+        Event::ReadOnly { key } => {
+            branch(key).append(out);
+            EventType::TX_PARTICIPANT_READ_ONLY
         }
         Event::Aborted { key, promised } => {
             let branch = branch(key);
@@ -959,8 +996,10 @@ fn decode_transaction(
     Ok(match event {
         EventType::TX_CREATED => {
             let coordinator = reader.coordinator()?;
-            let request_key = reader.extensions()?.request_key(event)?;
-            Event::Created { coordinator, request_key }
+            let tags = reader.extensions()?;
+            let request_key = tags.request_key(event)?;
+            let fingerprint = tags.array(tag::FINGERPRINT, event)?.map(u128::from_le_bytes);
+            Event::Created { coordinator, request_key, fingerprint }
         }
         EventType::TX_PARTICIPANT_ADDED => {
             let (shard, node) = (ShardId(reader.array()?), NodeName(reader.array()?));
@@ -974,12 +1013,17 @@ fn decode_transaction(
             };
             Event::ParticipantAdded(Member { shard, node, store })
         }
-        EventType::TX_PREPARE_START => Event::PrepareStart,
+        EventType::TX_PREPARE_START => match reader.extensions()?.flag(tag::ONE_PHASE, event)? {
+            false => Event::PrepareStart,
+            true => Event::OnePhaseStart,
+        },
         EventType::TX_VOTE_RECEIVED => {
             let shard = ShardId(reader.array()?);
-            let vote = match reader.array()? {
-                [0] => Vote::Abort,
-                [1] => Vote::Commit,
+            let agrees = reader.array()?;
+            let vote = match (agrees, reader.extensions()?.flag(tag::READ_ONLY, event)?) {
+                ([0], false) => Vote::Abort,
+                ([1], false) => Vote::Commit,
+                ([1], true) => Vote::ReadOnly,
                 _ => return Err(CodecError::Value(event)),
             };
             Event::VoteReceived { shard, vote }
@@ -989,7 +1033,10 @@ fn decode_transaction(
         }
         EventType::TX_COMMIT_COMPLETE => Event::CommitComplete,
         EventType::TX_ABORT_START => Event::AbortStart,
-        EventType::TX_ABORT_COMPLETE => Event::AbortComplete,
+        EventType::TX_ABORT_COMPLETE => match reader.extensions()?.flag(tag::READ_ONLY, event)? {
+            false => Event::AbortComplete,
+            true => Event::ReadOnlyComplete,
+        },
         EventType::TX_ROLLBACK_START => Event::RollbackStart,
         EventType::TX_ROLLBACK_COMPLETE => Event::RollbackComplete,
         _ => return Err(CodecError::UnknownEvent(event)),
@@ -1020,12 +1067,17 @@ fn decode_participant(
             Fact::Participant(Event::Prepared { key, epoch, peers, work })
         }
         EventType::TX_PARTICIPANT_COMMITTED => {
-            Fact::Participant(Event::Committed { key, epoch: tags.epoch(event)? })
+            let epoch = tags.epoch(event)?;
+            Fact::Participant(match tags.flag(tag::ONE_PHASE, event)? {
+                false => Event::Committed { key, epoch },
+                true => Event::OnePhase { key, epoch, work: tags.bytes(tag::BODY) },
+            })
         }
         EventType::TX_PARTICIPANT_ABORTED => {
             let promised = tags.array(tag::PROMISED, event)? == Some([1]);
             Fact::Participant(Event::Aborted { key, promised })
         }
+        EventType::TX_PARTICIPANT_READ_ONLY => Fact::Participant(Event::ReadOnly { key }),
         EventType::COORDINATOR_SEEN => {
             let epoch = tags.epoch(event)?;
             Fact::Participant(match tags.find(tag::FINISHED) {
@@ -1218,10 +1270,14 @@ mod tests {
         let coordinator = CoordinatorId::numbered(1);
         let mut member = Member::new(ShardId::numbered(2), NodeName::numbered(3));
         let mut events = vec![
-            Tx::Created { coordinator, request_key: None },
+            Tx::Created { coordinator, request_key: None, fingerprint: None },
+            Tx::Created { coordinator, request_key: None, fingerprint: Some(7) },
             Tx::ParticipantAdded(member),
             Tx::PrepareStart,
+            Tx::OnePhaseStart,
             Tx::VoteReceived { shard: member.shard, vote: Vote::Commit },
+            Tx::VoteReceived { shard: member.shard, vote: Vote::ReadOnly },
+            Tx::ReadOnlyComplete,
             Tx::CommitStart { members: vec![] },
             Tx::CommitStart { members: vec![member; 64] },
             Tx::CommitComplete,
@@ -1235,12 +1291,14 @@ mod tests {
         for bytes in [0, 1, RequestKey::BYTES_MAX as usize] {
             let request_key = RequestKey::new(&vec![7; bytes]).ok();
             assert!(request_key.is_some());
-            events.push(Tx::Created { coordinator, request_key });
+            let fingerprint = (bytes > 0).then_some(u128::MAX - 9);
+            events.push(Tx::Created { coordinator, request_key, fingerprint });
         }
         for event in events {
-            let mut payload = Vec::new();
-            encode_transaction(OperationId(6), &event, &mut payload);
+            let (id, mut payload) = (OperationId(6), Vec::new());
+            let kind = encode_transaction(id, &event, &mut payload);
             assert_eq!(payload.len(), transaction_payload_bytes(&event), "{event:?}");
+            assert_eq!(decode(kind, &payload), Ok(Fact::Transaction { id, event }));
         }
     }
 }

@@ -61,6 +61,9 @@ pub struct Config {
     pub active_sagas_max: u32,
     /// This many transactions may be active at once.
     pub active_transactions_max: u32,
+    /// A transaction with one participant is decided by that one: it forces the log once instead of twice, and
+    /// is sent one message instead of two.
+    pub one_phase: bool,
     /// At most so many operations that ended last are answered for, the others' keys may be used anew.
     /// It bounds memory and snapshots, and wins over [`results_kept`](Self::results_kept).
     pub results_max: u32,
@@ -90,6 +93,7 @@ impl Config {
             abort_sends_max: 3,
             active_sagas_max: 1_024,
             active_transactions_max: 256,
+            one_phase: true,
             results_max: 8_192,
             unix_ms_at_zero: 0,
             key,
@@ -104,6 +108,8 @@ pub struct Stats {
     pub committed: u64,
     /// Transactions that ended aborted.
     pub aborted: u64,
+    /// Transactions in which nobody had anything to change.
+    pub read_only: u64,
     /// Sagas of which every step succeeded.
     pub completed: u64,
     /// Sagas that were undone.
@@ -262,6 +268,7 @@ struct Waiting {
     places: Vec<u32>,
     /// How many of their nodes have not announced themselves.
     missing: u32,
+    fingerprint: u128,
     pace: Pace,
 }
 
@@ -305,8 +312,8 @@ enum Known {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     known: Known,
-    /// By which the same request is known again: of a saga its definition's, from the log; of a
-    /// transaction that of its branches, while this process lives.
+    /// By which the same request is known again: of a saga its definition's, of a transaction that of
+    /// its branches. Both are in the log; older logs do not hold all of them.
     fingerprint: Option<u128>,
 }
 
@@ -463,7 +470,8 @@ impl Engine {
             let id = machine.id();
             if let Some(key) = machine.request_key() {
                 let known = Known::Active(OpRef::Transaction(id));
-                engine.requests.insert(key.clone(), Asked { known, fingerprint: None });
+                let fingerprint = machine.fingerprint();
+                engine.requests.insert(key.clone(), Asked { known, fingerprint });
             }
             engine.transactions.insert(
                 id,
@@ -519,10 +527,7 @@ impl Engine {
                     && let Some(op) = self.transactions.get(&id)
                     && let Some(decision) = op.machine.decision()
                 {
-                    let after = match decision {
-                        Decision::Commit => op.machine.evidence(),
-                        Decision::Abort => Sequence::NONE,
-                    };
+                    let after = op.machine.told_after(decision);
                     let reply = Output::Reply { key: request.key, outcome: decision.into() };
                     self.desk.log.owe(after, reply, out);
                 }
@@ -532,7 +537,7 @@ impl Engine {
                 let reply = Output::Reply { key: request.key, outcome: outcome.into() };
                 // An abort may be told at once; its records are never forced.
                 let after = match outcome {
-                    EndedAs::Transaction(Decision::Abort) => Sequence::NONE,
+                    EndedAs::Transaction(Decision::Abort | Decision::ReadOnly) => Sequence::NONE,
                     EndedAs::Transaction(Decision::Commit) | EndedAs::Saga(_) => at,
                 };
                 self.desk.log.owe(after, reply, out);
@@ -547,7 +552,9 @@ impl Engine {
         let Request { key, work } = request;
         let started = match work {
             Work::Saga(definition) => self.submit_saga(now, &key, &definition, out),
-            Work::Transaction(branches) => self.submit_transaction(now, &key, branches, out),
+            Work::Transaction(branches) => {
+                self.submit_transaction(now, &key, branches, fingerprint, out)
+            }
         };
         match started {
             Ok(()) => {
@@ -826,6 +833,7 @@ impl Engine {
         now: Time,
         key: &RequestKey,
         branches: Vec<Branch>,
+        fingerprint: u128,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let active_max = self.desk.config.active_transactions_max;
@@ -840,7 +848,7 @@ impl Engine {
             .map(|(node, place)| (node, *place))
             .collect();
         if unknown.is_empty() {
-            return self.begin_transaction(now, key, branches, &places, out);
+            return self.begin_transaction(now, key, branches, &places, fingerprint, out);
         }
         unknown.sort_unstable();
         unknown.dedup();
@@ -862,7 +870,8 @@ impl Engine {
         let known = Known::Active(OpRef::Waiting(number));
         self.requests.insert(key.clone(), Asked { known, fingerprint: None });
         let request_key = key.clone();
-        self.waiting.insert(number, Waiting { request_key, branches, places, missing, pace });
+        let waiting = Waiting { request_key, branches, places, missing, fingerprint, pace };
+        self.waiting.insert(number, waiting);
         Ok(())
     }
 
@@ -873,6 +882,7 @@ impl Engine {
         key: &RequestKey,
         branches: Vec<Branch>,
         places: &[u32],
+        fingerprint: u128,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let mut peers = Vec::with_capacity(branches.len());
@@ -886,8 +896,15 @@ impl Engine {
         }
         let members: Vec<Member> = peers.iter().copied().map(Member::at).collect();
         let id = self.draw_id()?;
-        let events = Transaction::admission(self.desk.config.id, Some(key.clone()), &members)
-            .map_err(Refusal::Participants)?;
+        let (coordinator, request_key) = (self.desk.config.id, Some(key.clone()));
+        let fingerprint = Some(fingerprint);
+        let events = match members[..] {
+            [member] if self.desk.config.one_phase => {
+                Transaction::one_phase_admission(coordinator, request_key, fingerprint, member)
+            }
+            _ => Transaction::admission(coordinator, request_key, fingerprint, &members)
+                .map_err(Refusal::Participants)?,
+        };
         let decision = twopc::coordinator::Event::CommitStart { members };
         let records = events.iter().chain([&decision]);
         self.desk.check_admission(records.map(codec::transaction_payload_bytes))?;
@@ -966,7 +983,8 @@ impl Engine {
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
             let key = waiting.request_key;
-            let begun = self.begin_transaction(now, &key, waiting.branches, &waiting.places, out);
+            let Waiting { branches, places, fingerprint, .. } = waiting;
+            let begun = self.begin_transaction(now, &key, branches, &places, fingerprint, out);
             if let Err(refusal) = begun {
                 self.requests.remove(&key);
                 out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
@@ -1033,13 +1051,13 @@ impl Engine {
                     Verdict::Committed
                 }
                 Some(Decision::Commit) | None => Verdict::Pending,
-                Some(Decision::Abort) => Verdict::Aborted,
+                Some(Decision::Abort | Decision::ReadOnly) => Verdict::Aborted,
             });
         }
         if let Some(decision) = self.decided.get(&id) {
             return Some(match decision {
                 Decision::Commit => Verdict::Committed,
-                Decision::Abort => Verdict::Aborted,
+                Decision::Abort | Decision::ReadOnly => Verdict::Aborted,
             });
         }
         if self.transactions_in_doubt.contains(&id)
@@ -1086,6 +1104,7 @@ impl Engine {
         match decision {
             Decision::Commit => self.desk.stats.committed += 1,
             Decision::Abort => self.desk.stats.aborted += 1,
+            Decision::ReadOnly => self.desk.stats.read_only += 1,
         }
     }
 
@@ -1108,7 +1127,7 @@ impl Engine {
         let Some(op) = self.transactions.get_mut(&id) else { return };
         let late = now >= op.pace.started + self.desk.config.prepare_timeout;
         let input = match op.machine.decision() {
-            None if late => twopc::coordinator::Input::TimedOut,
+            None if late && !op.machine.is_delegated() => twopc::coordinator::Input::TimedOut,
             Some(Decision::Abort) if op.aborts_sent >= self.desk.config.abort_sends_max => {
                 twopc::coordinator::Input::AbortsSent
             }
@@ -1243,7 +1262,7 @@ impl Engine {
     }
 }
 
-/// By which the branches of a transaction are known again, in this process.
+/// By which the branches of a transaction are known again. It is in logs: it never changes.
 fn fingerprint_of(branches: &[Branch]) -> u128 {
     let key = Key::root(0);
     let mut hash = [branches.len() as u64, 1];
@@ -1382,8 +1401,25 @@ impl Desk {
                     let Some(work) = op.work.get(member as usize).cloned() else { continue };
                     let shard = op.machine.members()[member as usize].shard;
                     let peers = op.peers.clone();
-                    let prepare = twopc::Message::Prepare { key, epoch, shard, peers, work };
+                    let one_phase = false;
+                    let prepare =
+                        twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase };
                     (member, Sequence::NONE, prepare)
+                }
+                Effect::Delegate { member, after } => {
+                    // The first one still waits for the beginning to be durable.
+                    if !fresh && !self.log.is_durable(after) {
+                        continue;
+                    }
+                    let shard = op.machine.members()[member as usize].shard;
+                    let message = match op.work.get(member as usize).cloned() {
+                        Some(work) => {
+                            let (peers, one_phase) = (op.peers.clone(), true);
+                            twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase }
+                        }
+                        None => twopc::Message::Resolve { key, epoch, shard },
+                    };
+                    (member, after, message)
                 }
                 Effect::Commit { member, after } => {
                     // The first one still waits for the decision to be durable.
@@ -1410,7 +1446,7 @@ impl Desk {
             op.aborts_sent = self.config.abort_sends_max;
         }
         self.schedule(&mut op.pace, now, OpRef::Transaction(id));
-        if op.machine.decision().is_none() {
+        if op.machine.decision().is_none() && !op.machine.is_delegated() {
             let deadline = op.pace.started + self.config.prepare_timeout;
             self.not_later_than(&mut op.pace, deadline, OpRef::Transaction(id));
         }

@@ -55,6 +55,10 @@ impl OperationReport {
                 }
             },
             OperationKind::Transaction { members, votes } => match self.state {
+                "delegated" => {
+                    "its only participant decides it by itself, and its answer is not in this log: it \
+                     is asked, and whatever it has decided stands"
+                }
                 "committing" => {
                     "the decision to commit is durable and not everybody is known to have heard it: it \
                      is sent until all have acknowledged it"
@@ -73,7 +77,7 @@ impl OperationReport {
 }
 
 fn all_yes(members: usize, votes: impl ExactSizeIterator<Item = Vote>) -> bool {
-    votes.len() == members && votes.into_iter().all(|vote| vote == Vote::Commit)
+    votes.len() == members && votes.into_iter().all(|vote| vote != Vote::Abort)
 }
 
 /// Why there is nothing to do about a saga that ended so.
@@ -92,6 +96,7 @@ pub fn explain_decision(decision: Decision) -> &'static str {
     match decision {
         Decision::Commit => "it was decided to commit, and everybody has acknowledged it",
         Decision::Abort => "it was aborted: whoever asks for it is told so",
+        Decision::ReadOnly => "everybody voted read-only: there was nothing to decide",
     }
 }
 
@@ -141,6 +146,7 @@ mod tests {
             transaction("preparing", &[yes, yes]),
             transaction("aborting", &[yes, no]),
             transaction("committing", &[yes, yes]),
+            transaction("delegated", &[]),
             OperationReport { in_doubt: true, ..saga("executing", SagaResumeExecute, &[1]) },
             OperationReport { in_doubt: true, ..saga("unknown", None, &[]) },
             OperationReport { in_doubt: true, ..transaction("preparing", &[yes, yes]) },

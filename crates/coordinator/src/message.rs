@@ -152,11 +152,13 @@ pub enum MessageKind {
     AskFinished,
     /// A coordinator says it.
     Finished,
+    /// A coordinator asks what was decided in one phase.
+    Resolve,
 }
 
 impl MessageKind {
     /// Every kind.
-    pub const ALL: [MessageKind; 15] = [
+    pub const ALL: [MessageKind; 16] = [
         Self::Prepare,
         Self::Vote,
         Self::Commit,
@@ -172,6 +174,7 @@ impl MessageKind {
         Self::Announce,
         Self::AskFinished,
         Self::Finished,
+        Self::Resolve,
     ];
 
     /// Its name in scenario files and traces.
@@ -193,6 +196,7 @@ impl MessageKind {
             Self::Announce => "announce",
             Self::AskFinished => "ask_finished",
             Self::Finished => "finished",
+            Self::Resolve => "resolve",
         }
     }
 
@@ -210,6 +214,7 @@ impl Message {
         match self {
             Self::Transaction(message) => match message {
                 twopc::Message::Prepare { .. } => MessageKind::Prepare,
+                twopc::Message::Resolve { .. } => MessageKind::Resolve,
                 twopc::Message::Vote { .. } => MessageKind::Vote,
                 twopc::Message::Commit { .. } => MessageKind::Commit,
                 twopc::Message::Ack { .. } => MessageKind::Ack,
@@ -239,6 +244,7 @@ impl Message {
                 word(key.id.0);
                 match message {
                     twopc::Message::Prepare { epoch, shard, .. }
+                    | twopc::Message::Resolve { epoch, shard, .. }
                     | twopc::Message::Abort { epoch, shard, .. }
                     | twopc::Message::Commit { epoch, shard, .. } => {
                         word(shard.number());
@@ -256,7 +262,12 @@ impl Message {
                     }
                     twopc::Message::Vote { shard, vote, store, boot, .. } => {
                         word(shard.number());
-                        word(u64::from(*vote == Vote::Commit) << 32 | u64::from(boot.0));
+                        let vote = match vote {
+                            Vote::Abort => 0,
+                            Vote::Commit => 1,
+                            Vote::ReadOnly => 2,
+                        };
+                        word(vote << 32 | u64::from(boot.0));
                         word(store.0);
                     }
                     twopc::Message::Ack { shard, store, heuristic, .. } => {

@@ -122,6 +122,9 @@ pub enum Outcome {
     Committed,
     /// The transaction is aborted: nothing of it happened.
     Aborted,
+    /// Nobody had anything to change: the transaction did what it was asked for, which is nothing. Asked
+    /// again after a crash, the same may be called aborted.
+    ReadOnly,
     /// Every step of the saga succeeded.
     Completed,
     /// The saga failed, and everything that it did is undone.
@@ -140,6 +143,7 @@ impl From<Decision> for Outcome {
         match decision {
             Decision::Commit => Outcome::Committed,
             Decision::Abort => Outcome::Aborted,
+            Decision::ReadOnly => Outcome::ReadOnly,
         }
     }
 }
@@ -173,8 +177,7 @@ pub enum Refusal {
         /// The name.
         action: Label,
     },
-    /// Another request has this key: it goes on as if this one had never come. Choose another key. (Of
-    /// a transaction this is noticed only by the process that began it.)
+    /// Another request has this key: it goes on as if this one had never come. Choose another key.
     KeyTaken,
     /// The list of participants is wrong.
     Participants(AdmissionError),

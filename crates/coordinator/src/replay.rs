@@ -211,7 +211,9 @@ impl Replay {
             let machine = &transaction.machine;
             let action = match machine.decision() {
                 Some(Decision::Commit) => RecoveryAction::TxResumeCommit,
-                Some(Decision::Abort) | None => RecoveryAction::TxResumeAbort,
+                Some(Decision::Abort | Decision::ReadOnly) => RecoveryAction::TxResumeAbort,
+                None if machine.is_delegated() => RecoveryAction::None,
+                None => RecoveryAction::TxResumeAbort,
             };
             operations.push(OperationReport {
                 id: *id,
@@ -412,10 +414,16 @@ impl Replay {
             ParticipantEvent::Committed { key, .. } | ParticipantEvent::Aborted { key, .. } => {
                 self.promised_ms.remove(key);
             }
-            ParticipantEvent::CoordinatorSeen { .. } | ParticipantEvent::Finished { .. } => {}
+            ParticipantEvent::OnePhase { .. }
+            | ParticipantEvent::ReadOnly { .. }
+            | ParticipantEvent::CoordinatorSeen { .. }
+            | ParticipantEvent::Finished { .. } => {}
         }
         match (self.participant.apply(record.sequence, event), event) {
             (Ok(Change::Ended(Prepared { work, .. })), ParticipantEvent::Committed { .. }) => {
+                self.effects.push((record.sequence, LocalEffect::Committed(work)));
+            }
+            (Ok(Change::Done(work)), _) => {
                 self.effects.push((record.sequence, LocalEffect::Committed(work)));
             }
             (Ok(_), _) => {}
@@ -526,9 +534,10 @@ impl Replay {
                 && !replayed.in_doubt
             {
                 let request_key = replayed.machine.request_key().cloned();
-                let at = replayed.machine.evidence();
+                let (at, fingerprint) =
+                    (replayed.machine.evidence(), replayed.machine.fingerprint());
                 self.transactions.remove(&id);
-                let ended = EndedOperation { id, how, at, request_key, fingerprint: None };
+                let ended = EndedOperation { id, how, at, request_key, fingerprint };
                 self.ended_transactions.insert(id, ended);
             }
             if let Err(illegal) = applied {
@@ -594,6 +603,7 @@ impl Replay {
                 let created = TransactionEvent::Created {
                     coordinator: CoordinatorId::default(),
                     request_key: None,
+                    fingerprint: None,
                 };
                 let mut machine =
                     Transaction::created(id, sequence, &created).expect("a creation creates");
@@ -781,6 +791,7 @@ mod tests {
             TransactionEvent::Created {
                 coordinator: CoordinatorId::numbered(1),
                 request_key: None,
+                fingerprint: None,
             },
             TransactionEvent::ParticipantAdded(member),
             TransactionEvent::PrepareStart,

@@ -32,7 +32,8 @@ pub mod tag {
     pub const EPOCHS: u8 = 70;
     /// A participant's data: cell u64, value i64, for each.
     pub const CELLS: u8 = 71;
-    /// How branches ended: coordinator \[32\], id u64, shard \[32\], u8 1: committed, record u64, for each.
+    /// How branches ended: coordinator \[32\], id u64, shard \[32\], u8 (0 aborted, 1 committed, 2 it voted
+    /// read-only), record u64, for each.
     pub const OUTCOMES: u8 = 72;
     /// What steps were answered: coordinator \[32\], id u64, step u32, then for the step and for its
     /// compensation u8 (0 none, 1 done, 2 refused), code u32, record u64; for each step 70 bytes.
@@ -298,6 +299,7 @@ impl Ended {
             EndedHow::Saga(End::Aborted) => (Kind::Saga, 2),
             EndedHow::Transaction(Decision::Commit) => (Kind::Transaction, 0),
             EndedHow::Transaction(Decision::Abort) => (Kind::Transaction, 1),
+            EndedHow::Transaction(Decision::ReadOnly) => (Kind::Transaction, 2),
         };
         out.push(kind.code());
         out.extend_from_slice(&self.id.0.to_le_bytes());
@@ -339,6 +341,7 @@ impl Ended {
             (Kind::Saga, 2) => EndedHow::Saga(End::Aborted),
             (Kind::Transaction, 0) => EndedHow::Transaction(Decision::Commit),
             (Kind::Transaction, 1) => EndedHow::Transaction(Decision::Abort),
+            (Kind::Transaction, 2) => EndedHow::Transaction(Decision::ReadOnly),
             _ => return None,
         };
         Some(Ended { id, how, at, request_key, fingerprint })
@@ -532,11 +535,12 @@ mod tests {
             EndedHow::Saga(End::Aborted),
             EndedHow::Transaction(Decision::Commit),
             EndedHow::Transaction(Decision::Abort),
+            EndedHow::Transaction(Decision::ReadOnly),
         ]
         .into_iter()
         .enumerate()
         {
-            let key = vec![n as u8; n * 16];
+            let key = vec![n as u8; n * 12];
             let request_key = if n == 1 { None } else { RequestKey::new(&key).ok() };
             let fingerprint = (n % 2 == 0).then_some(u128::MAX - 7);
             let ended =

@@ -3,7 +3,7 @@ use crate::output::Output;
 use crate::snapshot::{self, Answered, Frame, Kind, Trail, tag};
 use base::{CoordinatorId, Epoch, OperationId, Sequence, Time};
 use twopc::Watermark;
-use twopc::participant::PromiseKey;
+use twopc::participant::{Ending, PromiseKey};
 use wal_core::{AppendError, EventType, Log, RECORD_HEADER_BYTES, SnapshotPart};
 
 /// Makes the next parts of a participant's snapshot: what they say is one of the kinds below. They are
@@ -80,14 +80,18 @@ impl SnapshotWriter {
         self.fit(OUTCOME_BYTES)
     }
 
-    /// How branches ended, by which record, and whether they committed.
-    pub fn outcomes(&mut self, outcomes: impl Iterator<Item = (PromiseKey, Sequence, bool)>) {
+    /// How branches ended, and by which record.
+    pub fn outcomes(&mut self, outcomes: impl Iterator<Item = (PromiseKey, Sequence, Ending)>) {
         let mut value = Vec::new();
-        for (key, at, committed) in outcomes {
+        for (key, at, how) in outcomes {
             value.extend_from_slice(&key.tx.coordinator.0);
             value.extend_from_slice(&key.tx.id.0.to_le_bytes());
             value.extend_from_slice(&key.shard.0);
-            value.push(u8::from(committed));
+            value.push(match how {
+                Ending::Aborted => 0,
+                Ending::Committed => 1,
+                Ending::ReadOnly => 2,
+            });
             value.extend_from_slice(&at.0.to_le_bytes());
         }
         self.put(tag::OUTCOMES, &value);

@@ -7,8 +7,9 @@
 //!
 //! | kind | fields |
 //! |---|---|
-//! | `prepare` | key, epoch, shard, list of peers (shard, node, store u64, boot u32), work bytes |
-//! | `vote` | key, shard, vote u8 (0 abort, 1 commit), store, boot |
+//! | `prepare` | key, epoch, shard, list of peers (shard, node, store u64, boot u32), work bytes, one-phase u8 |
+//! | `resolve` | key, epoch, shard |
+//! | `vote` | key, shard, vote u8 (0 abort, 1 commit, 2 read-only), store, boot |
 //! | `commit` | key, epoch, shard, optional store |
 //! | `ack` | key, shard, store, heuristic u8 |
 //! | `abort` | key, epoch, shard |
@@ -142,12 +143,12 @@ fn transaction(to: &mut Writer<'_>, message: &twopc::Message) {
     let TxKey { coordinator, id } = message.key();
     to.bytes(&coordinator.0).u64(id.0);
     match message {
-        Message::Prepare { key: _, epoch, shard, peers, work } => {
+        Message::Prepare { key: _, epoch, shard, peers, work, one_phase } => {
             to.epoch(*epoch).bytes(&shard.0).count(peers.len());
             for peer in peers.iter() {
                 to.peer(peer);
             }
-            to.counted(work);
+            to.counted(work).bytes(&[u8::from(*one_phase)]);
         }
         Message::Commit { key: _, epoch, shard, store } => {
             to.epoch(*epoch).bytes(&shard.0).bytes(&[u8::from(store.is_some())]);
@@ -155,7 +156,7 @@ fn transaction(to: &mut Writer<'_>, message: &twopc::Message) {
                 to.u64(store.0);
             }
         }
-        Message::Abort { key: _, epoch, shard } => {
+        Message::Abort { key: _, epoch, shard } | Message::Resolve { key: _, epoch, shard } => {
             to.epoch(*epoch).bytes(&shard.0);
         }
         Message::Answer { key: _, epoch, shard, verdict } => {
@@ -183,7 +184,7 @@ fn transaction(to: &mut Writer<'_>, message: &twopc::Message) {
 }
 
 /// A code is its index.
-const VOTES: [Vote; 2] = [Vote::Abort, Vote::Commit];
+const VOTES: [Vote; 3] = [Vote::Abort, Vote::Commit, Vote::ReadOnly];
 /// Likewise.
 const VERDICTS: [Verdict; 4] =
     [Verdict::Committed, Verdict::Aborted, Verdict::Pending, Verdict::InDoubt];
@@ -283,6 +284,7 @@ fn message(kind: MessageKind, from: &mut Reader<'_>) -> Result<Message, WireErro
             shard: from.shard()?,
             peers: from.list(PEER_BYTES, Reader::peer)?.into(),
             work: from.counted()?.into(),
+            one_phase: from.flag()?,
         },
         MessageKind::Vote => Tx::Vote {
             key: from.key()?,
@@ -305,6 +307,9 @@ fn message(kind: MessageKind, from: &mut Reader<'_>) -> Result<Message, WireErro
         },
         MessageKind::Abort => {
             Tx::Abort { key: from.key()?, epoch: from.epoch()?, shard: from.shard()? }
+        }
+        MessageKind::Resolve => {
+            Tx::Resolve { key: from.key()?, epoch: from.epoch()?, shard: from.shard()? }
         }
         MessageKind::Inquiry => {
             Tx::Inquiry { key: from.key()?, shard: from.shard()?, store: from.store()? }
@@ -551,7 +556,8 @@ mod tests {
             use twopc::Message as Tx;
             Message::Transaction(match kind {
                 MessageKind::Prepare => {
-                    Tx::Prepare { key, epoch, shard, peers: peers.into(), work: work.into() }
+                    let (peers, work) = (peers.into(), work.into());
+                    Tx::Prepare { key, epoch, shard, peers, work, one_phase: flag }
                 }
                 MessageKind::Vote => {
                     Tx::Vote { key, shard, vote: VOTES[any_of % VOTES.len()], store, boot }
@@ -561,6 +567,7 @@ mod tests {
                 }
                 MessageKind::Ack => Tx::Ack { key, shard, store, heuristic: flag },
                 MessageKind::Abort => Tx::Abort { key, epoch, shard },
+                MessageKind::Resolve => Tx::Resolve { key, epoch, shard },
                 MessageKind::Inquiry => Tx::Inquiry { key, shard, store },
                 MessageKind::Answer => {
                     Tx::Answer { key, epoch, shard, verdict: VERDICTS[any_of % VERDICTS.len()] }

@@ -48,7 +48,8 @@ fn saga(id: OperationId, event: &saga::Event) -> Written {
 }
 
 fn admission(id: OperationId, name: &str) -> Vec<Written> {
-    let created = Tx::Created { coordinator: COORDINATOR, request_key: Some(key(name)) };
+    let (coordinator, request_key) = (COORDINATOR, Some(key(name)));
+    let created = Tx::Created { coordinator, request_key, fingerprint: None };
     let events = [created, Tx::ParticipantAdded(member()), Tx::PrepareStart];
     events.iter().map(|event| tx(id, event)).collect()
 }

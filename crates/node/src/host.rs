@@ -104,6 +104,10 @@ impl Resources for At<'_> {
             })
         })
     }
+
+    fn is_read_only(&self, _: &PromiseKey, work: &[u8]) -> bool {
+        work::only_looks(work)
+    }
 }
 
 /// The cells that work touches or reads. One that it names twice comes twice: taking and giving back
@@ -362,7 +366,7 @@ impl Host {
                 lock(&mut self.locks, now, sequence, work);
             }
             Event::Committed { .. } => commits = true,
-            Event::Aborted { .. } => {}
+            Event::OnePhase { .. } | Event::Aborted { .. } | Event::ReadOnly { .. } => {}
             Event::CoordinatorSeen { .. } => self.log.force(sequence),
             Event::Finished { .. } => {}
         }
@@ -372,6 +376,7 @@ impl Host {
             Change::Promised(promise) => {
                 self.timers.set(now + self.config.inquire_after, promise, 0);
             }
+            Change::Done(work) => self.store.apply(&work),
             Change::Ended(promise) => {
                 self.promised_ms.remove(&promise.at);
                 if commits {

@@ -42,7 +42,9 @@ impl Store {
     /// True unless it is a condition that does not hold now, or asks for what only a saga has.
     pub(crate) fn meets(&self, change: &Change) -> bool {
         match *change {
-            Change::Require { cell, at_least } => self.value(cell) >= at_least,
+            Change::Require { cell, at_least } | Change::Look { cell, at_least } => {
+                self.value(cell) >= at_least
+            }
             Change::AddInput { .. } => false,
             Change::Add { .. }
             | Change::Added { .. }

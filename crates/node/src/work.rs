@@ -47,6 +47,15 @@ pub enum Change {
         /// How much.
         amount: i64,
     },
+    /// The cell must hold at least this much when a branch is asked to prepare. Unlike [`Change::Require`] it
+    /// is not held until the outcome: a branch that only looks votes read-only, and others may change the
+    /// cell before the transaction commits.
+    Look {
+        /// Which cell.
+        cell: u64,
+        /// The least that it must hold.
+        at_least: i64,
+    },
 }
 
 impl Change {
@@ -59,7 +68,8 @@ impl Change {
             | Self::RequireToUndo { cell, .. }
             | Self::AddInput { cell, .. }
             | Self::Give { cell }
-            | Self::Added { cell, .. } => *cell,
+            | Self::Added { cell, .. }
+            | Self::Look { cell, .. } => *cell,
         }
     }
 }
@@ -83,9 +93,10 @@ const REQUIRE_TO_UNDO: u8 = 3;
 const ADD_INPUT: u8 = 4;
 const GIVE: u8 = 5;
 const ADDED: u8 = 6;
+const LOOK: u8 = 7;
 
 /// The changes as bytes: for each, a kind (1: add, 2: require, 3: require to undo, 4: add an input, 5:
-/// give, 6: an added input), the cell and the amount, both of 8 bytes, little-endian. With 4 the amount
+/// give, 6: an added input, 7: look), the cell and the amount, both of 8 bytes, little-endian. With 4 the amount
 /// is the step's number, with 5 it is 0.
 #[must_use]
 pub fn encode(changes: &[Change]) -> Arc<[u8]> {
@@ -98,6 +109,7 @@ pub fn encode(changes: &[Change]) -> Arc<[u8]> {
             Change::AddInput { cell, step } => (ADD_INPUT, cell, i64::from(step)),
             Change::Give { cell } => (GIVE, cell, 0),
             Change::Added { cell, amount } => (ADDED, cell, amount),
+            Change::Look { cell, at_least } => (LOOK, cell, at_least),
         };
         bytes.push(kind);
         bytes.extend_from_slice(&cell.to_le_bytes());
@@ -126,6 +138,7 @@ pub fn decode(bytes: &[u8]) -> impl Iterator<Item = Result<Change, NotWork>> + C
             }
             GIVE if amount == 0 => Ok(Change::Give { cell }),
             ADDED => Ok(Change::Added { cell, amount }),
+            LOOK => Ok(Change::Look { cell, at_least: amount }),
             _ => Err(NotWork),
         }
     })
@@ -165,6 +178,11 @@ pub(crate) fn gives(bytes: &[u8]) -> Option<u64> {
     })
 }
 
+/// Whether the work only looks.
+pub(crate) fn only_looks(bytes: &[u8]) -> bool {
+    decode(bytes).all(|change| matches!(change, Ok(Change::Look { .. })))
+}
+
 /// Whether the work holds something that the step was given, which its asker does not know.
 pub(crate) fn holds_inputs(bytes: &[u8]) -> bool {
     decode(bytes).any(|change| matches!(change, Ok(Change::Added { .. })))
@@ -183,6 +201,7 @@ mod tests {
             Change::AddInput { cell: 2, step: u32::MAX },
             Change::Give { cell: 3 },
             Change::Added { cell: 4, amount: -4 },
+            Change::Look { cell: 5, at_least: i64::MIN },
         ];
         let bytes = encode(&changes);
         let back: Result<Vec<_>, _> = decode(&bytes).collect();

@@ -450,7 +450,8 @@ mod tests {
             let key = twopc::TxKey { coordinator: Default::default(), id: base::OperationId(1) };
             let (epoch, shard) = (base::Epoch::new(1), base::ShardId::numbered(1));
             let (peers, work) = ([].into(), vec![0; bytes].into());
-            let message = twopc::Message::Prepare { key, epoch, shard, peers, work };
+            let message =
+                twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase: false };
             Letter { message: Message::Transaction(message), ..letter() }
         };
         let mut bytes = vec![1, 2, 3];

@@ -50,6 +50,11 @@ pub enum Change {
         /// What the transaction wants done here.
         work: Arc<[u8]>,
     },
+    /// Do this now: nobody else takes part, so that there is nothing to wait for. Or refuse.
+    Do {
+        /// What the transaction wants done.
+        work: Arc<[u8]>,
+    },
     /// Do what was promised.
     Commit {
         /// The promise.
@@ -83,9 +88,13 @@ pub struct Write {
 pub enum Written {
     /// Entries and change are durable.
     Done,
-    /// Nothing was written: the work cannot be done here. Only of [`Change::Promise`]; anything else was
-    /// promised before.
+    /// Nothing was written: the work cannot be done here. Only of [`Change::Promise`] and [`Change::Do`];
+    /// anything else was promised before.
     Refused,
+    /// Nothing was written, since the work changes nothing: the vote is read-only, nothing is held, and how
+    /// the transaction ends is not told. What was read may change before it does; answer
+    /// so only where that does no harm. Only of [`Change::Promise`] and [`Change::Do`].
+    ReadOnly,
 }
 
 /// A store that takes part in transactions.
@@ -164,11 +173,20 @@ struct Held {
 }
 
 /// Whether work is possible is asked of the store, which answers by writing the promise or not: before
-/// that it is taken to be, and after a refusal it is not.
-struct Taken(bool);
+/// that it is taken to be.
+#[derive(Clone, Copy)]
+struct Taken {
+    possible: bool,
+    read_only: bool,
+}
+
 impl Resources for Taken {
     fn can_prepare(&self, _: &PromiseKey, _: &[u8]) -> bool {
-        self.0
+        self.possible
+    }
+
+    fn is_read_only(&self, _: &PromiseKey, _: &[u8]) -> bool {
+        self.read_only
     }
 }
 
@@ -176,14 +194,20 @@ impl Resources for Taken {
 fn worth(
     machine: &twopc::Participant,
     message: &twopc::Message,
-    possible: bool,
+    taken: Taken,
 ) -> Option<Vec<Event>> {
-    let Ruling::Heard { seen, fact, .. } = machine.rule(message, &Taken(possible)) else {
+    let Ruling::Heard { seen, fact, .. } = machine.rule(message, &taken) else {
         return None;
     };
     let coordinator = message.key().coordinator;
     let seen = seen.map(|epoch| Event::CoordinatorSeen { coordinator, epoch });
     Some(seen.into_iter().chain(fact).collect())
+}
+
+/// Whether an event needs an entry. That it voted read-only a store has to remember no longer than it is
+/// open: the next boot promises nothing for transactions of this one.
+fn is_kept(event: &Event) -> bool {
+    !matches!(event, Event::ReadOnly { .. })
 }
 
 /// What a participant's task works with.
@@ -295,16 +319,22 @@ impl Seat {
         from: NodeName,
         message: &twopc::Message,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let Some(mut events) = worth(&held.machine, message, true) else { return Ok(()) };
+        let mut taken = Taken { possible: true, read_only: false };
+        let Some(mut events) = worth(&held.machine, message, taken) else { return Ok(()) };
         if !events.is_empty() {
-            if self.write(held, &events).await? == Written::Refused {
-                events = worth(&held.machine, message, false).unwrap_or_default();
-                if self.write(held, &events).await? == Written::Refused {
-                    return Err("what promises nothing was refused".into());
+            match self.write(held, &events).await? {
+                Written::Done => {}
+                refused_or_read_only => {
+                    taken.possible = refused_or_read_only == Written::ReadOnly;
+                    taken.read_only = taken.possible;
+                    events = worth(&held.machine, message, taken).unwrap_or_default();
+                    if self.write(held, &events).await? != Written::Done {
+                        return Err("what promises nothing was not written".into());
+                    }
                 }
             }
             for event in &events {
-                held.last += 1;
+                held.last += u64::from(is_kept(event));
                 let applied = held.machine.apply(Sequence(held.last), event);
                 applied.map_err(|error| error.to_string())?;
             }
@@ -324,7 +354,7 @@ impl Seat {
     ) -> Result<Written, Box<dyn Error + Send + Sync>> {
         let mut change = Change::None;
         let mut entries = Vec::with_capacity(events.len());
-        for (sequence, event) in (held.last + 1..).zip(events) {
+        for (sequence, event) in (held.last + 1..).zip(events.iter().filter(|e| is_kept(e))) {
             let mut bytes = vec![0];
             let kind = codec::encode_participant(event, &mut bytes);
             bytes[0] = kind.0;
@@ -337,6 +367,7 @@ impl Seat {
                 Event::Prepared { work, .. } => {
                     change = Change::Promise { promise: sequence, work: work.clone() };
                 }
+                Event::OnePhase { work, .. } => change = Change::Do { work: work.clone() },
                 Event::Committed { key, .. } => {
                     if let Some((promise, work)) = promised(key) {
                         change = Change::Commit { promise, work };
@@ -347,8 +378,12 @@ impl Seat {
                         change = Change::Abort { promise, work };
                     }
                 }
-                Event::CoordinatorSeen { .. } | Event::Finished { .. } => {}
+                Event::ReadOnly { .. } | Event::CoordinatorSeen { .. } | Event::Finished { .. } => {
+                }
             }
+        }
+        if entries.is_empty() {
+            return Ok(Written::Done);
         }
         self.store.write(Write { boot: held.boot, entries, change }).await
     }

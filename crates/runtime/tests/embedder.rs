@@ -5,7 +5,7 @@
 use base::Token;
 use runtime::{
     Action, Answer, Call, Change, Coordinator, Definition, Drained, Entry, OpenError, Opened,
-    Operation, Outcome, Participant, Status, SubmitError, Write, Written, step,
+    Operation, Outcome, Participant, Refusal, Status, SubmitError, Write, Written, step,
 };
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -218,8 +218,14 @@ impl Participant for Memory {
         }
         match write.change {
             Change::None => {}
-            Change::Promise { .. } if stored.refuses => return Ok(Written::Refused),
+            Change::Promise { .. } | Change::Do { .. } if stored.refuses => {
+                return Ok(Written::Refused);
+            }
+            Change::Promise { work, .. } | Change::Do { work } if *work == *b"look" => {
+                return Ok(Written::ReadOnly);
+            }
             Change::Promise { .. } => stored.held += 1,
+            Change::Do { work } => stored.done.push(work.to_vec()),
             Change::Commit { work, .. } => {
                 stored.held -= 1;
                 stored.done.push(work.to_vec());
@@ -294,6 +300,79 @@ async fn a_store_that_refuses_aborts_all_of_it() -> Result {
     for store in [north, south] {
         let stored = store.0.lock().unwrap();
         assert_eq!((stored.held, stored.done.len()), (0, 1));
+    }
+    Ok(())
+}
+
+/// Who takes part alone does it at once, and writes one entry; one that only looks writes nothing of
+/// its own, and hears nothing more; one that refuses ends it.
+#[tokio::test]
+async fn a_store_alone_decides_and_one_that_looks_is_left_out() -> Result {
+    let folder = tempfile::tempdir()?;
+    let (north, south) = (Memory::default(), Memory::default());
+    let open = || {
+        Coordinator::open(&folder)
+            .participant("north", north.clone())
+            .participant("south", south.clone())
+            .start()
+    };
+    let bank = open().await?;
+    let alone = |bank: &Coordinator, key: &str, work: &'static [u8]| {
+        bank.transaction(key, |tx| {
+            tx.at("north", work);
+        })
+    };
+    assert_eq!(outcome(alone(&bank, "a", b"pay")?).await?, Outcome::Committed);
+    assert_eq!(north.0.lock().unwrap().entries.len(), 1, "one entry, one sync");
+    assert_eq!(outcome(alone(&bank, "b", b"look")?).await?, Outcome::ReadOnly);
+    let both = bank.transaction("c", |tx| {
+        tx.at("north", *b"pay").at("south", *b"look");
+    });
+    assert_eq!(outcome(both?).await?, Outcome::Committed);
+    let looks = bank.transaction("d", |tx| {
+        tx.at("north", *b"look").at("south", *b"look");
+    });
+    assert_eq!(outcome(looks?).await?, Outcome::ReadOnly);
+    north.0.lock().unwrap().refuses = true;
+    assert_eq!(outcome(alone(&bank, "e", b"pay")?).await?, Outcome::Aborted);
+    north.0.lock().unwrap().refuses = false;
+    assert_eq!(bank.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+    drop(bank);
+    for (store, done) in [(&north, 2), (&south, 0)] {
+        let stored = store.0.lock().unwrap();
+        assert_eq!((stored.held, stored.done.len()), (0, done));
+    }
+    // The keys are known after a restart, and what they asked for.
+    let bank = open().await?;
+    assert_eq!(outcome(alone(&bank, "a", b"pay")?).await?, Outcome::Committed);
+    assert_eq!(outcome(alone(&bank, "e", b"pay")?).await?, Outcome::Aborted);
+    let other = outcome(alone(&bank, "a", b"pay twice")?).await?;
+    assert_eq!(other, Outcome::Refused(Refusal::KeyTaken));
+    assert_eq!(north.0.lock().unwrap().done.len(), 2);
+    Ok(())
+}
+
+/// Whichever write of a store that decides alone fails, and whether it was made or not: what the client
+/// is told is what the store did.
+#[tokio::test]
+async fn a_write_that_fails_in_one_phase_is_told_as_it_went() -> Result {
+    for after in [false, true] {
+        let (folder, north) = (tempfile::tempdir()?, Memory::default());
+        let bank = Coordinator::open(&folder)
+            .resend_after(Duration::from_millis(5))
+            .participant("north", north.clone())
+            .start()
+            .await?;
+        north.0.lock().unwrap().fails = Some((0, after));
+        let how = bank.transaction("a", |tx| {
+            tx.at("north", *b"pay");
+        });
+        let how = outcome(how?).await?;
+        assert_eq!(bank.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+        let stored = north.0.lock().unwrap();
+        let done = usize::from(how == Outcome::Committed);
+        assert_eq!((stored.held, stored.done.len()), (0, done), "{how:?}");
+        assert_eq!(how == Outcome::Committed, after, "{how:?}");
     }
     Ok(())
 }

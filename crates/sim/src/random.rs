@@ -55,13 +55,15 @@ pub fn small(seed: u64) -> String {
     let (drift, offset) = (few(ails, 300_000), few(ails, 100_000));
     let rot = if zombies == 0 && ails.below(4) == 0 { ails.between(1, 3) } else { 0 };
     let mode = if rot > 0 { "unrestricted" } else { "atlas" };
+    let terms = &mut Key::root(seed).child("small").child("transactions").stream();
+    let (alone, looks) = (percent(terms, 60), percent(terms, 60));
     let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
          [cluster]\nnodes = {nodes}\ncoordinators = {coordinators}\nregions = {coordinators}\n\n\
          [workload]\nkind = \"{kind}\"\nshape = \"{shape}\"\noperations = {operations}\n\
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
-         vote_no = \"{no}%\"\nrefuse = \"{refuse}%\"\n\
+         vote_no = \"{no}%\"\nalone = \"{alone}%\"\nlooks = \"{looks}%\"\nrefuse = \"{refuse}%\"\n\
          kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\
          asks_again = \"{asks_again}%\"\nchanges = {changes}\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\

@@ -89,6 +89,7 @@ impl Role {
             MessageKind::Prepare
             | MessageKind::Commit
             | MessageKind::Abort
+            | MessageKind::Resolve
             | MessageKind::Answer
             | MessageKind::Step
             | MessageKind::Finished

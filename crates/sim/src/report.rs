@@ -257,6 +257,7 @@ impl Report {
             "recovered": c.recovered,
             "committed": c.answers.committed,
             "aborted": c.answers.aborted,
+            "read_only": c.answers.read_only,
             "completed": c.answers.completed,
             "compensated": c.answers.compensated + c.answers.saga_aborted,
             "sometimes": c.conditions(),

@@ -346,6 +346,12 @@ pub struct Workload {
     /// How often a participant cannot do its part of a transaction.
     #[serde(default)]
     pub vote_no: Share,
+    /// How often a transaction has one participant only.
+    #[serde(default)]
+    pub alone: Share,
+    /// How often a participant of a transaction has nothing to change.
+    #[serde(default)]
+    pub looks: Share,
     /// How often a step cannot be done.
     #[serde(default)]
     pub refuse: Share,

@@ -52,6 +52,7 @@ impl Tally {
         for (name, count) in [
             ("committed", c.answers.committed),
             ("aborted", c.answers.aborted),
+            ("read-only", c.answers.read_only),
             ("completed", c.answers.completed),
             ("compensated", c.answers.compensated),
             ("given up before anything ran", c.answers.saga_aborted),

@@ -36,6 +36,8 @@ pub struct Workload {
     steps: u32,
     cells: u32,
     vote_no: Share,
+    alone: Share,
+    looks: Share,
     refuse: Share,
     kinds: bool,
     feeds: Share,
@@ -73,6 +75,8 @@ impl Workload {
             steps: *workload.steps.get_ref(),
             cells: *workload.cells.get_ref(),
             vote_no: workload.vote_no,
+            alone: workload.alone,
+            looks: workload.looks,
             refuse: workload.refuse,
             kinds: workload.kinds,
             feeds: workload.feeds,
@@ -246,13 +250,31 @@ impl Workload {
 
     fn transaction(&self, operation: u32, stream: &mut Stream) -> Work {
         let more = &mut self.more(operation);
-        let nodes = stream.distinct(self.participants, self.nodes);
-        let mut branch = |node: u32, stream: &mut Stream| Branch {
-            shard: ShardId::numbered(u64::from(node)),
-            node: NodeName::numbered(u64::from(node)),
-            work: self.work(self.vote_no, stream, more),
+        let mut nodes = stream.distinct(self.participants, self.nodes);
+        // What was added to transactions later is drawn apart, so that the others stay as they are.
+        let mut terms = self.key.keyed(u64::from(operation)).child("terms").stream();
+        if self.alone.0.holds(&terms.draw()) {
+            nodes.truncate(1);
+        }
+        let mut branch = |node: u32| {
+            let mut work = self.work(self.vote_no, stream, more);
+            if self.looks.0.holds(&terms.draw()) {
+                work = Self::only_looks(&work);
+            }
+            let (shard, node) =
+                (ShardId::numbered(u64::from(node)), NodeName::numbered(u64::from(node)));
+            Branch { shard, node, work }
         };
-        Work::Transaction(nodes.into_iter().map(|node| branch(node, stream)).collect())
+        Work::Transaction(nodes.into_iter().map(&mut branch).collect())
+    }
+
+    /// The same work without anything that changes a cell: it looks at those that it would have.
+    fn only_looks(work: &[u8]) -> std::sync::Arc<[u8]> {
+        let looks = work::decode(work).filter_map(Result::ok).map(|change| match change {
+            Change::Require { cell, at_least } => Change::Look { cell, at_least },
+            change => Change::Look { cell: change.cell(), at_least: i64::MIN },
+        });
+        work::encode(&looks.collect::<Vec<_>>())
     }
 
     /// How long after it was asked its client cancels the operation, if it does.
@@ -389,6 +411,8 @@ pub struct Answers {
     pub committed: u64,
     /// Transactions.
     pub aborted: u64,
+    /// Transactions in which nobody had anything to change.
+    pub read_only: u64,
     /// Sagas.
     pub completed: u64,
     /// Sagas.
@@ -403,6 +427,7 @@ impl Answers {
         match outcome {
             Outcome::Committed => self.committed += 1,
             Outcome::Aborted => self.aborted += 1,
+            Outcome::ReadOnly => self.read_only += 1,
             Outcome::Completed => self.completed += 1,
             Outcome::Compensated => self.compensated += 1,
             Outcome::SagaAborted => self.saga_aborted += 1,

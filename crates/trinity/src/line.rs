@@ -443,6 +443,7 @@ impl Fields {
             | Prefix::TxPrepared { coordinator, .. }
             | Prefix::TxParticipantCommitted { coordinator, .. }
             | Prefix::TxParticipantAborted { coordinator, .. }
+            | Prefix::TxParticipantReadOnly { coordinator, .. }
             | Prefix::CoordinatorSeen { coordinator, .. }
             | Prefix::InDoubt { coordinator, .. }
             | Prefix::StepOutcome { coordinator, .. } => {
@@ -644,6 +645,9 @@ impl Taker {
             }
             EventType::TX_PARTICIPANT_ABORTED => {
                 Prefix::TxParticipantAborted { id: self.id()?, coordinator: self.coordinator() }
+            }
+            EventType::TX_PARTICIPANT_READ_ONLY => {
+                Prefix::TxParticipantReadOnly { id: self.id()?, coordinator: self.coordinator() }
             }
             EventType::COORDINATOR_SEEN => {
                 Prefix::CoordinatorSeen { id: self.id()?, coordinator: self.coordinator() }

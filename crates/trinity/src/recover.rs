@@ -460,6 +460,7 @@ fn vote_name(vote: Vote) -> &'static str {
     match vote {
         Vote::Commit => "commit",
         Vote::Abort => "abort",
+        Vote::ReadOnly => "read_only",
     }
 }
 
@@ -467,6 +468,7 @@ fn decision_name(decision: Decision) -> &'static str {
     match decision {
         Decision::Commit => "committed",
         Decision::Abort => "aborted",
+        Decision::ReadOnly => "read_only",
     }
 }
 
@@ -588,10 +590,14 @@ fn row(operation: &OperationReport) -> [String; 8] {
             detail
         }
         OperationKind::Transaction { members, votes } => {
-            let commit = votes.iter().filter(|(_, vote)| *vote == Vote::Commit).count();
-            let abort = votes.len() - commit;
+            let count = |of| votes.iter().filter(|(_, vote)| *vote == of).count();
+            let (commit, abort) = (count(Vote::Commit), count(Vote::Abort));
             let members = counted(members.len() as u64, "participant");
-            format!("{members}, {commit} voted commit, {abort} abort")
+            let mut detail = format!("{members}, {commit} voted commit, {abort} abort");
+            if count(Vote::ReadOnly) > 0 {
+                detail += &format!(", {} read-only", count(Vote::ReadOnly));
+            }
+            detail
         }
         OperationKind::Promise { coordinator, shard } => {
             let (coordinator, shard) = (Name::from(coordinator.0), Name::from(shard.0));

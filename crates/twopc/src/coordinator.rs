@@ -2,7 +2,13 @@
 //!
 //! What is forced before what (presumed abort): only `tx_commit_start`, before any COMMIT leaves, any
 //! inquiry is answered "committed", or the client hears "committed". Everything before it in the same
-//! log becomes durable with it; aborting forces nothing.
+//! log becomes durable with it; aborting forces nothing. Who votes read-only is never heard of again, and
+//! where everybody does, nothing is decided or forced.
+//!
+//! **One phase**: the only participant of a transaction may decide by itself. What is forced then is the
+//! beginning, before the participant is asked, since after that only its answer ends the transaction: no
+//! timer, no client and no restart does. A coordinator that was restarted does not know the work any more;
+//! it asks what was decided, and a participant that has decided nothing never commits from then on.
 
 use crate::{IllegalTransition, Peer, Vote};
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
@@ -43,11 +49,15 @@ pub enum Event {
         coordinator: CoordinatorId,
         /// The user's name for it.
         request_key: Option<RequestKey>,
+        /// By which the same request is known again.
+        fingerprint: Option<u128>,
     },
     /// `tx_participant_added`
     ParticipantAdded(Member),
     /// `tx_prepare_start`
     PrepareStart,
+    /// `tx_prepare_start` that leaves the decision to the only participant.
+    OnePhaseStart,
     /// `tx_vote_received`
     VoteReceived {
         /// Whose vote.
@@ -57,7 +67,7 @@ pub enum Event {
     },
     /// `tx_commit_start`, self-contained: it names the participants. Empty in a published log.
     CommitStart {
-        /// Everyone who has to commit.
+        /// Everyone who has to commit: those who voted read-only do not.
         members: Vec<Member>,
     },
     /// `tx_commit_complete`
@@ -66,6 +76,8 @@ pub enum Event {
     AbortStart,
     /// `tx_abort_complete`
     AbortComplete,
+    /// `tx_abort_complete` that says so: everybody voted read-only, and nothing was to be decided.
+    ReadOnlyComplete,
     /// `tx_rollback_start`
     RollbackStart,
     /// `tx_rollback_complete`
@@ -79,12 +91,12 @@ impl Event {
         match self {
             Self::Created { .. } => "tx_created",
             Self::ParticipantAdded(_) => "tx_participant_added",
-            Self::PrepareStart => "tx_prepare_start",
+            Self::PrepareStart | Self::OnePhaseStart => "tx_prepare_start",
             Self::VoteReceived { .. } => "tx_vote_received",
             Self::CommitStart { .. } => "tx_commit_start",
             Self::CommitComplete => "tx_commit_complete",
             Self::AbortStart => "tx_abort_start",
-            Self::AbortComplete => "tx_abort_complete",
+            Self::AbortComplete | Self::ReadOnlyComplete => "tx_abort_complete",
             Self::RollbackStart => "tx_rollback_start",
             Self::RollbackComplete => "tx_rollback_complete",
         }
@@ -121,6 +133,9 @@ pub enum Decision {
     Commit,
     /// Nobody does.
     Abort,
+    /// Nobody had anything to change, so that there was nothing to decide. No record of it is ever forced:
+    /// a crash may forget it, and then it counts as an abort, which changes as little.
+    ReadOnly,
 }
 
 /// What a transaction owes the world. `after` names the record that must be durable before it leaves;
@@ -131,6 +146,14 @@ pub enum Effect {
     Prepare {
         /// Index into [`Transaction::members`].
         member: u32,
+    },
+    /// To the only member, in one phase: what it has to do; or, if that is not known any more, what it has
+    /// decided.
+    Delegate {
+        /// Index into [`Transaction::members`].
+        member: u32,
+        /// The transaction's beginning.
+        after: Sequence,
     },
     /// COMMIT to this member.
     Commit {
@@ -148,7 +171,7 @@ pub enum Effect {
     Tell {
         /// What to tell.
         decision: Decision,
-        /// The commit decision; [`Sequence::NONE`] for an abort, which may be told at once.
+        /// The commit decision; [`Sequence::NONE`] for anything else, which may be told at once.
         after: Sequence,
     },
 }
@@ -159,7 +182,7 @@ impl Effect {
     pub fn slot(&self) -> u64 {
         match self {
             Self::Tell { .. } => 0,
-            Self::Prepare { member } => 1 + 3 * u64::from(*member),
+            Self::Prepare { member } | Self::Delegate { member, .. } => 1 + 3 * u64::from(*member),
             Self::Commit { member, .. } => 2 + 3 * u64::from(*member),
             Self::Abort { member } => 3 + 3 * u64::from(*member),
         }
@@ -223,14 +246,18 @@ pub struct Transaction {
     id: OperationId,
     coordinator: CoordinatorId,
     request_key: Option<RequestKey>,
+    fingerprint: Option<u128>,
     phase: Phase,
     members: Vec<Member>,
     prints: Prints,
     voted_yes: MemberSet,
     voted_no: MemberSet,
+    voted_read_only: MemberSet,
     /// Volatile: forgetting it only makes COMMIT be sent again.
     acknowledged: MemberSet,
     rollback_started: bool,
+    /// Its start, if its only participant decides by itself.
+    one_phase_at: Option<Sequence>,
     created_at: Sequence,
     /// The commit decision, or the first of `abort_start` and `rollback_start`.
     decided_at: Option<Sequence>,
@@ -303,6 +330,7 @@ impl Transaction {
     pub fn admission(
         coordinator: CoordinatorId,
         request_key: Option<RequestKey>,
+        fingerprint: Option<u128>,
         members: &[Member],
     ) -> Result<Vec<Event>, AdmissionError> {
         if members.is_empty() {
@@ -317,10 +345,22 @@ impl Transaction {
             }
         }
         let mut events = Vec::with_capacity(members.len() + 2);
-        events.push(Event::Created { coordinator, request_key });
+        events.push(Event::Created { coordinator, request_key, fingerprint });
         events.extend(members.iter().copied().map(Event::ParticipantAdded));
         events.push(Event::PrepareStart);
         Ok(events)
+    }
+
+    /// As [`admission`](Self::admission), of a transaction with one participant, which decides by itself.
+    #[must_use]
+    pub fn one_phase_admission(
+        coordinator: CoordinatorId,
+        request_key: Option<RequestKey>,
+        fingerprint: Option<u128>,
+        member: Member,
+    ) -> Vec<Event> {
+        let created = Event::Created { coordinator, request_key, fingerprint };
+        vec![created, Event::ParticipantAdded(member), Event::OnePhaseStart]
     }
 
     /// The machine that a `tx_created` begins.
@@ -332,20 +372,23 @@ impl Transaction {
         sequence: Sequence,
         event: &Event,
     ) -> Result<Transaction, IllegalTransition> {
-        let Event::Created { coordinator, request_key } = event else {
+        let Event::Created { coordinator, request_key, fingerprint } = event else {
             return Err(IllegalTransition::Unknown { event: event.name() });
         };
         Ok(Transaction {
             id,
             coordinator: *coordinator,
             request_key: request_key.clone(),
+            fingerprint: *fingerprint,
             phase: Phase::Created,
             members: Vec::new(),
             prints: Prints([0; MEMBERS_MAX as usize]),
             voted_yes: MemberSet::default(),
             voted_no: MemberSet::default(),
+            voted_read_only: MemberSet::default(),
             acknowledged: MemberSet::default(),
             rollback_started: false,
+            one_phase_at: None,
             created_at: sequence,
             decided_at: None,
             last_at: sequence,
@@ -355,8 +398,18 @@ impl Transaction {
     /// What this input is worth to the log: at most one fact. Duplicates and late votes are worth none.
     #[must_use]
     pub fn decide(&self, input: &Input) -> Option<Event> {
-        let undecided = matches!(self.phase, Phase::Created | Phase::Preparing);
+        // In one phase the decision is not the coordinator's to take.
+        let undecided =
+            matches!(self.phase, Phase::Created | Phase::Preparing) && !self.is_delegated();
         match *input {
+            Input::Vote { shard, vote } if self.is_delegated() => {
+                self.position(shard)?;
+                Some(match vote {
+                    Vote::Commit => Event::CommitStart { members: self.members.clone() },
+                    Vote::Abort => Event::AbortStart,
+                    Vote::ReadOnly => Event::ReadOnlyComplete,
+                })
+            }
             Input::Vote { shard, vote } => {
                 let member = self.position(shard)?;
                 let first = self.phase == Phase::Preparing && self.vote(member).is_none();
@@ -365,7 +418,7 @@ impl Transaction {
             // A live coordinator whose votes are all in owes the commit (see `settle`); a timer that
             // fires between the last vote and the decision finds it taken.
             Input::TimedOut | Input::AbortRequested => {
-                (undecided && !self.all_voted_commit()).then_some(Event::AbortStart)
+                (undecided && !self.all_agreed()).then_some(Event::AbortStart)
             }
             // Nobody was told "committed" and a participant may have heard ABORT, whose record is
             // never forced: without a decision in the log, all-yes included, the answer is abort.
@@ -393,6 +446,15 @@ impl Transaction {
                 self.join(*member);
             }
             (Event::PrepareStart, Phase::Created) => self.phase = Phase::Preparing,
+            (Event::OnePhaseStart, Phase::Created) if self.members.len() == 1 => {
+                self.phase = Phase::Preparing;
+                self.one_phase_at = Some(sequence);
+            }
+            // In one phase the answer is no vote, and there is nothing to prepare for an abort.
+            (
+                Event::VoteReceived { .. } | Event::AbortComplete | Event::RollbackStart,
+                Phase::Preparing,
+            ) if self.is_delegated() => return Err(illegal),
             (
                 Event::VoteReceived { shard, vote },
                 Phase::Preparing | Phase::Aborting | Phase::RollingBack,
@@ -404,6 +466,7 @@ impl Transaction {
                 match vote {
                     Vote::Commit => self.voted_yes.insert(member),
                     Vote::Abort => self.voted_no.insert(member),
+                    Vote::ReadOnly => self.voted_read_only.insert(member),
                 };
             }
             (Event::CommitStart { .. }, Phase::Aborting | Phase::RollingBack) => {
@@ -412,7 +475,8 @@ impl Transaction {
             (Event::CommitStart { members }, Phase::Created | Phase::Preparing) => {
                 // Whom only the decision names has not voted either.
                 self.learn(members);
-                if self.phase == Phase::Created || !self.all_voted_commit() {
+                let alone = self.is_delegated() && self.members.len() == 1;
+                if !alone && (self.phase == Phase::Created || !self.all_agreed()) {
                     anomaly = Some(IllegalTransition::UnbackedCommit);
                 }
                 self.phase = Phase::Committing;
@@ -432,6 +496,11 @@ impl Transaction {
                 Event::AbortComplete,
                 Phase::Created | Phase::Preparing | Phase::Aborting | Phase::RollingBack,
             ) => self.phase = Phase::Ended(Decision::Abort),
+            (Event::ReadOnlyComplete, Phase::Preparing)
+                if self.all_read_only() || self.is_delegated() =>
+            {
+                self.phase = Phase::Ended(Decision::ReadOnly);
+            }
             (Event::RollbackStart, Phase::Preparing | Phase::RollingBack) => {
                 self.phase = Phase::RollingBack;
                 self.rollback_started = true;
@@ -454,8 +523,9 @@ impl Transaction {
     pub fn settle(&self) -> Option<Event> {
         match self.phase {
             Phase::Preparing if !self.voted_no.is_empty() => Some(Event::AbortStart),
-            Phase::Preparing if self.all_voted_commit() => {
-                Some(Event::CommitStart { members: self.members.clone() })
+            Phase::Preparing if self.all_read_only() => Some(Event::ReadOnlyComplete),
+            Phase::Preparing if self.all_agreed() => {
+                Some(Event::CommitStart { members: self.writers().collect() })
             }
             Phase::Committing if self.all_acknowledged() => Some(Event::CommitComplete),
             _ => None,
@@ -468,6 +538,9 @@ impl Transaction {
         let members = 0..self.members.len() as u32;
         match self.phase {
             Phase::Created => {}
+            Phase::Preparing if let Some(after) = self.one_phase_at => {
+                owed.push(Effect::Delegate { member: 0, after });
+            }
             Phase::Preparing => owed.extend(
                 members
                     .filter(|&m| self.vote(m as usize).is_none())
@@ -475,36 +548,55 @@ impl Transaction {
             ),
             Phase::Committing => {
                 let after = self.evidence();
-                owed.push(Effect::Tell { decision: Decision::Commit, after });
+                let told_after = self.told_after(Decision::Commit);
+                owed.push(Effect::Tell { decision: Decision::Commit, after: told_after });
                 owed.extend(
                     members
-                        .filter(|&m| !self.acknowledged.contains(m as usize))
+                        .filter(|&m| self.awaits_commit(m as usize))
                         .map(|member| Effect::Commit { member, after }),
                 );
             }
             Phase::Aborting | Phase::RollingBack => {
                 owed.push(Effect::Tell { decision: Decision::Abort, after: Sequence::NONE });
-                // Who voted no has aborted already.
+                // Who voted no has aborted already, and so has who decided alone; who voted read-only
+                // does not care.
+                let told = |m: usize| {
+                    self.one_phase_at.is_some()
+                        || self.voted_no.contains(m)
+                        || self.voted_read_only.contains(m)
+                };
                 owed.extend(
-                    members
-                        .filter(|&m| !self.voted_no.contains(m as usize))
-                        .map(|member| Effect::Abort { member }),
+                    members.filter(|&m| !told(m as usize)).map(|member| Effect::Abort { member }),
                 );
             }
             Phase::Ended(decision) => {
-                let after = match decision {
-                    Decision::Commit => self.evidence(),
-                    Decision::Abort => Sequence::NONE,
-                };
-                owed.push(Effect::Tell { decision, after });
+                owed.push(Effect::Tell { decision, after: self.told_after(decision) });
             }
         }
+    }
+
+    /// The record that must be durable before anybody is told this decision of this transaction;
+    /// [`Sequence::NONE`]: none. In one phase the participant's own record is the decision.
+    #[must_use]
+    pub fn told_after(&self, decision: Decision) -> Sequence {
+        match decision {
+            Decision::Commit if self.one_phase_at.is_none() => self.evidence(),
+            Decision::Commit | Decision::Abort | Decision::ReadOnly => Sequence::NONE,
+        }
+    }
+
+    /// Whether the only participant decides by itself, and it is not in the log yet what.
+    #[must_use]
+    pub fn is_delegated(&self) -> bool {
+        self.phase == Phase::Preparing && self.one_phase_at.is_some()
     }
 
     /// A participant acknowledged the commit: it is not sent to it again. True if this was news.
     pub fn acknowledge(&mut self, shard: ShardId) -> bool {
         let Some(member) = self.position(shard) else { return false };
-        self.phase == Phase::Committing && self.acknowledged.insert(member)
+        self.phase == Phase::Committing
+            && !self.voted_read_only.contains(member)
+            && self.acknowledged.insert(member)
     }
 
     /// Its id.
@@ -523,6 +615,12 @@ impl Transaction {
     #[must_use]
     pub fn request_key(&self) -> Option<&RequestKey> {
         self.request_key.as_ref()
+    }
+
+    /// By which the same request is known again, if its beginning says so.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<u128> {
+        self.fingerprint
     }
 
     /// The participants, in the order in which they joined.
@@ -563,18 +661,20 @@ impl Transaction {
         }
     }
 
-    /// The state's name in reports: `created`, `preparing`, `committing`, `aborting`, `rolling_back`,
-    /// `committed`, `aborted`.
+    /// The state's name in reports: `created`, `preparing`, `delegated`, `committing`, `aborting`, `rolling_back`,
+    /// `committed`, `aborted`, `read_only`.
     #[must_use]
     pub fn state(&self) -> &'static str {
         match self.phase {
             Phase::Created => "created",
+            Phase::Preparing if self.is_delegated() => "delegated",
             Phase::Preparing => "preparing",
             Phase::Committing => "committing",
             Phase::Aborting => "aborting",
             Phase::RollingBack => "rolling_back",
             Phase::Ended(Decision::Commit) => "committed",
             Phase::Ended(Decision::Abort) => "aborted",
+            Phase::Ended(Decision::ReadOnly) => "read_only",
         }
     }
 
@@ -613,17 +713,38 @@ impl Transaction {
     fn vote(&self, member: usize) -> Option<Vote> {
         if self.voted_yes.contains(member) {
             Some(Vote::Commit)
+        } else if self.voted_no.contains(member) {
+            Some(Vote::Abort)
         } else {
-            self.voted_no.contains(member).then_some(Vote::Abort)
+            self.voted_read_only.contains(member).then_some(Vote::ReadOnly)
         }
     }
 
-    fn all_voted_commit(&self) -> bool {
-        self.phase == Phase::Preparing && self.voted_yes.len() == self.members.len()
+    /// Everybody has voted, and nobody no.
+    fn all_agreed(&self) -> bool {
+        let agreed = self.voted_yes.len() + self.voted_read_only.len();
+        self.phase == Phase::Preparing && agreed == self.members.len()
+    }
+
+    fn all_read_only(&self) -> bool {
+        self.all_agreed() && self.voted_yes.is_empty()
+    }
+
+    /// Whom a decision concerns.
+    fn writers(&self) -> impl Iterator<Item = Member> + '_ {
+        let members = self.members.iter().enumerate();
+        members.filter(|(at, _)| !self.voted_read_only.contains(*at)).map(|(_, member)| *member)
+    }
+
+    fn awaits_commit(&self, member: usize) -> bool {
+        self.one_phase_at.is_none()
+            && !self.acknowledged.contains(member)
+            && !self.voted_read_only.contains(member)
     }
 
     fn all_acknowledged(&self) -> bool {
-        self.acknowledged.len() == self.members.len()
+        let left_out = self.voted_read_only.len();
+        self.one_phase_at.is_some() || self.acknowledged.len() + left_out == self.members.len()
     }
 
     /// The decision names everybody: a log whose earlier records lie behind a hole still knows whom
@@ -657,7 +778,11 @@ mod tests {
     /// A foreign log may name more than we admit, and shards whose prints are the same.
     #[test]
     fn every_member_is_found_however_many_there_are() {
-        let created = Event::Created { coordinator: CoordinatorId::numbered(1), request_key: None };
+        let created = Event::Created {
+            coordinator: CoordinatorId::numbered(1),
+            request_key: None,
+            fingerprint: None,
+        };
         let mut transaction = Transaction::created(OperationId(1), Sequence(1), &created).unwrap();
         let shards: Vec<ShardId> = (0..300).map(ShardId::numbered).collect();
         for (at, shard) in (2..).zip(&shards) {
@@ -691,7 +816,7 @@ mod tests {
     fn a_commit_decision_that_names_a_stranger_is_unbacked() {
         let member = |number| Member::new(ShardId::numbered(number), NodeName::numbered(number));
         let (id, coordinator) = (OperationId(1), CoordinatorId::numbered(1));
-        let created = Event::Created { coordinator, request_key: None };
+        let created = Event::Created { coordinator, request_key: None, fingerprint: None };
         let mut transaction = Transaction::created(id, Sequence(1), &created).unwrap();
         let voted = Event::VoteReceived { shard: member(1).shard, vote: Vote::Commit };
         for (at, event) in

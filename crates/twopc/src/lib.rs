@@ -24,7 +24,7 @@
 //!
 //! let shard = ShardId::numbered(7);
 //! let members = [Member::new(shard, NodeName::numbered(1))];
-//! let mut admission = Transaction::admission(CoordinatorId::numbered(0), None, &members)?;
+//! let mut admission = Transaction::admission(CoordinatorId::numbered(0), None, None, &members)?;
 //! let mut log = 1u64; // the log gives sequence numbers
 //! let created = admission.remove(0);
 //! let mut tx = Transaction::created(OperationId(1), Sequence(log), &created)?;

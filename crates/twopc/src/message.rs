@@ -35,10 +35,12 @@ pub struct Peer {
 /// A participant's vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vote {
-    /// Ready to commit, and durably so.
+    /// Ready to commit, and durably so; in one phase, it has committed.
     Commit,
     /// It never will.
     Abort,
+    /// It has nothing to change and holds nothing: however the transaction ends, it need not be told.
+    ReadOnly,
 }
 
 /// What a coordinator answers to an inquiry. Only the first two let a participant act.
@@ -63,7 +65,8 @@ pub enum PeerVerdict {
     Aborted,
     /// The peer is prepared too and knows no more.
     Prepared,
-    /// The peer's log holds nothing, and it is not the same store and boot as the list names.
+    /// The peer's log holds nothing, and it is not the same store and boot as the list names; or it voted
+    /// read-only, and will never know.
     Unknown,
     /// The coordinator has said that it is finished, and the peer remembers no more. This decides nothing:
     /// the coordinator is to be asked.
@@ -85,6 +88,18 @@ pub enum Message {
         peers: Arc<[Peer]>,
         /// What the addressee is asked to do; opaque here.
         work: Arc<[u8]>,
+        /// The addressee is the only participant, and decides by itself: its YES says that it has committed.
+        one_phase: bool,
+    },
+    /// Coordinator to participant, in one phase: what have you decided? Whoever has decided nothing never
+    /// commits from now on, and says NO.
+    Resolve {
+        /// The transaction.
+        key: TxKey,
+        /// The coordinator's epoch.
+        epoch: Epoch,
+        /// The addressee's shard.
+        shard: ShardId,
     },
     /// Coordinator to participant: the decision is commit.
     Commit {
@@ -178,6 +193,7 @@ impl Message {
     pub fn key(&self) -> TxKey {
         match self {
             Self::Prepare { key, .. }
+            | Self::Resolve { key, .. }
             | Self::Commit { key, .. }
             | Self::Abort { key, .. }
             | Self::Answer { key, .. }
@@ -195,6 +211,7 @@ impl Message {
     pub fn coordinator_epoch(&self) -> Option<Epoch> {
         match self {
             Self::Prepare { epoch, .. }
+            | Self::Resolve { epoch, .. }
             | Self::Commit { epoch, .. }
             | Self::Abort { epoch, .. }
             | Self::Answer { epoch, .. } => Some(*epoch),

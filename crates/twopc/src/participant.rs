@@ -42,12 +42,28 @@ pub enum Event {
         /// The highest epoch of the coordinator that was seen.
         epoch: Epoch,
     },
+    /// `tx_participant_committed` of a transaction of which this is the only participant: decided here, and
+    /// done.
+    OnePhase {
+        /// For whom.
+        key: PromiseKey,
+        /// The highest epoch of the coordinator that was seen.
+        epoch: Epoch,
+        /// What is done.
+        work: Arc<[u8]>,
+    },
     /// `tx_participant_aborted`: also the tombstone that refuses a PREPARE which arrives later.
     Aborted {
         /// For whom.
         key: PromiseKey,
-        /// A NO was promised to a peer.
+        /// A NO was promised to a peer, or decided in one phase.
         promised: bool,
+    },
+    /// `tx_participant_read_only`: it had nothing to change, and said so. Never forced: what it promises, that
+    /// this store does not promise a NO for the same transaction, is also kept by a new boot count.
+    ReadOnly {
+        /// For whom.
+        key: PromiseKey,
     },
     /// `coordinator_seen`: lower epochs of this coordinator are refused from now on.
     CoordinatorSeen {
@@ -73,8 +89,9 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Prepared { .. } => "tx_prepared",
-            Self::Committed { .. } => "tx_participant_committed",
+            Self::Committed { .. } | Self::OnePhase { .. } => "tx_participant_committed",
             Self::Aborted { .. } => "tx_participant_aborted",
+            Self::ReadOnly { .. } => "tx_participant_read_only",
             Self::CoordinatorSeen { .. } | Self::Finished { .. } => "coordinator_seen",
         }
     }
@@ -102,6 +119,22 @@ pub enum Promise<'a> {
         /// The record.
         at: Sequence,
     },
+    /// It voted read-only, and has forgotten the rest.
+    ReadOnly {
+        /// The record.
+        at: Sequence,
+    },
+}
+
+/// How a branch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ending {
+    /// It has committed.
+    Committed,
+    /// It has aborted, or never will vote yes.
+    Aborted,
+    /// It voted read-only: the transaction's end is nothing to it.
+    ReadOnly,
 }
 
 /// A promise, and what belongs to it until its outcome.
@@ -124,6 +157,8 @@ pub enum Change {
     Promised(Waiting),
     /// Its outcome ended this one.
     Ended(Prepared),
+    /// This was decided in one phase, and is done.
+    Done(Arc<[u8]>),
 }
 
 /// A message of the participant's, and the record that must be durable before it leaves
@@ -143,6 +178,13 @@ pub trait Resources {
     /// Could this work be done now, and be held until the outcome? Asked before the promise is
     /// logged; it must not change anything.
     fn can_prepare(&self, key: &PromiseKey, work: &[u8]) -> bool;
+
+    /// Of work that can be done now: is there nothing to change, and nothing to be held until the
+    /// outcome? Then the vote is read-only. What was read may be changed by others as soon as the vote is
+    /// cast, before the transaction commits elsewhere; say so only where that does no harm.
+    fn is_read_only(&self, _key: &PromiseKey, _work: &[u8]) -> bool {
+        false
+    }
 }
 
 /// One participant: its promises and the coordinators' epochs that it has seen.
@@ -249,7 +291,8 @@ impl Participant {
             return Ruling::Refused;
         }
         let fact = self.worth(highest, &found, message, resources);
-        let carried = fact.as_ref().is_some_and(|fact| !matches!(fact, Event::Aborted { .. }));
+        let bare = |fact: &Event| matches!(fact, Event::Aborted { .. } | Event::ReadOnly { .. });
+        let carried = fact.as_ref().is_some_and(|fact| !bare(fact));
         let seen = epoch.filter(|epoch| *epoch > highest && !carried);
         Ruling::Heard { seen, fact, found }
     }
@@ -271,16 +314,37 @@ impl Participant {
             prepared.then_some(Event::Committed { key, epoch })
         };
         match message {
-            Message::Prepare { key, epoch, shard, peers, work } => {
+            // In one phase a NO is the end of it. So it is recorded, whoever was asked: of two processes
+            // that serve this store one may have committed.
+            Message::Prepare { key, epoch, shard, peers, work, one_phase: true } => {
+                let (named, key) = (self.is_named(peers, *shard), key_of(key, shard));
+                if known.is_some() {
+                    None
+                } else if !named || !resources.can_prepare(&key, work) {
+                    Some(Event::Aborted { key, promised: true })
+                } else if resources.is_read_only(&key, work) {
+                    Some(Event::ReadOnly { key })
+                } else {
+                    let epoch = highest.max(*epoch);
+                    Some(Event::OnePhase { key, epoch, work: work.clone() })
+                }
+            }
+            Message::Resolve { key, shard, .. } => {
+                let key = key_of(key, shard);
+                known.is_none().then_some(Event::Aborted { key, promised: true })
+            }
+            Message::Prepare { key, epoch, shard, peers, work, one_phase: false } => {
                 if known.is_some() || !self.is_named(peers, *shard) {
                     return None;
                 }
                 let key = key_of(key, shard);
-                Some(if resources.can_prepare(&key, work) {
+                Some(if !resources.can_prepare(&key, work) {
+                    Event::Aborted { key, promised: false }
+                } else if resources.is_read_only(&key, work) {
+                    Event::ReadOnly { key }
+                } else {
                     let (peers, work) = (peers.clone(), work.clone());
                     Event::Prepared { key, epoch: *epoch, peers, work }
-                } else {
-                    Event::Aborted { key, promised: false }
                 })
             }
             // Nothing is known of it: that is worth an ACK only if this log is still ours, and
@@ -297,7 +361,7 @@ impl Participant {
                 None | Some(Standing::Prepared) => {
                     Some(Event::Aborted { key: key_of(key, shard), promised: false })
                 }
-                Some(Standing::Committed | Standing::Aborted) => None,
+                Some(Standing::Committed | Standing::Aborted | Standing::ReadOnly) => None,
             },
             Message::Answer { key, shard, verdict: Verdict::Aborted, .. }
             | Message::PeerAnswer { key, shard, verdict: PeerVerdict::Aborted } => {
@@ -330,7 +394,9 @@ impl Participant {
         let mut found = match event {
             Event::Prepared { key, .. }
             | Event::Committed { key, .. }
-            | Event::Aborted { key, .. } => self.promises.find(&key.tx, &key.shard),
+            | Event::OnePhase { key, .. }
+            | Event::Aborted { key, .. }
+            | Event::ReadOnly { key } => self.promises.find(&key.tx, &key.shard),
             Event::CoordinatorSeen { .. } | Event::Finished { .. } => Found::NOTHING,
         };
         self.apply_at(&mut found, sequence, event.clone())
@@ -353,6 +419,7 @@ impl Participant {
                 Standing::Prepared => "prepared",
                 Standing::Committed => "committed",
                 Standing::Aborted => "aborted",
+                Standing::ReadOnly => "read_only",
             };
             Err(IllegalTransition::OutOfPlace { event: name, state })
         };
@@ -374,19 +441,36 @@ impl Participant {
                     Some(Standing::Prepared) => {}
                     Some(standing) => return illegal(standing),
                 }
-                let ended = self.promises.end(found, &key, sequence, true);
+                let ended = self.promises.end(found, &key, sequence, Ending::Committed);
                 if self.promises.saw_at(found, epoch) {
                     self.seen_at = sequence;
                 }
                 Ok(ended.map_or(Change::None, Change::Ended))
+            }
+            Event::OnePhase { key, epoch, work } => {
+                if let Some(standing) = standing {
+                    return illegal(standing);
+                }
+                self.promises.end(found, &key, sequence, Ending::Committed);
+                if self.promises.saw_at(found, epoch) {
+                    self.seen_at = sequence;
+                }
+                Ok(Change::Done(work))
             }
             Event::Aborted { key, .. } => {
                 match standing {
                     None | Some(Standing::Prepared) => {}
                     Some(standing) => return illegal(standing),
                 }
-                let ended = self.promises.end(found, &key, sequence, false);
+                let ended = self.promises.end(found, &key, sequence, Ending::Aborted);
                 Ok(ended.map_or(Change::None, Change::Ended))
+            }
+            Event::ReadOnly { key } => {
+                if let Some(standing) = standing {
+                    return illegal(standing);
+                }
+                self.promises.end(found, &key, sequence, Ending::ReadOnly);
+                Ok(Change::None)
             }
             Event::CoordinatorSeen { coordinator, epoch } => {
                 self.promises.saw(&coordinator, epoch);
@@ -451,9 +535,9 @@ impl Participant {
     }
 
     /// Takes the outcome of a branch from a snapshot, which does not hold its promise.
-    pub fn restore_outcome(&mut self, key: &PromiseKey, at: Sequence, committed: bool) {
+    pub fn restore_outcome(&mut self, key: &PromiseKey, at: Sequence, how: Ending) {
         let mut found = self.promises.find(&key.tx, &key.shard);
-        self.promises.end(&mut found, key, at, committed);
+        self.promises.end(&mut found, key, at, how);
     }
 
     /// Takes from a snapshot, whose record is `at`, what is known of a coordinator.
@@ -480,9 +564,15 @@ impl Participant {
     fn answer(&self, known: Option<Known>, from: NodeName, message: &Message) -> Option<Reply> {
         let known = known.map(|known| (known.standing(), known.at));
         match message {
-            Message::Prepare { key, shard, .. } => {
+            Message::Prepare { key, shard, .. } | Message::Resolve { key, shard, .. } => {
+                let alone = !matches!(message, Message::Prepare { one_phase: false, .. });
                 let (vote, after) = match known {
+                    // It was promised in two phases: whoever asks what was decided in one is wrong.
+                    Some((Standing::Prepared, _)) if alone => return None,
                     Some((Standing::Prepared | Standing::Committed, at)) => (Vote::Commit, at),
+                    Some((Standing::Aborted, at)) if alone => (Vote::Abort, at),
+                    None if alone => return None,
+                    Some((Standing::ReadOnly, _)) => (Vote::ReadOnly, Sequence::NONE),
                     // Another boot that knows nothing, or another store: NO, and nothing recorded.
                     Some((Standing::Aborted, _)) | None => (Vote::Abort, Sequence::NONE),
                 };
@@ -495,6 +585,8 @@ impl Participant {
                     Some((Standing::Committed, at)) => (false, at),
                     Some((Standing::Aborted, at)) => (true, at),
                     Some((Standing::Prepared, _)) => return None,
+                    // A coordinator that has lost its vote asks too much of it: there is nothing to do.
+                    Some((Standing::ReadOnly, _)) => (false, Sequence::NONE),
                     None => (store.is_some_and(|voted| voted != self.store), Sequence::NONE),
                 };
                 Some(self.ack(*key, *shard, heuristic, after))
@@ -508,7 +600,7 @@ impl Participant {
                     Some((Standing::Committed, at)) => (PeerVerdict::Committed, at),
                     Some((Standing::Aborted, at)) => (PeerVerdict::Aborted, at),
                     Some((Standing::Prepared, _)) => (PeerVerdict::Prepared, Sequence::NONE),
-                    None => (PeerVerdict::Unknown, Sequence::NONE),
+                    Some((Standing::ReadOnly, _)) | None => (PeerVerdict::Unknown, Sequence::NONE),
                 };
                 let message = Message::PeerAnswer { key: *key, shard: *shard, verdict };
                 Some(Reply { to: from, message, after })
@@ -628,7 +720,8 @@ impl Participant {
 fn branch(message: &Message) -> (&TxKey, &ShardId) {
     match message {
         Message::PeerInquiry { key, peer, .. } => (key, &peer.shard),
-        Message::Prepare { key, shard, .. }
+        Message::Resolve { key, shard, .. }
+        | Message::Prepare { key, shard, .. }
         | Message::Commit { key, shard, .. }
         | Message::Abort { key, shard, .. }
         | Message::Answer { key, shard, .. }

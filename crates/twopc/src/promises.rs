@@ -5,7 +5,7 @@
 //! as it can, and only promises without an outcome have more than 24 bytes.
 
 use crate::TxKey;
-use crate::participant::{Prepared, Promise, PromiseKey};
+use crate::participant::{Ending, Prepared, Promise, PromiseKey};
 use crate::watermark::Watermark;
 use base::{CoordinatorId, Epoch, OperationId, Sequence, ShardId};
 use std::cmp::Ordering;
@@ -48,6 +48,7 @@ pub(crate) enum Standing {
     Prepared,
     Committed,
     Aborted,
+    ReadOnly,
 }
 
 /// What is known of a branch.
@@ -62,12 +63,25 @@ pub(crate) struct Known {
 const COMMITTED: u32 = u32::MAX;
 /// The mark of one that has aborted.
 const ABORTED: u32 = u32::MAX - 1;
+/// The mark of one that voted read-only.
+const READ_ONLY: u32 = u32::MAX - 2;
+
+impl Ending {
+    fn mark(self) -> u32 {
+        match self {
+            Ending::Committed => COMMITTED,
+            Ending::Aborted => ABORTED,
+            Ending::ReadOnly => READ_ONLY,
+        }
+    }
+}
 
 impl Known {
     pub fn standing(self) -> Standing {
         match self.mark {
             COMMITTED => Standing::Committed,
             ABORTED => Standing::Aborted,
+            READ_ONLY => Standing::ReadOnly,
             _ => Standing::Prepared,
         }
     }
@@ -201,7 +215,7 @@ impl Promises {
         if ward.finished.as_deref().is_some_and(|known| !mark.is_newer_than(known)) {
             return;
         }
-        let ended = |mark: u32| mark == COMMITTED || mark == ABORTED;
+        let ended = |mark: u32| mark >= READ_ONLY;
         ward.recent.retain(|entry| !(ended(entry.mark) && mark.covers(entry.id)));
         let key = |id| PromiseKey {
             tx: TxKey { coordinator: *coordinator, id },
@@ -226,7 +240,7 @@ impl Promises {
         assert!(found.known.is_none(), "a branch promises once");
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = number(self.open.len());
-            assert!(slot < ABORTED, "fewer than 2^32 - 2 promises wait for their outcome");
+            assert!(slot < READ_ONLY, "fewer than 2^32 - 3 promises wait for their outcome");
             self.open.push(None);
             slot
         });
@@ -245,10 +259,10 @@ impl Promises {
         found: &mut Found,
         key: &PromiseKey,
         at: Sequence,
-        committed: bool,
+        how: Ending,
     ) -> Option<Prepared> {
         let before = found.known;
-        self.put(found, key, Known { at, mark: if committed { COMMITTED } else { ABORTED } });
+        self.put(found, key, Known { at, mark: how.mark() });
         let slot = before?.mark;
         let open = self.open.get_mut(slot as usize)?.take()?;
         self.free.push(slot);
@@ -312,6 +326,7 @@ impl Promises {
         match known.mark {
             COMMITTED => Promise::Committed { at },
             ABORTED => Promise::Aborted { at },
+            READ_ONLY => Promise::ReadOnly { at },
             slot => {
                 let open = self.open[slot as usize].as_ref();
                 let open = open.expect("the slot of a promise is free only after its outcome");
@@ -567,11 +582,11 @@ mod tests {
                     model.insert(key, (at, Standing::Prepared));
                 }
                 None => {
-                    assert_eq!(promises.end(&mut found, &key, at, false), None);
+                    assert_eq!(promises.end(&mut found, &key, at, Ending::Aborted), None);
                     model.insert(key, (at, Standing::Aborted));
                 }
                 Some((promised, Standing::Prepared)) => {
-                    let ended = promises.end(&mut found, &key, at, true);
+                    let ended = promises.end(&mut found, &key, at, Ending::Committed);
                     assert_eq!(ended.map(|prepared| prepared.at), Some(*promised));
                     model.insert(key, (at, Standing::Committed));
                 }
@@ -584,6 +599,7 @@ mod tests {
             Promise::Prepared { at, .. } => (at, Standing::Prepared),
             Promise::Committed { at } => (at, Standing::Committed),
             Promise::Aborted { at } => (at, Standing::Aborted),
+            Promise::ReadOnly { at } => (at, Standing::ReadOnly),
         };
         let all: Vec<_> = promises.iter().map(|(key, p)| (key, standing(p))).collect();
         let expected: Vec<_> = model.iter().map(|(key, known)| (*key, *known)).collect();

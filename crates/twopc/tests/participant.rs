@@ -46,7 +46,8 @@ fn no_answer_leaves_before_the_epoch_that_it_answers_is_durable() {
     let mut participant = Participant::new(NodeName::numbered(1), STORE, BootCount(2));
     let (epoch, shard) = (Epoch::new(3), ShardId::numbered(1));
     let (peers, work) = ([].into(), [].into());
-    let prepare = Message::Prepare { key: key(), epoch, shard, peers, work };
+    let one_phase = false;
+    let prepare = Message::Prepare { key: key(), epoch, shard, peers, work, one_phase };
     assert_eq!(participant.decide(&prepare, &Yes), None);
     let seen = participant.newer_epoch(COORDINATOR, epoch).unwrap();
     participant.apply(Sequence(5), &seen).unwrap();

@@ -110,7 +110,7 @@ impl World {
         };
         let mut world = World { coordinator, participants, network: Vec::new() };
         let members: Vec<Member> = peers().iter().copied().map(Member::at).collect();
-        for event in Transaction::admission(key().coordinator, None, &members).unwrap() {
+        for event in Transaction::admission(key().coordinator, None, None, &members).unwrap() {
             world.coordinator_logs(event);
         }
         world
@@ -150,10 +150,13 @@ impl World {
         let epoch = Epoch::new(self.coordinator.epoch);
         for effect in owed {
             match effect {
+                Effect::Delegate { .. } => unreachable!("there are two phases here"),
                 Effect::Prepare { member } => {
                     let (shard, peers) = (shard(member as usize), peers());
                     let work = Arc::new([]);
-                    let prepare = Message::Prepare { key: key(), epoch, shard, peers, work };
+                    let one_phase = false;
+                    let prepare =
+                        Message::Prepare { key: key(), epoch, shard, peers, work, one_phase };
                     self.send(member as u8, prepare);
                 }
                 Effect::Commit { member, after } => {
@@ -189,7 +192,7 @@ impl World {
             Some(machine) => match machine.decision() {
                 Some(Decision::Commit) if machine.evidence() <= durable => Verdict::Committed,
                 Some(Decision::Commit) | None => Verdict::Pending,
-                Some(Decision::Abort) => Verdict::Aborted,
+                Some(Decision::Abort | Decision::ReadOnly) => Verdict::Aborted,
             },
             // Nothing of it survived, and the id is of an earlier epoch.
             None => Verdict::Aborted,

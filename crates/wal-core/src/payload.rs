@@ -57,6 +57,8 @@ pub enum Prefix {
     TxParticipantCommitted { id: OperationId, coordinator: CoordinatorId },
     /// Code 1C.
     TxParticipantAborted { id: OperationId, coordinator: CoordinatorId },
+    /// Code 1F.
+    TxParticipantReadOnly { id: OperationId, coordinator: CoordinatorId },
     /// Code 1D; the id is 0.
     CoordinatorSeen { id: OperationId, coordinator: CoordinatorId },
     /// Code 1E; the id is 0 if it is unknown.
@@ -98,7 +100,7 @@ pub enum PayloadError {
 #[must_use]
 pub const fn prefix_bytes(event: EventType) -> Option<u32> {
     Some(match event.0 {
-        0x01 | 0x10 | 0x1A..=0x1E | 0x20 => 40,
+        0x01 | 0x10 | 0x1A..=0x20 => 40,
         0x02 => 13,
         0x03 | 0x09..=0x0B | 0x12 | 0x14..=0x19 => 8,
         0x04 | 0x06 | 0x07 => 12,
@@ -168,6 +170,9 @@ impl Prefix {
             EventType::TX_PARTICIPANT_ABORTED => {
                 Prefix::TxParticipantAborted { id, coordinator: coordinator() }
             }
+            EventType::TX_PARTICIPANT_READ_ONLY => {
+                Prefix::TxParticipantReadOnly { id, coordinator: coordinator() }
+            }
             EventType::COORDINATOR_SEEN => {
                 Prefix::CoordinatorSeen { id, coordinator: coordinator() }
             }
@@ -193,6 +198,7 @@ impl Prefix {
             | Prefix::TxPrepared { coordinator, .. }
             | Prefix::TxParticipantCommitted { coordinator, .. }
             | Prefix::TxParticipantAborted { coordinator, .. }
+            | Prefix::TxParticipantReadOnly { coordinator, .. }
             | Prefix::CoordinatorSeen { coordinator, .. }
             | Prefix::InDoubt { coordinator, .. }
             | Prefix::StepOutcome { coordinator, .. } => out.extend_from_slice(&coordinator.0),
@@ -263,6 +269,7 @@ impl Prefix {
             | Prefix::TxPrepared { id, .. }
             | Prefix::TxParticipantCommitted { id, .. }
             | Prefix::TxParticipantAborted { id, .. }
+            | Prefix::TxParticipantReadOnly { id, .. }
             | Prefix::CoordinatorSeen { id, .. }
             | Prefix::InDoubt { id, .. }
             | Prefix::StepOutcome { id, .. } => id,
@@ -298,6 +305,7 @@ impl Prefix {
             Prefix::TxPrepared { .. } => EventType::TX_PREPARED,
             Prefix::TxParticipantCommitted { .. } => EventType::TX_PARTICIPANT_COMMITTED,
             Prefix::TxParticipantAborted { .. } => EventType::TX_PARTICIPANT_ABORTED,
+            Prefix::TxParticipantReadOnly { .. } => EventType::TX_PARTICIPANT_READ_ONLY,
             Prefix::CoordinatorSeen { .. } => EventType::COORDINATOR_SEEN,
             Prefix::InDoubt { .. } => EventType::IN_DOUBT,
             Prefix::StepOutcome { .. } => EventType::STEP_OUTCOME,

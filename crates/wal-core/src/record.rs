@@ -96,6 +96,8 @@ events! {
     COORDINATOR_SEEN = 0x1D, "coordinator_seen";
     /// An operation that a hole in the log has left in doubt.
     IN_DOUBT = 0x1E, "in_doubt";
+    /// A participant had nothing to change, and voted so.
+    TX_PARTICIPANT_READ_ONLY = 0x1F, "tx_participant_read_only";
     /// What a participant answered to a saga's step, durable before the answer left.
     STEP_OUTCOME = 0x20, "step_outcome";
     /// A marker, or a part of a snapshot.

@@ -88,6 +88,7 @@ fn summary(report: &RecoveryReport) -> Summary {
     let decided = |decision: &Decision| match decision {
         Decision::Commit => "committed",
         Decision::Abort => "aborted",
+        Decision::ReadOnly => "read_only",
     };
     let txs = &report.completed_transactions.entries;
     let sagas = &report.completed_sagas.entries;

@@ -8,7 +8,7 @@ use crate::codec::{self, Fact};
 use crate::snapshot::{self, Ended, EndedHow, Frame, Kind, Piece, Trail, tag, take};
 use base::{CoordinatorId, Epoch, OperationId, Sequence, ShardId};
 use saga::Saga;
-use twopc::participant::PromiseKey;
+use twopc::participant::{Ending, PromiseKey};
 use twopc::{IllegalTransition, Transaction, TxKey};
 use wal_core::{EventType, Record, SnapshotPart};
 
@@ -99,11 +99,16 @@ impl Replay {
                         let coordinator = CoordinatorId(take(&mut value)?);
                         let id = OperationId(u64::from_le_bytes(take(&mut value)?));
                         let shard = ShardId(take(&mut value)?);
-                        let [committed] = take(&mut value)?;
+                        let how = match take(&mut value)? {
+                            [0] => Ending::Aborted,
+                            [1] => Ending::Committed,
+                            [2] => Ending::ReadOnly,
+                            _ => return None,
+                        };
                         let at = Sequence(u64::from_le_bytes(take(&mut value)?));
                         let key = PromiseKey { tx: TxKey { coordinator, id }, shard };
                         self.promised_ms.remove(&key);
-                        self.participant.restore_outcome(&key, at, committed == 1);
+                        self.participant.restore_outcome(&key, at, how);
                     }
                 }
                 tag::STEPS => {

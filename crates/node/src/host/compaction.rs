@@ -8,7 +8,7 @@
 use super::Host;
 use base::{CoordinatorId, Time};
 use coordinator::{Answered, GatedLog, Message, Output, SagaKey, SnapshotWriter, codec};
-use twopc::participant::{Event, Promise, PromiseKey};
+use twopc::participant::{Ending, Event, Promise, PromiseKey};
 use wal_core::AppendError;
 
 /// How far a snapshot has come: what is still to be looked at, the next one last.
@@ -119,7 +119,9 @@ impl Host {
                 if chunk.is_empty() {
                     let ended = |(key, promise)| match promise {
                         Promise::Prepared { .. } => None,
-                        Promise::Committed { .. } | Promise::Aborted { .. } => Some(key),
+                        Promise::Committed { .. }
+                        | Promise::Aborted { .. }
+                        | Promise::ReadOnly { .. } => Some(key),
                     };
                     let ended = self.participant.promises().filter_map(ended).collect();
                     return Ok((Some(Stage::Outcomes(ended)), 0));
@@ -141,8 +143,9 @@ impl Host {
                 }
                 writer.outcomes(chunk.iter().filter_map(
                     |key| match self.participant.promise(key)? {
-                        Promise::Committed { at } => Some((*key, at, true)),
-                        Promise::Aborted { at } => Some((*key, at, false)),
+                        Promise::Committed { at } => Some((*key, at, Ending::Committed)),
+                        Promise::Aborted { at } => Some((*key, at, Ending::Aborted)),
+                        Promise::ReadOnly { at } => Some((*key, at, Ending::ReadOnly)),
                         Promise::Prepared { .. } => None,
                     },
                 ));

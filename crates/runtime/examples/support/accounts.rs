@@ -98,22 +98,35 @@ impl Participant for Accounts {
                 let change = "UPDATE accounts SET balance = balance + ? WHERE id = ?";
                 tx.execute(change, params![amount, account])
             };
+            let has = |account: i64, least: i64| -> rusqlite::Result<bool> {
+                let balance = "SELECT balance FROM accounts WHERE id = ?";
+                let balance: Option<i64> =
+                    tx.query_row(balance, [account], |row| row.get(0)).optional()?;
+                Ok(balance.is_some_and(|balance| balance >= least))
+            };
+            let moved = |transfer: i64, amount: i64| {
+                tx.execute("INSERT INTO moves VALUES (?, ?)", params![transfer, amount])
+            };
             match &write.change {
                 Change::Promise { work, .. } => {
                     let (account, amount, _) = read(work)?;
-                    let balance = "SELECT balance FROM accounts WHERE id = ?";
-                    let balance: Option<i64> =
-                        tx.query_row(balance, [account], |row| row.get(0)).optional()?;
-                    if balance.is_none_or(|balance| balance + amount.min(0) < 0) {
+                    if !has(account, -amount.min(0))? {
                         return Ok(Written::Refused);
                     }
                     add(account, amount.min(0))?;
                 }
+                Change::Do { work } => {
+                    let (account, amount, transfer) = read(work)?;
+                    if !has(account, -amount.min(0))? {
+                        return Ok(Written::Refused);
+                    }
+                    add(account, amount)?;
+                    moved(transfer, amount)?;
+                }
                 Change::Commit { work, .. } => {
                     let (account, amount, transfer) = read(work)?;
                     add(account, amount.max(0))?;
-                    let moved = "INSERT INTO moves VALUES (?, ?)";
-                    tx.execute(moved, params![transfer, amount])?;
+                    moved(transfer, amount)?;
                 }
                 Change::Abort { work, .. } => {
                     let (account, amount, _) = read(work)?;

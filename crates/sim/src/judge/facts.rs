@@ -32,6 +32,8 @@ enum Promise {
     Committed,
     /// After a promise, or instead of one.
     Aborted,
+    /// It had nothing to change.
+    ReadOnly,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,8 @@ struct Spread {
     committing: bool,
     /// Its coordinator has told somebody that it is aborted.
     abort_said: bool,
+    /// The shards that have voted read-only, durably so or not.
+    read_only: Vec<u64>,
     request: Option<u32>,
 }
 
@@ -85,6 +89,7 @@ impl Spread {
             aborted: 0,
             committing: false,
             abort_said: false,
+            read_only: Vec::new(),
             request: None,
         }
     }
@@ -242,6 +247,8 @@ enum Ended {
     Committed,
     /// Without a record that proves it: aborts are presumed.
     Aborted,
+    /// As little is proved.
+    ReadOnly,
     Saga(End),
 }
 
@@ -286,6 +293,11 @@ struct Seen {
     asked_again: u64,
     key_taken: u64,
     run_anew: u64,
+    read_only_vote: u64,
+    all_read_only: u64,
+    one_phase: u64,
+    one_phase_refused: u64,
+    resolved: u64,
 }
 
 /// Everything that is durable somewhere, and what was said.
@@ -383,6 +395,7 @@ impl Facts {
         let told = match outcome {
             Outcome::Committed => Ended::Committed,
             Outcome::Aborted => Ended::Aborted,
+            Outcome::ReadOnly => Ended::ReadOnly,
             Outcome::Completed => Ended::Saga(End::Completed),
             Outcome::Compensated => Ended::Saga(End::Compensated),
             Outcome::SagaAborted => Ended::Saga(End::Aborted),
@@ -396,14 +409,19 @@ impl Facts {
         asked.told_unproved |= told == Ended::Aborted && asked.operation.is_none();
         let before = asked.told.replace(told);
         let anew = asked.told_unproved && before == Some(Ended::Aborted);
-        ensure(anew || before.is_none_or(|before| before == told), "I2", || {
+        // A crash may forget that nobody had anything to change.
+        let forgot = before == Some(Ended::ReadOnly) && told == Ended::Aborted;
+        ensure(anew || forgot || before.is_none_or(|before| before == told), "I2", || {
             format!("the client of {key:?} was told {before:?}, and now {told:?}")
         })?;
         let proved = match told {
             Ended::Aborted => asked.ended.is_none(),
+            Ended::ReadOnly => asked.ended.is_none() && asked.adds.is_empty(),
             told => asked.ended == Some(told),
         };
-        let invariant = if told == Ended::Aborted { "I2" } else { "G1" };
+        self.seen.all_read_only += u64::from(told == Ended::ReadOnly);
+        let unproved = matches!(told, Ended::Aborted | Ended::ReadOnly);
+        let invariant = if unproved { "I2" } else { "G1" };
         ensure(proved, invariant, || {
             format!(
                 "the client of {key:?} is told {told:?}; what is durable says {:?}",
@@ -501,6 +519,8 @@ impl Facts {
             }
             Change::Voted(shard, vote) => self.voted(node, id, shard, vote),
             Change::CommitStart => self.commit_decided(node, id),
+            Change::RefusedAlone => self.refused_alone(node, id),
+            Change::NothingToDecide => self.nothing_to_decide(node, id),
             Change::CommitComplete => self.commit_complete(node, id),
             Change::StepSucceeded(step) => {
                 let index = step.trailing_zeros() as usize;
@@ -550,9 +570,15 @@ impl Facts {
     fn voted(&self, node: u32, id: OperationId, shard: ShardId, vote: Vote) -> Checked {
         let spread = self.coordinators[node as usize].spread.get(id);
         let branch = spread.and_then(|spread| spread.branch(shard.number()));
-        let promised = branch.is_some_and(|branch| branch.prepared);
-        ensure(vote == Vote::Abort || promised, "G1", || {
-            format!("n{node} logs a YES of {shard:?} for transaction {id}: no such promise")
+        let said = match vote {
+            Vote::Abort => true,
+            Vote::Commit => branch.is_some_and(|branch| branch.prepared),
+            Vote::ReadOnly => {
+                spread.is_some_and(|spread| spread.read_only.contains(&shard.number()))
+            }
+        };
+        ensure(said, "G1", || {
+            format!("n{node} logs {vote:?} of {shard:?} for transaction {id}: it did not vote so")
         })
     }
 
@@ -564,23 +590,53 @@ impl Facts {
         ensure(!spread.abort_said, "I3", || {
             format!("n{node} commits transaction {id}, of which somebody was told that it aborts")
         })?;
-        for member in tx.members(&coordinator.model.names) {
+        for (member, vote) in tx.votes(&coordinator.model.names) {
             let on = member.node.number() as u32;
             let promise = spread.promise(member.shard, on);
-            ensure(promise == Some(Promise::Prepared), "G13", || {
+            let stands = match promise {
+                // A new boot does not know of it, and promises nothing either.
+                None | Some(Promise::ReadOnly) => vote == Some(Vote::ReadOnly),
+                Some(Promise::Prepared) => !tx.one_phase && vote != Some(Vote::ReadOnly),
+                Some(Promise::Committed) => tx.one_phase,
+                Some(Promise::Aborted) => false,
+            };
+            ensure(stands, "G13", || {
                 let shard = member.shard.number();
                 format!("n{node} commits transaction {id}; shard {shard} at n{on} has {promise:?}")
             })?;
         }
+        if tx.one_phase {
+            // Its participant's record has decided it.
+            return Ok(());
+        }
         let request = spread.request;
         self.decided(request, Ended::Committed)
+    }
+
+    fn refused_alone(&self, node: u32, id: OperationId) -> Checked {
+        let spread = self.coordinators[node as usize].spread.get(id);
+        let refused = spread.is_some_and(|spread| spread.aborted == 1 && spread.committed == 0);
+        ensure(refused, "G14", || {
+            format!("n{node} aborts transaction {id}, which is its participant's to decide")
+        })
+    }
+
+    fn nothing_to_decide(&self, node: u32, id: OperationId) -> Checked {
+        let Coordinator { model, spread, .. } = &self.coordinators[node as usize];
+        let (Some(tx), Some(spread)) = (model.transactions.get(id), spread.get(id)) else {
+            return Ok(());
+        };
+        let mut shards = tx.members(&model.names).map(|member| member.shard.number());
+        ensure(shards.all(|shard| spread.read_only.contains(&shard)), "G1", || {
+            format!("n{node} calls transaction {id} read-only, and somebody did not")
+        })
     }
 
     fn commit_complete(&self, node: u32, id: OperationId) -> Checked {
         let coordinator = &self.coordinators[node as usize];
         let (tx, spread) = (coordinator.model.transactions.get(id), coordinator.spread.get(id));
         let (Some(tx), Some(spread)) = (tx, spread) else { return Ok(()) };
-        let all = tx.size() as u32;
+        let all = tx.writers() as u32;
         ensure(spread.committed == all, "I2", || {
             format!(
                 "n{node}: everybody has committed transaction {id}, says its log; of {all} \
@@ -657,7 +713,19 @@ impl Facts {
         let (Some(id), Some(coordinator)) = (fields.id(), fields.coordinator()) else {
             return Err(unreadable());
         };
-        let [epoch, shard, body, promised, call, answer, output, marked, finished, peers] = fields
+        let [
+            epoch,
+            shard,
+            body,
+            promised,
+            call,
+            answer,
+            output,
+            marked,
+            finished,
+            peers,
+            one_phase,
+        ] = fields
             .extensions([
                 tag::EPOCH,
                 tag::SHARD,
@@ -669,6 +737,7 @@ impl Facts {
                 tag::MARKED,
                 tag::FINISHED,
                 tag::PARTICIPANTS,
+                tag::ONE_PHASE,
             ])
             .ok_or_else(unreadable)?;
         let by = coordinator.number() as u32;
@@ -683,8 +752,13 @@ impl Facts {
             EventType::TX_PREPARED => self.prepared(node, key, epoch, record, body, peers),
             EventType::TX_PARTICIPANT_COMMITTED => {
                 saw(&mut self.coordinators[by as usize].seen, node, epoch);
-                self.committed(node, key, record.sequence)
+                match one_phase {
+                    None => self.committed(node, key, record.sequence),
+                    Some([1]) => self.decided_alone(node, key, record.sequence, body),
+                    Some(_) => Err(unreadable()),
+                }
             }
+            EventType::TX_PARTICIPANT_READ_ONLY => self.read_only(node, key, record.sequence),
             EventType::TX_PARTICIPANT_ABORTED => {
                 self.seen.peer_promise += u64::from(promised == Some(&[1]));
                 self.aborted(node, key, record.sequence)
@@ -745,7 +819,7 @@ impl Facts {
                 return Err(Objection::new("I12", what));
             }
             let value = cell.value;
-            let condition = change.kind == ChangeKind::Require;
+            let condition = matches!(change.kind, ChangeKind::Require | ChangeKind::Look);
             ensure(!condition || value >= change.amount, "G13", || {
                 format!("n{node} promises {id} although cell {} holds {value}", change.cell)
             })?;
@@ -767,6 +841,70 @@ impl Facts {
             at: record.sequence,
             ms: record.timestamp_ms,
             sum: survey::promise_sum(record.sequence, record.timestamp_ms, work, peers),
+        });
+        Ok(())
+    }
+
+    /// The only participant of a transaction has decided to commit it, and has.
+    fn decided_alone(&mut self, node: u32, key: Key, at: u64, work: &[u8]) -> Checked {
+        let (by, id, shard) = (key.0 as u32, key.1, key.2);
+        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
+        // Its coordinator has left it to nobody else, durably so.
+        let alone = model.transactions.get(id).is_some_and(|tx| tx.one_phase && tx.size() == 1);
+        ensure(alone, "G14", || {
+            format!("n{node} commits transaction {id} alone, and n{by} has not left it to it")
+        })?;
+        let spread = spread.entry(id, Spread::new);
+        let before = spread.branch(shard).copied();
+        ensure(before.is_none() && !spread.abort_said && spread.aborted == 0, "I1", || {
+            format!("n{node} commits transaction {id} alone, after {before:?} or an abort")
+        })?;
+        spread.committed += 1;
+        spread.branches.push(Branch {
+            shard,
+            node,
+            promise: Promise::Committed,
+            prepared: true,
+            open: false,
+            at,
+            ms: 0,
+            sum: 0,
+        });
+        let request = spread.request;
+        let participant = &mut self.participants[node as usize];
+        for change in payload::changes(work) {
+            let cell = participant.cells.at(change.cell);
+            ensure(cell.lock == Lock::Free, "I12", || {
+                format!("n{node}: {id} touches cell {}, which is locked", change.cell)
+            })?;
+            let value = cell.value;
+            let condition = matches!(change.kind, ChangeKind::Require | ChangeKind::Look);
+            ensure(!condition || value >= change.amount, "G13", || {
+                format!("n{node} commits {id} although cell {} holds {value}", change.cell)
+            })?;
+            cell.value = value.wrapping_add(change.adds());
+        }
+        self.seen.one_phase += 1;
+        self.decided(request, Ended::Committed)
+    }
+
+    /// A participant had nothing to change, says its log.
+    fn read_only(&mut self, node: u32, key: Key, at: u64) -> Checked {
+        let (by, id, shard) = (key.0 as u32, key.1, key.2);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
+        let before = spread.branch(shard).copied();
+        ensure(before.is_none(), "G14", || {
+            format!("n{node} has nothing to change in transaction {id}, after {before:?}")
+        })?;
+        spread.branches.push(Branch {
+            shard,
+            node,
+            promise: Promise::ReadOnly,
+            prepared: false,
+            open: false,
+            at,
+            ms: 0,
+            sum: 0,
         });
         Ok(())
     }
@@ -1035,12 +1173,18 @@ impl Facts {
         self.participants[node as usize].cells.get(number).value
     }
 
-    /// How a branch has ended at a node, whether it committed and by which record.
+    /// How a branch has ended at a node (0 aborted, 1 committed, 2 it had nothing to change), and by which
+    /// record.
     #[must_use]
-    pub fn branch_ended(&self, node: u32, key: BranchKey) -> Option<(bool, u64)> {
+    pub fn branch_ended(&self, node: u32, key: BranchKey) -> Option<(u8, u64)> {
         let spread = self.coordinators.get(key.0 as usize)?.spread.get(key.1)?;
         let branch = spread.branch(key.2).filter(|branch| branch.node == node && !branch.open)?;
-        Some((branch.promise == Promise::Committed, branch.at))
+        let how = match branch.promise {
+            Promise::Prepared | Promise::Aborted => 0,
+            Promise::Committed => 1,
+            Promise::ReadOnly => 2,
+        };
+        Some((how, branch.at))
     }
 
     /// What a promise says that is open at a node.
@@ -1209,8 +1353,16 @@ impl Facts {
     ) -> Checked {
         use twopc::Message as M;
         let id = message.key().id;
-        let spread = &mut self.coordinators[by as usize].spread;
+        let Coordinator { model, spread, .. } = &mut self.coordinators[by as usize];
         match message {
+            // Once it has left, only its participant's answer ends it: its beginning must not be lost.
+            M::Prepare { one_phase: true, .. } | M::Resolve { .. } => {
+                self.seen.resolved += u64::from(matches!(message, M::Resolve { .. }));
+                let tx = model.transactions.get(id);
+                ensure(tx.is_some_and(|tx| tx.one_phase), "gate", || {
+                    format!("n{from} leaves transaction {id} to its participant: not durably so")
+                })
+            }
             M::Prepare { .. } | M::Inquiry { .. } | M::PeerInquiry { .. } => Ok(()),
             M::Commit { .. } | M::Answer { verdict: Verdict::Committed, .. } => {
                 ensure(spread.get(id).is_some_and(|spread| spread.committing), "gate", || {
@@ -1230,7 +1382,42 @@ impl Facts {
                 let own = store(opened, from);
                 announces(from, named.0, boot.0, own)?;
                 let branch = spread.get(id).and_then(|spread| spread.branch_at(*shard, from));
+                let tx = model.transactions.get(id);
                 match vote {
+                    Vote::ReadOnly => {
+                        let promise = branch.map(|branch| branch.promise);
+                        // A replaced process does not know what its successor promised.
+                        let replaced = boot.0 < own.epoch;
+                        ensure(
+                            replaced || matches!(promise, None | Some(Promise::ReadOnly)),
+                            "G14",
+                            || {
+                                format!(
+                                    "n{from} has nothing to change in transaction {id}, and {promise:?}"
+                                )
+                            },
+                        )?;
+                        self.seen.read_only_vote += 1;
+                        let spread = spread.entry(id, Spread::new);
+                        if !spread.read_only.contains(&shard.number()) {
+                            spread.read_only.push(shard.number());
+                        }
+                        Ok(())
+                    }
+                    // In one phase the answer is the end of it.
+                    _ if tx.is_some_and(|tx| tx.one_phase) => {
+                        let expected = match vote {
+                            Vote::Commit => Promise::Committed,
+                            Vote::Abort | Vote::ReadOnly => Promise::Aborted,
+                        };
+                        let promise = branch.map(|branch| branch.promise);
+                        self.seen.one_phase_refused += u64::from(*vote == Vote::Abort);
+                        ensure(promise == Some(expected), "gate", || {
+                            format!(
+                                "n{from} says {vote:?} of transaction {id}; it has {promise:?} durably"
+                            )
+                        })
+                    }
                     // An ABORT may have come while the promise was on its way to the disk.
                     Vote::Commit => {
                         ensure(branch.is_some_and(|branch| branch.prepared), "gate", || {
@@ -1461,7 +1648,7 @@ impl Facts {
         let model = &self.coordinators[node as usize].model;
         for operation in &report.operations {
             if let OperationKind::Transaction { members, votes } = &operation.kind {
-                let yes = votes.iter().filter(|(_, vote)| *vote == Vote::Commit).count();
+                let yes = votes.iter().filter(|(_, vote)| *vote != Vote::Abort).count();
                 let undecided = operation.action == RecoveryAction::TxResumeAbort;
                 self.seen.recovered_all_yes +=
                     u64::from(undecided && yes > 0 && yes == members.len());
@@ -1567,7 +1754,7 @@ impl Facts {
                     continue;
                 }
                 let committed = coordinator.spread.get(id).map_or(0, |spread| spread.committed);
-                let all = tx.size();
+                let all = tx.writers();
                 ensure(committed as usize == all, "I2", || {
                     format!("n{node}: transaction {id} committed at {committed} of {all} nodes")
                 })?;
@@ -1646,6 +1833,11 @@ impl Facts {
             ("asked_again", seen.asked_again),
             ("key_taken", seen.key_taken),
             ("run_anew", seen.run_anew),
+            ("read_only_vote", seen.read_only_vote),
+            ("all_read_only", seen.all_read_only),
+            ("one_phase", seen.one_phase),
+            ("one_phase_refused", seen.one_phase_refused),
+            ("resolved", seen.resolved),
         ] {
             *into.entry(name).or_default() += count;
         }

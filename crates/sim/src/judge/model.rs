@@ -576,6 +576,8 @@ pub struct Transaction {
     members: Vec<Listed>,
     /// Its `tx_prepare_start`; 0: none.
     pub prepared: u64,
+    /// That leaves the decision to its only participant.
+    pub one_phase: bool,
     /// Its `tx_commit_start`; 0: none.
     pub committing: u64,
     /// Its first `tx_abort_start`; 0: none.
@@ -596,6 +598,25 @@ impl Transaction {
     /// Its participants.
     pub fn members<'a>(&'a self, names: &'a Names) -> impl Iterator<Item = Member> + 'a {
         self.members.iter().map(|listed| listed.member(names))
+    }
+
+    /// How many of them have something to change, as far as they have voted.
+    #[must_use]
+    pub fn writers(&self) -> usize {
+        self.members.iter().filter(|listed| listed.vote != Some(Vote::ReadOnly)).count()
+    }
+
+    /// Its participants, each with its vote.
+    pub fn votes<'a>(
+        &'a self,
+        names: &'a Names,
+    ) -> impl Iterator<Item = (Member, Option<Vote>)> + 'a {
+        self.members.iter().map(|listed| (listed.member(names), listed.vote))
+    }
+
+    /// Nobody but its only participant may decide it now.
+    fn delegated(&self) -> bool {
+        self.one_phase && self.undecided()
     }
 
     fn listed_mut(&mut self, shard: Name) -> Option<&mut Listed> {
@@ -619,6 +640,8 @@ impl Transaction {
             ("aborting", self.first_abort())
         } else if self.rolling_back > 0 {
             ("rolling_back", self.rolling_back)
+        } else if self.delegated() {
+            ("delegated", self.last)
         } else if self.prepared > 0 {
             ("preparing", self.last)
         } else {
@@ -626,8 +649,11 @@ impl Transaction {
         };
         let commit = self.committing > 0
             || !rules.presumed_abort && self.undecided() && all_yes && !self.members.is_empty();
-        let action =
-            if commit { RecoveryAction::TxResumeCommit } else { RecoveryAction::TxResumeAbort };
+        let action = match commit {
+            true => RecoveryAction::TxResumeCommit,
+            false if self.delegated() => RecoveryAction::None,
+            false => RecoveryAction::TxResumeAbort,
+        };
         let voted = |listed: &Listed| Some((listed.shard(names), listed.vote?));
         Some(OperationReport {
             id,
@@ -652,7 +678,8 @@ impl Transaction {
     }
 
     fn all_voted_commit(&self) -> bool {
-        self.members.iter().all(|listed| listed.vote == Some(Vote::Commit))
+        let agrees = |listed: &Listed| !matches!(listed.vote, None | Some(Vote::Abort));
+        self.members.iter().all(agrees)
     }
 
     /// Takes a record if it is legal. An unbacked commit is taken and is not legal.
@@ -682,17 +709,27 @@ impl Transaction {
                 self.members.push(listed);
             }
             EventType::TX_PREPARE_START => {
+                let [one_phase] = fields.extensions([tag::ONE_PHASE])?;
+                self.one_phase = match one_phase {
+                    None => false,
+                    Some([1]) if self.members.len() == 1 => true,
+                    Some(_) => return None,
+                };
                 (!begun && self.undecided()).then_some(())?;
                 self.prepared = at;
             }
             EventType::TX_VOTE_RECEIVED => {
                 let shard = fields.shard()?;
-                let vote = match fields.u8()? {
-                    0 => Vote::Abort,
-                    1 => Vote::Commit,
+                let agrees = fields.u8()?;
+                let [read_only] = fields.extensions([tag::READ_ONLY])?;
+                let vote = match (agrees, read_only) {
+                    (0, None) => Vote::Abort,
+                    (1, None) => Vote::Commit,
+                    (1, Some([1])) => Vote::ReadOnly,
                     _ => return None,
                 };
-                (self.committing == 0 && (begun || aborting)).then_some(())?;
+                let voting = self.committing == 0 && (begun || aborting);
+                (voting && !self.delegated()).then_some(())?;
                 let listed = self.listed_mut(names.take(&shard.0))?;
                 listed.vote.is_none().then_some(())?;
                 listed.vote = Some(vote);
@@ -708,7 +745,8 @@ impl Transaction {
                 let late = aborting && rules.first_decision_wins;
                 (self.committing == 0 && !late).then_some(())?;
                 let known = self.members.len();
-                let begun_and_voted = begun && self.all_voted_commit();
+                let alone = self.delegated() && self.members.len() == 1;
+                let begun_and_voted = alone || begun && self.all_voted_commit();
                 (begun_and_voted || rules.unbacked_commit_stands).then_some(())?;
                 list.iter().for_each(|bytes| self.learn(bytes, names));
                 // Whom only the decision names has not voted either.
@@ -723,16 +761,29 @@ impl Transaction {
             }
             EventType::TX_ABORT_START => {
                 (self.committing == 0).then_some(())?;
+                if self.one_phase && self.undecided() {
+                    change = Change::RefusedAlone;
+                }
                 if self.aborting == 0 {
                     self.aborting = at;
                 }
             }
             EventType::TX_ABORT_COMPLETE => {
+                let [read_only] = fields.extensions([tag::READ_ONLY])?;
                 (self.committing == 0).then_some(())?;
-                self.ended = Some(Decision::Abort);
+                let nothing_to_do = self.undecided() && (self.one_phase || self.writers() == 0);
+                self.ended = Some(match read_only {
+                    None if self.delegated() => return None,
+                    None => Decision::Abort,
+                    Some([1]) if begun && nothing_to_do => Decision::ReadOnly,
+                    Some(_) => return None,
+                });
+                if self.ended == Some(Decision::ReadOnly) {
+                    change = Change::NothingToDecide;
+                }
             }
             EventType::TX_ROLLBACK_START => {
-                (self.committing == 0 && (begun || aborting)).then_some(())?;
+                (self.committing == 0 && (begun || aborting) && !self.delegated()).then_some(())?;
                 if self.rolling_back == 0 {
                     self.rolling_back = at;
                 }
@@ -812,6 +863,10 @@ pub enum Change {
     Voted(ShardId, Vote),
     /// The decision to commit.
     CommitStart,
+    /// Its only participant has decided not to.
+    RefusedAlone,
+    /// Everybody has said that there is nothing to change.
+    NothingToDecide,
     /// A decision to commit without all votes: it stands, and is an anomaly.
     UnbackedCommit,
     /// Everybody has committed.

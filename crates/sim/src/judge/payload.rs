@@ -47,6 +47,10 @@ pub mod tag {
     /// u64 each, on `coordinator_seen`: the highest id up to which operations are finished, and those up
     /// to it that are not.
     pub const FINISHED: u8 = 75;
+    /// u8, 1, on `tx_vote_received` and `tx_abort_complete`: there is nothing to change.
+    pub const READ_ONLY: u8 = 45;
+    /// u8, 1, on `tx_prepare_start` and `tx_participant_committed`: the only participant decides.
+    pub const ONE_PHASE: u8 = 46;
 }
 
 /// A participant as `tx_commit_start` lists it, 76 bytes: shard, node, store, boot count.
@@ -169,16 +173,19 @@ pub enum ChangeKind {
     Give,
     /// What another step had given was added.
     Added,
+    /// A condition that is not held.
+    Look,
 }
 
 impl ChangeKind {
-    const ALL: [ChangeKind; 6] = [
+    const ALL: [ChangeKind; 7] = [
         ChangeKind::Add,
         ChangeKind::Require,
         ChangeKind::RequireToUndo,
         ChangeKind::AddInput,
         ChangeKind::Give,
         ChangeKind::Added,
+        ChangeKind::Look,
     ];
 }
 
@@ -236,6 +243,7 @@ mod tests {
             node::work::Change::AddInput { cell: 7, step: 8 },
             node::work::Change::Give { cell: 9 },
             node::work::Change::Added { cell: 10, amount: 11 },
+            node::work::Change::Look { cell: 12, at_least: 13 },
         ]);
         let read: Vec<Change> = changes(&bytes).collect();
         let expected = [
@@ -246,6 +254,7 @@ mod tests {
             (7, 8, ChangeKind::AddInput),
             (9, 0, ChangeKind::Give),
             (10, 11, ChangeKind::Added),
+            (12, 13, ChangeKind::Look),
         ]
         .map(|(cell, amount, kind)| Change { cell, amount, kind });
         assert_eq!(read, expected);

@@ -178,7 +178,7 @@ impl Survey {
     fn branches_ended(&mut self, facts: &Facts, node: u32, value: &[u8]) -> Result<(), String> {
         for entry in value.as_chunks::<81>().0 {
             let mut fields = Fields(entry);
-            let (Some(by), Some(id), Some(shard), Some(committed), Some(at)) =
+            let (Some(by), Some(id), Some(shard), Some(how), Some(at)) =
                 (fields.coordinator(), fields.id(), fields.shard(), fields.u8(), fields.u64())
             else {
                 continue;
@@ -187,9 +187,9 @@ impl Survey {
             self.outcomes.remove(&key);
             self.promises.remove(&key);
             let known = facts.branch_ended(node, key);
-            if known != Some((committed == 1, at)) {
+            if known != Some((how, at)) {
                 return Err(format!(
-                    "transaction {id}'s branch is said to have committed: {committed}, by record {at}; \
+                    "transaction {id}'s branch is said to have ended as {how}, by record {at}; \
                      the log says {known:?}"
                 ));
             }

@@ -15,11 +15,27 @@ use twopc::{Message, Participant, Peer, PeerVerdict, Transaction, Verdict, Vote}
 
 /// Whether a branch could be done: nobody else's promise holds the participant's one lock, and the
 /// participant does not refuse for reasons of its own.
-struct Allowed(bool);
+struct Allowed {
+    possible: bool,
+    reads: bool,
+}
+
 impl Resources for Allowed {
     fn can_prepare(&self, _: &PromiseKey, _: &[u8]) -> bool {
-        self.0
+        self.possible
     }
+
+    fn is_read_only(&self, _: &PromiseKey, _: &[u8]) -> bool {
+        self.reads
+    }
+}
+
+/// What a participant's own data make of PREPARE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mood {
+    Refuses,
+    Writes,
+    Reads,
 }
 
 /// One thing that a participant hears.
@@ -61,17 +77,19 @@ pub struct View {
     pub commit: u8,
     pub commit_after: u8,
     pub abort: u8,
-    /// What the client is told, true for a commit, and after which record.
-    pub tell: Option<(bool, u8)>,
+    /// What the client is told, and after which record.
+    pub tell: Option<(Decision, u8)>,
     pub settles: Option<Kind>,
     pub times_out: Option<Kind>,
     pub gives_up: Option<Kind>,
     pub restarts: Option<Kind>,
-    /// Whose vote would be worth a record: yes, then no.
-    pub votes: [u8; 2],
+    /// Whose vote would be worth a record: yes, then no, then read-only.
+    pub votes: [u8; 3],
+    /// Who has voted read-only.
+    pub read_only: u8,
 }
 
-type SaidKey = (PackedLog, u8, usize, usize, Heard, bool);
+type SaidKey = (PackedLog, u8, usize, usize, Heard, Mood);
 type ViewKey = (PackedLog, u8, usize, u8);
 
 /// What was asked before. Each thread of a checker has its own.
@@ -123,16 +141,16 @@ fn participant(participants: usize, name: usize, boot: u8, log: PackedLog) -> Pa
     machine
 }
 
-/// What a participant says to one thing that it hears. `willing`: its own data allow what PREPARE asks
-/// for, if no other promise is in the way.
+/// What a participant says to one thing that it hears. `mood`: what its own data make of PREPARE, if no
+/// other promise is in the way.
 pub fn hear(
     participants: usize,
     (name, boot, log): (usize, u8, PackedLog),
     transaction: usize,
     heard: Heard,
-    willing: bool,
+    mood: Mood,
 ) -> Said {
-    let key = (log, boot, name, transaction, heard, willing);
+    let key = (log, boot, name, transaction, heard, mood);
     once(
         participants,
         |kept| &mut kept.said,
@@ -160,7 +178,8 @@ pub fn hear(
                 }
             };
             let free = machine.prepared().next().is_none();
-            let ruling = machine.rule(&message, &Allowed(willing && free));
+            let (possible, reads) = (mood != Mood::Refuses && free, mood == Mood::Reads);
+            let ruling = machine.rule(&message, &Allowed { possible, reads });
             let Ruling::Heard { seen, fact, mut found } = ruling else {
                 return Said { refused: true, appended: [None; 2], reply: None };
             };
@@ -233,7 +252,7 @@ fn to_participant(
     match message {
         ToParticipant::Prepare => {
             let (peers, work) = (peers(participants), [].into());
-            Message::Prepare { key, epoch, shard, peers, work }
+            Message::Prepare { key, epoch, shard, peers, work, one_phase: false }
         }
         ToParticipant::Commit { .. } => {
             let store = Some(StoreId(100 + name as u64));
@@ -250,6 +269,7 @@ fn from_participant(message: &Message) -> FromParticipant {
     match message {
         Message::Vote { vote: Vote::Commit, .. } => FromParticipant::VotedYes,
         Message::Vote { vote: Vote::Abort, .. } => FromParticipant::VotedNo,
+        Message::Vote { vote: Vote::ReadOnly, .. } => FromParticipant::VotedReadOnly,
         Message::Ack { heuristic, .. } => FromParticipant::Ack { heuristic: *heuristic },
         Message::Inquiry { .. } => FromParticipant::Inquiry,
         Message::PeerInquiry { peer, .. } => {
@@ -267,6 +287,7 @@ fn from_participant(message: &Message) -> FromParticipant {
             FromParticipant::PeerAnswer { peer, verdict }
         }
         Message::Prepare { .. }
+        | Message::Resolve { .. }
         | Message::Commit { .. }
         | Message::Abort { .. }
         | Message::Answer { .. } => unreachable!("participants do not send these"),
@@ -311,8 +332,13 @@ pub fn view(
                 machine.acknowledge(shard(peer));
             }
             let kind = |event: Option<twopc::coordinator::Event>| {
-                event.map(|event| CoordinatorRecord::of(transaction, &event, participants).kind)
+                event.map(|event| CoordinatorRecord::of(transaction, &event).kind)
             };
+            if let Some(twopc::coordinator::Event::CommitStart { members }) = machine.settle() {
+                let named = members.iter().map(|member| (member.shard, Vote::Commit));
+                let voted = machine.votes().filter(|(_, vote)| *vote != Vote::ReadOnly);
+                assert!(named.eq(voted), "a decision names everybody who has to be told");
+            }
             let decision = machine.decision().map(|decision| decision == Decision::Commit);
             let epoch = Epoch::new(u32::from(epoch));
             let mut view = View {
@@ -327,10 +353,14 @@ pub fn view(
                 ..View::default()
             };
             for peer in 0..participants {
-                for (votes, vote) in view.votes.iter_mut().zip([Vote::Commit, Vote::Abort]) {
+                let all = [Vote::Commit, Vote::Abort, Vote::ReadOnly];
+                for (votes, vote) in view.votes.iter_mut().zip(all) {
                     let worth = machine.decide(&Input::Vote { shard: shard(peer), vote });
                     *votes |= u8::from(worth.is_some()) << peer;
                 }
+            }
+            for (shard, _) in machine.votes().filter(|(_, vote)| *vote == Vote::ReadOnly) {
+                view.read_only |= 1 << index_of(shard);
             }
             let mut owed = Vec::new();
             machine.pending(&mut owed);
@@ -338,13 +368,14 @@ pub fn view(
             for effect in owed {
                 match effect {
                     Effect::Prepare { member } => view.prepare |= bit(member),
+                    Effect::Delegate { .. } => unreachable!("there are two phases here"),
                     Effect::Commit { member, after } => {
                         view.commit |= bit(member);
                         view.commit_after = after.0 as u8;
                     }
                     Effect::Abort { member } => view.abort |= bit(member),
                     Effect::Tell { decision, after } => {
-                        view.tell = Some((decision == Decision::Commit, after.0 as u8));
+                        view.tell = Some((decision, after.0 as u8));
                     }
                 }
             }

@@ -20,7 +20,7 @@
 mod machines;
 mod packed;
 
-use machines::{Heard, View, hear, view, waits};
+use machines::{Heard, Mood, View, hear, view, waits};
 use packed::{
     Broken, Coordinator, CoordinatorRecord, FromParticipant, Kind, PARTICIPANTS_MAX, PackedLog,
     Participant, ParticipantRecord, State, TRANSACTIONS_MAX, ToParticipant, tx_key,
@@ -28,7 +28,7 @@ use packed::{
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use std::time::{Duration, Instant};
 use twopc::Transaction;
-use twopc::coordinator::Member;
+use twopc::coordinator::{Decision, Member};
 
 /// What a planted fault changes. Each must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ enum Fault {
     PromisedBlindly,
     /// A participant that has voted yes aborts by itself.
     AbortsAlone,
+    /// A participant forgets at once that it has voted read-only.
+    ReadOnlyForgotten,
     /// Inquiries are never answered: nothing breaks, but somebody waits for ever.
     InquiriesUnanswered,
 }
@@ -69,6 +71,8 @@ struct World {
     fault: Fault,
     /// Leave out of a state what nobody will ever act on: see [`World::forget`].
     forgetful: bool,
+    /// Participants may have nothing to change.
+    reads: bool,
 }
 
 impl World {
@@ -80,7 +84,13 @@ impl World {
             participant_crashes: crashes.1,
             fault: Fault::None,
             forgetful: true,
+            reads: false,
         }
+    }
+
+    /// Participants may vote read-only too.
+    const fn reading(self) -> World {
+        World { reads: true, ..self }
     }
 
     const fn with(self, fault: Fault) -> World {
@@ -95,12 +105,11 @@ impl World {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// `willing`: the participant's own data allow what PREPARE asks for.
     Hears {
         participant: usize,
         transaction: usize,
         message: ToParticipant,
-        willing: bool,
+        mood: Mood,
     },
     PeerHears {
         participant: usize,
@@ -185,10 +194,10 @@ impl World {
             if view.commit != 0 && may_commit && !decided {
                 state.broken = Some(Broken::Gate);
             }
-            if let Some((commit, after)) = view.tell
+            if let Some((decision, after)) = view.tell
                 && (after <= durable || early)
             {
-                state.coordinator.told[transaction] |= if commit { 1 } else { 2 };
+                state.coordinator.told[transaction] |= told_bit(decision);
             }
             for (participant, p) in state.participants.iter_mut().enumerate() {
                 let is_owed = |owed: u8| owed >> participant & 1 == 1;
@@ -236,6 +245,9 @@ impl World {
             FromParticipant::VotedNo if view.votes[1] >> participant & 1 == 1 => {
                 self.appends(state, transaction, Kind::VotedNo, participant);
             }
+            FromParticipant::VotedReadOnly if view.votes[2] >> participant & 1 == 1 => {
+                self.appends(state, transaction, Kind::VotedReadOnly, participant);
+            }
             // The machine says whether this is news: only in the state that waits for it.
             FromParticipant::Ack { .. } if view.commit >> participant & 1 == 1 => {
                 c.acknowledged[transaction] |= 1 << participant;
@@ -263,7 +275,7 @@ impl World {
         participant: usize,
         transaction: usize,
         heard: Heard,
-        willing: bool,
+        mood: Mood,
     ) {
         let p = &mut state.participants[participant];
         let epoch = match heard {
@@ -271,14 +283,14 @@ impl World {
             Heard::PeerInquiry { .. } | Heard::PeerAnswer { .. } => u8::MAX,
         };
         let machine = (participant, p.boot, p.log);
-        let mut said = hear(self.participants, machine, transaction, heard, willing);
+        let mut said = hear(self.participants, machine, transaction, heard, mood);
         if said.refused && self.fault == Fault::LowerEpochObeyed {
             // As a machine that never heard of the later epoch.
             let records = p.log.records().filter(|r| !matches!(r, ParticipantRecord::Seen { .. }));
             let mut log = PackedLog::default();
             records.for_each(|record| log.push(record));
             let machine = (participant, p.boot, log);
-            said = hear(self.participants, machine, transaction, heard, willing);
+            said = hear(self.participants, machine, transaction, heard, mood);
             said.appended[0] = None;
             said.reply = None;
         }
@@ -289,6 +301,10 @@ impl World {
         {
             said.appended[1] = Some(ParticipantRecord::Aborted { transaction });
             said.reply = None;
+        }
+        let reads = Some(ParticipantRecord::ReadOnly { transaction });
+        if self.fault == Fault::ReadOnlyForgotten && said.appended[1] == reads {
+            said.appended[1] = None;
         }
         let highest = p.durable_records().map(|record| record.epoch()).max().unwrap_or(0);
         let acts = said.appended != [None; 2] || said.reply.is_some();
@@ -403,15 +419,17 @@ impl World {
         let of = self.participants;
         // A vote that is worth nothing now never will be: it is recorded, or the transaction decided, and
         // a restart aborts what is not.
-        let votes = [0, 1].map(|kind| view.votes[kind]);
+        let votes = view.votes;
         let all_acknowledged =
             c.log.first(c.durable).records::<CoordinatorRecord>().any(|record| {
                 record.transaction == transaction && record.kind == Kind::CommitComplete
             });
         let known: [bool; PARTICIPANTS_MAX] = std::array::from_fn(|n| {
             let p = &state.participants[n];
-            let promised = p.durable_records().any(|record| {
-                matches!(record, ParticipantRecord::Prepared { transaction: t, .. } if t == transaction)
+            let promised = p.durable_records().any(|record| match record {
+                ParticipantRecord::Prepared { transaction: t, .. }
+                | ParticipantRecord::ReadOnly { transaction: t } => t == transaction,
+                _ => false,
             });
             promised || p.ended(transaction).is_some()
         });
@@ -419,12 +437,14 @@ impl World {
         let ended = state.participants.map(|p| p.ended(transaction).is_some());
         for participant in 0..of {
             let p = &mut state.participants[participant];
-            let voting = (votes[0] | votes[1]) >> participant & 1 == 1;
+            let voting = (votes[0] | votes[1] | votes[2]) >> participant & 1 == 1;
             let mut dead = 0;
             for bit in bits(p.outbox[transaction]) {
                 let message = FromParticipant::from_bit(bit);
                 let is_dead = match message {
-                    FromParticipant::VotedYes | FromParticipant::VotedNo => !voting,
+                    FromParticipant::VotedYes
+                    | FromParticipant::VotedNo
+                    | FromParticipant::VotedReadOnly => !voting,
                     FromParticipant::Ack { .. } => all_acknowledged,
                     FromParticipant::Inquiry => false,
                     // It comes to an answer for somebody who needs none.
@@ -441,7 +461,8 @@ impl World {
             let highest = p.durable_records().map(|record| record.epoch()).max().unwrap_or(0);
             for bit in bits(u32::from(p.inbox[transaction])) {
                 let message = ToParticipant::from_bit(bit);
-                let said = hear(of, durable, transaction, Heard::Coordinator(message), true);
+                let heard = Heard::Coordinator(message);
+                let said = hear(of, durable, transaction, heard, Mood::Writes);
                 let is_dead = match message {
                     // A log that grows refuses no less.
                     _ if said.refused => self.fault != Fault::LowerEpochObeyed,
@@ -473,12 +494,17 @@ impl World {
             let commits = view.decision == Some(true);
             let told = state.coordinator.told[transaction];
             // A client whose request was lost with its coordinator asks again; nothing is owed to it.
-            let client = if view.exists { told & if commits { 1 } else { 2 } != 0 } else { true };
+            let expected = match view.tell {
+                Some((decision, _)) => told_bit(decision),
+                None => 0,
+            };
+            let client = !view.exists || told & expected != 0;
             let ends = (0..self.participants).all(|participant| {
                 let p = &state.participants[participant];
                 let machine = (participant, p.boot, p.log);
                 let free = waits(self.participants, machine, transaction).waiting == 0;
-                free && (!commits || p.ended(transaction) == Some(true))
+                let left_out = view.read_only >> participant & 1 == 1;
+                free && (!commits || left_out || p.ended(transaction) == Some(true))
             });
             (view.ended || !view.exists) && client && ends
         })
@@ -516,9 +542,10 @@ impl Model for World {
         let list = machines::peers(self.participants);
         let members: Vec<Member> = list.iter().copied().map(Member::at).collect();
         for transaction in 0..self.transactions {
-            let admission = Transaction::admission(tx_key(transaction).coordinator, None, &members);
+            let admission =
+                Transaction::admission(tx_key(transaction).coordinator, None, None, &members);
             for event in admission.expect("a short list without a shard twice") {
-                let record = CoordinatorRecord::of(transaction, &event, self.participants);
+                let record = CoordinatorRecord::of(transaction, &event);
                 state.coordinator.log.push(record);
             }
         }
@@ -551,11 +578,13 @@ impl Model for World {
             for transaction in 0..self.transactions {
                 for bit in bits(u32::from(p.inbox[transaction])) {
                     let message = ToParticipant::from_bit(bit);
-                    let hears =
-                        |willing| Action::Hears { participant, transaction, message, willing };
-                    actions.push(hears(true));
+                    let hears = |mood| Action::Hears { participant, transaction, message, mood };
+                    actions.push(hears(Mood::Writes));
                     if message == ToParticipant::Prepare {
-                        actions.push(hears(false));
+                        actions.push(hears(Mood::Refuses));
+                        if self.reads {
+                            actions.push(hears(Mood::Reads));
+                        }
                     }
                 }
                 for bit in bits(p.outbox[transaction]) {
@@ -592,12 +621,13 @@ impl Model for World {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         match action {
-            Action::Hears { participant, transaction, message, willing } => {
+            Action::Hears { participant, transaction, message, mood } => {
                 let heard = Heard::Coordinator(message);
-                self.participant_hears(&mut state, participant, transaction, heard, willing);
+                self.participant_hears(&mut state, participant, transaction, heard, mood);
             }
             Action::PeerHears { participant, transaction, heard } => {
-                self.participant_hears(&mut state, participant, transaction, heard, true);
+                let mood = Mood::Writes;
+                self.participant_hears(&mut state, participant, transaction, heard, mood);
             }
             Action::CoordinatorHears { participant, transaction, message } => {
                 self.coordinator_hears(&mut state, participant, transaction, message);
@@ -673,8 +703,10 @@ impl Model for World {
                     let acknowledged = (0..world.participants)
                         .filter(|p| acknowledged >> p & 1 == 1)
                         .all(|p| state.participants[p].ended(t) == Some(true));
+                    // A crash may forget that it was read-only; that it is aborted is no less true.
+                    let read_only = told & 4 == 4;
                     let contradicted = committed && ends_as(world, state, t, false)
-                        || aborted && (committed || ends_as(world, state, t, true));
+                        || (aborted || read_only) && (committed || ends_as(world, state, t, true));
                     acknowledged && !contradicted
                 })
             }),
@@ -698,7 +730,8 @@ impl Model for World {
                                 ParticipantRecord::Prepared { transaction, .. }
                                 | ParticipantRecord::Committed { transaction, .. }
                                 | ParticipantRecord::Aborted { transaction } => transaction == t,
-                                ParticipantRecord::Seen { .. } => false,
+                                ParticipantRecord::ReadOnly { .. }
+                                | ParticipantRecord::Seen { .. } => false,
                             })
                     });
                     held && waits(world.participants, machine, 0).waiting <= 1
@@ -725,6 +758,18 @@ impl Model for World {
                 },
             ),
             Property::sometimes(
+                "one commits, and another has nothing to change",
+                |world: &World, state: &State| {
+                    let view = world.view(&state.coordinator, 0);
+                    let mixed = view.decision == Some(true) && view.read_only != 0;
+                    mixed || !world.reads || world.participants == 1
+                },
+            ),
+            Property::sometimes(
+                "nobody has anything to change, and the client is told so",
+                |world: &World, state: &State| state.coordinator.told[0] & 4 == 4 || !world.reads,
+            ),
+            Property::sometimes(
                 "a participant hears of it from a later epoch",
                 |world: &World, state: &State| {
                     state.participants[..world.participants].iter().any(|p| {
@@ -734,6 +779,15 @@ impl Model for World {
                 },
             ),
         ]
+    }
+}
+
+/// The bit of [`Coordinator::told`].
+fn told_bit(decision: Decision) -> u8 {
+    match decision {
+        Decision::Commit => 1,
+        Decision::Abort => 2,
+        Decision::ReadOnly => 4,
     }
 }
 
@@ -762,12 +816,13 @@ fn explore(world: World, time: Option<Duration>) -> usize {
     let checker = checker.spawn_dfs().join();
     let states = checker.unique_state_count();
     println!(
-        "{} participants, {} transactions, crashes {} + {}{}: {states} states, {} steps, {} deep, \
+        "{} participants, {} transactions, crashes {} + {}{}{}: {states} states, {} steps, {} deep, \
          {:.0} s{}",
         world.participants,
         world.transactions,
         world.coordinator_crashes,
         world.participant_crashes,
+        if world.reads { ", read-only too" } else { "" },
         if world.forgetful { "" } else { ", nothing left out" },
         checker.state_count(),
         checker.max_depth(),
@@ -803,6 +858,8 @@ fn small_worlds_are_explored_completely() {
         (World::new(3, 1, (0, 0)), 37_339),
         (World::new(1, 2, (1, 0)), 85_562),
         (World::new(2, 1, (0, 0)).plain(), 77_180),
+        (World::new(2, 1, (1, 1)).reading(), 123_997),
+        (World::new(3, 1, (0, 0)).reading(), 51_154),
     ]);
 }
 
@@ -859,6 +916,7 @@ fn planted_faults_are_found() {
         (two.with(Fault::PromisedBlindly), &[ATOMIC]),
         (two.with(Fault::AbortsAlone), &[TOLD]),
         (World::new(2, 1, (1, 0)).with(Fault::InquiriesUnanswered), &[ENDS]),
+        (World::new(2, 1, (0, 0)).reading().with(Fault::ReadOnlyForgotten), &[TOLD, ATOMIC]),
     ];
     for (world, rules) in faults {
         for rule in rules {

@@ -38,7 +38,7 @@ pub fn index_of(shard: ShardId) -> usize {
 pub struct CoordinatorRecord {
     pub transaction: usize,
     pub kind: Kind,
-    /// Of `Added`, `VotedNo` and `VotedYes`; else 0.
+    /// Of `Added` and of votes; else 0.
     pub participant: usize,
 }
 
@@ -50,26 +50,30 @@ pub enum Kind {
     PrepareStart,
     VotedNo,
     VotedYes,
+    VotedReadOnly,
     CommitStart,
     CommitComplete,
+    ReadOnlyComplete,
     AbortStart,
     AbortComplete,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     Kind::Created,
     Kind::Added,
     Kind::PrepareStart,
     Kind::VotedNo,
     Kind::VotedYes,
+    Kind::VotedReadOnly,
     Kind::CommitStart,
     Kind::CommitComplete,
+    Kind::ReadOnlyComplete,
     Kind::AbortStart,
     Kind::AbortComplete,
 ];
 
 impl CoordinatorRecord {
-    pub fn of(transaction: usize, event: &coordinator::Event, participants: usize) -> Self {
+    pub fn of(transaction: usize, event: &coordinator::Event) -> Self {
         use coordinator::Event;
         let (kind, participant) = match event {
             Event::Created { .. } => (Kind::Created, 0),
@@ -77,10 +81,12 @@ impl CoordinatorRecord {
             Event::PrepareStart => (Kind::PrepareStart, 0),
             Event::VoteReceived { shard, vote: Vote::Commit } => (Kind::VotedYes, index_of(*shard)),
             Event::VoteReceived { shard, vote: Vote::Abort } => (Kind::VotedNo, index_of(*shard)),
-            Event::CommitStart { members } => {
-                assert_eq!(members.len(), participants, "a decision names everybody");
-                (Kind::CommitStart, 0)
+            Event::VoteReceived { shard, vote: Vote::ReadOnly } => {
+                (Kind::VotedReadOnly, index_of(*shard))
             }
+            Event::CommitStart { .. } => (Kind::CommitStart, 0),
+            Event::ReadOnlyComplete => (Kind::ReadOnlyComplete, 0),
+            Event::OnePhaseStart => unreachable!("there are two phases here"),
             Event::CommitComplete => (Kind::CommitComplete, 0),
             Event::AbortStart => (Kind::AbortStart, 0),
             Event::AbortComplete => (Kind::AbortComplete, 0),
@@ -97,12 +103,14 @@ impl CoordinatorRecord {
         match self.kind {
             Kind::Created => {
                 let coordinator = tx_key(self.transaction).coordinator;
-                Event::Created { coordinator, request_key: None }
+                Event::Created { coordinator, request_key: None, fingerprint: None }
             }
             Kind::Added => Event::ParticipantAdded(Member::at(peers[self.participant])),
             Kind::PrepareStart => Event::PrepareStart,
             Kind::VotedNo => Event::VoteReceived { shard, vote: Vote::Abort },
             Kind::VotedYes => Event::VoteReceived { shard, vote: Vote::Commit },
+            Kind::VotedReadOnly => Event::VoteReceived { shard, vote: Vote::ReadOnly },
+            Kind::ReadOnlyComplete => Event::ReadOnlyComplete,
             Kind::CommitStart => {
                 let members = peers.iter().copied().map(Member::at).collect();
                 Event::CommitStart { members }
@@ -142,6 +150,9 @@ pub enum ParticipantRecord {
     Aborted {
         transaction: usize,
     },
+    ReadOnly {
+        transaction: usize,
+    },
     Seen {
         epoch: u8,
     },
@@ -163,6 +174,10 @@ impl ParticipantRecord {
             Event::Aborted { key, .. } => {
                 ParticipantRecord::Aborted { transaction: transaction_of(key.tx) }
             }
+            Event::ReadOnly { key } => {
+                ParticipantRecord::ReadOnly { transaction: transaction_of(key.tx) }
+            }
+            Event::OnePhase { .. } => unreachable!("there are two phases here"),
             Event::CoordinatorSeen { epoch, .. } => {
                 ParticipantRecord::Seen { epoch: number(epoch) }
             }
@@ -187,6 +202,9 @@ impl ParticipantRecord {
             ParticipantRecord::Aborted { transaction } => {
                 Event::Aborted { key: key(transaction), promised: false }
             }
+            ParticipantRecord::ReadOnly { transaction } => {
+                Event::ReadOnly { key: key(transaction) }
+            }
             ParticipantRecord::Seen { epoch } => {
                 let coordinator = tx_key(0).coordinator;
                 Event::CoordinatorSeen { coordinator, epoch: number(epoch) }
@@ -200,7 +218,7 @@ impl ParticipantRecord {
             ParticipantRecord::Prepared { epoch, .. }
             | ParticipantRecord::Committed { epoch, .. }
             | ParticipantRecord::Seen { epoch } => epoch,
-            ParticipantRecord::Aborted { .. } => 0,
+            ParticipantRecord::Aborted { .. } | ParticipantRecord::ReadOnly { .. } => 0,
         }
     }
 }
@@ -212,6 +230,7 @@ impl Packed for ParticipantRecord {
             ParticipantRecord::Committed { transaction, epoch } => (1, transaction, epoch),
             ParticipantRecord::Aborted { transaction } => (2, transaction, 0),
             ParticipantRecord::Seen { epoch } => (3, 0, epoch),
+            ParticipantRecord::ReadOnly { transaction } => (4, transaction, 0),
         };
         kind << 4 | (transaction as u8) << 3 | epoch
     }
@@ -222,6 +241,7 @@ impl Packed for ParticipantRecord {
             0 => ParticipantRecord::Prepared { transaction, epoch },
             1 => ParticipantRecord::Committed { transaction, epoch },
             2 => ParticipantRecord::Aborted { transaction },
+            4 => ParticipantRecord::ReadOnly { transaction },
             _ => ParticipantRecord::Seen { epoch },
         }
     }
@@ -337,6 +357,7 @@ impl ToParticipant {
 pub enum FromParticipant {
     VotedYes,
     VotedNo,
+    VotedReadOnly,
     Ack {
         heuristic: bool,
     },
@@ -353,12 +374,14 @@ pub enum FromParticipant {
 
 impl FromParticipant {
     /// Those that name no other participant.
-    pub const NAMELESS: u32 = 0b1_1111;
+    pub const NAMELESS: u32 = 0b1_1111 | 1 << Self::READ_ONLY_BIT;
+    const READ_ONLY_BIT: u8 = 20;
 
     pub fn bit(self) -> u8 {
         match self {
             Self::VotedYes => 0,
             Self::VotedNo => 1,
+            Self::VotedReadOnly => Self::READ_ONLY_BIT,
             Self::Ack { heuristic } => 2 + u8::from(heuristic),
             Self::Inquiry => 4,
             Self::PeerInquiry { peer } => 5 + peer as u8,
@@ -370,6 +393,7 @@ impl FromParticipant {
         match bit {
             0 => Self::VotedYes,
             1 => Self::VotedNo,
+            Self::READ_ONLY_BIT => Self::VotedReadOnly,
             2 | 3 => Self::Ack { heuristic: bit == 3 },
             4 => Self::Inquiry,
             5..=7 => Self::PeerInquiry { peer: usize::from(bit) - 5 },
@@ -386,7 +410,7 @@ pub struct Coordinator {
     pub epoch: u8,
     /// By transaction: who has acknowledged the commit, a bit each. Volatile.
     pub acknowledged: [u8; TRANSACTIONS_MAX],
-    /// By transaction: bit 0 if the client heard "committed", bit 1 if "aborted".
+    /// By transaction: bit 0 if the client heard "committed", bit 1 if "aborted", bit 2 if "read-only".
     pub told: [u8; TRANSACTIONS_MAX],
 }
 
@@ -431,7 +455,8 @@ impl State {
         }
         let mut renamed = *self;
         let records = self.coordinator.log.records::<CoordinatorRecord>().map(|mut record| {
-            if matches!(record.kind, Kind::Added | Kind::VotedNo | Kind::VotedYes) {
+            let names = [Kind::Added, Kind::VotedNo, Kind::VotedYes, Kind::VotedReadOnly];
+            if names.contains(&record.kind) {
                 record.participant = new_name[record.participant];
             }
             record
@@ -497,8 +522,9 @@ impl Coordinator {
         });
         let is_kept = |record: &&CoordinatorRecord| {
             let t = record.transaction;
-            // A NO stays: who voted it is sent no ABORT.
-            let refused = all.iter().any(|r| r.transaction == t && r.kind == Kind::VotedNo);
+            // These stay: who voted so is sent no ABORT.
+            let left_out = [Kind::VotedNo, Kind::VotedReadOnly];
+            let refused = all.iter().any(|r| r.transaction == t && left_out.contains(&r.kind));
             let idle =
                 record.kind == Kind::VotedYes || record.kind == Kind::PrepareStart && !refused;
             !(idle && aborts[t])
@@ -526,6 +552,7 @@ impl Participant {
             let of = |record: &&ParticipantRecord| match **record {
                 ParticipantRecord::Prepared { transaction: t, .. }
                 | ParticipantRecord::Committed { transaction: t, .. }
+                | ParticipantRecord::ReadOnly { transaction: t }
                 | ParticipantRecord::Aborted { transaction: t } => t == transaction,
                 ParticipantRecord::Seen { .. } => false,
             };
@@ -541,7 +568,7 @@ impl Participant {
                     }
                     other => other,
                 });
-                carried = 1;
+                carried = carried.max(record.epoch().min(1));
             }
         }
         if highest > carried {
