@@ -504,7 +504,8 @@ impl File {
                 Change::Truncate { .. } => {}
                 Change::Write { offset, new, .. } => {
                     let newer = written.iter().filter(|(at, _)| *at > serial);
-                    let mut pieces = vec![offset..offset + new.len()];
+                    let whole = offset..offset + new.len();
+                    let mut pieces: Vec<Range<usize>> = std::iter::once(whole).collect();
                     for (_, over) in newer {
                         let around = |piece: Range<usize>| {
                             let before = piece.start..piece.end.min(over.start);

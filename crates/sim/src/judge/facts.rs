@@ -12,7 +12,7 @@ use super::ledger::{Checked, Objection, Opened};
 use super::model::{self, Change, Model, Saga, StepSet};
 use super::payload::{self, ChangeKind, Fields, array, tag};
 use super::reader::{self, LogRecord, Told};
-use super::survey::{self, BranchKey, StepKey, Survey};
+use super::survey::{self, BranchKey, StepKey, StepSays, Survey};
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
 use coordinator::{
     Call, LogSlot, Message, Operated, OperationKind, Outcome, RecoveryAction, RecoveryReport,
@@ -778,7 +778,14 @@ impl Facts {
                 let mut step = StepRecord::of(call, answer);
                 step.marked = marked == Some(&[1]);
                 self.step_taken(node, by, id, step, body, output)?;
-                self.step_kept(by, id, step, record.sequence, (&call, &answer), body, output);
+                let says = StepSays {
+                    at: record.sequence,
+                    call: &call,
+                    answer: &answer,
+                    work: body,
+                    output,
+                };
+                self.step_kept(by, id, step, &says);
                 Ok(())
             }
             _ => Err(unreadable()),
@@ -1108,28 +1115,19 @@ impl Facts {
     }
 
     /// Remembers of a step's outcome what a snapshot has to say of it.
-    fn step_kept(
-        &mut self,
-        by: u32,
-        id: OperationId,
-        record: StepRecord,
-        at: u64,
-        (call, answer): (&[u8; 21], &[u8; 6]),
-        work: &[u8],
-        output: Option<&[u8]>,
-    ) {
+    fn step_kept(&mut self, by: u32, id: OperationId, record: StepRecord, says: &StepSays<'_>) {
         let Coordinator { model, calls, .. } = &mut self.coordinators[by as usize];
         let known = model.sagas.get(id).and_then(|saga| Some((saga, saga.index(record.step)?)));
         let (Some((saga, index)), Some(calls)) = (known, calls.get_mut(id)) else { return };
         if calls.answers.len() <= index {
             calls.answers.resize(saga.steps.len(), [0; 2]);
         }
-        let [_, a, b, c, d, _] = *answer;
+        let [_, a, b, c, d, _] = *says.answer;
         let code = u32::from_le_bytes([a, b, c, d]);
-        let sum = survey::answer_sum(record.refused, code, at);
+        let sum = survey::answer_sum(record.refused, code, says.at);
         calls.answers[index][usize::from(record.backward)] = sum;
         if !record.backward
-            && let Some(sum) = survey::brought_sum(at, call, answer, work, output)
+            && let Some(sum) = survey::brought_sum(says)
         {
             calls.brought.push((index as u8, sum));
         }

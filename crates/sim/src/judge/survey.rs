@@ -60,16 +60,25 @@ pub fn answer_sum(refused: bool, code: u32, at: u64) -> u32 {
     crc32fast::hash(&bytes)
 }
 
-/// What is remembered of a step that gave or was given something; nothing of any other. `call` holds
-/// its token.
+/// A step's outcome as its record says it.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSays<'a> {
+    /// The record.
+    pub at: u64,
+    /// Its token is in it.
+    pub call: &'a [u8; 21],
+    /// Refused, code, changed.
+    pub answer: &'a [u8; 6],
+    /// What it did.
+    pub work: &'a [u8],
+    /// What it gave.
+    pub output: Option<&'a [u8]>,
+}
+
+/// What is remembered of a step that gave or was given something; nothing of any other.
 #[must_use]
-pub fn brought_sum(
-    at: u64,
-    call: &[u8; 21],
-    answer: &[u8; 6],
-    work: &[u8],
-    output: Option<&[u8]>,
-) -> Option<u32> {
+pub fn brought_sum(says: &StepSays<'_>) -> Option<u32> {
+    let StepSays { at, call, answer, work, output } = *says;
     let given = payload::changes(work).any(|change| change.kind == ChangeKind::Added);
     (given || output.is_some()).then(|| {
         let mut hasher = crc32fast::Hasher::new();
@@ -293,7 +302,8 @@ impl Survey {
         let key = (by.number(), id, u32::from_le_bytes([a, b, c, d]));
         self.brought.remove(&key);
         // It says nothing of what the step has changed: that is in the cells.
-        let sum = brought_sum(at, &call, &answer, body.unwrap_or(&[]), output);
+        let work = body.unwrap_or(&[]);
+        let sum = brought_sum(&StepSays { at, call: &call, answer: &answer, work, output });
         Some(answer[5] == 0 && sum.is_some() && facts.step_brought(node, key) == sum)
     }
 
