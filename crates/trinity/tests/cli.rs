@@ -281,9 +281,10 @@ fn guards_are_shown_on_demand() {
     assert!(!check("dump", &dir, &["--json"], 0).text().contains("guard"));
     for flags in [&["--guards"][..], &["--guards", "--json"]] {
         let dump = check("dump", &dir, flags, 0);
-        // The batch, and the two of a clean close.
-        assert_eq!(dump.text().lines().filter(|line| line.contains("guard")).count(), 3);
-        assert_eq!(dump.text().lines().count(), 7 + 3);
+        // The batch, and the two of a clean close; a slow machine makes more batches, and idle ones.
+        let guards = dump.text().lines().filter(|line| line.contains("guard")).count();
+        assert!(guards >= 3, "{guards} guards");
+        assert_eq!(dump.text().lines().count(), 7 + guards);
     }
     // A raw stream has none.
     assert_eq!(check("dump", vector("04"), &["--guards"], 0).text().lines().count(), 7);

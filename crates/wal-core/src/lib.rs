@@ -73,6 +73,7 @@ mod compact;
 mod drive;
 mod end;
 mod file;
+mod file_streams;
 mod guard;
 mod log;
 mod memory;
@@ -86,12 +87,14 @@ mod shared_log;
 mod stats;
 mod storage;
 mod stream;
+mod streams;
 mod sync;
 mod window;
 
 pub use compact::{SNAPSHOT_TAG, SnapshotPart};
 pub use drive::{close, drive, open};
 pub use file::{FileError, FileStorage, Spare};
+pub use file_streams::{FileStreams, FileStreamsError, StreamFiles};
 pub use guard::Guard;
 pub use log::{AppendError, Config, ConfigError, Flush, Log};
 pub use memory::MemoryStorage;
@@ -113,3 +116,6 @@ pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;
 pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
 pub use stream::scan_stream;
+pub use streams::{
+    OpenStreams, StreamFault, StreamId, Streams, StreamsError, faults, open_streams,
+};

@@ -286,6 +286,8 @@ pub struct Scanned {
     pub fenced_bytes: u64,
     /// The highest epoch of any segment.
     pub epoch: Epoch,
+    /// The epoch of the newest segment that holds a batch; [`Epoch::NONE`] if none does.
+    pub written_epoch: Epoch,
     /// The log's id, if any segment tells.
     pub log_id: Option<u64>,
     /// Segments that are there and count.
@@ -323,6 +325,7 @@ impl Scanned {
             abandoned_starts: 0,
             fenced_bytes: 0,
             epoch: Epoch::NONE,
+            written_epoch: Epoch::NONE,
             log_id: None,
             segments: 0,
             base: None,
@@ -943,6 +946,9 @@ impl<'a> Scanner<'a> {
                 None => continue,
             }
         };
+        if self.progress.held.is_some_and(|held| held.segment == view.id) {
+            self.progress.scanned.written_epoch = claim.epoch;
+        }
         match view.extent {
             Extent::Sealed { length, last, guard, take_over } => {
                 self.check_seal(&reader, length, last, guard);

@@ -877,6 +877,6 @@ impl<S: Storage + Send + 'static> Shared<S> {
 }
 
 /// A random log id, from the same source that seeds the standard library's hash maps.
-fn random_id() -> u64 {
+pub(crate) fn random_id() -> u64 {
     RandomState::new().build_hasher().finish()
 }
