@@ -242,6 +242,12 @@ impl StreamFiles {
         self.streams
     }
 
+    /// Each stream's directory by itself, in order; `None` for one that is not there. Each holds the lock.
+    #[must_use]
+    pub fn into_storages(self) -> Vec<(StreamId, Option<FileStorage>)> {
+        self.streams.ids().zip(self.storages).collect()
+    }
+
     /// Reads every stream, each on some thread and with its own visitor, and gives what was found in each,
     /// in order. What they say of each other is [`faults`](crate::faults).
     ///

@@ -20,6 +20,9 @@
 //! - A writer that was replaced ([`OpenMode::TakeOver`]) acknowledges nothing more.
 //! - No input makes reading panic; its memory is bounded by the longest batch (16 MiB).
 //!
+//! - Several logs may share a directory, one lock and one epoch ([`FileStreams`]); one that has lost its end
+//!   is found out by the others.
+//!
 //! # What it does not
 //!
 //! - It cannot see that a whole sector was zeroed, or the end rolled back, in batches that no later batch

@@ -106,6 +106,16 @@ pub enum StreamFault {
     },
 }
 
+impl StreamFault {
+    /// The stream that does not go with the others.
+    #[must_use]
+    pub fn stream(self) -> StreamId {
+        match self {
+            StreamFault::Behind { stream, .. } | StreamFault::Foreign { stream } => stream,
+        }
+    }
+}
+
 /// Why streams could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
