@@ -104,17 +104,17 @@ fn run(base: [MemoryStorage; 2]) -> Run {
                 log.force(sequence);
             }
             now += config().idle_guard_after;
-            for stream in 0..2 {
-                while wal_core::drive(&mut disks[stream], &mut opened.logs[stream], now) {
+            for (stream, disk) in disks.iter_mut().enumerate() {
+                while wal_core::drive(disk, &mut opened.logs[stream], now) {
                     mark(&opened.logs);
                 }
             }
         }
         now += config().idle_guard_after;
-        for stream in 0..2 {
-            while wal_core::drive(&mut disks[stream], &mut opened.logs[stream], now) {}
+        for (stream, disk) in disks.iter_mut().enumerate() {
+            while wal_core::drive(disk, &mut opened.logs[stream], now) {}
             if life != stream {
-                wal_core::close(&mut disks[stream], &mut opened.logs[stream], now);
+                wal_core::close(disk, &mut opened.logs[stream], now);
                 mark(&opened.logs);
             }
         }
