@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::open::OpenError;
 use crate::read_ahead::ReadAhead;
-use crate::storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
+use crate::storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage, Zeros};
 use crate::streams::{StreamId, Streams};
 
 /// Why a directory of files could not be opened as a log.
@@ -110,6 +110,7 @@ impl Spare {
         directory: &Path,
         bytes: u64,
         retired: Option<&Path>,
+        zeros: Zeros,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Spare> {
         let path = directory.join(format!("{}{bytes:x}", Spare::PREFIX));
@@ -117,11 +118,39 @@ impl Spare {
         let recycled = retired.is_some_and(|retired| std::fs::rename(retired, &path).is_ok());
         let options = OpenOptions::new().write(true).create(true).truncate(!recycled).open(&path);
         let spare = Spare { path, file: options? };
-        let filled = spare.fill(bytes, stop);
+        let filled = match zeros {
+            Zeros::Reserved if !recycled && spare.reserve(bytes)? => Ok(()),
+            Zeros::Reserved | Zeros::Written => spare.fill(bytes, stop),
+        };
         if filled.is_err() {
             spare.remove();
         }
         filled.map(|()| spare)
+    }
+
+    /// Whether the file system has set the blocks aside.
+    ///
+    /// # Errors
+    /// What the system says; then nothing is left of it. That it cannot do so is none.
+    #[cfg(unix)]
+    fn reserve(&self, bytes: u64) -> io::Result<bool> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            // Its length, too.
+            Ok(()) => self.file.sync_all().map(|()| true).inspect_err(|_| self.remove()),
+            Err(Errno::NOTSUP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => Ok(false),
+            Err(error) => {
+                self.remove();
+                Err(error.into())
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn reserve(&self, _: u64) -> io::Result<bool> {
+        Ok(false)
     }
 
     fn fill(&self, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
@@ -266,7 +295,8 @@ impl FileStorage {
         if let (None, Some(bytes)) = (&self.spare, self.zeros_next.take()) {
             // Without it the segment is slower, and no less safe.
             let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).pop();
-            self.spare = Spare::make(&self.path, bytes, retired.as_deref(), &|| false).ok();
+            let zeros = Zeros::Written;
+            self.spare = Spare::make(&self.path, bytes, retired.as_deref(), zeros, &|| false).ok();
         }
         let made = match self.spare.take().map(|spare| spare.become_segment(&path)) {
             Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
@@ -592,11 +622,11 @@ impl Directory for FileStorage {
 }
 
 impl Storage for FileStorage {
-    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
+    fn make_ahead(&self, bytes: u64, zeros: Zeros) -> Option<MakeAhead> {
         let directory = self.path.clone();
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let retired = retired.pop();
-        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_deref(), stop)))
+        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_deref(), zeros, stop)))
     }
 
     fn keep_ahead(&mut self, spare: Spare) {

@@ -118,7 +118,7 @@ pub use scan::{
 };
 pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;
-pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
+pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage, Zeros};
 pub use stream::scan_stream;
 pub use streams::{
     OpenStreams, StreamFault, StreamId, Streams, StreamsError, faults, open_streams,

@@ -22,7 +22,7 @@ use crate::open::OpenMode;
 use crate::record::EventType;
 use crate::scan::{Scanned, Visitor};
 use crate::stats::Stats;
-use crate::storage::Storage;
+use crate::storage::{Storage, Zeros};
 use crate::sync::{
     Arc, AtomicBool, AtomicU32, AtomicU64, Clock, Condvar, JoinHandle, Mutex, MutexGuard, Ordering,
     PoisonError, Word, spawn, yield_now,
@@ -116,6 +116,9 @@ struct State {
     asked: u32,
     /// How many threads wait for the next one.
     waiters: u32,
+    /// How many flushes somebody asked for since a segment was last made ahead of time, and how many there
+    /// were.
+    forced_of_segment: (u32, u32),
     wakers: Vec<(u64, Waker)>,
     writer: Writer,
     /// How many threads wait for `done`.
@@ -194,6 +197,7 @@ impl<S: Storage + Send + 'static> SharedLog<S> {
                 flushes: 0,
                 asked: 0,
                 waiters: 0,
+                forced_of_segment: (0, 0),
                 wakers: Vec::new(),
                 writer: Writer::AtWork,
                 waiting_for_done: 0,
@@ -707,6 +711,8 @@ impl<S: Storage + Send + 'static> Shared<S> {
         let (asked, waiters) =
             (std::mem::take(&mut state.asked), std::mem::take(&mut state.waiters));
         self.progress.asked.store(0, Ordering::Relaxed);
+        let (forced, all) = &mut state.forced_of_segment;
+        (*forced, *all) = (*forced + u32::from(asked > 0), *all + 1);
         state.flying = Some(Flying { number: state.flushes, covers, asked, waiters });
     }
 
@@ -841,7 +847,10 @@ impl<S: Storage + Send + 'static> Shared<S> {
             }
             _ => return,
         };
-        let Some(make) = self.storage().make_ahead(bytes) else {
+        // Where most flushes were for nobody, a sync is rare.
+        let (forced, all) = std::mem::take(&mut state.forced_of_segment);
+        let zeros = if 2 * forced < all { Zeros::Reserved } else { Zeros::Written };
+        let Some(make) = self.storage().make_ahead(bytes, zeros) else {
             state.spare = NextSegment::Settled;
             return;
         };
