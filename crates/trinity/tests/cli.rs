@@ -1726,7 +1726,7 @@ fn whoever_opens_a_damaged_log_hears_of_salvage() {
     let (_inside, dir) = damaged("09");
     let ran = import(&dir, event("0x2a", r#"{"raw":""}"#), &[], 2);
     assert!(ran.err.contains("`trinity wal salvage`"), "{}", ran.err);
-    let opened = wal_core::FileLog::open(&dir, &wal_core::Config::default(), &mut ());
+    let opened = FileLog::open(&dir, &Config::default(), &mut ());
     let error = opened.unwrap_err().to_string();
     assert!(error.contains("`trinity wal salvage`"), "{error}");
 }
