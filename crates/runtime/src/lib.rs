@@ -66,7 +66,7 @@
 //!
 //! [`start`] runs a whole [`node::Node`], the same value that the simulator runs six hundred of, whose
 //! participant has a log and data of its own: numbered cells ([`node::work`]). Messages between the nodes of
-//! one process are carried by a [`Network`]. Its futures need no particular executor; a [`Coordinator`] needs
+//! one process are carried by a [`Network`], to those of other processes over its [`Links`]. Its futures need no particular executor; a [`Coordinator`] needs
 //! tokio.
 //!
 //! ```
@@ -98,6 +98,7 @@
 mod action;
 mod coordinator;
 mod disks;
+mod links;
 mod network;
 mod participant;
 mod process;
@@ -109,6 +110,7 @@ pub use crate::coordinator::{
 };
 pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
 pub use base::RequestKeyTooLong;
+pub use links::{LinkStats, Links};
 pub use network::Network;
 pub use node::{Outcome, RecoveryReport, Refusal};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
