@@ -79,7 +79,7 @@ mod tests {
     fn the_checksum_is_the_formats_whatever_the_length_and_the_alignment() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(b""), 0);
-        let bytes: Vec<u8> = (0..5_000_u32).map(|i| (i * i >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5_000_u32).map(|i| ((i * i) >> 3) as u8).collect();
         for from in [0, 1, 3, 8, 13] {
             for len in (0..600).chain((600..4_900).step_by(97)) {
                 let part = &bytes[from..from + len];
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_sectors_checksums_are_that_of_all() {
-        let bytes: Vec<u8> = (0..10_000_u32).map(|i| (i * 7 >> 2) as u8).collect();
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| ((i * 7) >> 2) as u8).collect();
         for before in [0, 1, 100, 511, 512, 700] {
             let mut checksum = crc32c(&bytes[..before]);
             for sector in bytes[before..].as_chunks::<{ SECTOR as usize }>().0 {
