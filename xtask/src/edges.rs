@@ -12,7 +12,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("base", &["rand", "rand_chacha"]),
     (
         "wal-core",
-        &["atomic-wait", "base", "crc32c", "crc32fast", "shuttle", "thiserror", "tracing"],
+        &[
+            "atomic-wait",
+            "base",
+            "crc-fast",
+            "crc32fast",
+            "rustix",
+            "shuttle",
+            "thiserror",
+            "tracing",
+        ],
     ),
     ("saga", &["base", "thiserror"]),
     ("saga-toml", &["base", "saga", "miette", "serde", "strsim", "thiserror", "toml"]),

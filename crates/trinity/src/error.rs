@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use coordinator::SalvageError;
 use miette::{Diagnostic, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
-use wal_core::{DurableError, FileError, OpenError, ScanError, Scanned};
+use wal_core::{
+    DurableError, FileError, FileStreamsError, OpenError, ScanError, Scanned, StreamId,
+};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +177,29 @@ impl Error {
                  is proved",
             ),
             FileError::Open(error) => Error::Open { path, error: Box::new(error) },
+            FileError::HoldsStreams { streams, .. } => Error::NotALog {
+                why: "it holds streams, each of them a log",
+                remedy: format!(
+                    "name one of its {} streams, such as {}; `recover` and `verify` take all of them",
+                    streams.count(),
+                    path.join(streams.folder_name(StreamId(0))).display()
+                ),
+                path,
+            },
+            FileError::OneStream { .. } => Error::NotALog {
+                why: "it is one stream of several, which are written together",
+                remedy: "nothing was written; one stream can be read by itself".to_owned(),
+                path,
+            },
             other => Error::Io { path, error: io::Error::other(other) },
+        }
+    }
+
+    /// A directory that could not be read as one of streams.
+    pub fn streams(path: &Path, error: FileStreamsError) -> Error {
+        match error {
+            FileStreamsError::File(error) => Error::file(path, error),
+            other => Error::io(path, io::Error::other(other)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read, StdinLock, Write};
 use std::path::{Path, PathBuf};
 
 use base::Sequence;
-use wal_core::{AppendError, Config, DurableError, EventType, FileLog, Record};
+use wal_core::{AppendError, Config, DurableError, EventType, FileLog, Record, SnapshotPart};
 
 use crate::error::{Error, Exit, LineError};
 use crate::line::{self, Checksum, Event, checksum};
@@ -185,6 +185,9 @@ impl Line<'_> {
     fn check_sequence(&self, event: &Event, next: Sequence) -> Result<(), Error> {
         match event.sequence {
             Some(sequence) if sequence != next.0 => {
+                if next == Sequence::FIRST && begins_snapshot(event) {
+                    return Err(self.error(self.column_of(b"\"seq\""), compacted(sequence)));
+                }
                 let what = format!("`seq` is {sequence}: the log's next is {next}");
                 Err(self.error(self.column_of(b"\"seq\""), what))
             }
@@ -208,6 +211,20 @@ impl Line<'_> {
         let place = self.text.windows(quoted.len()).position(|window| window == quoted);
         place.map_or(1, |at| at as u64 + 1)
     }
+}
+
+/// Whether it is the first part of a snapshot, with which a log begins that was compacted.
+fn begins_snapshot(event: &Event) -> bool {
+    SnapshotPart::of(event.event, &event.payload).is_some_and(|part| part.number == 0)
+}
+
+/// A log that begins with a snapshot is one only once all of that is there. Events come one by one, each
+/// durable before the next is looked for, and nobody could tell what there is until then from damage.
+fn compacted(first: u64) -> String {
+    format!(
+        "the log that this is from was compacted: it begins with a snapshot, record {first}, and no log is \
+         one with a part of a snapshot only. Copy its directory, or let `trinity wal salvage` make a copy"
+    )
 }
 
 /// The lines of a reader. They are told apart from reading, so that whoever waits for them can be

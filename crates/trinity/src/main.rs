@@ -7,6 +7,7 @@
 //! | `saga` | the commands about definitions of sagas |
 //! | `line` | a record as a line of JSON: what `dump` writes and `import` reads |
 //! | `source` | what a path names: a log's directory, or a raw stream |
+//! | `streams` | a directory of several logs, read side by side |
 //! | `error` | what goes wrong, whose fault it is, and the exit code |
 //! | `terminal` | standard output and error |
 
@@ -23,6 +24,7 @@ mod recover;
 mod saga;
 mod salvage;
 mod source;
+mod streams;
 mod terminal;
 mod verify;
 

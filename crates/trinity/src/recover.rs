@@ -16,12 +16,14 @@ use wal_core::{Corruption, EventType, Guard, Integrity, Place, Record, Scanned, 
 use crate::error::{Error, Exit};
 use crate::line::{EventName, Name};
 use crate::source::{FileNames, Source};
+use crate::streams::{Faulty, Named, StreamSources, print_faults};
 use crate::terminal::{Brake, LISTED_MAX, Output, Progress};
 use crate::terminal::{counted, notes, print_corruption, print_rest, print_table, utc};
 
 /// What to look at.
 ///
-/// The log is read as if it ended where it is sound; opening it for writing is what repairs it.
+/// The log is read as if it ended where it is sound; opening it for writing is what repairs it. Of a
+/// directory of streams each is told by itself: an operation lives in one of them.
 #[derive(clap::Args)]
 pub struct Args {
     /// A log's directory, or a file that holds a raw stream
@@ -54,29 +56,94 @@ enum Explain {
 /// # Errors
 /// [`Error`]. Damage is none: it is part of what is printed, and the exit code.
 pub fn run(args: &Args) -> Result<Exit, Error> {
-    let mut source = Source::open(&args.path)?;
+    if let Some(mut streams) = StreamSources::open(&args.path)? {
+        return run_streams(args, &mut streams);
+    }
     let brake = Brake::default();
-    let mut watched =
-        Watched { replay: Replay::default(), progress: Progress::new("records", false) };
-    let scanned = source.scan(&brake, &mut watched)?;
-    drop(watched.progress);
-    let report = watched.replay.report(&scanned);
-    let mut proofs = Proofs::wanted(args.explain, &report, &watched.replay);
-    proofs.find(&mut source, &brake)?;
-    let files = source.file_names();
+    let mut source = Source::open(&args.path)?;
+    let found = Found::of(&mut source, args.explain, &brake, false)?;
     let mut output = Output::new(&brake);
     if args.json {
-        let json = Json::of(&report, &files, &proofs);
+        output.write(|to| {
+            serde_json::to_writer(&mut *to, &found.json())?;
+            to.write_all(b"\n")
+        });
+    } else {
+        output.write(|to| found.print(to));
+    }
+    output.finish()?;
+    Ok(if found.is_clean() { Exit::Clean } else { Exit::Damaged })
+}
+
+/// The same of each stream.
+fn run_streams(args: &Args, streams: &mut StreamSources) -> Result<Exit, Error> {
+    let found = streams.each(|source| Found::of(source, args.explain, &Brake::default(), true))?;
+    let scanned: Vec<&Scanned> = found.iter().map(|found| &found.report.scanned).collect();
+    let faults = wal_core::faults(&scanned);
+    let brake = Brake::default();
+    let mut output = Output::new(&brake);
+    if args.json {
+        let each = found.iter().map(Found::json);
+        let json = JsonStreams { streams: streams.named(each), faults: Faulty::of(&faults) };
         output.write(|to| {
             serde_json::to_writer(&mut *to, &json)?;
             to.write_all(b"\n")
         });
     } else {
-        output.write(|to| print(to, &report, &files, &proofs));
+        output.write(|to| {
+            for (heading, found) in streams.headings().zip(&found) {
+                writeln!(to, "{heading}")?;
+                found.print(to)?;
+            }
+            print_faults(to, &faults)
+        });
     }
     output.finish()?;
-    let clean = !scanned.is_corrupt() && report.anomalies.total() == 0;
+    let clean = faults.is_empty() && found.iter().all(Found::is_clean);
     Ok(if clean { Exit::Clean } else { Exit::Damaged })
+}
+
+#[derive(Serialize)]
+struct JsonStreams<'a> {
+    streams: Vec<Named<Json<'a>>>,
+    faults: Vec<Faulty>,
+}
+
+/// What one log says.
+struct Found {
+    report: RecoveryReport,
+    files: FileNames,
+    proofs: Proofs,
+}
+
+impl Found {
+    fn of(
+        source: &mut Source,
+        explain: Option<Explain>,
+        brake: &Brake,
+        quiet: bool,
+    ) -> Result<Found, Error> {
+        let mut watched =
+            Watched { replay: Replay::default(), progress: Progress::new("records", quiet) };
+        let scanned = source.scan(brake, &mut watched)?;
+        drop(watched.progress);
+        let report = watched.replay.report(&scanned);
+        let mut proofs = Proofs::wanted(explain, &report, &watched.replay);
+        proofs.find(source, brake)?;
+        Ok(Found { report, files: source.file_names(), proofs })
+    }
+
+    fn is_clean(&self) -> bool {
+        !self.report.scanned.is_corrupt() && self.report.anomalies.total() == 0
+    }
+
+    fn json(&self) -> Json<'_> {
+        Json::of(&self.report, &self.files, &self.proofs)
+    }
+
+    fn print(&self, to: &mut dyn Write) -> io::Result<()> {
+        print(to, &self.report, &self.files, &self.proofs)
+    }
 }
 
 struct Watched {

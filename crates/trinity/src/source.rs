@@ -5,7 +5,10 @@ use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use wal_core::{Directory, FileStorage, ScanConfig, Scanned, SegmentId, Visitor};
+use wal_core::{
+    Directory, FileError, FileStorage, MemoryStorage, ScanConfig, Scanned, SegmentId, Streams,
+    Visitor,
+};
 
 use crate::error::Error;
 use crate::terminal::Brake;
@@ -15,12 +18,19 @@ use crate::terminal::Brake;
 pub struct Source {
     path: PathBuf,
     kind: Kind,
+    is_one_of_several: bool,
 }
 
 #[derive(Debug)]
 enum Kind {
     Log(FileStorage),
-    Stream { beginning: Vec<u8>, rest: File, read: bool },
+    /// A stream of several whose directory is not there: it holds nothing.
+    Lost,
+    Stream {
+        beginning: Vec<u8>,
+        rest: File,
+        read: bool,
+    },
 }
 
 impl Source {
@@ -31,7 +41,13 @@ impl Source {
     pub fn open(path: &Path) -> Result<Source, Error> {
         let metadata = path.metadata().map_err(|error| Error::io(path, error))?;
         let kind = if metadata.is_dir() { directory(path)? } else { stream(path)? };
-        Ok(Source { path: path.to_owned(), kind })
+        Ok(Source { path: path.to_owned(), kind, is_one_of_several: false })
+    }
+
+    /// One stream of several, in its own directory; `None` if that is not there.
+    pub fn of_stream(path: PathBuf, storage: Option<FileStorage>) -> Source {
+        let kind = storage.map_or(Kind::Lost, Kind::Log);
+        Source { path, kind, is_one_of_several: true }
     }
 
     /// As [`Source::open`], of what must be a log's directory.
@@ -41,7 +57,7 @@ impl Source {
     pub fn open_directory(path: &Path) -> Result<Source, Error> {
         let source = Source::open(path)?;
         match source.kind {
-            Kind::Log(_) => Ok(source),
+            Kind::Log(_) | Kind::Lost => Ok(source),
             Kind::Stream { .. } => Err(Error::NotALog {
                 path: path.to_owned(),
                 why: "it is a file, not a log's directory",
@@ -54,14 +70,14 @@ impl Source {
     pub fn directory(&self) -> Option<&FileStorage> {
         match &self.kind {
             Kind::Log(storage) => Some(storage),
-            Kind::Stream { .. } => None,
+            Kind::Lost | Kind::Stream { .. } => None,
         }
     }
 
     /// What its files are called.
     pub fn file_names(&self) -> FileNames {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());
-        FileNames { stream: name.to_string_lossy().into_owned() }
+        FileNames { own: name.to_string_lossy().into_owned(), folder: self.is_one_of_several }
     }
 
     /// Reads it to its end, or until the brake is pulled: then the error means nothing. It can be read
@@ -75,6 +91,7 @@ impl Source {
             Kind::Log(storage) => {
                 wal_core::scan(&Braked { brake, inner: storage }, &config, visitor)
             }
+            Kind::Lost => wal_core::scan(&MemoryStorage::new(), &config, visitor),
             Kind::Stream { beginning, rest, read } => {
                 if std::mem::replace(read, true) {
                     let start = SeekFrom::Start(beginning.len() as u64);
@@ -91,14 +108,17 @@ impl Source {
 /// What the files of a log are called.
 #[derive(Clone, Debug)]
 pub struct FileNames {
-    stream: String,
+    own: String,
+    /// Whether the segments' names need their directory's in front.
+    folder: bool,
 }
 
 impl FileNames {
     /// The name of a segment's file; a raw stream, whose places have no segment, has its own.
     pub fn of(&self, segment: SegmentId) -> Cow<'_, str> {
         match segment {
-            SegmentId(0) => Cow::Borrowed(&self.stream),
+            SegmentId(0) => Cow::Borrowed(&self.own),
+            segment if self.folder => Cow::Owned(format!("{}/{segment}", self.own)),
             segment => Cow::Owned(segment.file_name()),
         }
     }
@@ -130,6 +150,10 @@ pub fn has_log(dir: &Path) -> Result<bool, Error> {
         let name = entry.file_name();
         if name.to_str().and_then(SegmentId::from_file_name).is_some() {
             return Ok(true);
+        }
+        if let Some((streams, _)) = name.to_str().and_then(Streams::from_folder_name) {
+            let path = dir.to_owned();
+            return Err(Error::file(dir, FileError::HoldsStreams { path, streams }));
         }
         foreign |= name != FileStorage::LOCK || !entry.file_type().map_err(io)?.is_file();
     }

@@ -12,6 +12,7 @@ use wal_core::{
 use crate::error::{Error, Exit};
 use crate::recover::integrity;
 use crate::source::{FileNames, Source};
+use crate::streams::{Faulty, Named, StreamSources, print_faults};
 use crate::terminal::{Brake, LISTED_MAX, Output, Progress};
 use crate::terminal::{counted, notes, print_corruption, print_rest, print_table};
 
@@ -19,7 +20,7 @@ use crate::terminal::{counted, notes, print_corruption, print_rest, print_table}
 ///
 /// Every segment, both copies of its header and their seals, every batch and the checksum of each of
 /// its sectors, and every record's own checksum. What the records say is not asked: that is
-/// `trinity wal recover`.
+/// `trinity wal recover`. Of a directory of streams each is checked, and what they say of each other.
 #[derive(clap::Args)]
 pub struct Args {
     /// A log's directory, or a file that holds a raw stream
@@ -34,25 +35,65 @@ pub struct Args {
 /// # Errors
 /// [`Error`]. Damage is none: it is part of what is printed, and the exit code.
 pub fn run(args: &Args) -> Result<Exit, Error> {
-    let mut source = Source::open(&args.path)?;
+    if let Some(mut streams) = StreamSources::open(&args.path)? {
+        return run_streams(args, &mut streams);
+    }
     let brake = Brake::default();
-    let mut checked = Checked::new();
-    let scanned = source.scan(&brake, &mut checked)?;
-    drop(checked.progress);
-    let files = source.file_names();
-    let found = Found { segments: checked.segments, sectors: checked.sectors, scanned };
+    let mut source = Source::open(&args.path)?;
+    let found = Found::of(&mut source, &brake, false)?;
     let mut output = Output::new(&brake);
     if args.json {
-        let json = Json::of(&found, &files);
+        output.write(|to| {
+            serde_json::to_writer(&mut *to, &Json::of(&found))?;
+            to.write_all(b"\n")
+        });
+    } else {
+        output.write(|to| print(to, &found));
+    }
+    output.finish()?;
+    Ok(if found.scanned.is_corrupt() { Exit::Damaged } else { Exit::Clean })
+}
+
+/// The same of each stream, and whether they belong together.
+fn run_streams(args: &Args, streams: &mut StreamSources) -> Result<Exit, Error> {
+    let found = streams.each(|source| Found::of(source, &Brake::default(), true))?;
+    let scanned: Vec<&Scanned> = found.iter().map(|found| &found.scanned).collect();
+    let faults = wal_core::faults(&scanned);
+    let any = |verdict| found.iter().any(|found| found.verdict() == verdict);
+    let corrupt = !faults.is_empty() || any("corrupt");
+    let verdict = match corrupt {
+        true => "corrupt",
+        false if any("torn") => "torn",
+        false => "clean",
+    };
+    let brake = Brake::default();
+    let mut output = Output::new(&brake);
+    if args.json {
+        let each = streams.named(found.iter().map(Json::of));
+        let json = JsonStreams { verdict, streams: each, faults: Faulty::of(&faults) };
         output.write(|to| {
             serde_json::to_writer(&mut *to, &json)?;
             to.write_all(b"\n")
         });
     } else {
-        output.write(|to| print(to, &found, &files));
+        output.write(|to| {
+            for (heading, found) in streams.headings().zip(&found) {
+                writeln!(to, "{heading}")?;
+                print(to, found)?;
+            }
+            print_faults(to, &faults)?;
+            writeln!(to, "verdict of all streams: {verdict}")
+        });
     }
     output.finish()?;
-    Ok(if found.scanned.is_corrupt() { Exit::Damaged } else { Exit::Clean })
+    Ok(if corrupt { Exit::Damaged } else { Exit::Clean })
+}
+
+#[derive(Serialize)]
+struct JsonStreams {
+    verdict: &'static str,
+    streams: Vec<Named<Json>>,
+    faults: Vec<Faulty>,
 }
 
 /// What was looked at, as it is looked at.
@@ -75,11 +116,12 @@ struct Found {
     /// Those that are known to be wrong.
     sectors: Vec<(SegmentId, u64)>,
     scanned: Scanned,
+    files: FileNames,
 }
 
 impl Checked {
-    fn new() -> Checked {
-        let progress = Progress::new("records", false);
+    fn new(quiet: bool) -> Checked {
+        let progress = Progress::new("records", quiet);
         Checked { segments: Vec::new(), sectors: Vec::new(), progress }
     }
 }
@@ -113,6 +155,13 @@ impl Visitor for Checked {
 }
 
 impl Found {
+    fn of(source: &mut Source, brake: &Brake, quiet: bool) -> Result<Found, Error> {
+        let mut checked = Checked::new(quiet);
+        let scanned = source.scan(brake, &mut checked)?;
+        let Checked { segments, sectors, .. } = checked;
+        Ok(Found { segments, sectors, scanned, files: source.file_names() })
+    }
+
     fn verdict(&self) -> &'static str {
         if self.scanned.is_corrupt() {
             "corrupt"
@@ -193,8 +242,8 @@ struct Damaged {
 }
 
 impl Json {
-    fn of(found: &Found, files: &FileNames) -> Json {
-        let scanned = &found.scanned;
+    fn of(found: &Found) -> Json {
+        let (scanned, files) = (&found.scanned, &found.files);
         let at = |segment, offset| At { file: files.of(segment).into_owned(), offset };
         Json {
             verdict: found.verdict(),
@@ -284,8 +333,8 @@ fn extent_name(extent: SegmentExtent) -> &'static str {
 
 // ---- a table, for people ----
 
-fn print(to: &mut dyn Write, found: &Found, files: &FileNames) -> io::Result<()> {
-    let scanned = &found.scanned;
+fn print(to: &mut dyn Write, found: &Found) -> io::Result<()> {
+    let (scanned, files) = (&found.scanned, &found.files);
     if !found.segments.is_empty() {
         let head = ["FILE", "BYTES", "EPOCH", "HEADER", "EXTENT", "BATCHES", "SECTORS", "RECORDS"];
         let mut rows = vec![head.map(str::to_owned)];

@@ -13,7 +13,7 @@ use base::{CoordinatorId, Epoch, OperationId, ShardId};
 use coordinator::{OperationReport, RecoveryReport, Replay};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use wal_core::{MemoryStorage, ScanConfig, SegmentId};
+use wal_core::{Config, EventType, FileLog, MemoryStorage, ScanConfig, SegmentId};
 
 // ---- running it ----
 
@@ -281,9 +281,10 @@ fn guards_are_shown_on_demand() {
     assert!(!check("dump", &dir, &["--json"], 0).text().contains("guard"));
     for flags in [&["--guards"][..], &["--guards", "--json"]] {
         let dump = check("dump", &dir, flags, 0);
-        // The batch, and the two of a clean close.
-        assert_eq!(dump.text().lines().filter(|line| line.contains("guard")).count(), 3);
-        assert_eq!(dump.text().lines().count(), 7 + 3);
+        // The batch, and the two of a clean close; a slow machine makes more batches, and idle ones.
+        let guards = dump.text().lines().filter(|line| line.contains("guard")).count();
+        assert!(guards >= 3, "{guards} guards");
+        assert_eq!(dump.text().lines().count(), 7 + guards);
     }
     // A raw stream has none.
     assert_eq!(check("dump", vector("04"), &["--guards"], 0).text().lines().count(), 7);
@@ -475,6 +476,51 @@ fn a_new_log_begins_with_the_first_sequence() {
     assert!(ran.err.contains("`seq` is 7: the log's next is 1"), "{}", ran.err);
     assert!(ran.err.contains("nothing was appended"), "{}", ran.err);
     assert!(!dir.exists(), "nothing was written either");
+}
+
+/// A log that begins with a snapshot is copied whole or not at all: an import says so, and salvage does it.
+#[test]
+fn a_compacted_log_is_copied_by_salvage_and_not_by_import() {
+    let (inside, dir) = fresh();
+    let config = Config { max_records: 1, ..Config::default() };
+    let (log, _) = FileLog::open(&dir, &config, &mut ()).unwrap();
+    for id in 1..=3_u8 {
+        let mut payload = [0; 40];
+        payload[0] = id;
+        log.append_durable(EventType::TX_CREATED, 1, &payload).unwrap();
+    }
+    for last in [false, true] {
+        log.append_part(1, (0, 0), last, &[]).unwrap();
+    }
+    for id in 4..=5_u8 {
+        let mut payload = [0; 40];
+        payload[0] = id;
+        log.append_durable(EventType::TX_CREATED, 1, &payload).unwrap();
+    }
+    log.close().unwrap();
+    let dump = check("dump", &dir, &["--json"], 0);
+    assert!(dump.text().starts_with("{\"seq\":4,\"type\":\"checkpoint\""), "{}", dump.text());
+
+    let to = inside.path().join("imported");
+    let refused = import(&to, &dump.out, &[], 4);
+    assert!(refused.err.contains("was compacted: it begins with a snapshot, record 4"));
+    assert!(refused.err.contains("trinity wal salvage"), "{}", refused.err);
+    assert!(!to.exists(), "no log was created");
+
+    let to = inside.path().join("copy");
+    check("salvage", &dir, &["--to", to.to_str().unwrap()], 0);
+    let copied = check("dump", &to, &["--json"], 0);
+    let without_place = |dump: &Ran| -> Vec<Value> {
+        let lines = dump.text().lines().map(|line| serde_json::from_str(line).unwrap());
+        let records = lines.map(|mut line: Value| {
+            for place in ["file", "off"] {
+                line.as_object_mut().unwrap().remove(place);
+            }
+            line
+        });
+        records.collect()
+    };
+    assert_eq!(without_place(&copied), without_place(&dump));
 }
 
 #[test]
@@ -1680,7 +1726,7 @@ fn whoever_opens_a_damaged_log_hears_of_salvage() {
     let (_inside, dir) = damaged("09");
     let ran = import(&dir, event("0x2a", r#"{"raw":""}"#), &[], 2);
     assert!(ran.err.contains("`trinity wal salvage`"), "{}", ran.err);
-    let opened = wal_core::FileLog::open(&dir, &wal_core::Config::default(), &mut ());
+    let opened = FileLog::open(&dir, &Config::default(), &mut ());
     let error = opened.unwrap_err().to_string();
     assert!(error.contains("`trinity wal salvage`"), "{error}");
 }

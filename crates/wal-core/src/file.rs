@@ -5,11 +5,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::open::OpenError;
 use crate::read_ahead::ReadAhead;
-use crate::storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
+use crate::storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage, Zeros};
+use crate::streams::{StreamId, Streams};
 
 /// Why a directory of files could not be opened as a log.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,28 @@ pub enum FileError {
     /// The log in it cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The directory is that of several streams, and holds no log itself. Open it as
+    /// [`FileStreams`](crate::FileStreams), or read one of its streams.
+    #[error(
+        "{} holds {} streams, and no log of its own: open them together, or read one of them, \
+         such as {}",
+        path.display(),
+        streams.count(),
+        streams.folder_name(StreamId(0))
+    )]
+    HoldsStreams {
+        /// The directory.
+        path: PathBuf,
+        /// How many.
+        streams: Streams,
+    },
+    /// The directory is one stream's, by its name. It is written only together with the others: open the
+    /// directory above it.
+    #[error("{} is one stream of several: open the directory above it", path.display())]
+    OneStream {
+        /// The stream's directory.
+        path: PathBuf,
+    },
 }
 
 /// A directory of files.
@@ -45,7 +68,7 @@ pub enum FileError {
 #[derive(Debug)]
 pub struct FileStorage {
     path: PathBuf,
-    lock: Option<File>,
+    lock: Option<Arc<File>>,
     locked: bool,
     /// The file read last.
     reading: Mutex<Option<(SegmentId, File)>>,
@@ -87,6 +110,7 @@ impl Spare {
         directory: &Path,
         bytes: u64,
         retired: Option<&Path>,
+        zeros: Zeros,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Spare> {
         let path = directory.join(format!("{}{bytes:x}", Spare::PREFIX));
@@ -94,11 +118,39 @@ impl Spare {
         let recycled = retired.is_some_and(|retired| std::fs::rename(retired, &path).is_ok());
         let options = OpenOptions::new().write(true).create(true).truncate(!recycled).open(&path);
         let spare = Spare { path, file: options? };
-        let filled = spare.fill(bytes, stop);
+        let filled = match zeros {
+            Zeros::Reserved if !recycled && spare.reserve(bytes)? => Ok(()),
+            Zeros::Reserved | Zeros::Written => spare.fill(bytes, stop),
+        };
         if filled.is_err() {
             spare.remove();
         }
         filled.map(|()| spare)
+    }
+
+    /// Whether the file system has set the blocks aside.
+    ///
+    /// # Errors
+    /// What the system says; then nothing is left of it. That it cannot do so is none.
+    #[cfg(unix)]
+    fn reserve(&self, bytes: u64) -> io::Result<bool> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            // Its length, too.
+            Ok(()) => self.file.sync_all().map(|()| true).inspect_err(|_| self.remove()),
+            Err(Errno::NOTSUP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => Ok(false),
+            Err(error) => {
+                self.remove();
+                Err(error.into())
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn reserve(&self, _: u64) -> io::Result<bool> {
+        Ok(false)
     }
 
     fn fill(&self, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
@@ -150,17 +202,16 @@ impl FileStorage {
     /// [`FileError::InUse`] if a writer is at work; [`FileError::Io`], `NotFound` included.
     pub fn read(path: &Path) -> Result<FileStorage, FileError> {
         let path = absolute(path)?;
-        check(&path, path.read_dir().map(drop))?;
-        let lock_path = path.join(Self::LOCK);
-        let lock = match File::open(&lock_path) {
-            Ok(lock) => Some(lock),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(FileError::Io { path: lock_path, error }),
-        };
-        if let Some(lock) = &lock {
-            locked(&path, lock.try_lock_shared())?;
-        }
+        refuse_streams(&path)?;
+        // The lock of a stream is that of all.
+        let above = path.parent().filter(|_| is_one_stream(&path));
+        let lock = lock_shared(above.unwrap_or(&path))?;
         Ok(FileStorage::new(path, lock, true))
+    }
+
+    /// A directory whose lock is held elsewhere: one stream of several.
+    pub(crate) fn locked_by(path: PathBuf, lock: Option<Arc<File>>) -> FileStorage {
+        FileStorage::new(path, lock, true)
     }
 
     /// Opens a directory for reading beside a writer that may be at work: without a lock. Sealed segments do
@@ -184,7 +235,7 @@ impl FileStorage {
         let (path, lock) = FileStorage::for_writing(path)?;
         locked(&path, lock.try_lock())?;
         remove_spares(&path);
-        Ok(FileStorage::new(path, Some(lock), true))
+        Ok(FileStorage::new(path, Some(Arc::new(lock)), true))
     }
 
     /// Opens a directory for taking its log over: the old writer may still hold the lock. It is asked
@@ -195,21 +246,23 @@ impl FileStorage {
     pub fn take_over(path: &Path) -> Result<FileStorage, FileError> {
         let (path, lock) = FileStorage::for_writing(path)?;
         let has_lock = lock.try_lock().is_ok();
-        let mut storage = FileStorage::new(path, Some(lock), has_lock);
+        let mut storage = FileStorage::new(path, Some(Arc::new(lock)), has_lock);
         storage.reuses = false;
         Ok(storage)
     }
 
     fn for_writing(path: &Path) -> Result<(PathBuf, File), FileError> {
         let path = absolute(path)?;
+        if is_one_stream(&path) {
+            return Err(FileError::OneStream { path });
+        }
         check(&path, create_durably(&path))?;
-        let lock_path = path.join(Self::LOCK);
-        let options = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = options.map_err(|error| FileError::Io { path: lock_path, error })?;
+        refuse_streams(&path)?;
+        let lock = open_lock(&path)?;
         Ok((path, lock))
     }
 
-    fn new(path: PathBuf, lock: Option<File>, locked: bool) -> FileStorage {
+    fn new(path: PathBuf, lock: Option<Arc<File>>, locked: bool) -> FileStorage {
         let reading = Mutex::new(None);
         FileStorage {
             path,
@@ -242,7 +295,8 @@ impl FileStorage {
         if let (None, Some(bytes)) = (&self.spare, self.zeros_next.take()) {
             // Without it the segment is slower, and no less safe.
             let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).pop();
-            self.spare = Spare::make(&self.path, bytes, retired.as_deref(), &|| false).ok();
+            let zeros = Zeros::Written;
+            self.spare = Spare::make(&self.path, bytes, retired.as_deref(), zeros, &|| false).ok();
         }
         let made = match self.spare.take().map(|spare| spare.become_segment(&path)) {
             Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
@@ -340,15 +394,75 @@ fn of(segment: SegmentId, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{segment}: {error}"))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, FileError> {
+/// Which streams a directory holds, by the names in it: how many there are to be, and which are there.
+///
+/// # Errors
+/// [`FileError::Io`]: also if the names contradict each other.
+pub(crate) fn streams_in(path: &Path) -> Result<Option<(Streams, Vec<StreamId>)>, FileError> {
+    let mut found: Option<(Streams, Vec<StreamId>)> = None;
+    for entry in check(path, path.read_dir())? {
+        let name = check(path, entry)?.file_name();
+        let Some((streams, stream)) = name.to_str().and_then(Streams::from_folder_name) else {
+            continue;
+        };
+        let (counted, there) = found.get_or_insert_with(|| (streams, Vec::new()));
+        if *counted != streams {
+            let what = format!(
+                "it holds streams of {} and of {}: take away those that are not its own",
+                counted.count(),
+                streams.count()
+            );
+            let error = io::Error::new(io::ErrorKind::InvalidData, what);
+            return Err(FileError::Io { path: path.to_owned(), error });
+        }
+        there.push(stream);
+    }
+    if let Some((_, there)) = &mut found {
+        there.sort_unstable();
+    }
+    Ok(found)
+}
+
+fn is_one_stream(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(Streams::from_folder_name).is_some()
+}
+
+fn refuse_streams(path: &Path) -> Result<(), FileError> {
+    match streams_in(path)? {
+        Some((streams, _)) => Err(FileError::HoldsStreams { path: path.to_owned(), streams }),
+        None => Ok(()),
+    }
+}
+
+/// Opens a directory's lock file, which is created if it is not there.
+pub(crate) fn open_lock(path: &Path) -> Result<File, FileError> {
+    let path = path.join(FileStorage::LOCK);
+    let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    options.map_err(|error| FileError::Io { path, error })
+}
+
+/// Locks a directory for reading; without effect if it has no lock file.
+pub(crate) fn lock_shared(path: &Path) -> Result<Option<Arc<File>>, FileError> {
+    let lock_path = path.join(FileStorage::LOCK);
+    let lock = match File::open(&lock_path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(FileError::Io { path: lock_path, error }),
+    };
+    locked(path, lock.try_lock_shared())?;
+    Ok(Some(Arc::new(lock)))
+}
+
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, FileError> {
     std::path::absolute(path).map_err(|error| FileError::Io { path: path.to_owned(), error })
 }
 
-fn check<T>(path: &Path, result: io::Result<T>) -> Result<T, FileError> {
+pub(crate) fn check<T>(path: &Path, result: io::Result<T>) -> Result<T, FileError> {
     result.map_err(|error| FileError::Io { path: path.to_owned(), error })
 }
 
-fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<(), FileError> {
+pub(crate) fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<(), FileError> {
     result.map_err(|error| match error {
         TryLockError::WouldBlock => FileError::InUse { path: path.to_owned() },
         TryLockError::Error(error) => FileError::Io { path: path.to_owned(), error },
@@ -356,7 +470,7 @@ fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<(), FileError
 }
 
 /// What a process that died has left of segments that were made ahead of time or retired.
-fn remove_spares(path: &Path) {
+pub(crate) fn remove_spares(path: &Path) {
     let Ok(entries) = path.read_dir() else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -369,9 +483,17 @@ fn remove_spares(path: &Path) {
 }
 
 /// Creates the directory and those above it, and makes each name durable.
-fn create_durably(path: &Path) -> io::Result<()> {
+pub(crate) fn create_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
-        return Ok(());
+        // Whoever created it may have died before its name was durable; then it has got no further.
+        return match path.parent() {
+            Some(parent) if !holds_segments(path)? => match sync_directory(parent) {
+                // One that may be passed through and not read: it was not created here.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            },
+            _ => Ok(()),
+        };
     }
     if let Some(parent) = path.parent() {
         create_durably(parent)?;
@@ -382,6 +504,16 @@ fn create_durably(path: &Path) -> io::Result<()> {
         return sync_directory(parent);
     }
     Err(io::ErrorKind::NotFound.into())
+}
+
+/// Whether some file in it has a segment's name.
+pub(crate) fn holds_segments(path: &Path) -> io::Result<bool> {
+    for entry in path.read_dir()? {
+        if entry?.file_name().to_str().and_then(SegmentId::from_file_name).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(unix)]
@@ -490,11 +622,11 @@ impl Directory for FileStorage {
 }
 
 impl Storage for FileStorage {
-    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
+    fn make_ahead(&self, bytes: u64, zeros: Zeros) -> Option<MakeAhead> {
         let directory = self.path.clone();
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let retired = retired.pop();
-        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_deref(), stop)))
+        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_deref(), zeros, stop)))
     }
 
     fn keep_ahead(&mut self, spare: Spare) {

@@ -20,6 +20,9 @@
 //! - A writer that was replaced ([`OpenMode::TakeOver`]) acknowledges nothing more.
 //! - No input makes reading panic; its memory is bounded by the longest batch (16 MiB).
 //!
+//! - Several logs may share a directory, one lock and one epoch ([`FileStreams`]); one that has lost its end
+//!   is found out by the others.
+//!
 //! # What it does not
 //!
 //! - It cannot see that a whole sector was zeroed, or the end rolled back, in batches that no later batch
@@ -69,10 +72,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod checksum;
 mod compact;
 mod drive;
 mod end;
 mod file;
+mod file_streams;
 mod guard;
 mod log;
 mod memory;
@@ -86,12 +91,14 @@ mod shared_log;
 mod stats;
 mod storage;
 mod stream;
+mod streams;
 mod sync;
 mod window;
 
 pub use compact::{SNAPSHOT_TAG, SnapshotPart};
 pub use drive::{close, drive, open};
 pub use file::{FileError, FileStorage, Spare};
+pub use file_streams::{FileStreams, FileStreamsError, StreamFiles};
 pub use guard::Guard;
 pub use log::{AppendError, Config, ConfigError, Flush, Log};
 pub use memory::MemoryStorage;
@@ -111,5 +118,8 @@ pub use scan::{
 };
 pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;
-pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage};
+pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage, Zeros};
 pub use stream::scan_stream;
+pub use streams::{
+    OpenStreams, StreamFault, StreamId, Streams, StreamsError, faults, open_streams,
+};

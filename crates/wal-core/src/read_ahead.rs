@@ -1,27 +1,35 @@
 //! A thread that reads a file ahead of its reader.
 //!
 //! Most of what reading a long log costs is the kernel's: it copies each block out of the page cache. This
-//! does that on a second processor while the reader checks the block before. What is read and in which
-//! order does not depend on it.
+//! does that on a second processor while the reader checks the block before. Where that processor has
+//! something else to do the reader does not wait for it: it takes the next block itself. What is read and in
+//! which order does not depend on it.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use crate::file::read_full;
 
-/// Reads a span of a file, a block at a time and ahead of whoever asks. It holds four blocks at most.
+/// Reads a span of a file, a block at a time and ahead of whoever asks. It holds five blocks at most.
 ///
 /// Dropping it ends its thread.
 #[derive(Debug)]
 pub struct ReadAhead {
+    file: Arc<File>,
     /// Where the next block begins.
     at: u64,
     to: u64,
+    /// Where the next block begins that nobody has begun to read.
+    unclaimed: Arc<AtomicU64>,
     blocks: Option<Receiver<io::Result<Vec<u8>>>>,
     spent: Option<Sender<Vec<u8>>>,
+    /// For a block that is read by whoever asks.
+    own: Option<Vec<u8>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -45,11 +53,13 @@ impl ReadAhead {
             // Whoever has the other end is just below.
             let _ = spent.send(Vec::new());
         }
-        let Range { start, end } = span;
-        let read = move || read_blocks(&file, start..end, &free, &tell);
+        let Range { start: at, end: to } = span;
+        let (file, unclaimed) = (Arc::new(file), Arc::new(AtomicU64::new(at)));
+        let (of_thread, claim) = (Arc::clone(&file), Arc::clone(&unclaimed));
+        let read = move || read_blocks(&of_thread, &claim, to, &free, &tell);
         let thread = std::thread::Builder::new().name("wal-read-ahead".into()).spawn(read).ok()?;
         let (blocks, spent, thread) = (Some(blocks), Some(spent), Some(thread));
-        Some(ReadAhead { at: start, to: end, blocks, spent, thread })
+        Some(ReadAhead { file, at, to, unclaimed, blocks, spent, own: Some(Vec::new()), thread })
     }
 
     /// Where the next block begins, in bytes from the file's beginning.
@@ -74,10 +84,14 @@ impl ReadAhead {
         if wanted == 0 {
             return Ok(vec![0; Self::FRONT]);
         }
-        let told = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok());
-        // Its thread has failed: an error, and never the end of a log.
-        let block =
-            told.ok_or_else(|| io::Error::other("the thread that reads ahead has died"))??;
+        let block = match self.claim_own() {
+            Some(block) => read_block(&self.file, self.at, wanted, block)?,
+            None => {
+                let told = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok());
+                // Its thread has failed: an error, and never the end of a log.
+                told.ok_or_else(|| io::Error::other("the thread that reads ahead has died"))??
+            }
+        };
         let bytes = (block.len() - Self::FRONT) as u64;
         self.at += bytes;
         if bytes < wanted {
@@ -86,8 +100,21 @@ impl ReadAhead {
         Ok(block)
     }
 
+    /// Takes the next block from the thread, if that has not begun to read it: says into what to read it.
+    fn claim_own(&mut self) -> Option<Vec<u8>> {
+        self.own.as_ref()?;
+        let behind = self.at + Self::BLOCK as u64;
+        let relaxed = Ordering::Relaxed;
+        let claimed = self.unclaimed.compare_exchange(self.at, behind, relaxed, relaxed);
+        self.own.take_if(|_| claimed.is_ok())
+    }
+
     /// Gives a block back, to be read into again: one for each that was taken, or no more will come.
     pub fn give_back(&mut self, block: Vec<u8>) {
+        if self.own.is_none() {
+            self.own = Some(block);
+            return;
+        }
         if let Some(spent) = &self.spent {
             // At the span's end nobody wants it.
             let _ = spent.send(block);
@@ -109,23 +136,78 @@ impl Drop for ReadAhead {
 
 fn read_blocks(
     file: &File,
-    mut span: Range<u64>,
+    unclaimed: &AtomicU64,
+    end: u64,
     free: &Receiver<Vec<u8>>,
     tell: &Sender<io::Result<Vec<u8>>>,
 ) {
-    while span.start < span.end {
-        let Ok(mut block) = free.recv() else { return };
-        let bytes = (span.end - span.start).min(ReadAhead::BLOCK as u64) as usize;
-        block.resize(ReadAhead::FRONT + bytes, 0);
-        let read = read_full(file, &mut block[ReadAhead::FRONT..], span.start);
-        let ended = !read.as_ref().is_ok_and(|&read| read == bytes);
-        let told = tell.send(read.map(|read| {
-            block.truncate(ReadAhead::FRONT + read);
-            block
-        }));
-        if ended || told.is_err() {
+    while let Ok(block) = free.recv() {
+        // Only the number is shared: each block's bytes go through the channel.
+        let at = unclaimed.fetch_add(ReadAhead::BLOCK as u64, Ordering::Relaxed);
+        if at >= end {
             return;
         }
-        span.start += bytes as u64;
+        let bytes = (end - at).min(ReadAhead::BLOCK as u64);
+        let read = read_block(file, at, bytes, block);
+        let whole = (ReadAhead::FRONT as u64 + bytes) as usize;
+        let ended = !read.as_ref().is_ok_and(|block| block.len() == whole);
+        if tell.send(read).is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// Reads a block behind the space in front of it: as much as there is.
+fn read_block(file: &File, at: u64, bytes: u64, mut block: Vec<u8>) -> io::Result<Vec<u8>> {
+    block.resize(ReadAhead::FRONT + bytes as usize, 0);
+    let read = read_full(file, &mut block[ReadAhead::FRONT..], at)?;
+    block.truncate(ReadAhead::FRONT + read);
+    Ok(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Whoever reads a block, each comes once and in its place; also if the reader is slow, or so fast that
+    /// it reads them itself.
+    #[test]
+    fn blocks_come_in_order_whoever_reads_them() {
+        let mut file = tempfile::tempfile().unwrap();
+        let words = (0..ReadAhead::BLOCK as u64).flat_map(u64::to_le_bytes);
+        let bytes: Vec<u8> = words.take(7 * ReadAhead::BLOCK + 1000).collect();
+        file.write_all(&bytes).unwrap();
+        let span = 1024..bytes.len() as u64;
+        for pause in [0, 1, 50_000] {
+            let Some(mut ahead) = ReadAhead::start(file.try_clone().unwrap(), span.clone()) else {
+                // A machine with one processor.
+                return;
+            };
+            let mut read = Vec::new();
+            while ahead.next_bytes() > 0 {
+                assert_eq!(ahead.offset(), 1024 + read.len() as u64);
+                let block = ahead.next_block().unwrap();
+                read.extend_from_slice(&block[ReadAhead::FRONT..]);
+                ahead.give_back(block);
+                (0..pause).for_each(|_| std::thread::yield_now());
+            }
+            assert!(read == bytes[1024..], "with {pause} pauses");
+        }
+    }
+
+    #[test]
+    fn a_block_is_as_long_as_the_file_still_is() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 3 * ReadAhead::BLOCK]).unwrap();
+        let span = 0..5 * ReadAhead::BLOCK as u64;
+        let Some(mut ahead) = ReadAhead::start(file, span) else { return };
+        let mut blocks = Vec::new();
+        while ahead.next_bytes() > 0 {
+            let block = ahead.next_block().unwrap();
+            blocks.push(block.len() - ReadAhead::FRONT);
+            ahead.give_back(block);
+        }
+        assert_eq!(blocks, [ReadAhead::BLOCK, ReadAhead::BLOCK, ReadAhead::BLOCK, 0]);
     }
 }

@@ -261,6 +261,24 @@ pub(crate) fn decode_unchecked(bytes: &[u8], max_payload: u32) -> Result<Decoded
     Ok(Decoded { record, len, crc_ok: true })
 }
 
+/// The record at the beginning of `bytes` and what follows it, where the caller knows that one is there.
+///
+/// # Panics
+/// If the bytes end inside it. Its magic and its CRC are not looked at.
+#[inline]
+pub(crate) fn split_record(bytes: &[u8]) -> (Record<'_>, &[u8]) {
+    let whole = "the caller knows that a whole record is there";
+    let (header, rest) = bytes.split_first_chunk::<HEADER>().expect(whole);
+    let (payload, rest) = rest.split_at_checked(u32_at(header, 21) as usize).expect(whole);
+    let record = Record {
+        sequence: Sequence(u64_at(header, 5)),
+        event: EventType(header[4]),
+        timestamp_ms: u64_at(header, 13) as i64,
+        payload,
+    };
+    (record, rest)
+}
+
 /// What is wrong with bytes that end before a header does.
 #[cold]
 fn decode_short(bytes: &[u8]) -> RecordError {

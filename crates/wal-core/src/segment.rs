@@ -3,6 +3,7 @@
 
 use base::{Epoch, Sequence};
 
+use crate::checksum::crc32c;
 use crate::record::{SEQUENCE_MAX, u32_at, u64_at};
 use crate::scan::Damage;
 use crate::storage::SegmentId;
@@ -95,16 +96,19 @@ pub(crate) fn encode_claim(claim: &Claim) -> Vec<u8> {
 }
 
 fn claim_checksum(copy: &[u8; COPY]) -> u32 {
-    let crc = crc32c::crc32c(&copy[..CLAIM_CHECKSUM.start]);
-    let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &copy[CLAIM_CHECKSUM.end..CLAIM.end])
+    let mut claim = [0; CLAIM.end];
+    claim.copy_from_slice(&copy[CLAIM]);
+    claim[CLAIM_CHECKSUM].fill(0);
+    crc32c(&claim)
 }
 
 fn seal_checksum(copy: &[u8; COPY]) -> u32 {
-    let crc = crc32c::crc32c(&copy[CLAIM]);
-    let crc = crc32c::crc32c_append(crc, &copy[SEAL.start..SEAL_CHECKSUM.start]);
-    let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &copy[SEAL_CHECKSUM.end..SEAL.end])
+    let mut both = [0; CLAIM.end + SEAL.end - SEAL.start];
+    let (claim, seal) = both.split_at_mut(CLAIM.end);
+    claim.copy_from_slice(&copy[CLAIM]);
+    seal.copy_from_slice(&copy[SEAL]);
+    seal[SEAL_CHECKSUM.start - SEAL.start..SEAL_CHECKSUM.end - SEAL.start].fill(0);
+    crc32c(&both)
 }
 
 /// One part of one copy, as found.

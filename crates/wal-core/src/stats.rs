@@ -59,4 +59,33 @@ impl Stats {
             self.records_since_checkpoint += 1;
         }
     }
+
+    /// Counts a run of records, the last of which has that sequence.
+    pub(crate) fn count_run(&mut self, run: &Run, last: Sequence) {
+        self.records += run.records;
+        self.bytes += run.bytes;
+        self.saga_events += run.saga_events;
+        self.transaction_events += run.transaction_events;
+        self.last_sequence = last;
+        self.records_since_checkpoint += run.records;
+    }
+}
+
+/// Records one behind the other, none of them a checkpoint: counted apart, since few are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Run {
+    pub records: u64,
+    bytes: u64,
+    saga_events: u64,
+    transaction_events: u64,
+}
+
+impl Run {
+    #[inline]
+    pub(crate) fn count(&mut self, event: EventType, bytes: u64) {
+        self.records += 1;
+        self.bytes += bytes;
+        self.saga_events += u64::from(event.is_saga());
+        self.transaction_events += u64::from(event.is_transaction());
+    }
 }

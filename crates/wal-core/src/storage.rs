@@ -180,8 +180,8 @@ pub trait Storage: Directory {
     /// What makes the next segment's file ahead of time, zeros throughout, for a shell to call on a thread
     /// of its own; what comes of it goes to [`keep_ahead`](Self::keep_ahead). `None` if this disk has no
     /// use for that.
-    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
-        let _ = bytes;
+    fn make_ahead(&self, bytes: u64, zeros: Zeros) -> Option<MakeAhead> {
+        let _ = (bytes, zeros);
         None
     }
 
@@ -189,6 +189,17 @@ pub trait Storage: Directory {
     fn keep_ahead(&mut self, spare: Spare) {
         drop(spare);
     }
+}
+
+/// How a file that is made ahead of time comes by its zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeros {
+    /// They are written: every later sync has only data to write, and is as fast as the disk.
+    Written,
+    /// The file system sets blocks aside that read as zeros, if it can; else they are written. The disk
+    /// writes half as much, and each sync notes which blocks were used: for segments that are seldom
+    /// synced.
+    Reserved,
 }
 
 /// Makes a file ahead of time, unless it is told to stop.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use wal_core::{
     AppendError, Config, Directory, DiskError, DiskOp, DurableError, EventType, FileLog,
-    FileStorage, MakeAhead, NewRecord, OpenMode, SegmentId, SharedLog, Spare, Storage,
+    FileStorage, MakeAhead, NewRecord, OpenMode, SegmentId, SharedLog, Spare, Storage, Zeros,
 };
 
 const EVENT: EventType = EventType::TX_CREATED;
@@ -266,11 +266,11 @@ impl Storage for Tight {
         self.files.perform(op)
     }
 
-    fn make_ahead(&self, bytes: u64) -> Option<MakeAhead> {
+    fn make_ahead(&self, bytes: u64, zeros: Zeros) -> Option<MakeAhead> {
         if self.full.load(Ordering::Relaxed) {
             return Some(Box::new(|_| Err(std::io::ErrorKind::StorageFull.into())));
         }
-        self.files.make_ahead(bytes)
+        self.files.make_ahead(bytes, zeros)
     }
 
     fn keep_ahead(&mut self, spare: Spare) {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use base::{Sequence, Time};
 use wal_core::{
     Config, Corruption, Damage, DiskOp, EventType, FileStorage, MemoryStorage, OpenError, OpenMode,
-    Place, Record, ScanConfig, Scanned, SnapshotPart, Storage, Visitor,
+    Place, Record, ScanConfig, Scanned, SnapshotPart, Storage, Visitor, Zeros,
 };
 
 use crate::support::{Choices, Entry, Journal};
@@ -370,7 +370,7 @@ fn g11_files_are_recycled_as_zeros() {
                 Some(bytes) if spare_of != Some(log.segment()) => {
                     spare_of = Some(log.segment());
                     let retired = count(directory.path(), "retired-");
-                    let make = storage.make_ahead(bytes).unwrap();
+                    let make = storage.make_ahead(bytes, Zeros::Written).unwrap();
                     let spare = make(&|| false).unwrap();
                     storage.keep_ahead(spare);
                     reused += u64::from(count(directory.path(), "retired-") < retired);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use base::Time;
 use wal_core::{
-    Config, Directory, EventType, FileError, FileLog, FileStorage, OpenError, OpenMode, ScanConfig,
-    SegmentId,
+    Config, Directory, DiskOp, EventType, FileError, FileLog, FileStorage, OpenError, OpenMode,
+    ScanConfig, SegmentId, Storage, Zeros,
 };
 
 use crate::support::{Seen, config, payload, scan};
@@ -275,5 +275,46 @@ fn what_is_read_ahead_is_what_is_there() {
         compare(true);
         std::fs::write(&path, &content[..7 << 20]).unwrap();
         compare(true);
+    }
+}
+
+/// Nobody waits: the segments behind the first are set aside, not written with zeros first. They read the
+/// same, behind a crash too.
+#[test]
+fn a_log_without_forced_records_goes_through_reserved_segments() {
+    const RECORDS: u64 = 40_000;
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config { segment_bytes_max: 1 << 20, ..Config::default() };
+    let (log, _) = FileLog::open(directory.path(), &config, &mut ()).unwrap();
+    for n in 0..RECORDS {
+        log.append(EventType::SAGA_CREATED, 0, &[n as u8; 100]).unwrap();
+    }
+    log.wait(log.last()).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    for entry in directory.path().read_dir().unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
+    }
+    log.close().unwrap();
+    for path in [directory.path(), copy.path()] {
+        let (log, scanned) = FileLog::open(path, &config, &mut ()).unwrap();
+        assert_eq!((scanned.records, scanned.torn_tail_bytes), (RECORDS, 0));
+        assert!(scanned.segments >= 5, "{} segments", scanned.segments);
+        log.close().unwrap();
+    }
+}
+
+#[test]
+fn a_reserved_file_is_as_long_as_asked_and_reads_as_zeros() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut storage = FileStorage::write(directory.path()).unwrap();
+    for (segment, zeros) in [(SegmentId(1), Zeros::Reserved), (SegmentId(2), Zeros::Written)] {
+        let spare = storage.make_ahead(300_000, zeros).unwrap()(&|| false).unwrap();
+        storage.keep_ahead(spare);
+        storage.perform(&DiskOp::Create(segment)).unwrap();
+        assert_eq!(storage.len(segment).unwrap(), 300_000);
+        let mut bytes = vec![1; 300_001];
+        assert_eq!(storage.read_at(segment, 0, &mut bytes).unwrap(), 300_000);
+        assert!(bytes[..300_000].iter().all(|&byte| byte == 0));
     }
 }

@@ -17,6 +17,7 @@ mod group_commit;
 mod scrub;
 mod seals;
 mod sectors;
+mod streams;
 mod support;
 mod take_over;
 mod thousand;
