@@ -4,7 +4,7 @@
 use crate::village::Village;
 use base::{NodeName, ShardId};
 use node::work::{self, Change};
-use node::{Branch, Outcome, Work};
+use node::{Branch, MessageKind, Outcome, Refusal, Work};
 use saga::{Action, Definition, Step};
 
 /// Forces that one operation costs, when nothing shares them.
@@ -76,6 +76,87 @@ fn a_committed_transaction_costs_one_force_and_an_aborted_one_none() {
     assert_eq!(operations, 0);
     assert_eq!(village.node(1).participant().expect("it takes part").store().value(7), 1);
     assert_eq!(village.node(1).participant().map(|p| p.locks().held(village.now).count()), Some(0));
+}
+
+/// One branch for each of these nodes: it adds to a cell, or only looks at it.
+fn branches(of: &[(u64, bool)]) -> Work {
+    let branch = |(number, looks): &(u64, bool)| {
+        let change = match looks {
+            true => Change::Look { cell: 7, at_least: i64::MIN },
+            false => Change::Add { cell: 7, amount: 1 },
+        };
+        let (shard, node) = (ShardId::numbered(*number), NodeName::numbered(*number));
+        Branch { shard, node, work: work::encode(&[change]) }
+    };
+    Work::Transaction(of.iter().map(branch).collect())
+}
+
+/// What an operation cost: forces of its coordinator, of its participants, and messages, to and fro.
+fn costs(village: &mut Village, key: &str, work: Work, expected: &Outcome) -> (u64, Vec<u64>, u64) {
+    let participants = |village: &Village| -> Vec<u64> {
+        let host = |number| village.node(number).participant().expect("it takes part");
+        (1..=3).map(|number| host(number).log().stats().syncs).collect()
+    };
+    let sent = |village: &Village| -> u64 {
+        let handshake = [MessageKind::Hello, MessageKind::Announce];
+        let kinds = village.sent.iter().filter(|(kind, _)| !handshake.contains(kind));
+        kinds.map(|(_, count)| *count).sum()
+    };
+    let (before, messages) = (participants(village), sent(village));
+    let forced = forces(village, key, work, expected);
+    let after = participants(village);
+    let synced = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    (forced, synced, sent(village) - messages)
+}
+
+/// The table of what each way of ending a transaction costs. The first transaction teaches
+/// everybody the coordinator's epoch, which is forced once.
+#[test]
+fn what_a_transaction_costs_in_forces_and_messages() {
+    let mut village = Village::new(4);
+    village.submit("warm", branches(&[(1, false), (2, false), (3, false)]));
+    let (write, look) = (false, true);
+    // In two phases: a force of the coordinator's, two of each that writes, four messages each.
+    let two = branches(&[(1, write), (2, write)]);
+    assert_eq!(costs(&mut village, "two", two, &Outcome::Committed), (1, vec![2, 2, 0], 8));
+    // Who only looks forces nothing, and hears nothing after its vote.
+    let mixed = branches(&[(1, write), (2, write), (3, look)]);
+    assert_eq!(costs(&mut village, "mixed", mixed, &Outcome::Committed), (1, vec![2, 2, 0], 10));
+    // Where all do, nobody forces anything.
+    let looks = branches(&[(1, look), (2, look), (3, look)]);
+    assert_eq!(costs(&mut village, "looks", looks, &Outcome::ReadOnly), (0, vec![0, 0, 0], 6));
+    // Alone: one force each, and a question with its answer.
+    let alone = branches(&[(1, write)]);
+    assert_eq!(costs(&mut village, "alone", alone, &Outcome::Committed), (1, vec![1, 0, 0], 2));
+    let alone = branches(&[(1, look)]);
+    assert_eq!(costs(&mut village, "alone too", alone, &Outcome::ReadOnly), (1, vec![0, 0, 0], 2));
+    for (number, value) in [(1, 4), (2, 3), (3, 1)] {
+        let store = village.node(number).participant().expect("it takes part").store();
+        assert_eq!(store.value(7), value);
+    }
+}
+
+/// A request's key with another request is refused, by the process that knows it and by the next one.
+#[test]
+fn another_request_under_a_transactions_key_is_refused() {
+    let mut village = Village::new(4);
+    for (key, first) in [("a", &[(1, false), (2, false)][..]), ("b", &[(1, false)])] {
+        assert_eq!(village.submit(key, branches(first)), Outcome::Committed);
+    }
+    let taken = Outcome::Refused(Refusal::KeyTaken);
+    let ask = |village: &mut Village| {
+        for (key, first, others) in [
+            ("a", &[(1, false), (2, false)][..], &[(1, false)][..]),
+            ("b", &[(1, false)], &[(1, true)]),
+        ] {
+            assert_eq!(village.submit(key, branches(first)), Outcome::Committed);
+            assert_eq!(village.submit(key, branches(others)), taken);
+        }
+    };
+    ask(&mut village);
+    village.restart(0);
+    ask(&mut village);
+    assert_eq!(village.node(1).participant().expect("it takes part").store().value(7), 2);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use wal_core::{OpenMode, Stats};
 
 pub struct Village {
     nodes: Vec<(Node, MemoryDisks)>,
+    configs: Vec<Config>,
     todo: VecDeque<(usize, Output)>,
     pub now: Time,
     pub told: BTreeMap<RequestKey, Outcome>,
@@ -26,6 +27,7 @@ impl Village {
     pub fn with_log(count: usize, log: &wal_core::Config) -> Village {
         let mut village = Village {
             nodes: Vec::new(),
+            configs: Vec::new(),
             todo: VecDeque::new(),
             now: Time::ZERO,
             told: BTreeMap::new(),
@@ -40,6 +42,7 @@ impl Village {
                 config.coordinator = None;
             }
             let (disks, mut out) = (MemoryDisks::default(), Vec::new());
+            village.configs.push(config.clone());
             let node = Node::start(config, OpenMode::Exclusive, village.now, &disks, &mut out);
             village.nodes.push((node, disks));
             village.todo.extend(out.into_iter().map(|output| (number, output)));
@@ -50,6 +53,15 @@ impl Village {
 
     pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number].0
+    }
+
+    /// The node's process ends and another one starts on the same disks.
+    pub fn restart(&mut self, number: usize) {
+        let (config, mut out) = (self.configs[number].clone(), Vec::new());
+        let (node, disks) = &mut self.nodes[number];
+        *node = Node::start(config, OpenMode::Exclusive, self.now, &*disks, &mut out);
+        self.todo.extend(out.into_iter().map(|output| (number, output)));
+        self.run();
     }
 
     pub fn disks(&self, number: usize) -> &MemoryDisks {

@@ -369,6 +369,8 @@ pub struct Engine {
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
     requests: BTreeMap<RequestKey, Asked>,
+    /// What the steps of sagas have brought that ended since this start.
+    outputs: BTreeMap<RequestKey, Vec<saga::StepInput>>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
@@ -420,6 +422,7 @@ impl Engine {
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
             requests: BTreeMap::new(),
+            outputs: BTreeMap::new(),
             decided: BTreeMap::new(),
             sagas_in_doubt: BTreeSet::new(),
             transactions_in_doubt: BTreeSet::new(),
@@ -753,6 +756,18 @@ impl Engine {
     /// The transactions that a salvage of the log has left in doubt.
     pub fn transactions_in_doubt(&self) -> impl Iterator<Item = OperationId> {
         self.transactions_in_doubt.iter().copied()
+    }
+
+    /// What the steps of a saga have brought so far, or had by its end, ascending by number. Of one that has
+    /// ended it is known for as long as its result is, and only by the start under which it ended.
+    #[must_use]
+    pub fn outputs(&self, key: &RequestKey) -> Vec<saga::StepInput> {
+        match self.requests.get(key).map(|asked| &asked.known) {
+            Some(Known::Active(OpRef::Saga(id))) => {
+                self.sagas.get(id).map(|op| op.machine.outputs().collect()).unwrap_or_default()
+            }
+            _ => self.outputs.get(key).cloned().unwrap_or_default(),
+        }
     }
 
     /// The log.
@@ -1208,6 +1223,10 @@ impl Engine {
             let request_key = op.machine.request_key().cloned();
             let fingerprint = op.machine.terms().fingerprint;
             if let Some(key) = &request_key {
+                let outputs: Vec<_> = op.machine.outputs().collect();
+                if !outputs.is_empty() {
+                    self.outputs.insert(key.clone(), outputs);
+                }
                 let outcome = EndedAs::Saga(how);
                 self.end_request(key, Known::Ended { at, outcome });
             }

@@ -9,7 +9,7 @@ use crate::stats::Observer;
 use ::coordinator::{StepAnswer, UndoOrder};
 use base::{NodeName, RequestKey, Token};
 use node::{Branch, Message, Node, Outcome, RecoveryReport, Request, Work};
-use saga::{Definition, Direction, Step};
+use saga::{Definition, Direction, Step, StepInput};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ fn name_of(text: &str) -> Result<NodeName, NameError> {
     Ok(NodeName(name))
 }
 
-fn text_of(name: &NodeName) -> String {
+pub(crate) fn text_of(name: &NodeName) -> String {
     let end = name.0.iter().position(|byte| *byte == 0).unwrap_or(name.0.len());
     String::from_utf8_lossy(&name.0[..end]).into_owned()
 }
@@ -123,6 +123,7 @@ pub struct Builder {
     name: String,
     log: Option<wal_core::Config>,
     resend_after: Duration,
+    undo_attempts_max: Option<u32>,
     actions: Vec<(String, Arc<dyn AnyAction>)>,
     participants: Vec<(String, Arc<dyn AnyParticipant>)>,
 }
@@ -145,6 +146,13 @@ impl Builder {
     /// as long, …, and promises without an outcome are asked about as often.
     pub fn resend_after(mut self, after: Duration) -> Builder {
         self.resend_after = after;
+        self
+    }
+
+    /// A compensation that was refused or not answered so often (16 unless told; at least 1) is parked: it waits
+    /// for an operator, and the saga's other branches go on. See [`Coordinator::stuck`].
+    pub fn undo_attempts_max(mut self, attempts: u32) -> Builder {
+        self.undo_attempts_max = Some(attempts.max(1));
         self
     }
 
@@ -188,6 +196,7 @@ impl Builder {
         let mut options = Options::new(me);
         options.resend_after = self.resend_after;
         options.log = self.log.unwrap_or(options.log);
+        options.undo_attempts_max = self.undo_attempts_max;
         let post = Desk {
             actions,
             seats,
@@ -263,7 +272,7 @@ struct Known {
 /// [`shutdown`](Self::shutdown) waits for what is unfinished.
 #[derive(Debug)]
 pub struct Coordinator {
-    handle: Handle,
+    pub(crate) handle: Handle,
     known: Known,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -280,6 +289,7 @@ impl Coordinator {
             name: "coordinator".to_owned(),
             log: None,
             resend_after: Duration::from_millis(500),
+            undo_attempts_max: None,
             actions: Vec::new(),
             participants: Vec::new(),
         }
@@ -463,6 +473,19 @@ impl Operation {
         answered.await.unwrap_or_else(|_| Err(gone()))
     }
 
+    /// What the steps of a saga have brought so far, or had by its end, by their numbers. Of a saga that has
+    /// ended it is known for as long as its result is, and only by the start under which it ended: what
+    /// has to survive a crash belongs into a store, by a last step.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn outputs(&self) -> Result<Vec<StepInput>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.inbox.send(Arrival::Outputs { key: self.key.clone(), answer });
+        asked.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+
     /// Cancels it, unless it is too late: see [`Coordinator::cancel`]. The outcome tells which.
     pub fn cancel(&self) {
         // A coordinator that has stopped does nothing more of it anyway.
@@ -525,11 +548,6 @@ impl Desk {
             return;
         };
         let (step, direction) = (call.step, call.direction);
-        if call.order == UndoOrder::MarkDone {
-            // An action has no way to keep that somebody else has undone it.
-            tracing::warn!(saga = key.id.0, step, "an action cannot be marked done");
-            return;
-        }
         let Some(action) = self.actions.get(&to).cloned() else { return self.miss(to) };
         let mut sagas = node.coordinator().into_iter().flat_map(|engine| engine.active_sagas());
         let Some(saga) = sagas.find(|saga| saga.id() == key.id) else { return };
@@ -538,24 +556,31 @@ impl Desk {
             return;
         }
         let (inbox, running) = (self.inbox.clone(), self.running.clone());
-        let call = Call { saga: key.id, step, token, input: body };
+        let order = call.order;
+        let overridden = order == UndoOrder::Override;
+        let given = call.inputs;
+        let call = Call { saga: key.id, step, token, input: body, given, overridden };
         let name = text_of(&to);
         self.tokio.spawn(async move {
             // Whatever becomes of it, a panic too, it is not under way any more.
             let _under_way = UnderWay { running, attempt };
-            let answer = match direction {
-                Direction::Forward => action.run(call).await,
-                Direction::Backward => action.undo(call).await,
+            let answer = match (direction, order) {
+                (Direction::Forward, _) => action.run(call).await,
+                (Direction::Backward, UndoOrder::MarkDone) => action.mark_undone(call).await,
+                (Direction::Backward, _) => action.undo(call).await,
             };
-            let answer = match answer {
-                Ok(Answer::Done) => StepAnswer::Done,
-                Ok(Answer::Refused { code }) => StepAnswer::Refused { code },
+            let (answer, output) = match answer {
+                Ok(Answer::Done) => (StepAnswer::Done, None),
+                Ok(Answer::Gave(bytes)) => {
+                    (StepAnswer::Done, Some(Box::new(saga::Output::Inline(bytes))))
+                }
+                Ok(Answer::Refused { code }) => (StepAnswer::Refused { code }, None),
                 Err(error) => {
                     tracing::warn!(action = %name, step, %error, "a call failed");
                     return;
                 }
             };
-            let (token, output) = (attempt, None);
+            let token = attempt;
             let message = Message::StepReply { key, step, direction, token, answer, output };
             // A coordinator that has stopped calls again when it starts.
             let _ = inbox.send(Arrival::Message { from: to, message });

@@ -43,6 +43,68 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A step may give something to later ones ([`Answer::Gave`], [`Call::given_by`]), and whoever submitted the saga
+//! reads it from its handle. What cannot end by itself is listed, and an operator orders what becomes of it:
+//!
+//! ```
+//! use runtime::{Action, Answer, Call, Coordinator, Definition, Outcome, ValueType, What, step};
+//! use std::{error::Error, time::Duration};
+//! # type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+//!
+//! /// Reserves a seat and says which; cannot give it back by itself.
+//! struct Reserve;
+//! impl Action for Reserve {
+//!     async fn run(&self, _: Call) -> Result<Answer> {
+//!         Ok(Answer::Gave((*b"12A").into()))
+//!     }
+//!     async fn undo(&self, _: Call) -> Result<Answer> {
+//!         Err("somebody has to phone the airline".into())
+//!     }
+//!     async fn mark_undone(&self, _: Call) -> Result<Answer> {
+//!         Ok(Answer::Done)
+//!     }
+//! }
+//!
+//! /// Pays for a seat, unless it is in the first row.
+//! struct Pay;
+//! impl Action for Pay {
+//!     async fn run(&self, call: Call) -> Result<Answer> {
+//!         let seat = call.given_by(0).ok_or("no seat")?;
+//!         Ok(if seat.starts_with(b"1") { Answer::Refused { code: 1 } } else { Answer::Done })
+//!     }
+//!     async fn undo(&self, _: Call) -> Result<Answer> {
+//!         Ok(Answer::Done)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<()> {
+//! # let folder = tempfile::tempdir()?;
+//! let desk = Coordinator::open(&folder)
+//!     .resend_after(Duration::from_millis(1))
+//!     .undo_attempts_max(2)
+//!     .action("reserve", Reserve)
+//!     .action("pay", Pay)
+//!     .start()
+//!     .await?;
+//! let mut trip = Definition::builder();
+//! let seat = trip.step(step("reserve", *b"a window")?.gives(ValueType::Text));
+//! trip.step(step("pay", *b"cash")?.takes(seat, ValueType::Text));
+//! let mut trip = desk.submit("trip 3", trip.build()?)?;
+//!
+//! let parked = loop {
+//!     if let Some(parked) = desk.stuck().await?.parked.pop() {
+//!         break parked;
+//!     }
+//!     tokio::time::sleep(Duration::from_millis(1)).await;
+//! };
+//! assert_eq!(trip.outputs().await?.len(), 1);
+//! let audit = ("ann", "the airline took seat 12A back by phone");
+//! desk.order(parked.saga, parked.step, What::MarkDone, audit).await?;
+//! assert_eq!(trip.outcome().await?, Outcome::Compensated);
+//! # Ok(()) }
+//! ```
+//!
 //! A transaction changes several stores, or none: `bank.transaction("rent, May", |tx| { tx.at("north", pay)
 //! .at("south", receive); })`. A store takes part by implementing [`Participant`], two functions that are one
 //! local transaction each. The examples `order` and `transfer` do both over SQLite files, and survive being
@@ -59,8 +121,8 @@
 //!   other, and is not lost.
 //!
 //! Not guaranteed, and narrow on purpose: actions and participants are in this process (what they talk to
-//! need not be); entries of a participant's store are never discarded; nobody parks a step that is never
-//! answered.
+//! need not be); entries of a participant's store are never discarded; what steps have given is known until
+//! the process ends, as long as their saga's result is.
 //!
 //! # Nodes
 //!
@@ -100,6 +162,7 @@ mod coordinator;
 mod disks;
 mod links;
 mod network;
+mod operator;
 mod participant;
 mod process;
 mod stats;
@@ -112,7 +175,8 @@ pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Wri
 pub use base::RequestKeyTooLong;
 pub use links::{LinkStats, Links};
 pub use network::Network;
-pub use node::{Outcome, RecoveryReport, Refusal};
+pub use node::{OrderError, Outcome, RecoveryReport, Refusal};
+pub use operator::{OrderRefused, Parked, Retrying, Stuck};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
-pub use saga::{Definition, DefinitionError};
+pub use saga::{Definition, DefinitionError, Output, StepInput, StepKind, ValueType, What};
 pub use stats::{LogStats, Observer, Stats};

@@ -1,9 +1,13 @@
 use crate::disks::FileDisks;
 use crate::network::Network;
+use crate::operator::{Stuck, stuck};
 use crate::stats::{Observer, Stats, stats_of};
 use base::prng::Key;
-use base::{Latency, NodeName, RequestKey, Time};
-use node::{Config, Input, LogSlot, Message, Node, Outcome, Output, RecoveryReport, Request};
+use base::{Latency, NodeName, OperationId, RequestKey, Time};
+use node::{
+    Config, Input, LogSlot, Message, Node, OrderError, Outcome, Output, RecoveryReport, Request,
+};
+use saga::{Order, StepInput};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -20,6 +24,8 @@ pub struct Options {
     pub log: wal_core::Config,
     /// What is owed and unanswered is sent again after this long, then after twice as long, …
     pub resend_after: Duration,
+    /// A compensation that failed so often is parked; `None`: as often as the coordinator's default.
+    pub undo_attempts_max: Option<u32>,
 }
 
 impl Options {
@@ -27,7 +33,7 @@ impl Options {
     #[must_use]
     pub fn new(name: NodeName) -> Options {
         let (log, resend_after) = (wal_core::Config::default(), Duration::from_millis(500));
-        Options { name, log, resend_after }
+        Options { name, log, resend_after, undo_attempts_max: None }
     }
 }
 
@@ -70,8 +76,14 @@ pub(crate) enum Arrival {
     Quiet { answer: oneshot::Sender<Result<(), Stopped>> },
     Stats { answer: oneshot::Sender<Stats> },
     Status { key: RequestKey, answer: oneshot::Sender<Result<Status, Stopped>> },
+    Outputs { key: RequestKey, answer: oneshot::Sender<Result<Vec<StepInput>, Stopped>> },
+    Stuck { answer: oneshot::Sender<Result<Stuck, Stopped>> },
+    Order { id: OperationId, step: u32, order: Box<Order>, answer: Ordered },
     Stop,
 }
+
+/// Who waits for what becomes of an order.
+type Ordered = oneshot::Sender<Result<Result<(), OrderError>, Stopped>>;
 
 /// What an operation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +94,8 @@ pub enum Status {
         /// Where it stands.
         state: &'static str,
     },
-    /// A transaction that has not ended: `created`, `preparing`, `committing`, `aborting` or
-    /// `rolling_back`.
+    /// A transaction that has not ended: `created`, `preparing`, `delegated` (its only participant
+    /// decides it), `committing`, `aborting` or `rolling_back`.
     Transaction {
         /// Where it stands.
         state: &'static str,
@@ -227,6 +239,7 @@ pub(crate) fn launch(
         clock,
         post,
         waiting: BTreeMap::new(),
+        orders: BTreeMap::new(),
         quiet: Vec::new(),
         arrived: None,
         flushes: VecDeque::new(),
@@ -268,6 +281,9 @@ fn configure(options: Options, clock: &Clock) -> Result<Config, StartError> {
     config.log = options.log;
     if let Some(coordinator) = &mut config.coordinator {
         coordinator.resend_after = options.resend_after;
+        if let Some(attempts) = options.undo_attempts_max {
+            coordinator.undo_attempts_max = attempts;
+        }
         coordinator.unix_ms_at_zero = clock.unix_ms_at_zero;
     }
     if let Some(participant) = &mut config.participant {
@@ -305,6 +321,8 @@ struct Process {
     clock: Clock,
     post: Box<dyn Post>,
     waiting: BTreeMap<RequestKey, Vec<oneshot::Sender<Result<Outcome, Stopped>>>>,
+    /// Who waits for what becomes of an order about a step, the first that was given first.
+    orders: BTreeMap<(OperationId, u32), VecDeque<Ordered>>,
     /// Who waits until nothing is unfinished.
     quiet: Vec<oneshot::Sender<Result<(), Stopped>>>,
     /// What ended a wait, to be taken with whatever else is there by then.
@@ -415,6 +433,19 @@ impl Process {
                 // Whoever asked may have lost interest.
                 let _ = answer.send(Ok(status(node, &key)));
             }
+            Arrival::Outputs { key, answer } => {
+                let outputs = node.coordinator().map(|engine| engine.outputs(&key));
+                // Whoever asked may have lost interest.
+                let _ = answer.send(Ok(outputs.unwrap_or_default()));
+            }
+            Arrival::Stuck { answer } => {
+                // Whoever asked may have lost interest.
+                let _ = answer.send(Ok(stuck(node)));
+            }
+            Arrival::Order { id, step, order, answer } => {
+                self.orders.entry((id, step)).or_default().push_back(answer);
+                self.tell(node, Input::Order { id, step, order });
+            }
             Arrival::Stop => return Err("it was asked to".into()),
         }
         Ok(())
@@ -457,7 +488,21 @@ impl Process {
                         "a compensation waits for an operator"
                     );
                 }
-                Output::Operated(_) => {}
+                Output::Operated(told) => {
+                    let place = (told.id, told.step);
+                    let Some(waiting) = self.orders.get_mut(&place) else { continue };
+                    // A refusal is told at once, before orders that wait for the disk: it is that of
+                    // the order that came last.
+                    let answer = match told.result {
+                        Ok(()) => waiting.pop_front(),
+                        Err(_) => waiting.pop_back(),
+                    };
+                    if waiting.is_empty() {
+                        self.orders.remove(&place);
+                    }
+                    // Whoever asked may have lost interest.
+                    let _ = answer.map(|answer| answer.send(Ok(told.result)));
+                }
                 Output::Recovered { report, .. } => self.reports.push(*report),
                 Output::Died { reason, .. } => return Err(reason),
             }
@@ -471,6 +516,9 @@ impl Process {
             let _ = ready.send(Err(stopped.clone()));
         }
         for answer in self.quiet.drain(..) {
+            let _ = answer.send(Err(stopped.clone()));
+        }
+        for answer in std::mem::take(&mut self.orders).into_values().flatten() {
             let _ = answer.send(Err(stopped.clone()));
         }
         for answer in std::mem::take(&mut self.waiting).into_values().flatten() {

@@ -5,7 +5,8 @@
 use base::Token;
 use runtime::{
     Action, Answer, Call, Change, Coordinator, Definition, Drained, Entry, OpenError, Opened,
-    Operation, Outcome, Participant, Refusal, Status, SubmitError, Write, Written, step,
+    Operation, OrderError, OrderRefused, Outcome, Output, Parked, Participant, Refusal, Status,
+    StepInput, Stuck, SubmitError, ValueType, What, Write, Written, step,
 };
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -280,6 +281,143 @@ async fn a_write_that_fails_breaks_no_transaction() -> Result {
         }
     }
     assert!(committed > 0 && aborted > 0, "{committed} {aborted}: both ways were seen");
+    Ok(())
+}
+
+/// Gives a price, is given it, and cannot take back what it did until an operator says how.
+#[derive(Clone, Default)]
+struct Shop {
+    seen: Arc<Mutex<Vec<String>>>,
+    /// What undoes work: `None` nothing does.
+    undone_by: Arc<Mutex<Option<Vec<u8>>>>,
+    refuses: bool,
+    /// It keeps what was undone by hand.
+    marks: bool,
+}
+
+impl Shop {
+    fn saw(&self, what: String) {
+        self.seen.lock().unwrap().push(what);
+    }
+}
+
+impl Action for Shop {
+    async fn run(&self, call: Call) -> Result<Answer> {
+        let given = call.given_by(0).map(<[u8]>::to_vec);
+        self.saw(format!("run {} {given:?}", call.step));
+        if self.refuses {
+            return Ok(Answer::Refused { code: 1 });
+        }
+        Ok(if call.step == 0 { Answer::Gave(42u64.to_le_bytes().into()) } else { Answer::Done })
+    }
+
+    async fn undo(&self, call: Call) -> Result<Answer> {
+        let own = call.given_by(call.step).map(<[u8]>::to_vec);
+        self.saw(format!("undo {} {own:?} {}", call.step, call.overridden));
+        let undone = self.undone_by.lock().unwrap().as_deref() == Some(&call.input[..]);
+        Ok(if undone { Answer::Done } else { Answer::Refused { code: 2 } })
+    }
+
+    async fn mark_undone(&self, call: Call) -> Result<Answer> {
+        self.saw(format!("mark {}", call.step));
+        if self.marks { Ok(Answer::Done) } else { Err("planted".into()) }
+    }
+}
+
+/// Step 0 of action `quote` gives a number, step 1 of action `pay` takes it.
+fn purchase() -> Result<Definition> {
+    let mut builder = Definition::builder();
+    let quoted = builder.step(step("quote", *b"a book")?.gives(ValueType::U64));
+    builder.step(step("pay", *b"for it")?.takes(quoted, ValueType::U64));
+    Ok(builder.build()?)
+}
+
+#[tokio::test]
+async fn what_a_step_gives_comes_to_later_steps_and_to_the_handle() -> Result {
+    let folder = tempfile::tempdir()?;
+    let (quote, pay) = (Shop::default(), Shop::default());
+    let shop = Coordinator::open(&folder)
+        .action("quote", quote)
+        .action("pay", pay.clone())
+        .start()
+        .await?;
+    let mut bought = shop.submit("a", purchase()?)?;
+    assert_eq!(bought.outcome().await?, Outcome::Completed);
+    let price = 42u64.to_le_bytes();
+    assert_eq!(*pay.seen.lock().unwrap(), [format!("run 1 {:?}", Some(price.to_vec()))]);
+    let output = Output::Inline(price.into());
+    assert_eq!(bought.outputs().await?, [StepInput { step: 0, output }]);
+    Ok(())
+}
+
+/// A compensation that fails is parked, listed, and ends as its operator orders; who ordered it, and why,
+/// is in the log.
+#[tokio::test]
+async fn a_parked_step_ends_as_its_operator_orders() -> Result {
+    for (what, marks) in [
+        (What::RetryNow, false),
+        (What::Override { body: (*b"refund").into() }, false),
+        (What::MarkDone, true),
+        (What::MarkDone, false),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let quote = Shop { marks, ..Shop::default() };
+        let pay = Shop { refuses: true, ..Shop::default() };
+        let shop = Coordinator::open(&folder)
+            .resend_after(Duration::from_millis(5))
+            .undo_attempts_max(2)
+            .action("quote", quote.clone())
+            .action("pay", pay)
+            .start()
+            .await?;
+        let mut bought = shop.submit("a", purchase()?)?;
+        let mut parked = Vec::new();
+        for _ in 0..2_000 {
+            parked = shop.stuck().await?.parked;
+            if !parked.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let [Parked { saga, step: 0, ref action, ref key, attempts: 2 }] = parked[..] else {
+            panic!("{what:?}: {parked:?}");
+        };
+        assert_eq!((action.as_str(), key.as_ref()), ("quote", Some(bought.key())));
+        let who = ("ann", "a call from the bank");
+        let wrong = shop.order(saga, 1, What::RetryNow, who).await;
+        assert!(matches!(wrong, Err(OrderRefused::Refused(_))), "{wrong:?}");
+        let unknown = shop.order(base::OperationId(9), 0, What::RetryNow, who).await;
+        assert!(matches!(unknown, Err(OrderRefused::Refused(OrderError::NotActive))));
+        let long = "x".repeat(2_000);
+        let long = shop.order(saga, 0, What::RetryNow, ("ann", &long)).await;
+        assert!(matches!(long, Err(OrderRefused::TooLong)), "{long:?}");
+        let undone_by = match &what {
+            What::RetryNow => Some(b"a book".to_vec()),
+            What::Override { body } => Some(body.to_vec()),
+            What::MarkDone | What::CloseUnanswered => None,
+        };
+        *quote.undone_by.lock().unwrap() = undone_by;
+        shop.order(saga, 0, what.clone(), who).await?;
+        if what == What::MarkDone && !marks {
+            // Nobody can say that it is undone: it is closed on the operator's word.
+            shop.order(saga, 0, What::CloseUnanswered, who).await?;
+        }
+        assert_eq!(bought.outcome().await?, Outcome::Compensated, "{what:?}");
+        assert_eq!(shop.stuck().await?, Stuck::default());
+        let seen = quote.seen.lock().unwrap().clone();
+        let price = Some(42u64.to_le_bytes().to_vec());
+        let overridden = matches!(what, What::Override { .. });
+        let last = match what {
+            What::MarkDone => "mark 0".to_owned(),
+            _ => format!("undo 0 {price:?} {overridden}"),
+        };
+        assert_eq!(seen.last(), Some(&last), "{what:?}");
+        shop.shutdown(Duration::from_secs(10)).await?;
+        drop(shop);
+        let log = std::fs::read_dir(folder.path())?.flatten().map(|entry| entry.path());
+        let log: Vec<u8> = log.filter_map(|path| std::fs::read(path).ok()).flatten().collect();
+        assert!(log.windows(who.1.len()).any(|bytes| bytes == who.1.as_bytes()), "{what:?}");
+    }
     Ok(())
 }
 

@@ -1189,6 +1189,13 @@ impl Saga {
         }
     }
 
+    /// What steps have brought, as far as it is known, ascending by number.
+    pub fn outputs(&self) -> impl Iterator<Item = StepInput> + '_ {
+        self.steps().filter_map(|step| {
+            Some(StepInput { step: step.number(), output: step.output.clone()? })
+        })
+    }
+
     /// The step of this number.
     #[must_use]
     pub fn step(&self, step: u32) -> Option<&StepState> {

@@ -217,6 +217,9 @@ impl Engine {
             if let EndedHow::Transaction(_) = oldest.how {
                 self.decided.remove(&oldest.id);
             }
+            if let Some(key) = &oldest.request_key {
+                self.outputs.remove(key);
+            }
             if let Some(key) = oldest.request_key
                 && let Some(Known::Ended { at, .. }) = self.requests.get(&key).map(|it| it.known)
                 && at == oldest.at

@@ -1,0 +1,147 @@
+//! What an operator sees of a coordinator's operations that do not end by themselves, and may order.
+
+use crate::coordinator::{Coordinator, text_of};
+use crate::process::{Arrival, Stopped};
+use ::coordinator::{Engine, OrderError};
+use base::{OperationId, RequestKey};
+use node::Node;
+use saga::{Direction, Order, What};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// A step of a saga whose compensation waits for an operator: it has failed, or was not answered, as often
+/// as it is tried. The saga's other branches go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The saga.
+    pub saga: OperationId,
+    /// The key under which it was submitted.
+    pub key: Option<RequestKey>,
+    /// The step's number.
+    pub step: u32,
+    /// The name of its action.
+    pub action: String,
+    /// How many attempts have failed, over all starts.
+    pub attempts: u32,
+}
+
+/// A call of a step that has been made more than once and is not answered as it should be. It is made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retrying {
+    /// The saga.
+    pub saga: OperationId,
+    /// The step's number.
+    pub step: u32,
+    /// False: its compensation.
+    pub forward: bool,
+    /// How often it was called since this start.
+    pub attempts: u32,
+}
+
+/// What cannot end without somebody else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stuck {
+    /// Compensations that wait for an operator: see [`Coordinator::order`].
+    pub parked: Vec<Parked>,
+    /// Calls that are made again and again.
+    pub retrying: Vec<Retrying>,
+    /// Sagas with a step whose action this start was opened without.
+    pub held: Vec<OperationId>,
+    /// Transactions that their only participant decides, and of which it has not told how.
+    pub delegated: Vec<OperationId>,
+    /// Sagas of which a damaged log does not prove how far they were. Nothing is done about them.
+    pub sagas_in_doubt: Vec<OperationId>,
+    /// Transactions of which a damaged log does not prove how they were decided. Nothing is done about them.
+    pub transactions_in_doubt: Vec<OperationId>,
+}
+
+/// Why an operator's order was not taken: nothing of it is in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderRefused {
+    /// The saga does not take it now: the text says why.
+    #[error(transparent)]
+    Refused(#[from] OrderError),
+    /// Who or why is longer than [`Order::TEXT_BYTES_MAX`] bytes.
+    #[error("who orders, and why, is said in at most {} bytes each", Order::TEXT_BYTES_MAX)]
+    TooLong,
+    /// The coordinator runs no more. Whether the order was taken is not known.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl Coordinator {
+    /// What cannot end without somebody else, as it is now.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn stuck(&self) -> Result<Stuck, Stopped> {
+        self.handle.ask(|answer| Arrival::Stuck { answer }).await
+    }
+
+    /// Orders something about a step of a saga that goes backward: to try it again now, that it was undone
+    /// by hand, that nobody will ever answer, or to ask something else instead. Returns once the order,
+    /// with who gave it and why, is durably in the log.
+    ///
+    /// A step that is marked done counts as undone when its action says so:
+    /// see [`Action::mark_undone`](crate::Action::mark_undone).
+    ///
+    /// # Errors
+    /// [`OrderRefused`]
+    pub async fn order(
+        &self,
+        saga: OperationId,
+        step: u32,
+        what: What,
+        (who, why): (&str, &str),
+    ) -> Result<(), OrderRefused> {
+        let fits = |text: &str| text.len() <= Order::TEXT_BYTES_MAX as usize;
+        if !fits(who) || !fits(why) {
+            return Err(OrderRefused::TooLong);
+        }
+        let order = Box::new(Order { who: Arc::from(who), why: Arc::from(why), what });
+        let (answer, answered) = oneshot::channel();
+        let gone = || Stopped { reason: "its thread has ended".into() };
+        let sent = self.handle.inbox.send(Arrival::Order { id: saga, step, order, answer });
+        sent.map_err(|_| gone())?;
+        Ok(answered.await.unwrap_or_else(|_| Err(gone()))??)
+    }
+}
+
+/// What an engine's node has that is stuck.
+pub(crate) fn stuck(node: &Node) -> Stuck {
+    let Some(engine) = node.coordinator() else { return Stuck::default() };
+    let retrying = engine.retrying().map(|call| Retrying {
+        saga: call.id,
+        step: call.step,
+        forward: call.direction == Direction::Forward,
+        attempts: call.attempts,
+    });
+    let delegated = engine.active_transactions().filter(|tx| tx.is_delegated());
+    Stuck {
+        parked: parked(engine),
+        retrying: retrying.collect(),
+        held: engine.held().map(|(id, _)| id).collect(),
+        delegated: delegated.map(|tx| tx.id()).collect(),
+        sagas_in_doubt: engine.sagas_in_doubt().collect(),
+        transactions_in_doubt: engine.transactions_in_doubt().collect(),
+    }
+}
+
+fn parked(engine: &Engine) -> Vec<Parked> {
+    let sagas = engine.active_sagas().filter(|saga| saga.parked().next().is_some());
+    let mut parked = Vec::new();
+    for saga in sagas {
+        for number in saga.parked() {
+            let Some(step) = saga.step(number) else { continue };
+            parked.push(Parked {
+                saga: saga.id(),
+                key: saga.request_key().cloned(),
+                step: number,
+                action: text_of(&step.node()),
+                attempts: step.attempts(),
+            });
+        }
+    }
+    parked
+}
