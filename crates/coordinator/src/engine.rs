@@ -304,7 +304,12 @@ impl Nodes {
 #[derive(Clone, Copy, Debug)]
 enum Known {
     Active(OpRef),
-    Ended { at: Sequence, outcome: EndedAs },
+    /// By the record `at`; it may be told once `told_after` is durable.
+    Ended {
+        at: Sequence,
+        told_after: Sequence,
+        outcome: EndedAs,
+    },
     InDoubt,
 }
 
@@ -463,7 +468,9 @@ impl Engine {
         ended.sort_unstable_by_key(|ended| (ended.at, ended.id));
         for ended in ended {
             if let Some(key) = ended.request_key.clone() {
-                let known = Known::Ended { at: ended.at, outcome: ended.how.into() };
+                // What was found in the log is durable.
+                let (at, told_after) = (ended.at, Sequence::NONE);
+                let known = Known::Ended { at, told_after, outcome: ended.how.into() };
                 let fingerprint = ended.fingerprint;
                 engine.requests.insert(key, Asked { known, fingerprint });
             }
@@ -536,14 +543,9 @@ impl Engine {
                 }
                 return;
             }
-            Some(&Known::Ended { at, outcome }) => {
+            Some(&Known::Ended { told_after, outcome, .. }) => {
                 let reply = Output::Reply { key: request.key, outcome: outcome.into() };
-                // An abort may be told at once; its records are never forced.
-                let after = match outcome {
-                    EndedAs::Transaction(Decision::Abort | Decision::ReadOnly) => Sequence::NONE,
-                    EndedAs::Transaction(Decision::Commit) | EndedAs::Saga(_) => at,
-                };
-                self.desk.log.owe(after, reply, out);
+                self.desk.log.owe(told_after, reply, out);
                 return;
             }
             Some(&Known::InDoubt) => {
@@ -1111,8 +1113,9 @@ impl Engine {
         let request_key = op.machine.request_key().cloned();
         let mut fingerprint = None;
         if let Some(key) = &request_key {
+            let told_after = op.machine.told_after(decision);
             let outcome = EndedAs::Transaction(decision);
-            fingerprint = self.end_request(key, Known::Ended { at, outcome });
+            fingerprint = self.end_request(key, Known::Ended { at, told_after, outcome });
         }
         let how = EndedHow::Transaction(decision);
         self.remember(now, Ended { id, how, at, request_key, fingerprint });
@@ -1228,7 +1231,7 @@ impl Engine {
                     self.outputs.insert(key.clone(), outputs);
                 }
                 let outcome = EndedAs::Saga(how);
-                self.end_request(key, Known::Ended { at, outcome });
+                self.end_request(key, Known::Ended { at, told_after: at, outcome });
             }
             self.remember(
                 now,
