@@ -335,7 +335,7 @@ fn mend_headers(survey: &Survey, ops: &mut Vec<DiskOp>) {
             Some(claim) => encode_copy(&claim, view.header.seal.as_ref()),
             None => ZEROS,
         };
-        for (index, copy) in view.copies.iter().enumerate() {
+        for (index, copy) in view.copies.odd().iter().enumerate() {
             let unsealed = view.header.seal.is_some() && copy.seal == Part::Absent;
             if !view.header.lost[index] && !unsealed {
                 continue;

@@ -451,27 +451,74 @@ pub(crate) struct View {
     pub id: SegmentId,
     pub file_bytes: u64,
     pub header: Header,
-    pub copies: [HeaderCopy; 2],
+    pub copies: Copies,
     holds_batch: bool,
-    /// The claim, or the best guess at it that reads the first batch.
-    claim: Option<Claim>,
+    /// Of a header that does not tell whose the segment is: the guess that reads its first batch.
+    guess: Option<Box<Claim>>,
     foreign: bool,
     extent: Extent,
 }
 
-impl View {
-    fn info(&self) -> SegmentInfo {
+/// A header's two copies. A log may have as many segments as it was ever opened, and nearly all have
+/// nothing to be told about them.
+#[derive(Clone, Debug)]
+pub(crate) enum Copies {
+    /// Both verify, and are sealed.
+    Sealed,
+    /// Both are zero throughout.
+    Zero,
+    /// Anything else.
+    Odd(Box<[HeaderCopy; 2]>),
+}
+
+impl Copies {
+    fn of(copies: [HeaderCopy; 2]) -> Copies {
+        let sealed =
+            |copy: &HeaderCopy| matches!((copy.claim, copy.seal), (Part::Valid(_), Part::Valid(_)));
+        if copies.iter().all(sealed) {
+            Copies::Sealed
+        } else if copies.iter().all(|copy| copy.zero) {
+            Copies::Zero
+        } else {
+            Copies::Odd(Box::new(copies))
+        }
+    }
+
+    /// Both, if there is anything to be told about them.
+    pub(crate) fn odd(&self) -> &[HeaderCopy] {
+        match self {
+            Copies::Sealed | Copies::Zero => &[],
+            Copies::Odd(copies) => &copies[..],
+        }
+    }
+
+    fn states(&self) -> [CopyState; 2] {
         let state = |copy: &HeaderCopy| match (copy.claim, copy.seal) {
             (Part::Valid(_), Part::Valid(_)) => CopyState::Sealed,
             (Part::Valid(_), Part::Absent | Part::Lost) => CopyState::Unsealed,
             (Part::Absent | Part::Lost, _) => CopyState::Lost,
             (Part::Corrupt, _) | (_, Part::Corrupt) => CopyState::Corrupt,
         };
+        match self {
+            Copies::Sealed => [CopyState::Sealed; 2],
+            Copies::Zero => [CopyState::Lost; 2],
+            Copies::Odd(copies) => [state(&copies[0]), state(&copies[1])],
+        }
+    }
+}
+
+impl View {
+    /// The claim, or the best guess at it that reads the first batch.
+    fn claim(&self) -> Option<Claim> {
+        self.header.claim.or(self.guess.as_deref().copied())
+    }
+
+    fn info(&self) -> SegmentInfo {
         SegmentInfo {
             segment: self.id,
             file_bytes: self.file_bytes,
             epoch: self.header.claim.map(|claim| claim.epoch),
-            copies: [state(&self.copies[0]), state(&self.copies[1])],
+            copies: self.copies.states(),
             seal: self.header.seal.map(|seal| SealInfo {
                 segment: seal.segment,
                 length: seal.length,
@@ -524,7 +571,7 @@ impl Survey {
 
     pub(crate) fn epoch(&self) -> Epoch {
         // Of a damaged header, the guess that has read the first batch.
-        let claims = self.views.iter().filter_map(|view| view.claim);
+        let claims = self.views.iter().filter_map(View::claim);
         claims.map(|claim| claim.epoch).max().unwrap_or(Epoch::NONE)
     }
 
@@ -589,7 +636,8 @@ fn is_no_log(views: &[View]) -> bool {
     something.peek().is_some()
         && something.all(|view| {
             let strange = |c: &HeaderCopy| c.claim == Part::Corrupt && !c.resembles_header;
-            view.copies.iter().all(strange)
+            let copies = view.copies.odd();
+            !copies.is_empty() && copies.iter().all(strange)
         })
 }
 
@@ -610,9 +658,9 @@ fn view(window: &mut Window<'_>, id: SegmentId) -> Result<View, ScanError> {
         return Err(ScanError::NewerFormat { version });
     }
     let header = Header::of(&copies, holds_batch);
-    let claim = header.claim;
+    let (copies, guess) = (Copies::of(copies), None);
     let extent = Extent::Passed;
-    Ok(View { id, file_bytes, header, copies, holds_batch, claim, foreign: false, extent })
+    Ok(View { id, file_bytes, header, copies, holds_batch, guess, foreign: false, extent })
 }
 
 /// Marks segments that cannot be where they are.
@@ -630,15 +678,19 @@ fn find_foreign(views: &mut [View]) {
 /// Where both copies of a header are damaged, what they and the neighbours say is enough to read the
 /// batches with: a guess that is wrong verifies nothing.
 fn guess_claims(window: &mut Window<'_>, views: &mut [View]) -> io::Result<()> {
+    let unknown = |view: &View| view.header.claim.is_none() && view.holds_batch;
+    if !views.iter().any(unknown) {
+        return Ok(());
+    }
     let known: Vec<Option<Claim>> = views.iter().map(|view| view.header.claim).collect();
     for (index, view) in views.iter_mut().enumerate() {
-        if view.claim.is_some() || !view.holds_batch {
+        if !unknown(view) {
             continue;
         }
         let before = known[..index].iter().rev().find_map(|claim| *claim);
         let after = known[index + 1..].iter().find_map(|claim| *claim);
         let sources: Vec<Claim> =
-            view.copies.iter().map(|copy| copy.guess).chain(before).chain(after).collect();
+            view.copies.odd().iter().map(|copy| copy.guess).chain(before).chain(after).collect();
         let successor = before.and_then(|claim| claim.epoch.next());
         let epochs: BTreeSet<Epoch> =
             sources.iter().map(|claim| claim.epoch).chain(successor).collect();
@@ -646,7 +698,7 @@ fn guess_claims(window: &mut Window<'_>, views: &mut [View]) -> io::Result<()> {
         let head: Vec<u8> = window.at(HEADER_BYTES, HEAD_BYTES as u64)?.to_vec();
         let guesses =
             sources.iter().flat_map(|source| epochs.iter().map(move |&epoch| (source, epoch)));
-        view.claim = guesses
+        view.guess = guesses
             .map(|(source, epoch)| Claim {
                 log_id: source.log_id,
                 segment: view.id,
@@ -656,7 +708,8 @@ fn guess_claims(window: &mut Window<'_>, views: &mut [View]) -> io::Result<()> {
             })
             .find(|claim| {
                 decode_head(&head, Seed::of(claim), HEADER_BYTES, BATCH_BYTES_LIMIT).is_some()
-            });
+            })
+            .map(Box::new);
     }
     Ok(())
 }
@@ -913,7 +966,7 @@ impl<'a> Scanner<'a> {
         resumed: bool,
         ending: Ending,
     ) -> io::Result<()> {
-        let Some(claim) = view.claim else { return Ok(()) };
+        let Some(claim) = view.claim() else { return Ok(()) };
         if !resumed {
             // Not for a segment that is passed over: who goes on behind it later still has to know
             // what is unproven before it.

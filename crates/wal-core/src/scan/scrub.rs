@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use base::Time;
+use base::{Epoch, Time};
 
 use super::{
     Corruption, Damage, Extent, HEADER_BYTES, Progress, SECTOR, ScanConfig, ScanError, Scanner,
     Seed, SegmentReader, View, survey,
 };
+use crate::segment::Claim;
 use crate::storage::{Directory, SegmentId};
 
 /// How sealed segments are read again.
@@ -193,20 +194,25 @@ fn next(left: &mut VecDeque<View>) -> Option<UnderWay> {
     let mut progress = Progress::new();
     // Without a seal of its own nothing says what it begins with; the header's damage is all there is to
     // tell then.
-    let readable = view.claim.zip(view.header.seal).filter(|_| !view.foreign);
+    let readable = view.claim().zip(view.header.seal).filter(|_| !view.foreign);
     let (claim, at) = match readable {
         Some((claim, seal)) => {
             progress.next = seal.last.next();
             progress.chain = seal.guard;
             (claim, HEADER_BYTES)
         }
-        None => (view.copies[0].guess, length),
+        None => (nobodys(view.id), length),
     };
     let seed = Seed::of(&claim);
     let id = view.id;
     let reader =
         SegmentReader { id, seed, claim, limit: length, at, last_nonzero: None, damaged: false };
     Some(UnderWay { view, reader, progress })
+}
+
+/// A claim with which no batch is read.
+fn nobodys(segment: SegmentId) -> Claim {
+    Claim { log_id: 0, segment, epoch: Epoch::NONE, max_payload: 0, batch_bytes_max: 0 }
 }
 
 impl UnderWay {
@@ -234,7 +240,7 @@ impl Scanner<'_> {
         (length, last, guard, take_over): (u64, base::Sequence, u32, bool),
     ) -> io::Result<bool> {
         self.window.open(view.id)?;
-        let header_only = view.foreign || view.header.seal.is_none() || view.claim.is_none();
+        let header_only = view.foreign || view.header.seal.is_none() || view.claim().is_none();
         if reader.at == HEADER_BYTES || header_only {
             self.tell_header(view);
         }

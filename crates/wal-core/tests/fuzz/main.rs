@@ -267,6 +267,14 @@ fn worst_cases(report: &mut dyn FnMut(&str, usize)) {
         *starts.file_mut(SegmentId(id)) = Vec::new();
     }
     report("100,000 starts that came to nothing", scan(&starts, 0, false));
+    drop(starts);
+
+    let mut idle = MemoryStorage::new();
+    for id in 1..=140_000 {
+        let copy = header_copy(id, id as u32, 1 << 20, &Seal::NOTHING);
+        *idle.file_mut(SegmentId(id)) = copy.repeat(2);
+    }
+    report("140,000 starts that wrote nothing", scan(&idle, 0, false));
 }
 
 /// G8. No input makes recovery panic, hang, or allocate more than 64 MiB beyond what its caller keeps:
