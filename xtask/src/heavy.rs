@@ -16,7 +16,7 @@ struct Heavy {
     tests: &'static [&'static [&'static str]],
 }
 
-const HEAVY: [Heavy; 5] = [
+const HEAVY: [Heavy; 6] = [
     Heavy {
         name: "crash",
         subject: "examples",
@@ -49,6 +49,13 @@ const HEAVY: [Heavy; 5] = [
         tests: &[&["--package=wal-core", "--test=fuzz", "--", "--nocapture"]],
     },
     Heavy {
+        name: "memory",
+        subject: "node",
+        variable: "NODE_MEMORY_OPERATIONS",
+        rounds: 1_000_000,
+        tests: &[&["--package=node", "--test=memory", "--", "--nocapture"]],
+    },
+    Heavy {
         name: "recovery",
         subject: "erasure",
         variable: "ERASURE_ROUNDS",
@@ -58,7 +65,7 @@ const HEAVY: [Heavy; 5] = [
 ];
 
 /// `cargo xtask crash wal|examples [--rounds N]`, `cargo xtask damage|fuzz wal [--rounds N]`,
-/// `cargo xtask recovery erasure [--rounds N]`
+/// `cargo xtask recovery erasure [--rounds N]`, `cargo xtask memory node [--rounds N]`
 pub fn main(name: &str, arguments: &[String]) -> ExitCode {
     let named = || HEAVY.iter().filter(|heavy| heavy.name == name);
     let (subject, rest) = arguments.split_first().map_or(("", arguments), |(a, b)| (a, b));
