@@ -2,6 +2,7 @@
 
 mod answers;
 mod compaction;
+mod conformance;
 mod forces;
 mod histories;
 mod limits;

@@ -16,7 +16,7 @@ struct Heavy {
     tests: &'static [&'static [&'static str]],
 }
 
-const HEAVY: [Heavy; 6] = [
+const HEAVY: [Heavy; 7] = [
     Heavy {
         name: "crash",
         subject: "examples",
@@ -56,6 +56,13 @@ const HEAVY: [Heavy; 6] = [
         tests: &[&["--package=wal-core", "--test=fuzz", "--", "--nocapture"]],
     },
     Heavy {
+        name: "memory",
+        subject: "node",
+        variable: "NODE_MEMORY_OPERATIONS",
+        rounds: 1_000_000,
+        tests: &[&["--package=node", "--test=memory", "--", "--nocapture"]],
+    },
+    Heavy {
         name: "recovery",
         subject: "erasure",
         variable: "ERASURE_ROUNDS",
@@ -65,7 +72,7 @@ const HEAVY: [Heavy; 6] = [
 ];
 
 /// `cargo xtask crash wal|examples|cluster [--rounds N]`, `cargo xtask damage|fuzz wal [--rounds N]`,
-/// `cargo xtask recovery erasure [--rounds N]`
+/// `cargo xtask recovery erasure [--rounds N]`, `cargo xtask memory node [--rounds N]`
 pub fn main(name: &str, arguments: &[String]) -> ExitCode {
     let named = || HEAVY.iter().filter(|heavy| heavy.name == name);
     let (subject, rest) = arguments.split_first().map_or(("", arguments), |(a, b)| (a, b));

@@ -35,6 +35,8 @@ cargo xtask COMMAND
                               the large ones too (15 minutes, 2 GiB)
   recovery erasure [--rounds N]  recover from every combination of losses of small schemes, and from N random
                               ones of large schemes (default 10000)
+  memory node [--rounds N]    run N operations of every kind through one node, and print what is allocated
+                              (default 1000000)
   edges                       check which crate may depend on which
 
 Exit codes of sim: 0 clean · 1 an invariant or expectation failed · 2 no progress after faults healed ·
@@ -53,7 +55,9 @@ fn main() -> ExitCode {
         Some("test") => test::main(rest),
         Some("schedules") => schedules::main(rest),
         Some("bench") => bench::main(rest),
-        Some(name @ ("crash" | "damage" | "fuzz" | "recovery")) => heavy::main(name, rest),
+        Some(name @ ("crash" | "damage" | "fuzz" | "memory" | "recovery")) => {
+            heavy::main(name, rest)
+        }
         Some("model") => model::main(rest),
         Some("edges") => edges::main(),
         Some("help" | "--help" | "-h") | None => {

@@ -77,7 +77,10 @@ impl Shell {
                     self.answers.extend(answer(to, message).map(|answer| (to, answer)));
                 }
                 Output::Reply { outcome, .. } => self.ended.push(outcome),
-                Output::Appended { .. } | Output::Recovered { .. } => {}
+                Output::Appended { .. }
+                | Output::Recovered { .. }
+                | Output::Parked { .. }
+                | Output::Operated(_) => {}
                 Output::Died { reason, .. } => return Err(reason.into()),
             }
         }
@@ -110,8 +113,9 @@ fn answer(from: NodeName, message: Message) -> Option<Message> {
     let boot = BootCount(1);
     Some(match message {
         Message::Hello => Message::Announce { store, boot },
-        Message::StepCall { key, step, direction, token, .. } => {
-            Message::StepReply { key, step, direction, token, answer: StepAnswer::Done }
+        Message::StepCall { key, token, call, .. } => {
+            let (step, direction, answer) = (call.step, call.direction, StepAnswer::Done);
+            Message::StepReply { key, step, direction, token, answer, output: None }
         }
         Message::Transaction(twopc::Message::Prepare { key, shard, .. }) => {
             let vote = Vote::Commit;

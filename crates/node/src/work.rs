@@ -178,9 +178,9 @@ pub(crate) fn gives(bytes: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether the work only looks.
+/// Whether the work only looks. Work that asks for nothing at all does not: whoever sends it wants a promise.
 pub(crate) fn only_looks(bytes: &[u8]) -> bool {
-    decode(bytes).all(|change| matches!(change, Ok(Change::Look { .. })))
+    !bytes.is_empty() && decode(bytes).all(|change| matches!(change, Ok(Change::Look { .. })))
 }
 
 /// Whether the work holds something that the step was given, which its asker does not know.

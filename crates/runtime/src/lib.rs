@@ -89,7 +89,7 @@
 //!     .await?;
 //! let mut trip = Definition::builder();
 //! let seat = trip.step(step("reserve", *b"a window")?.gives(ValueType::Text));
-//! trip.step(step("pay", *b"cash")?.takes(seat, ValueType::Text));
+//! trip.step(step("pay", *b"cash")?.after(seat).takes(seat, ValueType::Text));
 //! let mut trip = desk.submit("trip 3", trip.build()?)?;
 //!
 //! let parked = loop {

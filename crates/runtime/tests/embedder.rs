@@ -328,7 +328,7 @@ impl Action for Shop {
 fn purchase() -> Result<Definition> {
     let mut builder = Definition::builder();
     let quoted = builder.step(step("quote", *b"a book")?.gives(ValueType::U64));
-    builder.step(step("pay", *b"for it")?.takes(quoted, ValueType::U64));
+    builder.step(step("pay", *b"for it")?.after(quoted).takes(quoted, ValueType::U64));
     Ok(builder.build()?)
 }
 
@@ -414,7 +414,9 @@ async fn a_parked_step_ends_as_its_operator_orders() -> Result {
         assert_eq!(seen.last(), Some(&last), "{what:?}");
         shop.shutdown(Duration::from_secs(10)).await?;
         drop(shop);
-        let log = std::fs::read_dir(folder.path())?.flatten().map(|entry| entry.path());
+        let log = std::fs::read_dir(folder.path().join("coordinator"))?
+            .flatten()
+            .map(|entry| entry.path());
         let log: Vec<u8> = log.filter_map(|path| std::fs::read(path).ok()).flatten().collect();
         assert!(log.windows(who.1.len()).any(|bytes| bytes == who.1.as_bytes()), "{what:?}");
     }
