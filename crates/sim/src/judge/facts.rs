@@ -442,13 +442,21 @@ impl Facts {
         let taken = heard.contains(&Outcome::Refused(Refusal::KeyTaken));
         let again = heard.iter().any(|heard| !matches!(heard, Outcome::Refused(_)));
         self.seen.key_taken += u64::from(taken);
+        // What its only participant has decided is there to be asked for, after a crash.
+        let alone = asked.and_then(|asked| asked.operation).is_some_and(|id| {
+            self.coordinators.iter().any(|coordinator| {
+                let ours = coordinator.spread.get(id).is_some_and(|it| it.request == place);
+                let known = coordinator.model.transactions.get(id);
+                ours && known.is_some_and(|tx| tx.is_delegated())
+            })
+        });
         let right = match (told, other) {
             // It may have begun anew.
-            (Ended::Aborted, false) => !taken,
+            (Ended::Aborted | Ended::ReadOnly, false) => !taken,
+            (Ended::Aborted | Ended::ReadOnly, true) => !(taken && again),
+            (Ended::Committed, false) if alone => !taken,
             (_, false) => again && !taken,
-            (Ended::Saga(_), true) => taken && !again,
-            // What a transaction asked for is remembered by the process that began it.
-            (_, true) => taken != again,
+            (_, true) => taken && !again,
         };
         ensure(right, "key", || {
             let what = if other { "something else" } else { "the same" };

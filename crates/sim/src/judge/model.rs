@@ -615,7 +615,7 @@ impl Transaction {
     }
 
     /// Nobody but its only participant may decide it now.
-    fn delegated(&self) -> bool {
+    pub fn is_delegated(&self) -> bool {
         self.one_phase && self.undecided()
     }
 
@@ -640,7 +640,7 @@ impl Transaction {
             ("aborting", self.first_abort())
         } else if self.rolling_back > 0 {
             ("rolling_back", self.rolling_back)
-        } else if self.delegated() {
+        } else if self.is_delegated() {
             ("delegated", self.last)
         } else if self.prepared > 0 {
             ("preparing", self.last)
@@ -651,7 +651,7 @@ impl Transaction {
             || !rules.presumed_abort && self.undecided() && all_yes && !self.members.is_empty();
         let action = match commit {
             true => RecoveryAction::TxResumeCommit,
-            false if self.delegated() => RecoveryAction::None,
+            false if self.is_delegated() => RecoveryAction::None,
             false => RecoveryAction::TxResumeAbort,
         };
         let voted = |listed: &Listed| Some((listed.shard(names), listed.vote?));
@@ -729,7 +729,7 @@ impl Transaction {
                     _ => return None,
                 };
                 let voting = self.committing == 0 && (begun || aborting);
-                (voting && !self.delegated()).then_some(())?;
+                (voting && !self.is_delegated()).then_some(())?;
                 let listed = self.listed_mut(names.take(&shard.0))?;
                 listed.vote.is_none().then_some(())?;
                 listed.vote = Some(vote);
@@ -745,7 +745,7 @@ impl Transaction {
                 let late = aborting && rules.first_decision_wins;
                 (self.committing == 0 && !late).then_some(())?;
                 let known = self.members.len();
-                let alone = self.delegated() && self.members.len() == 1;
+                let alone = self.is_delegated() && self.members.len() == 1;
                 let begun_and_voted = alone || begun && self.all_voted_commit();
                 (begun_and_voted || rules.unbacked_commit_stands).then_some(())?;
                 list.iter().for_each(|bytes| self.learn(bytes, names));
@@ -773,7 +773,7 @@ impl Transaction {
                 (self.committing == 0).then_some(())?;
                 let nothing_to_do = self.undecided() && (self.one_phase || self.writers() == 0);
                 self.ended = Some(match read_only {
-                    None if self.delegated() => return None,
+                    None if self.is_delegated() => return None,
                     None => Decision::Abort,
                     Some([1]) if begun && nothing_to_do => Decision::ReadOnly,
                     Some(_) => return None,
@@ -783,7 +783,8 @@ impl Transaction {
                 }
             }
             EventType::TX_ROLLBACK_START => {
-                (self.committing == 0 && (begun || aborting) && !self.delegated()).then_some(())?;
+                (self.committing == 0 && (begun || aborting) && !self.is_delegated())
+                    .then_some(())?;
                 if self.rolling_back == 0 {
                     self.rolling_back = at;
                 }
