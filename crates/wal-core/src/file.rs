@@ -488,8 +488,19 @@ pub(crate) fn create_durably(path: &Path) -> io::Result<()> {
         // Whoever created it may have died before its name was durable; then it has got no further.
         return match path.parent() {
             Some(parent) if !holds_segments(path)? => match sync_directory(parent) {
-                // One that may be passed through and not read: it was not created here.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                // One that may be passed through and not read, or into which this is mounted and which
+                // knows of no syncing: then nothing was created here.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::PermissionDenied
+                            | io::ErrorKind::ReadOnlyFilesystem
+                            | io::ErrorKind::InvalidInput
+                            | io::ErrorKind::Unsupported
+                    ) =>
+                {
+                    Ok(())
+                }
                 synced => synced,
             },
             _ => Ok(()),
