@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "twopc",
             "coordinator",
             "node",
+            "crc32c",
             "getrandom",
             "thiserror",
             "tokio",

@@ -16,13 +16,20 @@ struct Heavy {
     tests: &'static [&'static [&'static str]],
 }
 
-const HEAVY: [Heavy; 6] = [
+const HEAVY: [Heavy; 7] = [
     Heavy {
         name: "crash",
         subject: "examples",
         variable: "EXAMPLES_CRASH_ROUNDS",
         rounds: 500,
         tests: &[&["--package=runtime", "--test=kill"]],
+    },
+    Heavy {
+        name: "crash",
+        subject: "cluster",
+        variable: "CLUSTER_CRASH_ROUNDS",
+        rounds: 500,
+        tests: &[&["--package=runtime", "--test=cluster"]],
     },
     Heavy {
         name: "crash",
@@ -64,7 +71,7 @@ const HEAVY: [Heavy; 6] = [
     },
 ];
 
-/// `cargo xtask crash wal|examples [--rounds N]`, `cargo xtask damage|fuzz wal [--rounds N]`,
+/// `cargo xtask crash wal|examples|cluster [--rounds N]`, `cargo xtask damage|fuzz wal [--rounds N]`,
 /// `cargo xtask recovery erasure [--rounds N]`, `cargo xtask memory node [--rounds N]`
 pub fn main(name: &str, arguments: &[String]) -> ExitCode {
     let named = || HEAVY.iter().filter(|heavy| heavy.name == name);

@@ -27,6 +27,7 @@ cargo xtask COMMAND
                               rounds)
   crash examples [--rounds N] kill the embedder's examples, with 64 operations in flight (default 500
                               rounds of each)
+  crash cluster [--rounds N]  kill nodes of a group of three processes (default 500 rounds)
   damage wal [--rounds N]     damage a log of a thousand records in every way, and flip two of its bits
                               (default 1000000 times)
   fuzz wal [--rounds N]       read random, mutated and forged logs (default 1000000)

@@ -53,6 +53,7 @@ mod report;
 mod salvage;
 mod snapshot;
 mod snapshot_writer;
+pub mod wire;
 
 pub use codec::{Doubt, StepOutcome};
 pub use engine::{CancelRefusal, Config, Engine, Retrying, Stats};

@@ -128,7 +128,7 @@
 //!
 //! [`start`] runs a whole [`node::Node`], the same value that the simulator runs six hundred of, whose
 //! participant has a log and data of its own: numbered cells ([`node::work`]). Messages between the nodes of
-//! one process are carried by a [`Network`]. Its futures need no particular executor; a [`Coordinator`] needs
+//! one process are carried by a [`Network`], to those of other processes over its [`Links`]. Its futures need no particular executor; a [`Coordinator`] needs
 //! tokio.
 //!
 //! ```
@@ -160,6 +160,7 @@
 mod action;
 mod coordinator;
 mod disks;
+mod links;
 mod network;
 mod operator;
 mod participant;
@@ -172,6 +173,7 @@ pub use crate::coordinator::{
 };
 pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
 pub use base::RequestKeyTooLong;
+pub use links::{LinkStats, Links};
 pub use network::Network;
 pub use node::{OrderError, Outcome, RecoveryReport, Refusal};
 pub use operator::{OrderRefused, Parked, Retrying, Stuck};
