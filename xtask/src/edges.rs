@@ -23,6 +23,24 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("coordinator", &["base", "wal-core", "saga", "twopc"]),
     ("node", &["base", "wal-core", "saga", "twopc", "coordinator"]),
     (
+        "network",
+        &[
+            "base",
+            "wal-core",
+            "saga",
+            "twopc",
+            "coordinator",
+            "node",
+            "erasure",
+            "store",
+            "repair",
+            "placement",
+            "locks",
+            "incentives",
+            "thiserror",
+        ],
+    ),
+    (
         "runtime",
         &[
             "base",
