@@ -398,6 +398,11 @@ impl StorageNode {
                 };
                 let silent_once = failure == Failure::NoAnswer && !condemned;
                 if node != self.name && !silent_once {
+                    // A bad copy is one offence, however many proofs of it fail.
+                    let evidence = match offence {
+                        Offence::FailedProof => evidence,
+                        Offence::Corruption => self.bad_copy(node, shard),
+                    };
                     let ask = Ask::Report { operator: node, offence, evidence, happened: now };
                     self.want(now, 0, ask);
                 }
@@ -406,6 +411,18 @@ impl StorageNode {
                 }
             }
         }
+    }
+
+    /// What names a bad copy, for as long as the record says that the node holds it.
+    fn bad_copy(&self, node: NodeName, shard: Digest) -> Token {
+        let file = self.keeping.by_shard.get(&shard);
+        let version = file.and_then(|file| self.holdings.current(*file)).map_or(0, |it| it.version);
+        let mut bytes = node.0.to_vec();
+        bytes.extend_from_slice(&shard.0);
+        bytes.extend_from_slice(&version.to_le_bytes());
+        let mut token = [0; 16];
+        token.copy_from_slice(&Digest::of(&bytes).0[..16]);
+        Token(token)
     }
 
     /// Time has passed: proofs that did not come have failed, and each round every shard is asked for.

@@ -289,7 +289,7 @@ pub struct StorageNode {
     queue: VecDeque<Output>,
 }
 
-const MEETINGS: u32 = 3;
+const MEETINGS: u32 = 1;
 
 impl StorageNode {
     /// Starts a node on its disks: `shards` and `pins` are what is there by name, each shard with its
@@ -550,7 +550,7 @@ impl StorageNode {
                     self.send(to, Message::Directory(message));
                 }
                 DirectoryOutput::Record { lookup, record, .. } => {
-                    self.record_found(now, lookup, &record, disks);
+                    self.record_found(now, lookup, &record);
                 }
                 DirectoryOutput::NotFound { lookup, closest } => {
                     self.no_record(now, lookup, closest, disks);
@@ -714,6 +714,12 @@ impl StorageNode {
         .min()
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        self.config.region
+    }
+
     /// Its transactions.
     #[must_use]
     pub fn transactions(&self) -> &Node {
@@ -776,22 +782,47 @@ impl StorageNode {
         Some((policy.tier()?, policy.scheme()?))
     }
 
+    /// What is under way, in words; empty if nothing is. A step that waits for an operator is not.
+    #[must_use]
+    pub fn unrest(&self, now: Time) -> Vec<&'static str> {
+        let engine = self.transactions.coordinator();
+        let host = self.transactions.participant();
+        let waits = |saga: &saga::Saga| saga.steps().any(saga::StepState::is_parked);
+        let parts = [
+            ("its logs", engine.is_none() || host.is_none()),
+            (
+                "operations",
+                engine.is_some_and(|engine| {
+                    let parked = engine.active_sagas().filter(|saga| waits(saga)).count();
+                    engine.active() > parked
+                }),
+            ),
+            ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),
+            ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
+            ("transfers", !self.transfers.is_empty()),
+            ("repairs", !self.keeping.is_at_rest()),
+            ("lockings", !self.locking.is_empty()),
+            ("requests to the ledger", !self.asks.is_empty()),
+            ("locks", self.table.held(now).next().is_some()),
+            ("the ledger", !self.teller.as_ref().is_none_or(Teller::is_settled)),
+        ];
+        parts.into_iter().filter(|(_, is)| *is).map(|(what, _)| what).collect()
+    }
+
     /// Whether nothing is under way: no operation, no transfer, no repair, no lock that somebody has.
     #[must_use]
     pub fn is_at_rest(&self, now: Time) -> bool {
-        let transactions =
-            self.transactions.coordinator().is_some_and(|engine| engine.active() == 0)
-                && self.transactions.participant().is_some_and(|host| {
-                    host.participant().prepared().next().is_none()
-                        && host.locks().held(now).next().is_none()
-                });
-        transactions
-            && self.transfers.is_empty()
-            && self.keeping.is_at_rest()
-            && self.locking.is_empty()
-            && self.asks.is_empty()
-            && self.table.held(now).next().is_none()
-            && self.teller.as_ref().is_none_or(Teller::is_settled)
+        self.unrest(now).is_empty()
+    }
+
+    /// Whom this node would ask first, by its router: in which region that node is.
+    #[must_use]
+    pub fn nearest(&self) -> Option<Region> {
+        let router = placement::Router::new(placement::RouterConfig::default(), self.config.region);
+        let latencies =
+            placement::PeerLatency::new(placement::LatencyConfig::default(), &self.config.network);
+        let candidates: Vec<_> = self.membership.candidates().collect();
+        router.rank(&candidates, &latencies).first().map(|ranked| ranked.region)
     }
 
     /// The record of a file that is current here.

@@ -237,13 +237,7 @@ impl StorageNode {
     }
 
     /// Somebody says that this is a file's record.
-    pub(crate) fn record_found(
-        &mut self,
-        now: Time,
-        lookup: LookupId,
-        record: &[u8],
-        disks: &dyn StorageDisks,
-    ) {
+    pub(crate) fn record_found(&mut self, now: Time, lookup: LookupId, record: &[u8]) {
         let Some(&number) = self.transfers.by_lookup.get(&lookup) else { return };
         let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
         let record = FileRecord::decode(record).ok().filter(|it| it.file == transfer.file);

@@ -44,6 +44,7 @@ mod report;
 mod run;
 mod scenario;
 pub mod shrink;
+pub mod storage;
 mod trace;
 mod workload;
 mod world;
