@@ -50,6 +50,8 @@ pub(crate) struct Holdings {
     doubtful: BTreeSet<Digest>,
     /// Who asked for a proof of a shard last: it keeps the file's record.
     cares: BTreeMap<Digest, NodeName>,
+    /// What is being written: a removal waits for that, since nothing tells one write from another.
+    writing: BTreeSet<Digest>,
     /// Records that are being written.
     fresh: BTreeMap<Digest, FileRecord>,
     /// Every version of every record here, by file.
@@ -76,6 +78,7 @@ impl Holdings {
             staged: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             cares: BTreeMap::new(),
+            writing: BTreeSet::new(),
             fresh: BTreeMap::new(),
             versions: BTreeMap::new(),
             current: BTreeMap::new(),
@@ -162,6 +165,7 @@ impl StorageNode {
         match done {
             ShardDone::Written { digest, durable } => {
                 let mut ops = Vec::new();
+                self.holdings.writing.remove(&digest);
                 let kept = self.holdings.shards.written(digest, durable, &mut ops).is_ok();
                 let record = self.holdings.fresh.remove(&digest);
                 if kept && let Some(record) = record {
@@ -202,7 +206,7 @@ impl StorageNode {
     fn kept(&mut self, now: Time, digest: Digest, disks: &dyn crate::StorageDisks) {
         let Some(awaited) = self.holdings.awaited.remove(&digest) else { return };
         for (from, call) in awaited.calls {
-            self.pass_on(now, from, call, |work| work.translated(), disks);
+            self.pass_on(now, from, call, |work| work.translated(0), disks);
         }
     }
 
@@ -221,6 +225,13 @@ impl StorageNode {
             *body = translate(&work);
         }
         self.feed(now, NodeInput::Message { from, message }, disks);
+    }
+
+    /// The version of a file's record that the log says is current here; 0: none.
+    fn head_of(&self, file: Digest) -> u64 {
+        let host = self.transactions.participant();
+        let version = host.map_or(0, |host| host.store().value(work::head(file)));
+        u64::try_from(version).unwrap_or(0)
     }
 
     /// A message of a saga or a transaction.
@@ -245,7 +256,7 @@ impl StorageNode {
                             if self.holdings.digest_of(file, to) == Some(record)
                                 && self.is_kept(record) =>
                         {
-                            asked.translated()
+                            asked.translated(self.head_of(file))
                         }
                         // It does not have the record, or it is asked for what only a saga does.
                         _ => asked.impossible(),
@@ -269,7 +280,7 @@ impl StorageNode {
         match (work, direction) {
             (Work::Keep { digest, from: source }, Direction::Forward) => {
                 if self.is_kept(digest) {
-                    return self.pass_on(now, from, message, |work| work.translated(), disks);
+                    return self.pass_on(now, from, message, |work| work.translated(0), disks);
                 }
                 let until = now + self.config.patience;
                 let asked = self.holdings.awaited.contains_key(&digest);
@@ -288,7 +299,7 @@ impl StorageNode {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
                     awaited.calls.clear();
                 }
-                self.pass_on(now, from, message, |work| work.translated(), disks);
+                self.pass_on(now, from, message, |work| work.translated(0), disks);
                 self.holdings.doubtful.insert(digest);
             }
             (Work::Head { .. }, _) => {
@@ -321,6 +332,7 @@ impl StorageNode {
         match put {
             Ok(Put::Held) => self.kept(now, digest, disks),
             Ok(Put::Writing) => {
+                self.holdings.writing.insert(digest);
                 if let Ok(record) = FileRecord::decode(bytes) {
                     self.holdings.fresh.insert(digest, record);
                 }
@@ -456,7 +468,7 @@ impl StorageNode {
             if awaited.is_some_and(|awaited| !awaited.calls.is_empty()) {
                 continue;
             }
-            if self.holdings.fresh.contains_key(&digest) {
+            if self.holdings.writing.contains(&digest) {
                 // It is being written: looked at again then.
                 self.holdings.doubtful.insert(digest);
                 continue;

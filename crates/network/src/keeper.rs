@@ -9,14 +9,17 @@ use crate::transfer::request_key;
 use base::prng::keyed_hash;
 use base::{NodeName, Ratio, ShardId, Time, Token};
 use incentives::{Ask, Observation, Offence, Reputation, ReputationConfig};
-use placement::{Placer, PlacerConfig, Shortfall, Status, distance};
+use placement::{DirectoryMessage, LookupId, Placer, PlacerConfig, Shortfall, Status, distance};
 use repair::{
-    Answer, Auditor, BadCopies, Damage, Failure, Outcome, Output, PlanId, RepairPlanner, Source,
-    StripeId, Verdict,
+    Answer, Auditor, BadCopies, Damage, Failure, GaveUp, Outcome, Output, PlanId, RepairPlanner,
+    Source, StripeId, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Digest;
+
+/// The number of questions among keepers; a directory's own lookups are counted from 1.
+pub(crate) const COMPARING: LookupId = LookupId(u64::MAX);
 
 /// A record's next version, on its way.
 #[derive(Clone, Debug)]
@@ -108,11 +111,13 @@ impl Keeping {
         self.planner.stats()
     }
 
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.planner.pending() == 0
-            && self.next.is_empty()
-            && self.changes.is_empty()
-            && self.to_release.is_empty()
+    /// What is under way, in words.
+    pub(crate) fn unrest(&self) -> [(&'static str, bool); 3] {
+        [
+            ("repairs", self.planner.pending() > 0),
+            ("next versions", !self.next.is_empty()),
+            ("changes", !self.changes.is_empty() || !self.to_release.is_empty()),
+        ]
     }
 }
 
@@ -128,9 +133,19 @@ impl StorageNode {
         record.chief(|node| !self.is_dead(node)) == Some(self.name)
     }
 
+    /// Whether most of a record's keepers are there. Without them nothing is done: on the other side of a
+    /// partition there may be as many, and two versions of one number must not be.
+    fn has_majority(&self, record: &FileRecord) -> bool {
+        let there = record.keepers.iter().filter(|keeper| !self.is_dead(**keeper)).count();
+        2 * there > record.keepers.len()
+    }
+
     /// Another version of a file's record is current now, or none.
     pub(crate) fn record_turned(&mut self, file: Digest) {
-        let Some(record) = self.holdings.current(file) else { return };
+        let Some(record) = self.holdings.current(file) else {
+            self.keeping.floor.remove(&file);
+            return;
+        };
         let shards: Vec<Digest> = record.shards().map(|(.., shard, _)| shard.digest).collect();
         let manifest = record.manifest.id();
         self.keeping.by_manifest.insert(manifest, file);
@@ -151,16 +166,30 @@ impl StorageNode {
             })
             .map(|record| record.file)
             .collect();
-        files.into_iter().for_each(|file| self.assess(now, file));
+        for file in files {
+            self.assess(now, file);
+            self.replace_keepers(file);
+        }
         self.keeping.look = true;
+    }
+
+    /// A keeper that is gone is replaced, whatever the shards are like.
+    fn replace_keepers(&mut self, file: Digest) {
+        let lacks = self.holdings.current(file).is_some_and(|record| {
+            self.is_chief(record) && record.keepers.iter().any(|keeper| self.is_dead(*keeper))
+        });
+        if lacks {
+            self.keeping.changes.entry(file).or_default();
+            self.keeping.look = true;
+        }
     }
 
     /// Reports to the planner what a file lacks, if this node is the one to see to it.
     fn assess(&mut self, now: Time, file: Digest) {
         let Some(record) = self.holdings.current(file) else { return };
         let floor = self.keeping.floor.get(&file).map_or(0, |floor| floor.0);
-        if !self.is_chief(record) || self.keeping.next.contains_key(&file) || record.version < floor
-        {
+        let busy = self.keeping.next.contains_key(&file) || record.version < floor;
+        if busy || !self.is_chief(record) || !self.has_majority(record) {
             return;
         }
         let scheme = record.manifest.scheme();
@@ -285,7 +314,11 @@ impl StorageNode {
                             changes.insert((stripe.chunk, index), node);
                         }
                     }
-                    Output::GaveUp { .. } => {}
+                    Output::GaveUp { why, .. } => match why {
+                        GaveUp::TooFewSources => self.stats.without_sources += 1,
+                        GaveUp::NoPlace => self.stats.without_place += 1,
+                        GaveUp::Inconsistent => self.stats.inconsistent += 1,
+                    },
                 }
             }
         }
@@ -437,6 +470,8 @@ impl StorageNode {
             return;
         }
         self.keeping.next_audit = now + self.keeping.audit_every;
+        let all: Vec<FileRecord> = self.holdings.all_current().cloned().collect();
+        all.iter().for_each(|record| self.compare_records(record));
         let files: Vec<Digest> = self
             .holdings
             .all_current()
@@ -455,21 +490,18 @@ impl StorageNode {
             for (node, shard) in shards {
                 self.challenge(now, node, shard.digest, shard.root);
             }
-            // A keeper that is gone is replaced, whatever the shards are like.
-            let lacks = self
-                .holdings
-                .current(file)
-                .is_some_and(|record| record.keepers.iter().any(|keeper| self.is_dead(*keeper)));
-            if lacks {
-                self.keeping.changes.entry(file).or_default();
-                self.keeping.look = true;
-            }
+            self.replace_keepers(file);
         }
     }
 
     /// Begins a record's next version, if there is something to say that it does not.
     fn begin_next(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
         let (floor, not_before) = self.keeping.floor.get(&file).copied().unwrap_or_default();
+        if floor == u64::MAX {
+            // It was replaced, and its record is on its way out.
+            self.keeping.changes.remove(&file);
+            return;
+        }
         if self.keeping.next.contains_key(&file) || now < not_before {
             return;
         }
@@ -479,6 +511,11 @@ impl StorageNode {
             return;
         };
         if before.version < floor {
+            return;
+        }
+        if !self.is_chief(&before) || !self.has_majority(&before) {
+            // The next audit looks again, here or elsewhere.
+            self.keeping.changes.remove(&file);
             return;
         }
         let Some(before_digest) = self.holdings.digest_of(file, before.version) else { return };
@@ -582,5 +619,38 @@ impl StorageNode {
         }
         self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
         self.keeping.look = true;
+        self.compare_records(&next.record);
+    }
+
+    /// Asks the other keepers of a record which version they have: one that was away may have been
+    /// replaced meanwhile.
+    fn compare_records(&mut self, record: &FileRecord) {
+        let own = self.name;
+        for keeper in record.keepers.iter().filter(|keeper| **keeper != own) {
+            let (lookup, key) = (COMPARING, record.file.0);
+            let message = DirectoryMessage::Find { lookup, key };
+            self.send(*keeper, Message::Directory(message));
+        }
+    }
+
+    /// Another keeper's version has come. If it is newer, and others keep it, this node's is not needed
+    /// any more.
+    pub(crate) fn compared(&mut self, record: &[u8]) {
+        let Ok(theirs) = FileRecord::decode(record) else { return };
+        let Some(own) = self.holdings.current(theirs.file) else { return };
+        let replaced = theirs.version > own.version
+            && theirs.manifest == own.manifest
+            && !theirs.keepers.contains(&self.name);
+        if !replaced || self.keeping.next.contains_key(&theirs.file) {
+            return;
+        }
+        let (file, version) = (theirs.file, own.version);
+        if let Some(digest) = self.holdings.digest_of(file, version)
+            && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
+                != Some(u64::MAX)
+        {
+            self.keeping.changes.remove(&file);
+            self.keeping.to_release.push((self.name, digest));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The node: what it is told, and to which of its parts that goes.
 
 use crate::holder::Holdings;
-use crate::keeper::Keeping;
+use crate::keeper::{COMPARING, Keeping};
 use crate::ledger::Teller;
 use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
@@ -11,7 +11,10 @@ use base::{BootCount, NodeName, RequestKey, ShardId, Time};
 use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
 use node::{Disks, Node, Outcome};
-use placement::{Directory, DirectoryOutput, LookupConfig, Membership, MembershipConfig, Region};
+use placement::{
+    Directory, DirectoryMessage, DirectoryOutput, LookupConfig, Membership, MembershipConfig,
+    Region,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use store::{Assembly, Digest, EncodedShard, Manifest, Op, StoreConfig};
@@ -227,6 +230,12 @@ pub struct Stats {
     pub repaired: u64,
     /// Repairs of a stripe that were given up.
     pub gave_up: u64,
+    /// Of these, for want of good shards …
+    pub without_sources: u64,
+    /// … of a node that takes, keeps and verifies one …
+    pub without_place: u64,
+    /// … and because the manifest does not fit its shards.
+    pub inconsistent: u64,
     /// Bytes that repairs have moved.
     pub repair_bytes: u64,
     /// Bytes that repairs without any failure would have moved.
@@ -481,6 +490,11 @@ impl StorageNode {
                 let mut out = Vec::new();
                 self.membership.handle(now, from, &message, &mut out);
                 self.take_membership(now, out);
+            }
+            Message::Directory(DirectoryMessage::Found { lookup: COMPARING, record, .. }) => {
+                if let Some(record) = record {
+                    self.compared(&record);
+                }
             }
             Message::Directory(message) => {
                 let mut out = Vec::new();
@@ -800,13 +814,13 @@ impl StorageNode {
             ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),
             ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
             ("transfers", !self.transfers.is_empty()),
-            ("repairs", !self.keeping.is_at_rest()),
             ("lockings", !self.locking.is_empty()),
             ("requests to the ledger", !self.asks.is_empty()),
             ("locks", self.table.held(now).next().is_some()),
             ("the ledger", !self.teller.as_ref().is_none_or(Teller::is_settled)),
         ];
-        parts.into_iter().filter(|(_, is)| *is).map(|(what, _)| what).collect()
+        let parts = parts.into_iter().chain(self.keeping.unrest());
+        parts.filter(|(_, is)| *is).map(|(what, _)| what).collect()
     }
 
     /// Whether nothing is under way: no operation, no transfer, no repair, no lock that somebody has.

@@ -32,7 +32,7 @@ pub enum Work {
         file: Digest,
         /// The record, of which this node holds the bytes; its version is `to`.
         record: Digest,
-        /// The version that has to be current; 0: none.
+        /// The version that has to be current; 0: none, or one that this node kept before others did.
         was: u64,
         /// The version that becomes it.
         to: u64,
@@ -104,9 +104,10 @@ impl Work {
         Ok(work)
     }
 
-    /// What the participant does for it, once what it asks for is true.
+    /// What the participant does for it, once what it asks for is true. `current` is the version of the
+    /// file's record that is current here, of which only [`Work::Head`] knows.
     #[must_use]
-    pub fn translated(&self) -> Arc<[u8]> {
+    pub fn translated(&self, current: u64) -> Arc<[u8]> {
         match *self {
             Work::Keep { digest, .. } => {
                 work::encode(&[Change::Add { cell: needed(digest), amount: 1 }])
@@ -115,6 +116,8 @@ impl Work {
                 work::encode(&[Change::Add { cell: needed(digest), amount: -1 }])
             }
             Work::Head { file, was, to, .. } => {
+                // Whoever becomes a keeper again has an old version, and nobody knows which.
+                let was = if was == 0 && current < to { current } else { was };
                 let (head, negated) = (head(file), negated_head(file));
                 let [was, to] = [was, to].map(|version| version as i64);
                 work::encode(&[

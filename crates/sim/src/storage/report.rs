@@ -29,6 +29,8 @@ pub struct Totals {
     pub files: (u64, u64),
     /// Shards that were rebuilt and read again, and stripes that were given up.
     pub repaired: (u64, u64),
+    /// Why: no good shards, no place, a manifest that does not fit.
+    pub gave_up: [u64; 3],
     /// Bytes that repairs moved, and the fewest that they could have.
     pub repair_bytes: (u64, u64),
     /// Versions of records that became current by repairs, and that did not.
@@ -139,9 +141,9 @@ impl Report {
             (
                 "repaired",
                 format!(
-                    "{} shards rebuilt and verified by a re-scrub, {} stripes given up, {} records \
+                    "{} shards rebuilt and verified by a re-scrub, {} stripes given up {:?}, {} records \
                      turned, {} not",
-                    t.repaired.0, t.repaired.1, t.versions.0, t.versions.1
+                    t.repaired.0, t.repaired.1, t.gave_up, t.versions.0, t.versions.1
                 ),
             ),
             (

@@ -92,6 +92,8 @@ pub struct Storage {
     pub lasts: Span,
     /// How long everything may take to come to rest after that.
     pub budget: Span,
+    /// How many events may happen.
+    pub events: u64,
 }
 
 impl Default for Storage {
@@ -123,6 +125,7 @@ impl Default for Storage {
             shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
             lasts: seconds(60),
             budget: seconds(7_200),
+            events: 200_000_000,
         }
     }
 }
@@ -156,9 +159,9 @@ pub struct Faults {
     pub slow_disks: u32,
     /// Nodes that throw their shards away and say that all is well, with proofs that they forge or repeat.
     pub liars: u32,
-    /// How the last version of ledger requests is delivered: each a second time, under the same number.
+    /// Eight nodes spend the same units three times at once.
     pub spend_twice: bool,
-    /// Slashed operators dispute, and everybody votes this part of the slashes down.
+    /// Slashed operators dispute, at the end of `window`, and voters vote this part of the slashes down.
     pub disputes: Option<Share>,
 }
 
@@ -208,6 +211,8 @@ pub struct Expected {
     pub escrows: Option<u64>,
     /// Slashes that were decided, at least.
     pub min_decided: Option<u64>,
+    /// Requests to the ledger that were refused for good.
+    pub refused: Option<u64>,
     /// In how many regions the nodes are.
     pub regions: Option<u64>,
     /// How many nodes would first ask one in their own region, at least, in percent.
@@ -276,7 +281,7 @@ pub fn small(seed: u64) -> String {
          [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = 1500\ndata = {data}\nparity = {parity}\n\
          locks = {locks}\nstake = {stake}\nsagas = {sagas}\nsagas_failing = 1\ntransactions = {transactions}\n\
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
-         repairs_per_minute = 60\n\
+         repairs_per_minute = 60\nevents = 3000000\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          rot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n"
     )

@@ -28,8 +28,8 @@ pub enum Want {
     Stake(u32),
     /// Fetch the file of this number, and compare.
     Get(u32),
-    /// Something else of the ledger, by a node.
-    Ledger(u32, Ask),
+    /// Something else of the ledger.
+    Ledger(Ask),
 }
 
 /// One client, its number from 1.
@@ -62,11 +62,38 @@ pub fn owner() -> store::Key {
     store::Key::new([0x5A; 32])
 }
 
-/// The file of a number: a function of the seed.
+/// All files. No two of them have a shard in common (the padding of a short chunk, say), so that what
+/// befalls one says nothing about another.
 #[must_use]
-pub fn file(scenario: &Scenario, key: &Key, codec: &mut Codec, number: u32) -> File {
+pub fn files(scenario: &Scenario, key: &Key) -> Vec<File> {
+    let (mut codec, mut seen) = (Codec::new(), std::collections::BTreeSet::new());
+    let mut files = Vec::new();
+    for number in 0..scenario.storage.files {
+        let made = (0..1_000).map(|attempt| file(scenario, key, &mut codec, (number, attempt)));
+        let alone = |file: &File| {
+            let digests: std::collections::BTreeSet<Digest> =
+                file.shards.iter().map(|shard| shard.digest).collect();
+            digests.len() == file.shards.len() && digests.is_disjoint(&seen)
+        };
+        let file = made.into_iter().find(alone);
+        let file = file.expect("files of other lengths have other shards");
+        seen.extend(file.shards.iter().map(|shard| shard.digest));
+        files.push(file);
+    }
+    files
+}
+
+/// A file: a function of the seed, its number, and how often that was drawn before.
+#[must_use]
+pub fn file(
+    scenario: &Scenario,
+    key: &Key,
+    codec: &mut Codec,
+    (number, attempt): (u32, u32),
+) -> File {
     let storage = &scenario.storage;
-    let mut stream = key.child("storage.file").keyed(u64::from(number)).stream();
+    let mut stream =
+        key.child("storage.file").keyed(u64::from(attempt) << 32 | u64::from(number)).stream();
     let length = stream.between(1, storage.file_bytes.max(1)) as usize;
     // Half of it is text that compresses, half of it noise.
     let noise = stream.below(2) == 0;
@@ -180,6 +207,6 @@ pub fn request(
             let ask = Ask::Bond { operator: name(*node), units: Units(storage.stake) };
             Request::Ledger { number, ask }
         }
-        Want::Ledger(_, ask) => Request::Ledger { number, ask: ask.clone() },
+        Want::Ledger(ask) => Request::Ledger { number, ask: ask.clone() },
     }
 }

@@ -13,7 +13,7 @@ use crate::trace::{Trace, digest};
 use base::prng::{Draw, Key};
 use base::{BootCount, NodeName, Time};
 use erasure::Codec;
-use incentives::Units;
+use incentives::{Ask, Units};
 use network::{Answer, Config, Input, Message, Output, ShardDone, StorageDisks, StorageNode};
 use node::{Disks, LogSlot, MessageKind, Outcome};
 use placement::Region;
@@ -69,6 +69,10 @@ enum Event {
     Leave {
         number: u32,
     },
+    /// Slashes are disputed (0), and voted on (1); units are given (2), and spent twice (3).
+    Ledger {
+        stage: u32,
+    },
     /// Faults end.
     Heal,
     /// Is everything at rest?
@@ -93,6 +97,7 @@ impl Event {
             Event::Leave { .. } => 12,
             Event::Heal => 13,
             Event::Look => 14,
+            Event::Ledger { .. } => 15,
         }
     }
 }
@@ -183,6 +188,10 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 /// A client that was told to, or whose node is not there, asks again after this long.
 const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// Between two stages of what is asked of the ledger.
+const LEDGER_PAUSE: Duration = Duration::from_secs(120);
+/// Nodes below this try to spend what they have three times.
+const SPENDERS: u32 = 9;
 /// Units that there are.
 const SUPPLY: u64 = 1_000_000_000;
 
@@ -219,10 +228,7 @@ impl<'a> World<'a> {
     pub fn new(scenario: &'a Scenario, seed: u64) -> World<'a> {
         let root = Key::root(seed).child("storage.world");
         let nodes = scenario.storage.nodes;
-        let mut codec = Codec::new();
-        let files: Vec<File> = (0..scenario.storage.files)
-            .map(|number| workload::file(scenario, &root, &mut codec, number))
-            .collect();
+        let files = workload::files(scenario, &root);
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
             judge: Judge::new(scenario.storage.data, &files),
@@ -327,9 +333,13 @@ impl<'a> World<'a> {
         let event = std::mem::take(self.events.get_mut(entry.what));
         self.events.free(entry.what);
         self.trace.event(self.now.as_nanos(), event.kind() << 32 | u64::from(entry.target));
+        if self.trace.events() > self.scenario.storage.events {
+            return Some(Ending::NoProgress);
+        }
         if self.now > self.rest_by {
+            let rests = self.all_rest();
             let World { judge, machines, lay, now, .. } = self;
-            judge.look(*now, &|digest| has_right(machines, lay, digest), true);
+            judge.look(*now, &|digest| has_right(machines, lay, digest), rests);
             return Some(Ending::NoProgress);
         }
         self.happen(entry.target, event)
@@ -361,6 +371,7 @@ impl<'a> World<'a> {
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),
+            Event::Ledger { stage } => self.ledger(stage),
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
         }
@@ -786,7 +797,7 @@ impl<'a> World<'a> {
                 "lockings"
             }
             (Answer::Ledger { done: true }, _) => "ledger requests",
-            (Answer::Ledger { done: false }, Want::Ledger(..)) => "ledger requests refused",
+            (Answer::Ledger { done: false }, Want::Ledger(_)) => "ledger requests refused",
             (Answer::Ended { outcome, .. }, _) => match outcome {
                 Outcome::Completed => "sagas completed",
                 Outcome::Compensated | Outcome::SagaAborted => "sagas undone",
@@ -826,7 +837,8 @@ impl<'a> World<'a> {
     // ---- faults ----
 
     fn plan_faults(&mut self) {
-        let Faults { rot, window, churn, region, liars, .. } = self.scenario.faults.clone();
+        let Faults { rot, window, churn, region, liars, disputes, spend_twice, .. } =
+            self.scenario.faults.clone();
         let key = self.root.child("faults");
         for number in 0..rot {
             let at = self.now + Self::between(key.child("rot").draw(u64::from(number), 0), window);
@@ -844,6 +856,14 @@ impl<'a> World<'a> {
             let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
             let at = self.now + Duration::from_nanos(after);
             self.schedule(at, 0, Event::Leave { number: number as u32 });
+        }
+        if disputes.is_some() {
+            self.schedule(self.now + window.1, 0, Event::Ledger { stage: 0 });
+            self.schedule(self.now + window.1 + LEDGER_PAUSE, 0, Event::Ledger { stage: 1 });
+        }
+        if spend_twice {
+            self.schedule(self.now, 0, Event::Ledger { stage: 2 });
+            self.schedule(self.now + LEDGER_PAUSE, 0, Event::Ledger { stage: 3 });
         }
         for liar in 0..liars {
             // Not the authority.
@@ -863,6 +883,71 @@ impl<'a> World<'a> {
                 self.hurt_one(digest, "thrown away");
             }
         }
+    }
+
+    /// Somebody asks something of the ledger, by a node of its own.
+    fn asks(&mut self, node: u32, ask: Ask) {
+        self.clients.push(Client { want: Want::Ledger(ask), node, answered: false });
+    }
+
+    fn ledger(&mut self, stage: u32) {
+        let nodes = self.scenario.storage.nodes;
+        let name = |node: u32| NodeName::numbered(u64::from(node));
+        let slashes: Vec<(incentives::EscrowId, NodeName, NodeName)> = self
+            .node(0)
+            .and_then(StorageNode::bank)
+            .into_iter()
+            .flat_map(|bank| bank.escrows())
+            .map(|(escrow, slash)| {
+                let reporter = match slash.cause() {
+                    incentives::Cause::Reported { by, .. } => by,
+                    incentives::Cause::LowScore { .. } => slash.operator(),
+                };
+                (*escrow, slash.operator(), reporter)
+            })
+            .collect();
+        let against = self.scenario.faults.disputes.unwrap_or_default();
+        let key = self.root.child("vote");
+        match stage {
+            0 => {
+                for (escrow, operator, _) in slashes {
+                    self.asks(operator.number() as u32, Ask::Dispute { escrow });
+                }
+            }
+            1 => {
+                for (escrow, operator, reporter) in slashes {
+                    let draw = key.draw(escrow.0, 0);
+                    // Of every seventh slash hardly anybody cares: its deadline decides.
+                    let voters = if escrow.0 % 7 == 0 { 2 } else { 8 };
+                    let first = draw.below(u64::from(nodes)) as u32;
+                    for number in 0..voters {
+                        let voter = (first + number) % nodes;
+                        if name(voter) != operator && name(voter) != reporter {
+                            let uphold = !against.0.holds(&draw.nth(1));
+                            self.asks(voter, Ask::Vote { escrow, uphold });
+                            // A second vote of the same node counts for nothing.
+                            self.asks(voter, Ask::Vote { escrow, uphold: !uphold });
+                        }
+                    }
+                }
+            }
+            2 => {
+                for node in 1..SPENDERS.min(nodes) {
+                    self.asks(0, Ask::Grant { to: name(node), units: Units(500) });
+                }
+            }
+            _ => {
+                for node in 1..SPENDERS.min(nodes) {
+                    for nth in 1..4 {
+                        // Not to one that would spend it in turn.
+                        let to = name((SPENDERS - 1 + nth) % nodes);
+                        self.asks(node, Ask::Transfer { to, units: Units(500) });
+                    }
+                }
+            }
+        }
+        *self.totals.faults.entry("stages of the ledger").or_default() += 1;
+        self.start_clients(self.now);
     }
 
     fn hurt_one(&mut self, digest: Digest, why: &'static str) {
@@ -991,9 +1076,7 @@ impl<'a> World<'a> {
     /// Whether everything has come to rest and is mended; then files are fetched, then it ends.
     fn look(&mut self) -> Option<Ending> {
         let now = self.now;
-        let rests = self.machines.iter().filter(|machine| !machine.gone).all(|machine| {
-            machine.process.as_ref().is_some_and(|process| process.node.is_at_rest(now))
-        });
+        let rests = self.all_rest();
         let World { judge, machines, lay, .. } = &*self;
         let mended = rests && judge.is_mended(&|digest| has_right(machines, lay, digest));
         if !mended {
@@ -1014,6 +1097,12 @@ impl<'a> World<'a> {
             }
             _ => Some(self.end()),
         }
+    }
+
+    fn all_rest(&self) -> bool {
+        self.machines.iter().filter(|machine| !machine.gone).all(|machine| {
+            machine.process.as_ref().is_some_and(|process| process.node.is_at_rest(self.now))
+        })
     }
 
     fn end(&mut self) -> Ending {
@@ -1079,6 +1168,8 @@ impl<'a> World<'a> {
             let (stats, seen, space) = (node.stats(), node.observed(), node.shards().stats());
             totals.repaired.0 += stats.repaired;
             totals.repaired.1 += stats.gave_up;
+            let why = [stats.without_sources, stats.without_place, stats.inconsistent];
+            totals.gave_up.iter_mut().zip(why).for_each(|(sum, more)| *sum += more);
             totals.repair_bytes.0 += stats.repair_bytes;
             totals.repair_bytes.1 += stats.repair_bytes_min;
             totals.versions.0 += stats.versions;
@@ -1158,6 +1249,7 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
         ("repaired", expect.repaired, totals.repaired.0),
         ("staked", expect.staked, totals.staked),
         ("escrows", expect.escrows, totals.escrows.0),
+        ("refused", expect.refused, answer("ledger requests refused")),
         ("regions", expect.regions, totals.regions.0),
     ];
     for (name, expected, found) in exactly {
