@@ -14,6 +14,7 @@ use repair::{
     Answer, Auditor, BadCopies, Damage, Failure, GaveUp, Outcome, Output, PlanId, RepairPlanner,
     Source, StripeId, Verdict,
 };
+use saga::{Order, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Digest;
@@ -311,7 +312,17 @@ impl StorageNode {
                     Output::Repaired { stripe, index, node } => {
                         if let Some(&file) = self.keeping.by_manifest.get(&stripe.manifest) {
                             let changes = self.keeping.changes.entry(file).or_default();
-                            changes.insert((stripe.chunk, index), node);
+                            let before = changes.insert((stripe.chunk, index), node);
+                            // Repaired twice before the record says so: the first copy is one too many.
+                            let shard = self.holdings.current(file).and_then(|record| {
+                                let chunk = record.manifest.chunks().get(stripe.chunk as usize)?;
+                                chunk.shards.get(usize::from(index))
+                            });
+                            if let (Some(before), Some(shard)) = (before, shard)
+                                && before != node
+                            {
+                                self.keeping.to_release.push((before, shard.digest));
+                            }
                         }
                     }
                     Output::GaveUp { why, .. } => match why {
@@ -446,6 +457,30 @@ impl StorageNode {
         }
     }
 
+    /// Undoing something at a node that was away for long waits for an operator. Who is back is asked again;
+    /// what was undone at a node that is gone needs nobody to do it.
+    fn see_to_parked(&mut self, now: Time, disks: &dyn StorageDisks) {
+        let Some(engine) = self.transactions.coordinator() else { return };
+        let mut orders = Vec::new();
+        for saga in engine.active_sagas() {
+            for step in saga.steps() {
+                let what =
+                    match (step.is_parked(), step.is_marked_done(), self.is_dead(step.node())) {
+                        (true, _, false) => What::RetryNow,
+                        (true, _, true) => What::MarkDone,
+                        (_, true, true) => What::CloseUnanswered,
+                        _ => continue,
+                    };
+                orders.push((saga.id(), step.number(), what));
+            }
+        }
+        for (id, step, what) in orders {
+            let (who, why) = ("keeper".into(), "by what is known of the node".into());
+            let order = Box::new(Order { who, why, what });
+            self.feed(now, node::Input::Order { id, step, order }, disks);
+        }
+    }
+
     /// What names a bad copy, for as long as the record says that the node holds it.
     fn bad_copy(&self, node: NodeName, shard: Digest) -> Token {
         let file = self.keeping.by_shard.get(&shard);
@@ -459,7 +494,7 @@ impl StorageNode {
     }
 
     /// Time has passed: proofs that did not come have failed, and each round every shard is asked for.
-    pub(crate) fn keeper_wake(&mut self, now: Time) {
+    pub(crate) fn keeper_wake(&mut self, now: Time, disks: &dyn StorageDisks) {
         for verdict in self.keeping.auditor.expire(now) {
             let at = u128::from(now.as_nanos());
             let shard = u64::from_le_bytes(verdict.shard.0[..8].try_into().expect("eight bytes"));
@@ -470,6 +505,7 @@ impl StorageNode {
             return;
         }
         self.keeping.next_audit = now + self.keeping.audit_every;
+        self.see_to_parked(now, disks);
         let all: Vec<FileRecord> = self.holdings.all_current().cloned().collect();
         all.iter().for_each(|record| self.compare_records(record));
         let files: Vec<Digest> = self

@@ -358,7 +358,8 @@ impl StorageNode {
             stats: Stats::default(),
             observed: Observed::default(),
             asks: VecDeque::new(),
-            ask_number: 1,
+            // No request has this number: the answer says which is next, whatever an earlier life has asked.
+            ask_number: 0,
             ask_again: None,
             opened: false,
             queue: VecDeque::new(),
@@ -674,7 +675,7 @@ impl StorageNode {
         self.transfers_wake(now, disks);
         self.locks_wake(now);
         self.holder_wake(now);
-        self.keeper_wake(now);
+        self.keeper_wake(now, disks);
     }
 
     /// The authority looks at what all have reported.

@@ -298,3 +298,85 @@ impl wal_core::Visitor for Books {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::workload::files;
+    use crate::storage::{Scenario, small};
+
+    /// Each rule objects to what breaks it, and to nothing else.
+    #[test]
+    fn every_rule_can_fail() {
+        let scenario = Scenario::parse(&small(1)).expect("it is a scenario");
+        let files = files(&scenario, &base::prng::Key::root(1));
+        let data = scenario.storage.data;
+        let judge = || Judge::new(data, &files);
+        let rule = |judge: &Judge| judge.finding.as_ref().map(|finding| finding.rule);
+        let lost: BTreeSet<Digest> =
+            files[0].shards.iter().filter(|s| s.chunk == 0).map(|s| s.digest).collect();
+        let first = *lost.first().expect("a file has shards");
+        let all = |_: Digest| true;
+        let but_one = |digest: Digest| digest != first;
+        let none = |digest: Digest| !lost.contains(&digest);
+
+        let mut one = judge();
+        one.stored(Time::ZERO, 0, &all, &BTreeSet::new());
+        assert!(one.is_mended(&all) && rule(&one).is_none());
+        one.stored(Time::ZERO, 0, &but_one, &BTreeSet::from([first]));
+        assert_eq!(rule(&one), None, "a fault has struck it");
+        one.look(Time::ZERO, &but_one, false);
+        assert_eq!(rule(&one), None, "it can be mended");
+        one.stored(Time::ZERO, 0, &but_one, &BTreeSet::new());
+        assert_eq!(rule(&one), Some("S1"));
+
+        for (why, expected) in [("removed", "S4"), ("rotted", "S2")] {
+            let mut one = judge();
+            one.gone(Time::ZERO, first, &none, why);
+            assert_eq!(rule(&one), None, "nobody was told that it is stored");
+            one.stored(Time::ZERO, 0, &all, &BTreeSet::new());
+            one.gone(Time::ZERO, first, &none, why);
+            assert_eq!(rule(&one), Some(expected));
+        }
+        let mut one = judge();
+        one.stored(Time::ZERO, 0, &all, &BTreeSet::new());
+        one.look(Time::ZERO, &but_one, true);
+        assert_eq!(rule(&one), Some("S6"));
+        let mut one = judge();
+        one.fetched(Time::ZERO, 0, b"content", Some(b"content"));
+        assert_eq!(rule(&one), None);
+        one.fetched(Time::ZERO, 0, b"content", Some(b"Content"));
+        assert_eq!(rule(&one), Some("S3"));
+    }
+
+    /// A log whose events spend what is not there, and a bank that says something else than its log.
+    #[test]
+    fn a_ledger_that_does_not_add_up_is_found() {
+        use incentives::{Bank, Config, Event, Fact, Units};
+        let name = base::NodeName::numbered;
+        let bank = Bank::new(Config::new(name(0), Units(1_000)));
+        let look = |facts: &[Fact]| {
+            let mut disk = wal_core::MemoryStorage::default();
+            let mut nothing = Books { balances: BTreeMap::new(), strange: 0 };
+            let (config, mode) = (wal_core::Config::default(), wal_core::OpenMode::Exclusive);
+            let (mut log, _) =
+                wal_core::open(&mut disk, &config, mode, 7, Time::ZERO, &mut nothing)
+                    .expect("a new log opens");
+            for fact in facts {
+                let event = Event { at: Time::ZERO, request: None, fact: fact.clone() };
+                let sequence =
+                    log.append(network::LEDGER_EVENT, 0, &event.encode()).expect("a short record");
+                log.force(sequence);
+            }
+            wal_core::close(&mut disk, &mut log, Time::ZERO);
+            let mut judge = Judge::new(4, &[]);
+            judge.ledger(Time::ZERO, 1_000, &disk, &bank);
+            judge.finding.map(|finding| finding.rule)
+        };
+        assert_eq!(look(&[]), None);
+        let units = Units(5);
+        assert_eq!(look(&[Fact::Granted { to: name(1), units }]), Some("S5"), "not the bank's");
+        let spent = Fact::Transferred { from: name(1), to: name(2), units };
+        assert_eq!(look(&[spent]), Some("S5"), "it was not there");
+    }
+}
