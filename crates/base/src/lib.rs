@@ -23,6 +23,7 @@
 //! assert_ne!(losses.draw(7, 1).u64(), losses.draw(7, 2).u64());
 //! ```
 
+pub mod bytes;
 mod ids;
 mod latency;
 pub mod prng;

@@ -80,6 +80,7 @@
 
 mod agreement;
 mod bank;
+mod codec;
 mod config;
 mod decay;
 mod escrow;

@@ -229,6 +229,11 @@ impl History {
     }
 
     fn append(&mut self, event: Event) {
+        // What a log holds is bytes: they say the same, and less of them says nothing.
+        let bytes = event.encode();
+        assert_eq!(Event::decode(&bytes), Ok(event.clone()));
+        let cut = bytes.len() * 7 / 8;
+        assert!(Event::decode(&bytes[..cut]).is_err(), "cut at {cut}: {event:?}");
         self.model.take(&event.fact);
         self.log.push(event);
         let at = Sequence(self.log.len() as u64);

@@ -467,6 +467,11 @@ impl Directory {
         }
     }
 
+    /// This node holds a record no more, and does not give it out.
+    pub fn forget(&mut self, key: &RecordKey) {
+        self.records.remove(key);
+    }
+
     /// What this node holds of a key.
     #[must_use]
     pub fn record(&self, key: &RecordKey) -> Option<&[u8]> {

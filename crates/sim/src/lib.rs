@@ -45,6 +45,7 @@ mod run;
 mod scenario;
 pub mod shrink;
 mod swarm;
+pub mod storage;
 mod trace;
 mod workload;
 mod world;

@@ -54,6 +54,9 @@ enum Command {
     /// Runs random small worlds, 3 to 9 nodes with dense faults: each seed is another one.
     #[command(after_help = EXIT_CODES)]
     Random(SeedArgs),
+    /// Runs random small worlds of storage nodes: files, repairs and a ledger under dense faults.
+    #[command(after_help = EXIT_CODES)]
+    Storage(SeedArgs),
     /// Runs a failure file, and says whether it fails as it did.
     #[command(after_help = EXIT_CODES)]
     Repro(command::repro::ReproArgs),
@@ -179,6 +182,7 @@ fn main() -> ExitCode {
         None => run_all(&cli.run, &mut out),
         Some(Command::All(all)) => run_folder(&all, &mut out),
         Some(Command::Random(seeds)) => run_random(&seeds, &mut out),
+        Some(Command::Storage(seeds)) => command::storage::random(&seeds, &mut out),
         Some(Command::Repro(repro)) => command::repro::repro(&repro, &mut out),
         Some(Command::Shrink(shrink)) => command::shrink::shrink(&shrink, &mut out),
         Some(Command::Check(args)) => command::check::check(&args, &mut out),
@@ -235,11 +239,19 @@ fn folder() -> PathBuf {
     up.collect::<PathBuf>().join(FOLDER)
 }
 
-fn read(name: &str) -> Result<Source, Stop> {
-    let mut path = PathBuf::from(name);
+/// The file that a name means.
+fn path_of(name: &str) -> PathBuf {
+    let path = PathBuf::from(name);
     if !name.contains(['/', '.']) && !path.exists() {
-        path = folder().join(format!("{name}.toml"));
+        let inner = |folder: PathBuf| folder.join(format!("{name}.toml"));
+        let storage = inner(folder().join("storage"));
+        return if storage.exists() { storage } else { inner(folder()) };
     }
+    path
+}
+
+fn read(name: &str) -> Result<Source, Stop> {
+    let path = path_of(name);
     let text = read_text(&path)?;
     let scenario = Scenario::parse(&path.display().to_string(), &text).map_err(Stop::usage)?;
     Ok(Source { scenario, text })
@@ -354,7 +366,21 @@ fn run_all(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
 
 /// Runs scenario files, unless what ended before is enough.
 fn run_each(run: &RunArgs, before: Ended, out: &mut Output) -> Result<u8, Stop> {
-    let names = run.scenarios.iter();
+    let mut before = before;
+    let mut names = Vec::new();
+    for name in &run.scenarios {
+        let path = path_of(name);
+        let storage = std::fs::read_to_string(&path).ok();
+        match storage.filter(|text| sim::storage::Scenario::is_one(text)) {
+            Some(text) => {
+                let shown = path.display().to_string();
+                let code = command::storage::file(&shown, &text, &run.seeds, out)?;
+                before.code = before.code.max(code);
+            }
+            None => names.push(name),
+        }
+    }
+    let names = names.into_iter();
     let sources: Vec<Source> = names.map(|name| read(name)).collect::<Result<_, _>>()?;
     let mut worst = before;
     for source in &sources {

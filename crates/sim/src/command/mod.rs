@@ -6,6 +6,7 @@ pub mod enumerate;
 pub mod export;
 pub mod repro;
 pub mod shrink;
+pub mod storage;
 pub mod sweep;
 pub mod view;
 

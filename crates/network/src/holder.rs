@@ -1,0 +1,517 @@
+//! What a node holds: shards and files' records, as bytes under their digests.
+//!
+//! A step that asks for bytes to be kept waits here until they are durable; only then the participant
+//! hears of it, and counts them as needed. What is not needed any more, durably, is removed.
+
+use crate::message::Message;
+use crate::node::{Config, ShardDone, StorageNode};
+use crate::record::FileRecord;
+use crate::work::{self, Work};
+use base::{NodeName, Time};
+use node::Input as NodeInput;
+use placement::{DirectoryMessage, LookupId};
+use repair::{Challenge, Scrubber, respond};
+use saga::Direction;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use store::{Digest, Put, ShardStore};
+
+/// Who waits for a shard to be read.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Give(NodeName),
+    Prove(NodeName, Challenge),
+    /// Read it again, and tell who asked; or, by one's own scrubbing, who cares if it is bad.
+    Scrub(Option<NodeName>),
+    /// It is a record, by its pin.
+    Record,
+}
+
+/// Steps that wait for bytes.
+#[derive(Clone, Debug)]
+struct Awaited {
+    from: NodeName,
+    until: Time,
+    /// From whom each call came, and the call.
+    calls: Vec<(NodeName, coordinator::Message)>,
+}
+
+/// What a node holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Holdings {
+    pub(crate) shards: ShardStore,
+    capacity_bytes: u64,
+    scrubber: Scrubber,
+    reading: BTreeMap<Digest, Vec<Wanted>>,
+    awaited: BTreeMap<Digest, Awaited>,
+    /// Bytes that others are asked to keep, and may fetch here; how often, and what.
+    staged: BTreeMap<Digest, (u32, Arc<[u8]>)>,
+    /// Looked at when the log is durable: whether they are needed.
+    doubtful: BTreeSet<Digest>,
+    /// Who asked for a proof of a shard last: it keeps the file's record.
+    cares: BTreeMap<Digest, NodeName>,
+    /// What is being written: a removal waits for that, since nothing tells one write from another.
+    writing: BTreeSet<Digest>,
+    /// Records that are being written.
+    fresh: BTreeMap<Digest, FileRecord>,
+    /// Every version of every record here, by file.
+    versions: BTreeMap<Digest, BTreeMap<u64, (Digest, FileRecord)>>,
+    current: BTreeMap<Digest, u64>,
+    /// Files of which there is a version that is not current, or not yet.
+    unsettled: BTreeSet<Digest>,
+    pins: Vec<Digest>,
+}
+
+impl Holdings {
+    pub(crate) fn recover(
+        config: &Config,
+        now: Time,
+        shards: impl IntoIterator<Item = (Digest, u64)>,
+        pins: impl IntoIterator<Item = Digest> + Clone,
+    ) -> Holdings {
+        Holdings {
+            shards: ShardStore::recover(config.shards, now, shards, pins.clone()),
+            capacity_bytes: config.shards.capacity_bytes,
+            scrubber: Scrubber::new(config.scrub, now),
+            reading: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            cares: BTreeMap::new(),
+            writing: BTreeSet::new(),
+            fresh: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            current: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            pins: pins.into_iter().collect(),
+        }
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        let used: u64 = self.shards.stats().used_bytes;
+        self.capacity_bytes.saturating_sub(used)
+    }
+
+    pub(crate) fn due(&self) -> Option<Time> {
+        let awaited = self.awaited.values().map(|awaited| awaited.until).min();
+        let scrub = self.shards.next_after(None).map(|_| self.scrubber.next_wake());
+        Time::earliest(awaited, scrub)
+    }
+
+    pub(crate) fn current(&self, file: Digest) -> Option<&FileRecord> {
+        let version = self.current.get(&file)?;
+        self.versions.get(&file)?.get(version).map(|(_, record)| record)
+    }
+
+    pub(crate) fn all_current(&self) -> impl Iterator<Item = &FileRecord> {
+        self.current.keys().filter_map(|file| self.current(*file))
+    }
+
+    /// The bytes that a version of a record has here.
+    pub(crate) fn digest_of(&self, file: Digest, version: u64) -> Option<Digest> {
+        self.versions.get(&file)?.get(&version).map(|(digest, _)| *digest)
+    }
+
+    /// Others may fetch these bytes here, until they are unstaged as often.
+    pub(crate) fn stage(&mut self, digest: Digest, bytes: Arc<[u8]>) {
+        self.staged.entry(digest).or_insert((0, bytes)).0 += 1;
+    }
+
+    pub(crate) fn unstage(&mut self, digest: Digest) {
+        if let Some((times, _)) = self.staged.get_mut(&digest) {
+            *times -= 1;
+            if *times == 0 {
+                self.staged.remove(&digest);
+            }
+        }
+    }
+}
+
+impl StorageNode {
+    /// Reads what is pinned: the records.
+    pub(crate) fn read_records(&mut self, now: Time) {
+        for digest in std::mem::take(&mut self.holdings.pins) {
+            self.read(now, digest, Wanted::Record);
+        }
+    }
+
+    /// Everything that was found on the disk may be the rest of a step that was undone.
+    pub(crate) fn sweep_at_start(&mut self) {
+        let all: Vec<Digest> = self.holdings.shards.shards().map(|(digest, _)| digest).collect();
+        self.holdings.doubtful.extend(all);
+    }
+
+    /// Has a shard read for somebody; false if it is not here.
+    fn read(&mut self, now: Time, digest: Digest, wanted: Wanted) -> bool {
+        if let Some(others) = self.holdings.reading.get_mut(&digest) {
+            others.push(wanted);
+            return true;
+        }
+        let mut ops = Vec::new();
+        let there = self.holdings.shards.read(now, digest, &mut ops).is_ok();
+        if there {
+            self.holdings.reading.insert(digest, vec![wanted]);
+            self.shard_ops(ops);
+        }
+        there
+    }
+
+    pub(crate) fn shards_done(
+        &mut self,
+        now: Time,
+        done: ShardDone,
+        disks: &dyn crate::StorageDisks,
+    ) {
+        match done {
+            ShardDone::Written { digest, durable } => {
+                let mut ops = Vec::new();
+                self.holdings.writing.remove(&digest);
+                let kept = self.holdings.shards.written(digest, durable, &mut ops).is_ok();
+                let record = self.holdings.fresh.remove(&digest);
+                if kept && let Some(record) = record {
+                    // Counted once it is pinned too: by its pin a record is found after a restart.
+                    self.take_record(digest, record);
+                    let _ = self.holdings.shards.pin(digest, &mut ops);
+                }
+                self.shard_ops(ops);
+                if !kept {
+                    // Whoever asked asks again.
+                    self.holdings.awaited.remove(&digest);
+                } else if self.is_kept(digest) {
+                    self.kept(now, digest, disks);
+                }
+            }
+            ShardDone::Pinned { digest } => {
+                self.holdings.shards.pin_durable(digest);
+                self.kept(now, digest, disks);
+            }
+            ShardDone::Loaded { digest, bytes } => self.loaded(digest, bytes),
+        }
+    }
+
+    fn take_record(&mut self, digest: Digest, record: FileRecord) {
+        let file = record.file;
+        let versions = self.holdings.versions.entry(file).or_default();
+        versions.insert(record.version, (digest, record));
+        self.holdings.unsettled.insert(file);
+    }
+
+    /// Whether these bytes are held durably, a record's pin included.
+    fn is_kept(&self, digest: Digest) -> bool {
+        let shards = &self.holdings.shards;
+        shards.holds(digest) && shards.pinned(digest) != Some(false)
+    }
+
+    /// The steps that waited for these bytes are told to the participant.
+    fn kept(&mut self, now: Time, digest: Digest, disks: &dyn crate::StorageDisks) {
+        let Some(awaited) = self.holdings.awaited.remove(&digest) else { return };
+        for (from, call) in awaited.calls {
+            self.pass_on(now, from, call, |work| work.translated(0), disks);
+        }
+    }
+
+    /// Gives a step's call to the participant, its body in the participant's words.
+    fn pass_on(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        mut message: coordinator::Message,
+        translate: impl Fn(&Work) -> Arc<[u8]>,
+        disks: &dyn crate::StorageDisks,
+    ) {
+        if let coordinator::Message::StepCall { body, .. } = &mut message
+            && let Ok(work) = Work::decode(body)
+        {
+            *body = translate(&work);
+        }
+        self.feed(now, NodeInput::Message { from, message }, disks);
+    }
+
+    /// The version of a file's record that the log says is current here; 0: none.
+    fn head_of(&self, file: Digest) -> u64 {
+        let host = self.transactions.participant();
+        let version = host.map_or(0, |host| host.store().value(work::head(file)));
+        u64::try_from(version).unwrap_or(0)
+    }
+
+    /// A message of a saga or a transaction.
+    pub(crate) fn transact(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        mut message: coordinator::Message,
+        disks: &dyn crate::StorageDisks,
+    ) {
+        match &mut message {
+            coordinator::Message::StepCall { body, call, .. } => {
+                if let Ok(work) = Work::decode(body) {
+                    let direction = call.direction;
+                    return self.step(now, from, message, work, direction, disks);
+                }
+            }
+            coordinator::Message::Transaction(twopc::Message::Prepare { work, .. }) => {
+                if let Ok(asked) = Work::decode(work) {
+                    *work = match asked {
+                        Work::Head { file, record, to, .. }
+                            if self.holdings.digest_of(file, to) == Some(record)
+                                && self.is_kept(record) =>
+                        {
+                            asked.translated(self.head_of(file))
+                        }
+                        // It does not have the record, or it is asked for what only a saga does.
+                        _ => asked.impossible(),
+                    };
+                }
+            }
+            _ => {}
+        }
+        self.feed(now, NodeInput::Message { from, message }, disks);
+    }
+
+    fn step(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        message: coordinator::Message,
+        work: Work,
+        direction: Direction,
+        disks: &dyn crate::StorageDisks,
+    ) {
+        match (work, direction) {
+            (Work::Keep { digest, from: source }, Direction::Forward) => {
+                if self.is_kept(digest) {
+                    return self.pass_on(now, from, message, |work| work.translated(0), disks);
+                }
+                let until = now + self.config.patience;
+                let asked = self.holdings.awaited.contains_key(&digest);
+                let awaited = self.holdings.awaited.entry(digest).or_insert_with(|| Awaited {
+                    from: source,
+                    until,
+                    calls: Vec::new(),
+                });
+                awaited.calls.retain(|(_, other)| !is_same_call(other, &message));
+                awaited.calls.push((from, message));
+                if !asked {
+                    self.send(source, Message::Get { digest });
+                }
+            }
+            (Work::Keep { digest, .. } | Work::Release { digest }, _) => {
+                if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
+                    awaited.calls.clear();
+                }
+                self.pass_on(now, from, message, |work| work.translated(0), disks);
+                self.holdings.doubtful.insert(digest);
+            }
+            (Work::Head { .. }, _) => {
+                self.pass_on(now, from, message, |work| work.impossible(), disks);
+            }
+        }
+    }
+
+    /// Bytes came that a step waits for.
+    pub(crate) fn bytes_to_keep(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        digest: Digest,
+        bytes: Option<&[u8]>,
+        disks: &dyn crate::StorageDisks,
+    ) {
+        match self.holdings.awaited.get(&digest) {
+            Some(awaited) if awaited.from == from => {}
+            _ => return,
+        }
+        let Some(bytes) = bytes else {
+            // The source has it no more, or not again yet: the step is called again, or given up.
+            self.holdings.awaited.remove(&digest);
+            return;
+        };
+        let mut ops = Vec::new();
+        let put = self.holdings.shards.put(now, digest, bytes.to_vec(), &mut ops);
+        self.shard_ops(ops);
+        match put {
+            Ok(Put::Held) => self.kept(now, digest, disks),
+            Ok(Put::Writing) => {
+                self.holdings.writing.insert(digest);
+                if let Ok(record) = FileRecord::decode(bytes) {
+                    self.holdings.fresh.insert(digest, record);
+                }
+                // From now on it is the disk that is waited for.
+                if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
+                    awaited.until = Time::NEVER;
+                }
+            }
+            // A liar's bytes say nothing about room here.
+            Err(store::Refusal::Mismatch { .. }) => {
+                self.holdings.awaited.remove(&digest);
+            }
+            Err(_) => {
+                let awaited = self.holdings.awaited.remove(&digest);
+                for (from, call) in awaited.into_iter().flat_map(|awaited| awaited.calls) {
+                    self.pass_on(now, from, call, |work| work.impossible(), disks);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn get_asked(&mut self, now: Time, from: NodeName, digest: Digest) {
+        if let Some((_, bytes)) = self.holdings.staged.get(&digest) {
+            let bytes = Some(bytes.to_vec());
+            return self.send(from, Message::Bytes { digest, bytes });
+        }
+        if !self.read(now, digest, Wanted::Give(from)) {
+            self.send(from, Message::Bytes { digest, bytes: None });
+        }
+    }
+
+    pub(crate) fn challenged(&mut self, now: Time, from: NodeName, challenge: Challenge) {
+        self.holdings.cares.insert(challenge.shard, from);
+        if !self.read(now, challenge.shard, Wanted::Prove(from, challenge)) {
+            self.send(from, Message::Proof(respond(&challenge, None)));
+        }
+    }
+
+    pub(crate) fn scrub_asked(&mut self, now: Time, from: NodeName, digest: Digest) {
+        if !self.read(now, digest, Wanted::Scrub(Some(from))) {
+            self.send(from, Message::Scrubbed { digest, healthy: false });
+        }
+    }
+
+    fn loaded(&mut self, digest: Digest, bytes: Option<Vec<u8>>) {
+        let read = self.holdings.shards.loaded(digest, bytes).ok();
+        let healthy = read.is_some();
+        self.observed.shards_checked += 1;
+        self.observed.shards_corrupt += u64::from(!healthy);
+        let mut told = BTreeSet::new();
+        for wanted in self.holdings.reading.remove(&digest).unwrap_or_default() {
+            match wanted {
+                Wanted::Give(to) => {
+                    self.send(to, Message::Bytes { digest, bytes: read.clone() });
+                }
+                Wanted::Prove(to, challenge) => {
+                    self.send(to, Message::Proof(respond(&challenge, read.as_deref())));
+                }
+                Wanted::Scrub(Some(to)) => {
+                    told.insert(to);
+                    self.send(to, Message::Scrubbed { digest, healthy });
+                }
+                Wanted::Scrub(None) => {}
+                Wanted::Record => {
+                    let record = read.as_deref().and_then(|bytes| FileRecord::decode(bytes).ok());
+                    if let Some(record) = record {
+                        self.take_record(digest, record);
+                    }
+                }
+            }
+        }
+        // A bad copy is nobody's fault to hide: whoever keeps the record hears of it.
+        if !healthy
+            && let Some(&to) = self.holdings.cares.get(&digest)
+            && told.insert(to)
+        {
+            self.send(to, Message::Scrubbed { digest, healthy });
+        }
+    }
+
+    /// Makes those versions current that the log says are.
+    pub(crate) fn settle_records(&mut self, now: Time) {
+        if self.holdings.unsettled.is_empty() {
+            return;
+        }
+        let Some(host) = self.transactions.participant() else { return };
+        let store = host.store();
+        let mut turned = Vec::new();
+        for &file in &self.holdings.unsettled {
+            let version = u64::try_from(store.value(work::head(file))).unwrap_or(0);
+            let versions = self.holdings.versions.get(&file);
+            let there = versions.is_some_and(|versions| versions.contains_key(&version));
+            let newest = versions.and_then(|versions| versions.keys().next_back().copied());
+            turned.push((file, there.then_some(version), newest.is_none_or(|at| at <= version)));
+        }
+        for (file, version, settled) in turned {
+            let before = self.holdings.current.get(&file).copied();
+            if before != version {
+                match version {
+                    Some(version) => drop(self.holdings.current.insert(file, version)),
+                    None => drop(self.holdings.current.remove(&file)),
+                }
+                match self.holdings.current(file).map(FileRecord::encode) {
+                    Some(record) => {
+                        let message =
+                            DirectoryMessage::Store { lookup: LookupId(0), key: file.0, record };
+                        // Its answer goes to this node, which has not asked.
+                        self.directory.handle(now, self.name, &message, &mut Vec::new());
+                    }
+                    None => self.directory.forget(&file.0),
+                }
+                self.record_turned(file);
+            }
+            if settled {
+                self.holdings.unsettled.remove(&file);
+            }
+        }
+    }
+
+    /// Removes what the log says, durably, that nothing needs.
+    pub(crate) fn remove_unneeded(&mut self) {
+        if self.holdings.doubtful.is_empty() {
+            return;
+        }
+        let Some(host) = self.transactions.participant() else { return };
+        if host.log().durable() != host.log().last() {
+            return;
+        }
+        let mut ops = Vec::new();
+        let doubtful = std::mem::take(&mut self.holdings.doubtful);
+        for digest in doubtful {
+            let awaited = self.holdings.awaited.get(&digest);
+            if awaited.is_some_and(|awaited| !awaited.calls.is_empty()) {
+                continue;
+            }
+            if self.holdings.writing.contains(&digest) {
+                // It is being written: looked at again then.
+                self.holdings.doubtful.insert(digest);
+                continue;
+            }
+            if host.store().value(work::needed(digest)) > 0 {
+                continue;
+            }
+            let _ = self.holdings.shards.remove(digest, &mut ops);
+            self.holdings.cares.remove(&digest);
+            self.holdings.awaited.remove(&digest);
+            for (file, versions) in &mut self.holdings.versions {
+                let before = versions.len();
+                versions.retain(|_, (of, _)| *of != digest);
+                if versions.len() != before {
+                    self.holdings.unsettled.insert(*file);
+                }
+            }
+            self.holdings.versions.retain(|_, versions| !versions.is_empty());
+        }
+        self.shard_ops(ops);
+    }
+
+    /// Time has passed: sources that are silent are not waited for, and a shard may be read again.
+    pub(crate) fn holder_wake(&mut self, now: Time) {
+        self.holdings.awaited.retain(|_, awaited| awaited.until > now);
+        let shards = self.holdings.shards.stats().shards;
+        while shards > 0
+            && let Some(digest) = {
+                let Holdings { scrubber, shards: store, .. } = &mut self.holdings;
+                scrubber.due(now, shards, |after| store.next_after(after))
+            }
+        {
+            self.read(now, digest, Wanted::Scrub(None));
+        }
+    }
+}
+
+fn is_same_call(one: &coordinator::Message, two: &coordinator::Message) -> bool {
+    match (one, two) {
+        (
+            coordinator::Message::StepCall { token: one, .. },
+            coordinator::Message::StepCall { token: two, .. },
+        ) => one == two,
+        _ => false,
+    }
+}

@@ -1,0 +1,692 @@
+//! What the keeper of a file's record does for the file: asks for proofs, rebuilds what is lost, and makes
+//! the record say so.
+
+use crate::StorageDisks;
+use crate::message::Message;
+use crate::node::{Config, Purpose, StorageNode};
+use crate::record::FileRecord;
+use crate::transfer::request_key;
+use base::prng::keyed_hash;
+use base::{NodeName, Ratio, ShardId, Time, Token};
+use incentives::{Ask, Observation, Offence, Reputation, ReputationConfig};
+use placement::{DirectoryMessage, LookupId, Placer, PlacerConfig, Shortfall, Status, distance};
+use repair::{
+    Answer, Auditor, BadCopies, Damage, Failure, GaveUp, Outcome, Output, PlanId, RepairPlanner,
+    Source, StripeId, Verdict,
+};
+use saga::{Order, What};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use store::Digest;
+
+/// The number of questions among keepers; a directory's own lookups are counted from 1.
+pub(crate) const COMPARING: LookupId = LookupId(u64::MAX);
+
+/// A record's next version, on its way.
+#[derive(Clone, Debug)]
+struct Next {
+    record: FileRecord,
+    digest: Digest,
+    /// What it takes the place of.
+    before: FileRecord,
+    before_digest: Digest,
+}
+
+/// What a node does as a keeper.
+#[derive(Clone, Debug)]
+pub(crate) struct Keeping {
+    auditor: Auditor,
+    planner: RepairPlanner,
+    bad: BadCopies,
+    reputation: Reputation,
+    audit_every: Duration,
+    next_audit: Time,
+    plan_at: Option<Time>,
+    /// Nodes that have failed to prove anything too often in a row.
+    condemned: BTreeSet<NodeName>,
+    /// Fetches under way, by whom and what.
+    fetching: BTreeMap<(NodeName, Digest), Vec<(PlanId, Source)>>,
+    /// Where each rebuilt shard is on its way to now.
+    placing: BTreeMap<(PlanId, u16), (NodeName, Digest)>,
+    scrubbing: BTreeMap<(NodeName, Digest), (PlanId, u16)>,
+    /// Whose file a stripe, and a shard, is.
+    by_manifest: BTreeMap<Digest, Digest>,
+    by_shard: BTreeMap<Digest, Digest>,
+    /// New holders that a file's next version will name.
+    changes: BTreeMap<Digest, BTreeMap<(u32, u16), NodeName>>,
+    next: BTreeMap<Digest, Next>,
+    /// Next versions whose bytes are kept, and which are to become current.
+    kept: Vec<Digest>,
+    /// Of a file, no version below this is gone on from; and not before then.
+    floor: BTreeMap<Digest, (u64, Time)>,
+    attempts: u64,
+    /// What ended operations have left to do, each in a round of its own.
+    pub(crate) batches: Vec<(u64, u32, Digest)>,
+    pub(crate) heads: Vec<(u64, u32)>,
+    pub(crate) to_release: Vec<(NodeName, Digest)>,
+    verdicts: Vec<(Verdict, Token)>,
+    pending: Vec<Output>,
+    look: bool,
+}
+
+impl Keeping {
+    pub(crate) fn new(config: &Config, now: Time) -> Keeping {
+        let secret = config.secret.child("audit").draw(0, 0);
+        let secret = u128::from(secret.u64()) << 64 | u128::from(secret.nth(1).u64());
+        // Not all at once: each node begins somewhere in the first round.
+        let nanos = config.audit_every.as_nanos() as u64;
+        let begin = config.secret.child("audit.begin").draw(0, 0).below(nanos.max(1));
+        Keeping {
+            auditor: Auditor::new(config.audit, secret),
+            planner: RepairPlanner::new(config.repair),
+            bad: BadCopies::new(),
+            reputation: Reputation::new(ReputationConfig::default()),
+            audit_every: config.audit_every,
+            next_audit: now + Duration::from_nanos(begin),
+            plan_at: None,
+            condemned: BTreeSet::new(),
+            fetching: BTreeMap::new(),
+            placing: BTreeMap::new(),
+            scrubbing: BTreeMap::new(),
+            by_manifest: BTreeMap::new(),
+            by_shard: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            next: BTreeMap::new(),
+            kept: Vec::new(),
+            floor: BTreeMap::new(),
+            attempts: 0,
+            batches: Vec::new(),
+            heads: Vec::new(),
+            to_release: Vec::new(),
+            verdicts: Vec::new(),
+            pending: Vec::new(),
+            look: false,
+        }
+    }
+
+    pub(crate) fn due(&self) -> Option<Time> {
+        [Some(self.next_audit), self.plan_at, self.auditor.next_wake()].into_iter().flatten().min()
+    }
+
+    pub(crate) fn repair_stats(&self) -> repair::Stats {
+        self.planner.stats()
+    }
+
+    /// What is under way, in words.
+    pub(crate) fn unrest(&self) -> [(&'static str, bool); 3] {
+        [
+            ("repairs", self.planner.pending() > 0),
+            ("next versions", !self.next.is_empty()),
+            ("changes", !self.changes.is_empty() || !self.to_release.is_empty()),
+        ]
+    }
+}
+
+impl StorageNode {
+    fn is_dead(&self, node: NodeName) -> bool {
+        let status = self.membership.member(node).map(|member| member.status);
+        node != self.name
+            && (status == Some(Status::Dead)
+                || self.keeping.condemned.contains(&node) && status != Some(Status::Alive))
+    }
+
+    fn is_chief(&self, record: &FileRecord) -> bool {
+        record.chief(|node| !self.is_dead(node)) == Some(self.name)
+    }
+
+    /// Whether most of a record's keepers are there. Without them nothing is done: on the other side of a
+    /// partition there may be as many, and two versions of one number must not be.
+    fn has_majority(&self, record: &FileRecord) -> bool {
+        let there = record.keepers.iter().filter(|keeper| !self.is_dead(**keeper)).count();
+        2 * there > record.keepers.len()
+    }
+
+    /// Another version of a file's record is current now, or none.
+    pub(crate) fn record_turned(&mut self, file: Digest) {
+        let Some(record) = self.holdings.current(file) else {
+            self.keeping.floor.remove(&file);
+            return;
+        };
+        let shards: Vec<Digest> = record.shards().map(|(.., shard, _)| shard.digest).collect();
+        let manifest = record.manifest.id();
+        self.keeping.by_manifest.insert(manifest, file);
+        self.keeping.by_shard.extend(shards.into_iter().map(|shard| (shard, file)));
+        self.keeping.look = true;
+    }
+
+    /// A node is gone: what it held is lost, as far as one knows.
+    pub(crate) fn node_gone(&mut self, now: Time, node: NodeName) {
+        self.keeping.bad.forget_node(node);
+        self.keeping.reputation.observe(now, node, Observation::Uptime { alive: false });
+        let files: Vec<Digest> = self
+            .holdings
+            .all_current()
+            .filter(|record| {
+                record.keepers.contains(&node)
+                    || record.holders.iter().flatten().any(|holder| *holder == node)
+            })
+            .map(|record| record.file)
+            .collect();
+        for file in files {
+            self.assess(now, file);
+            self.replace_keepers(file);
+        }
+        self.keeping.look = true;
+    }
+
+    /// A keeper that is gone is replaced, whatever the shards are like.
+    fn replace_keepers(&mut self, file: Digest) {
+        let lacks = self.holdings.current(file).is_some_and(|record| {
+            self.is_chief(record) && record.keepers.iter().any(|keeper| self.is_dead(*keeper))
+        });
+        if lacks {
+            self.keeping.changes.entry(file).or_default();
+            self.keeping.look = true;
+        }
+    }
+
+    /// Reports to the planner what a file lacks, if this node is the one to see to it.
+    fn assess(&mut self, now: Time, file: Digest) {
+        let Some(record) = self.holdings.current(file) else { return };
+        let floor = self.keeping.floor.get(&file).map_or(0, |floor| floor.0);
+        let busy = self.keeping.next.contains_key(&file) || record.version < floor;
+        if busy || !self.is_chief(record) || !self.has_majority(record) {
+            return;
+        }
+        let scheme = record.manifest.scheme();
+        let (manifest, version) = (record.manifest.id(), record.version);
+        let mut damages = Vec::new();
+        let changes = self.keeping.changes.get(&file);
+        for (chunk, (entry, nodes)) in
+            (0u32..).zip(record.manifest.chunks().iter().zip(&record.holders))
+        {
+            let mut lost = BTreeSet::new();
+            let mut sources = Vec::new();
+            for (index, (shard, &node)) in (0u16..).zip(entry.shards.iter().zip(nodes)) {
+                let moved = changes.and_then(|changes| changes.get(&(chunk, index)));
+                if let Some(&node) = moved {
+                    sources.push(Source { index, node });
+                } else if self.is_dead(node) || self.keeping.bad.is_bad(node, shard.digest) {
+                    lost.insert(index);
+                } else {
+                    sources.push(Source { index, node });
+                }
+            }
+            if !lost.is_empty() {
+                let digests = entry.shards.iter().map(|shard| shard.digest).collect();
+                let bytes = record.manifest.shard_bytes(entry);
+                damages.push((chunk, digests, lost, sources, bytes, nodes.clone()));
+            }
+        }
+        if damages.is_empty() {
+            return;
+        }
+        let all = self.candidates();
+        for (chunk, digests, lost, sources, bytes, nodes) in damages {
+            let free: Vec<_> =
+                all.iter().filter(|other| !nodes.contains(&other.node)).copied().collect();
+            let replicas = 2 * lost.len() as u32 + 2;
+            let config = PlacerConfig { replicas, ..PlacerConfig::default() };
+            let placer = Placer::new(config, &self.config.network);
+            let mut name = manifest.0.to_vec();
+            name.extend_from_slice(&chunk.to_le_bytes());
+            name.extend_from_slice(&version.to_le_bytes());
+            let name = ShardId(Digest::of(&name).0);
+            let (Ok(mut candidates) | Err(Shortfall { nodes: mut candidates, .. })) =
+                placer.place(name, bytes, &free, &BTreeSet::new());
+            // Whose copy is bad can be given a good one, if nobody else takes it.
+            let bad = lost.iter().map(|index| nodes[usize::from(*index)]);
+            candidates.extend(bad.filter(|node| !self.is_dead(*node)));
+            let stripe = StripeId { manifest, chunk };
+            let damage = Damage { stripe, scheme, digests, lost, sources, candidates };
+            // A full queue is emptied by repairs; the next audit reports it again.
+            let _ = self.keeping.planner.report(now, damage);
+        }
+        self.keeping.look = true;
+    }
+
+    /// What repairs have to do now, and what ended operations have left.
+    pub(crate) fn plan_repairs(&mut self, now: Time, disks: &dyn StorageDisks) {
+        self.go_on_uploading(now, disks);
+        for file in std::mem::take(&mut self.keeping.kept) {
+            self.next_to_head(now, file, disks);
+        }
+        for (verdict, evidence) in std::mem::take(&mut self.keeping.verdicts) {
+            self.judged(now, verdict, evidence);
+        }
+        self.release_left(now, disks);
+        let due = self.keeping.plan_at.is_some_and(|at| at <= now);
+        if !std::mem::take(&mut self.keeping.look) && !due {
+            return;
+        }
+        let mut out = std::mem::take(&mut self.keeping.pending);
+        if self.keeping.planner.pending() > 0 || !out.is_empty() {
+            let Keeping { planner, bad, .. } = &mut self.keeping;
+            planner.poll(now, bad, &mut out);
+            self.take_plans(now, out, disks);
+        }
+        let files: Vec<Digest> = self.keeping.changes.keys().copied().collect();
+        files.into_iter().for_each(|file| self.begin_next(now, file, disks));
+        self.release_left(now, disks);
+        let planner = self.keeping.planner.next_wake(now);
+        let floors = self.keeping.changes.keys().filter_map(|file| self.keeping.floor.get(file));
+        self.keeping.plan_at = Time::earliest(planner, floors.map(|floor| floor.1).min())
+            .map(|at| at.max(now + Duration::from_millis(1)));
+    }
+
+    fn release_left(&mut self, now: Time, disks: &dyn StorageDisks) {
+        for (node, digest) in std::mem::take(&mut self.keeping.to_release) {
+            if !self.is_dead(node) {
+                self.release(now, node, digest, disks);
+            }
+        }
+    }
+
+    fn take_plans(&mut self, now: Time, mut out: Vec<Output>, disks: &dyn StorageDisks) {
+        while !out.is_empty() {
+            for output in std::mem::take(&mut out) {
+                match output {
+                    Output::Fetch { plan, source, shard } => {
+                        let asked = self.keeping.fetching.entry((source.node, shard)).or_default();
+                        asked.push((plan, source));
+                        self.send(source.node, Message::Get { digest: shard });
+                    }
+                    Output::Store { plan, index, node, shard, bytes } => {
+                        self.holdings.stage(shard, bytes.into());
+                        self.keeping.placing.insert((plan, index), (node, shard));
+                        let number = self.draw_number();
+                        let key =
+                            request_key(b'k', &[&self.name.0, &number.to_le_bytes(), &shard.0]);
+                        let purpose = Purpose::Rebuilt { plan, index, node, shard };
+                        self.keep_all(now, key, purpose, &[(node, shard)], disks);
+                    }
+                    Output::Scrub { plan, index, node, shard } => {
+                        self.keeping.scrubbing.insert((node, shard), (plan, index));
+                        self.send(node, Message::Scrub { digest: shard });
+                    }
+                    Output::Bad { node, shard } => {
+                        if self.keeping.scrubbing.remove(&(node, shard)).is_some() {
+                            self.keeping.to_release.push((node, shard));
+                        }
+                    }
+                    Output::Repaired { stripe, index, node } => {
+                        if let Some(&file) = self.keeping.by_manifest.get(&stripe.manifest) {
+                            let changes = self.keeping.changes.entry(file).or_default();
+                            let before = changes.insert((stripe.chunk, index), node);
+                            // Repaired twice before the record says so: the first copy is one too many.
+                            let shard = self.holdings.current(file).and_then(|record| {
+                                let chunk = record.manifest.chunks().get(stripe.chunk as usize)?;
+                                chunk.shards.get(usize::from(index))
+                            });
+                            if let (Some(before), Some(shard)) = (before, shard)
+                                && before != node
+                            {
+                                self.keeping.to_release.push((before, shard.digest));
+                            }
+                        }
+                    }
+                    Output::GaveUp { why, .. } => match why {
+                        GaveUp::TooFewSources => self.stats.without_sources += 1,
+                        GaveUp::NoPlace => self.stats.without_place += 1,
+                        GaveUp::Inconsistent => self.stats.inconsistent += 1,
+                    },
+                }
+            }
+        }
+    }
+
+    /// Bytes came that a repair waits for.
+    pub(crate) fn bytes_to_rebuild(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        digest: Digest,
+        bytes: Option<&Vec<u8>>,
+    ) {
+        let Some(asked) = self.keeping.fetching.remove(&(from, digest)) else { return };
+        let mut out = Vec::new();
+        for (plan, source) in asked {
+            let Keeping { planner, bad, .. } = &mut self.keeping;
+            planner.fetched(now, plan, source, bytes.cloned(), bad, &mut out);
+        }
+        self.keeping.pending.extend(out);
+        self.keeping.look = true;
+    }
+
+    /// The saga has ended that had a rebuilt shard kept.
+    pub(crate) fn rebuilt_kept(
+        &mut self,
+        now: Time,
+        plan: PlanId,
+        index: u16,
+        (node, shard): (NodeName, Digest),
+        well: bool,
+    ) {
+        self.holdings.unstage(shard);
+        let mut out = Vec::new();
+        let awaited = self.keeping.placing.get(&(plan, index)) == Some(&(node, shard));
+        if awaited {
+            self.keeping.placing.remove(&(plan, index));
+            self.keeping.planner.stored(now, plan, index, node, well, &mut out);
+        }
+        let goes_on = out.iter().any(|output| matches!(output, Output::Scrub { .. }));
+        if well && !goes_on {
+            // The plan has gone on without it.
+            self.keeping.to_release.push((node, shard));
+        }
+        self.keeping.pending.extend(out);
+        self.keeping.look = true;
+    }
+
+    /// A node says what it found when it read its own copy.
+    pub(crate) fn scrubbed(&mut self, now: Time, from: NodeName, digest: Digest, healthy: bool) {
+        if let Some(&(plan, index)) = self.keeping.scrubbing.get(&(from, digest)) {
+            let mut out = Vec::new();
+            let Keeping { planner, bad, .. } = &mut self.keeping;
+            planner.scrubbed(now, plan, (index, from), healthy, bad, &mut out);
+            if healthy {
+                self.keeping.scrubbing.remove(&(from, digest));
+            }
+            self.keeping.pending.extend(out);
+            self.keeping.look = true;
+        } else if !healthy && let Some(&file) = self.keeping.by_shard.get(&digest) {
+            // Its word against itself is enough to look; the proof that it owes is what counts.
+            let shard = self.holdings.current(file).and_then(|record| {
+                record.shards().find(|(.., shard, node)| shard.digest == digest && *node == from)
+            });
+            if let Some((.., shard, node)) = shard {
+                self.challenge(now, node, digest, shard.root);
+            }
+        }
+    }
+
+    fn challenge(&mut self, now: Time, node: NodeName, shard: Digest, root: Digest) {
+        if let Ok(challenge) = self.keeping.auditor.challenge(now, node, shard, root) {
+            self.send(node, Message::Challenge(challenge));
+        }
+    }
+
+    pub(crate) fn proof_came(&mut self, now: Time, from: NodeName, answer: &Answer) {
+        // What was not asked of whom it comes from is held against nobody.
+        if let Ok(verdict) = self.keeping.auditor.answer(now, from, answer) {
+            self.keeping.verdicts.push((verdict, Token::new(answer.nonce)));
+        }
+    }
+
+    fn judged(&mut self, now: Time, verdict: Verdict, evidence: Token) {
+        let Verdict { node, shard, outcome, condemned, .. } = verdict;
+        let passed = outcome == Outcome::Passed;
+        self.observed.proofs_ended += 1;
+        self.observed.proofs_passed += u64::from(passed);
+        self.stats.failed_proofs += u64::from(!passed);
+        self.keeping.reputation.observe(now, node, Observation::Proof { passed });
+        let score = self.keeping.reputation.score(now, node);
+        self.membership.set_reputation(node, score.max(Ratio::ZERO));
+        match outcome {
+            Outcome::Passed => {
+                self.keeping.condemned.remove(&node);
+                self.keeping.bad.learn(node, shard, true);
+            }
+            Outcome::Failed(failure) => {
+                let offence = match failure {
+                    Failure::NoAnswer => {
+                        if condemned {
+                            self.keeping.condemned.insert(node);
+                        }
+                        Offence::FailedProof
+                    }
+                    Failure::Admitted | Failure::WrongProof => {
+                        self.keeping.bad.learn(node, shard, false);
+                        Offence::Corruption
+                    }
+                };
+                let silent_once = failure == Failure::NoAnswer && !condemned;
+                if node != self.name && !silent_once {
+                    // A bad copy is one offence, however many proofs of it fail.
+                    let evidence = match offence {
+                        Offence::FailedProof => evidence,
+                        Offence::Corruption => self.bad_copy(node, shard),
+                    };
+                    let ask = Ask::Report { operator: node, offence, evidence, happened: now };
+                    self.want(now, 0, ask);
+                }
+                if let Some(&file) = self.keeping.by_shard.get(&shard) {
+                    self.assess(now, file);
+                }
+            }
+        }
+    }
+
+    /// Undoing something at a node that was away for long waits for an operator. Who is back is asked again;
+    /// what was undone at a node that is gone needs nobody to do it.
+    fn see_to_parked(&mut self, now: Time, disks: &dyn StorageDisks) {
+        let Some(engine) = self.transactions.coordinator() else { return };
+        let mut orders = Vec::new();
+        for saga in engine.active_sagas() {
+            for step in saga.steps() {
+                let what =
+                    match (step.is_parked(), step.is_marked_done(), self.is_dead(step.node())) {
+                        (true, _, false) => What::RetryNow,
+                        (true, _, true) => What::MarkDone,
+                        (_, true, true) => What::CloseUnanswered,
+                        _ => continue,
+                    };
+                orders.push((saga.id(), step.number(), what));
+            }
+        }
+        for (id, step, what) in orders {
+            let (who, why) = ("keeper".into(), "by what is known of the node".into());
+            let order = Box::new(Order { who, why, what });
+            self.feed(now, node::Input::Order { id, step, order }, disks);
+        }
+    }
+
+    /// What names a bad copy, for as long as the record says that the node holds it.
+    fn bad_copy(&self, node: NodeName, shard: Digest) -> Token {
+        let file = self.keeping.by_shard.get(&shard);
+        let version = file.and_then(|file| self.holdings.current(*file)).map_or(0, |it| it.version);
+        let mut bytes = node.0.to_vec();
+        bytes.extend_from_slice(&shard.0);
+        bytes.extend_from_slice(&version.to_le_bytes());
+        let mut token = [0; 16];
+        token.copy_from_slice(&Digest::of(&bytes).0[..16]);
+        Token(token)
+    }
+
+    /// Time has passed: proofs that did not come have failed, and each round every shard is asked for.
+    pub(crate) fn keeper_wake(&mut self, now: Time, disks: &dyn StorageDisks) {
+        for verdict in self.keeping.auditor.expire(now) {
+            let at = u128::from(now.as_nanos());
+            let shard = u64::from_le_bytes(verdict.shard.0[..8].try_into().expect("eight bytes"));
+            let token = Token::new(keyed_hash(at, verdict.node.number(), shard));
+            self.keeping.verdicts.push((verdict, token));
+        }
+        if self.keeping.next_audit > now {
+            return;
+        }
+        self.keeping.next_audit = now + self.keeping.audit_every;
+        self.see_to_parked(now, disks);
+        let all: Vec<FileRecord> = self.holdings.all_current().cloned().collect();
+        all.iter().for_each(|record| self.compare_records(record));
+        let files: Vec<Digest> = self
+            .holdings
+            .all_current()
+            .filter(|record| self.is_chief(record))
+            .map(|record| record.file)
+            .collect();
+        for file in files {
+            self.assess(now, file);
+            let shards: Vec<_> = self
+                .holdings
+                .current(file)
+                .into_iter()
+                .flat_map(FileRecord::shards)
+                .map(|(.., shard, node)| (node, shard))
+                .collect();
+            for (node, shard) in shards {
+                self.challenge(now, node, shard.digest, shard.root);
+            }
+            self.replace_keepers(file);
+        }
+    }
+
+    /// Begins a record's next version, if there is something to say that it does not.
+    fn begin_next(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
+        let (floor, not_before) = self.keeping.floor.get(&file).copied().unwrap_or_default();
+        if floor == u64::MAX {
+            // It was replaced, and its record is on its way out.
+            self.keeping.changes.remove(&file);
+            return;
+        }
+        if self.keeping.next.contains_key(&file) || now < not_before {
+            return;
+        }
+        let Some(before) = self.holdings.current(file).cloned() else {
+            // Others keep it now: what was rebuilt here is theirs to rebuild.
+            self.keeping.changes.remove(&file);
+            return;
+        };
+        if before.version < floor {
+            return;
+        }
+        if !self.is_chief(&before) || !self.has_majority(&before) {
+            // The next audit looks again, here or elsewhere.
+            self.keeping.changes.remove(&file);
+            return;
+        }
+        let Some(before_digest) = self.holdings.digest_of(file, before.version) else { return };
+        let changes = self.keeping.changes.remove(&file).unwrap_or_default();
+        let mut record = before.clone();
+        record.version += 1;
+        for ((chunk, index), node) in changes {
+            record.holders[chunk as usize][usize::from(index)] = node;
+        }
+        record.keepers.retain(|keeper| !self.is_dead(*keeper));
+        let wanted = self.config.lookup.replication as usize;
+        if record.keepers.len() < wanted {
+            let mut others: Vec<_> = self
+                .candidates()
+                .into_iter()
+                .map(|candidate| candidate.node)
+                .filter(|node| !before.keepers.contains(node))
+                .map(|node| (distance(node, &file.0), node))
+                .collect();
+            others.sort_unstable();
+            // One that has kept the file before says no: then others are asked.
+            let skip = self.keeping.attempts as usize % 3;
+            let missing = wanted - record.keepers.len();
+            record.keepers.extend(others.into_iter().skip(skip).take(missing).map(|(_, it)| it));
+        }
+        if record.holders == before.holders && record.keepers == before.keepers {
+            return;
+        }
+        let bytes = record.encode();
+        let digest = Digest::of(&bytes);
+        self.holdings.stage(digest, bytes.into());
+        let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
+        self.keeping.next.insert(file, Next { record, digest, before, before_digest });
+        let number = self.draw_number();
+        let key = request_key(b'n', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
+    }
+
+    /// The saga has ended that had a record's next version kept.
+    pub(crate) fn next_kept(&mut self, now: Time, file: Digest, well: bool) {
+        if well {
+            self.keeping.kept.push(file);
+        } else {
+            self.next_failed(now, file, false);
+        }
+    }
+
+    fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
+        let Some(next) = self.keeping.next.get(&file).cloned() else { return };
+        let Next { record, digest, before, .. } = next;
+        let number = self.draw_number();
+        let key = request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        let was = |keeper| if before.keepers.contains(&keeper) { before.version } else { 0 };
+        let purpose = Purpose::NextHead { file };
+        self.turn_head(now, key, purpose, (&record, digest), was, disks);
+    }
+
+    /// The 2PC has ended that makes a record's next version current.
+    pub(crate) fn next_headed(&mut self, now: Time, file: Digest, well: bool) {
+        if !well {
+            return self.next_failed(now, file, true);
+        }
+        let Some(next) = self.keeping.next.remove(&file) else { return };
+        self.stats.versions += 1;
+        self.holdings.unstage(next.digest);
+        self.keeping.floor.insert(file, (next.record.version, now));
+        // What the version before needed, and this one does not.
+        let left = &mut self.keeping.to_release;
+        left.extend(next.before.keepers.iter().map(|keeper| (*keeper, next.before_digest)));
+        let both = next.before.shards().zip(next.record.shards());
+        for ((.., shard, old), (.., new)) in both {
+            if old != new {
+                left.push((old, shard.digest));
+            }
+        }
+        self.keeping.look = true;
+    }
+
+    /// The next version does not become current: another came first, or a keeper was away.
+    fn next_failed(&mut self, now: Time, file: Digest, kept: bool) {
+        let Some(next) = self.keeping.next.remove(&file) else { return };
+        self.stats.superseded += 1;
+        self.keeping.attempts += 1;
+        self.holdings.unstage(next.digest);
+        if kept {
+            let keepers = next.record.keepers.iter();
+            self.keeping.to_release.extend(keepers.map(|keeper| (*keeper, next.digest)));
+        }
+        let newer = self.holdings.current(file).is_none_or(|at| at.version > next.before.version);
+        let both = next.before.shards().zip(next.record.shards());
+        for ((stripe, index, shard, old), (.., new)) in both {
+            if old == new {
+                continue;
+            }
+            if newer {
+                self.keeping.to_release.push((new, shard.digest));
+            } else {
+                let changes = self.keeping.changes.entry(file).or_default();
+                changes.entry((stripe.chunk, index)).or_insert(new);
+            }
+        }
+        self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+        self.keeping.look = true;
+        self.compare_records(&next.record);
+    }
+
+    /// Asks the other keepers of a record which version they have: one that was away may have been
+    /// replaced meanwhile.
+    fn compare_records(&mut self, record: &FileRecord) {
+        let own = self.name;
+        for keeper in record.keepers.iter().filter(|keeper| **keeper != own) {
+            let (lookup, key) = (COMPARING, record.file.0);
+            let message = DirectoryMessage::Find { lookup, key };
+            self.send(*keeper, Message::Directory(message));
+        }
+    }
+
+    /// Another keeper's version has come. If it is newer, and others keep it, this node's is not needed
+    /// any more.
+    pub(crate) fn compared(&mut self, record: &[u8]) {
+        let Ok(theirs) = FileRecord::decode(record) else { return };
+        let Some(own) = self.holdings.current(theirs.file) else { return };
+        let replaced = theirs.version > own.version
+            && theirs.manifest == own.manifest
+            && !theirs.keepers.contains(&self.name);
+        if !replaced || self.keeping.next.contains_key(&theirs.file) {
+            return;
+        }
+        let (file, version) = (theirs.file, own.version);
+        if let Some(digest) = self.holdings.digest_of(file, version)
+            && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
+                != Some(u64::MAX)
+        {
+            self.keeping.changes.remove(&file);
+            self.keeping.to_release.push((self.name, digest));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! One node of the storage network: shards, files' records, scrubbing, proofs, repair, locks and the
+//! ledger, around the transactions that make them safe; behind one inbox and one outbox.
+//!
+//! A [`StorageNode`] is a value. It is told `(now, input)` and says what it wants done; it reads no clock,
+//! no socket and no global randomness, and looks at disks only while it recovers. What it is made of are
+//! the values of the crates below it, each with one job; here is who tells whom.
+//!
+//! # A file
+//!
+//! | step | how |
+//! |---|---|
+//! | its owner encodes it | `store::encode`: neither key nor content reaches a node |
+//! | a node is given manifest and shards ([`Request::Put`]) | it looks the file up, by asking: who answers closest to its name become its *keepers* |
+//! | shards are placed and kept | a **saga**, a step per shard: its node gets the bytes, makes them durable, and counts in its own log that they are needed; undone, they are not |
+//! | the record ([`FileRecord`]: manifest and holders) is kept | as bytes like any shard, pinned, by steps of the same saga |
+//! | it becomes the current version | a **2PC** of the keepers, each of which votes no if its current version is another, or if it lacks the bytes |
+//! | the client is told | so what it has been told of has all of its shards, durably, and is found |
+//! | later | the first keeper that is there asks holders for proofs; what is bad, or on nodes that are gone, is rebuilt from any k, kept by a saga, read again, and a next version is made current by 2PC; then what is not needed any more is released |
+//!
+//! # What it guarantees
+//!
+//! - A shard is removed only once the log of its node says, durably, that no record needs it.
+//! - Two repairs of one file at the same time do not lose shards: one of them is aborted.
+//! - Whatever is asked twice has its effect once: by token, by key, by number or by digest.
+//!
+//! # What it does not
+//!
+//! - A coordinator that crashes between a saga and the 2PC that follows leaves shards that no record
+//!   names, unless its client asks again with the same file. They take room; nothing is lost.
+//! - A node's own requests to the ledger are numbered in memory: one that was under way when the node
+//!   crashed may be asked again, unless its evidence names it.
+//! - Messages of transactions have no bytes here: see [`Message`].
+
+mod holder;
+mod keeper;
+mod ledger;
+mod locker;
+mod message;
+mod node;
+mod record;
+mod transfer;
+pub mod work;
+
+pub use ledger::LEDGER_EVENT;
+pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
+pub use node::{
+    Answer, Config, Input, Output, Request, ShardDone, Stats, StorageDisks, StorageNode,
+};
+pub use record::FileRecord;

@@ -1,0 +1,522 @@
+//! What nodes of the storage network say to each other, and its bytes.
+
+use base::bytes::{Malformed, Reader, Writer};
+use base::{NodeName, ShardId};
+use incentives::Ask;
+use locks::{Claim, FencingToken, Holder, Hypervector, Lease};
+use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
+use store::{Digest, merkle};
+
+/// The longest shard on a wire, in bytes.
+pub const SHARD_BYTES_MAX: u32 = 16 << 20;
+/// The longest record of a file, in bytes.
+pub const RECORD_BYTES_MAX: u32 = 1 << 20;
+/// How many of anything else one message lists at most.
+const LIST_MAX: u32 = 4_096;
+
+/// A message. Those of transactions have their own type; all others are bytes on their way, by
+/// [`encode`](Self::encode).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// On behalf of sagas and transactions.
+    Transaction(coordinator::Message),
+    /// Give me a shard, or a record: anything by its digest.
+    Get {
+        /// Which.
+        digest: Digest,
+    },
+    /// Here it is; or it is not here.
+    Bytes {
+        /// What was asked for.
+        digest: Digest,
+        /// Its bytes.
+        bytes: Option<Vec<u8>>,
+    },
+    /// Prove that you store a shard.
+    Challenge(repair::Challenge),
+    /// The proof.
+    Proof(repair::Answer),
+    /// Read your copy of a shard again.
+    Scrub {
+        /// Which.
+        digest: Digest,
+    },
+    /// What the sender found when it read its own copy: asked for, or by its own scrubbing.
+    Scrubbed {
+        /// Which.
+        digest: Digest,
+        /// Whether it is what it is called.
+        healthy: bool,
+    },
+    /// Who is there.
+    Membership(placement::Message),
+    /// Who holds the record of a file.
+    Directory(DirectoryMessage),
+    /// To a table of locks.
+    Lock(locks::Message),
+    /// From it.
+    Locked(LockAnswer),
+    /// Something is wanted of the ledger.
+    Ask {
+        /// The sender's number for it.
+        number: u64,
+        /// What.
+        ask: Ask,
+    },
+    /// What became of it.
+    Asked {
+        /// The asker's number.
+        number: u64,
+        /// Whether it is done, durably.
+        done: bool,
+        /// If it is refused: the number that the asker's next request has to have.
+        next: u64,
+    },
+    /// To the authority: what the sender has seen since it said so last.
+    Report(Observed),
+}
+
+/// What a table of locks says to a holder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LockAnswer {
+    /// All that was asked for.
+    Granted {
+        /// To whom.
+        holder: Holder,
+        /// What.
+        leases: Vec<Lease>,
+    },
+    /// Not now: the holder asks again, unless it waits already.
+    Refused {
+        /// Whom.
+        holder: Holder,
+        /// Whether it waits, and hears more.
+        waits: bool,
+    },
+    /// It was given back.
+    Released {
+        /// To whom it had been granted.
+        holder: Holder,
+        /// What.
+        shard: ShardId,
+    },
+    /// Whether the claim holds.
+    Verified {
+        /// Whose.
+        holder: Holder,
+        /// On what.
+        shard: ShardId,
+        /// Whether it does.
+        holds: bool,
+    },
+}
+
+/// Counts of what a node has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Challenges that ended.
+    pub proofs_ended: u64,
+    /// How many of them well.
+    pub proofs_passed: u64,
+    /// Own shards that were read again.
+    pub shards_checked: u64,
+    /// How many of them were bad.
+    pub shards_corrupt: u64,
+    /// Bytes that shards take.
+    pub used_bytes: u64,
+    /// Bytes that they may take.
+    pub capacity_bytes: u64,
+}
+
+fn digest(from: &mut Reader<'_>) -> Result<Digest, Malformed> {
+    from.array().map(Digest)
+}
+
+impl Message {
+    /// The number of its kind, 0 for those of transactions.
+    #[must_use]
+    pub fn kind(&self) -> u8 {
+        match self {
+            Message::Transaction(_) => 0,
+            Message::Get { .. } => 1,
+            Message::Bytes { .. } => 2,
+            Message::Challenge(_) => 3,
+            Message::Proof(_) => 4,
+            Message::Scrub { .. } => 5,
+            Message::Scrubbed { .. } => 6,
+            Message::Membership(_) => 7,
+            Message::Directory(_) => 8,
+            Message::Lock(_) => 9,
+            Message::Locked(_) => 10,
+            Message::Ask { .. } => 11,
+            Message::Asked { .. } => 12,
+            Message::Report(_) => 13,
+        }
+    }
+
+    /// Its bytes; `None` for a transaction's message.
+    #[must_use]
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let mut to = Writer::default();
+        to.u8(self.kind());
+        match self {
+            Message::Transaction(_) => return None,
+            Message::Get { digest } | Message::Scrub { digest } => {
+                to.raw(&digest.0);
+            }
+            Message::Bytes { digest, bytes } => {
+                to.raw(&digest.0).bool(bytes.is_some());
+                if let Some(bytes) = bytes {
+                    to.bytes(bytes);
+                }
+            }
+            Message::Challenge(challenge) => {
+                to.u128(challenge.nonce).raw(&challenge.shard.0).u32(challenge.blocks);
+            }
+            Message::Proof(answer) => {
+                to.u128(answer.nonce).bool(answer.proof.is_some());
+                if let Some(proof) = &answer.proof {
+                    to.u64(proof.shard_bytes).u64(proof.first).len(proof.blocks.len());
+                    proof.blocks.iter().for_each(|block| {
+                        to.bytes(block);
+                    });
+                    to.len(proof.beside.len());
+                    proof.beside.iter().for_each(|hash| {
+                        to.raw(&hash.0);
+                    });
+                }
+            }
+            Message::Scrubbed { digest, healthy } => {
+                to.raw(&digest.0).bool(*healthy);
+            }
+            Message::Membership(message) => membership(&mut to, message),
+            Message::Directory(message) => directory(&mut to, message),
+            Message::Lock(message) => lock(&mut to, message),
+            Message::Locked(answer) => locked(&mut to, answer),
+            Message::Ask { number, ask } => {
+                to.u64(*number);
+                ask.encode(&mut to);
+            }
+            Message::Asked { number, done, next } => {
+                to.u64(*number).bool(*done).u64(*next);
+            }
+            Message::Report(seen) => {
+                to.u64(seen.proofs_ended).u64(seen.proofs_passed).u64(seen.shards_checked);
+                to.u64(seen.shards_corrupt).u64(seen.used_bytes).u64(seen.capacity_bytes);
+            }
+        }
+        Some(to.finish())
+    }
+
+    /// The message of these bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`]: they are none, or something in it is longer than it may be.
+    pub fn decode(bytes: &[u8]) -> Result<Message, Malformed> {
+        let mut from = Reader::new(bytes);
+        let from = &mut from;
+        let message = match from.u8()? {
+            1 => Message::Get { digest: digest(from)? },
+            2 => {
+                let digest = digest(from)?;
+                let there = from.bool()?;
+                let bytes = if there { Some(from.bytes(SHARD_BYTES_MAX)?.to_vec()) } else { None };
+                Message::Bytes { digest, bytes }
+            }
+            3 => Message::Challenge(repair::Challenge {
+                nonce: from.u128()?,
+                shard: digest(from)?,
+                blocks: from.u32()?,
+            }),
+            4 => {
+                let nonce = from.u128()?;
+                let proof = if from.bool()? { Some(read_proof(from)?) } else { None };
+                Message::Proof(repair::Answer { nonce, proof })
+            }
+            5 => Message::Scrub { digest: digest(from)? },
+            6 => Message::Scrubbed { digest: digest(from)?, healthy: from.bool()? },
+            7 => Message::Membership(read_membership(from)?),
+            8 => Message::Directory(read_directory(from)?),
+            9 => Message::Lock(read_lock(from)?),
+            10 => Message::Locked(read_locked(from)?),
+            11 => Message::Ask { number: from.u64()?, ask: Ask::decode(from)? },
+            12 => Message::Asked { number: from.u64()?, done: from.bool()?, next: from.u64()? },
+            13 => Message::Report(Observed {
+                proofs_ended: from.u64()?,
+                proofs_passed: from.u64()?,
+                shards_checked: from.u64()?,
+                shards_corrupt: from.u64()?,
+                used_bytes: from.u64()?,
+                capacity_bytes: from.u64()?,
+            }),
+            _ => return Err(from.wrong("no kind of message")),
+        };
+        from.end()?;
+        Ok(message)
+    }
+}
+
+fn read_proof(from: &mut Reader<'_>) -> Result<merkle::Proof, Malformed> {
+    let (shard_bytes, first) = (from.u64()?, from.u64()?);
+    let count = from.len(SHARD_BYTES_MAX / 256, 4)?;
+    let block = |from: &mut Reader<'_>| Ok(from.bytes(merkle::BLOCK_BYTES as u32)?.to_vec());
+    let blocks = (0..count).map(|_| block(from)).collect::<Result<_, Malformed>>()?;
+    let count = from.len(LIST_MAX, 32)?;
+    let beside = (0..count).map(|_| digest(from)).collect::<Result<_, Malformed>>()?;
+    Ok(merkle::Proof { shard_bytes, first, blocks, beside })
+}
+
+fn announcement(to: &mut Writer, said: &Announcement) {
+    to.node(said.node).u64(said.incarnation).u8(said.region as u8);
+    to.u64(said.capacity_bytes).u64(said.free_bytes);
+}
+
+fn read_announcement(from: &mut Reader<'_>) -> Result<Announcement, Malformed> {
+    let (node, incarnation) = (from.node()?, from.u64()?);
+    let region = Region::ALL.get(usize::from(from.u8()?)).copied();
+    let region = region.ok_or(from.wrong("no region"))?;
+    let (capacity_bytes, free_bytes) = (from.u64()?, from.u64()?);
+    Ok(Announcement { node, incarnation, region, capacity_bytes, free_bytes })
+}
+
+fn rumours(to: &mut Writer, rumours: &[Rumour]) {
+    to.len(rumours.len());
+    for rumour in rumours {
+        announcement(to, &rumour.announcement);
+        to.bool(rumour.suspected);
+    }
+}
+
+fn read_rumours(from: &mut Reader<'_>) -> Result<Vec<Rumour>, Malformed> {
+    let count = from.len(LIST_MAX, 58)?;
+    let rumour = |from: &mut Reader<'_>| {
+        Ok(Rumour { announcement: read_announcement(from)?, suspected: from.bool()? })
+    };
+    (0..count).map(|_| rumour(from)).collect()
+}
+
+fn membership(to: &mut Writer, message: &placement::Message) {
+    match message {
+        placement::Message::Heartbeat { own, rumours: told } => {
+            to.u8(1);
+            announcement(to, own);
+            rumours(to, told);
+        }
+        placement::Message::Unwatch => {
+            to.u8(2);
+        }
+        placement::Message::Missed { incarnation } => {
+            to.u8(3).u64(*incarnation);
+        }
+        placement::Message::Join { own } => {
+            to.u8(4);
+            announcement(to, own);
+        }
+        placement::Message::Members { rumours: told } => {
+            to.u8(5);
+            rumours(to, told);
+        }
+    }
+}
+
+fn read_membership(from: &mut Reader<'_>) -> Result<placement::Message, Malformed> {
+    Ok(match from.u8()? {
+        1 => placement::Message::Heartbeat {
+            own: read_announcement(from)?,
+            rumours: read_rumours(from)?,
+        },
+        2 => placement::Message::Unwatch,
+        3 => placement::Message::Missed { incarnation: from.u64()? },
+        4 => placement::Message::Join { own: read_announcement(from)? },
+        5 => placement::Message::Members { rumours: read_rumours(from)? },
+        _ => return Err(from.wrong("nothing that members say")),
+    })
+}
+
+fn directory(to: &mut Writer, message: &DirectoryMessage) {
+    match message {
+        DirectoryMessage::Find { lookup, key } => {
+            to.u8(1).u64(lookup.0).raw(key);
+        }
+        DirectoryMessage::Found { lookup, nodes, record } => {
+            to.u8(2).u64(lookup.0).len(nodes.len());
+            nodes.iter().for_each(|node| {
+                to.node(*node);
+            });
+            to.bool(record.is_some());
+            if let Some(record) = record {
+                to.bytes(record);
+            }
+        }
+        DirectoryMessage::Store { lookup, key, record } => {
+            to.u8(3).u64(lookup.0).raw(key).bytes(record);
+        }
+        DirectoryMessage::Stored { lookup, held } => {
+            to.u8(4).u64(lookup.0).bool(*held);
+        }
+    }
+}
+
+fn read_directory(from: &mut Reader<'_>) -> Result<DirectoryMessage, Malformed> {
+    let kind = from.u8()?;
+    let lookup = LookupId(from.u64()?);
+    Ok(match kind {
+        1 => DirectoryMessage::Find { lookup, key: from.array()? },
+        2 => {
+            let count = from.len(LIST_MAX, 32)?;
+            let nodes = (0..count).map(|_| from.node()).collect::<Result<_, Malformed>>()?;
+            let there = from.bool()?;
+            let record = if there { Some(from.bytes(RECORD_BYTES_MAX)?.to_vec()) } else { None };
+            DirectoryMessage::Found { lookup, nodes, record }
+        }
+        3 => {
+            let key = from.array()?;
+            DirectoryMessage::Store { lookup, key, record: from.bytes(RECORD_BYTES_MAX)?.to_vec() }
+        }
+        4 => DirectoryMessage::Stored { lookup, held: from.bool()? },
+        _ => return Err(from.wrong("nothing that directories say")),
+    })
+}
+
+fn holder(to: &mut Writer, holder: Holder) {
+    to.node(holder.node).u64(holder.operation);
+}
+
+fn read_holder(from: &mut Reader<'_>) -> Result<Holder, Malformed> {
+    Ok(Holder { node: from.node()?, operation: from.u64()? })
+}
+
+fn tag(from: &mut Reader<'_>) -> Result<Hypervector, Malformed> {
+    let bytes: [u8; Hypervector::BYTES] = from.array()?;
+    Hypervector::from_bytes(&bytes).ok_or(from.wrong("not a vector of trits"))
+}
+
+fn claim(to: &mut Writer, claim: &Claim) {
+    to.raw(&claim.shard.0);
+    holder(to, claim.holder);
+    to.u64(claim.token.0).raw(&claim.tag.to_bytes());
+}
+
+fn read_claim(from: &mut Reader<'_>) -> Result<Claim, Malformed> {
+    let (shard, holder) = (from.shard()?, read_holder(from)?);
+    Ok(Claim { shard, holder, token: FencingToken(from.u64()?), tag: tag(from)? })
+}
+
+fn lock(to: &mut Writer, message: &locks::Message) {
+    match message {
+        locks::Message::Acquire { holder: who, born, shards } => {
+            to.u8(1);
+            holder(to, *who);
+            to.time(*born).len(shards.len());
+            shards.iter().for_each(|shard| {
+                to.raw(&shard.0);
+            });
+        }
+        locks::Message::Renew { claim: of } => {
+            to.u8(2);
+            claim(to, of);
+        }
+        locks::Message::Release { claim: of } => {
+            to.u8(3);
+            claim(to, of);
+        }
+        locks::Message::Withdraw { holder: who } => {
+            to.u8(4);
+            holder(to, *who);
+        }
+        locks::Message::Verify { claim: of } => {
+            to.u8(5);
+            claim(to, of);
+        }
+    }
+}
+
+fn read_lock(from: &mut Reader<'_>) -> Result<locks::Message, Malformed> {
+    Ok(match from.u8()? {
+        1 => {
+            let (holder, born) = (read_holder(from)?, from.time()?);
+            let count = from.len(LIST_MAX, 32)?;
+            let shards = (0..count).map(|_| from.shard()).collect::<Result<_, Malformed>>()?;
+            locks::Message::Acquire { holder, born, shards }
+        }
+        2 => locks::Message::Renew { claim: read_claim(from)? },
+        3 => locks::Message::Release { claim: read_claim(from)? },
+        4 => locks::Message::Withdraw { holder: read_holder(from)? },
+        5 => locks::Message::Verify { claim: read_claim(from)? },
+        _ => return Err(from.wrong("nothing that a table of locks is told")),
+    })
+}
+
+fn locked(to: &mut Writer, answer: &LockAnswer) {
+    match answer {
+        LockAnswer::Granted { holder: who, leases } => {
+            to.u8(1);
+            holder(to, *who);
+            to.len(leases.len());
+            for lease in leases {
+                to.raw(&lease.shard.0).u64(lease.token.0).time(lease.until);
+                to.raw(&lease.tag.to_bytes());
+            }
+        }
+        LockAnswer::Refused { holder: who, waits } => {
+            to.u8(2);
+            holder(to, *who);
+            to.bool(*waits);
+        }
+        LockAnswer::Released { holder: who, shard } => {
+            to.u8(3);
+            holder(to, *who);
+            to.raw(&shard.0);
+        }
+        LockAnswer::Verified { holder: who, shard, holds } => {
+            to.u8(4);
+            holder(to, *who);
+            to.raw(&shard.0).bool(*holds);
+        }
+    }
+}
+
+fn read_locked(from: &mut Reader<'_>) -> Result<LockAnswer, Malformed> {
+    let kind = from.u8()?;
+    let holder = read_holder(from)?;
+    Ok(match kind {
+        1 => {
+            let count = from.len(LIST_MAX, 48 + Hypervector::BYTES)?;
+            let lease = |from: &mut Reader<'_>| {
+                let (shard, token) = (from.shard()?, FencingToken(from.u64()?));
+                Ok(Lease { shard, token, until: from.time()?, tag: tag(from)? })
+            };
+            let leases = (0..count).map(|_| lease(from)).collect::<Result<_, Malformed>>()?;
+            LockAnswer::Granted { holder, leases }
+        }
+        2 => LockAnswer::Refused { holder, waits: from.bool()? },
+        3 => LockAnswer::Released { holder, shard: from.shard()? },
+        4 => LockAnswer::Verified { holder, shard: from.shard()?, holds: from.bool()? },
+        _ => return Err(from.wrong("nothing that a table of locks says")),
+    })
+}
+
+/// To whom a table's answer goes, and the answer.
+#[must_use]
+pub(crate) fn lock_answer(said: locks::Output) -> (NodeName, LockAnswer) {
+    match said {
+        locks::Output::Granted { holder, leases } => {
+            (holder.node, LockAnswer::Granted { holder, leases })
+        }
+        locks::Output::Waits { holder, .. } => {
+            (holder.node, LockAnswer::Refused { holder, waits: true })
+        }
+        locks::Output::Refused { holder, .. } => {
+            (holder.node, LockAnswer::Refused { holder, waits: false })
+        }
+        locks::Output::Released { holder, shard } => {
+            (holder.node, LockAnswer::Released { holder, shard })
+        }
+        locks::Output::Verified { to, shard, holder, .. } => {
+            (to, LockAnswer::Verified { holder, shard, holds: true })
+        }
+        locks::Output::NotVerified { to, shard, holder, .. } => {
+            (to, LockAnswer::Verified { holder, shard, holds: false })
+        }
+    }
+}

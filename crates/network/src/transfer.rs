@@ -1,0 +1,526 @@
+//! Uploads and downloads of clients.
+
+use crate::StorageDisks;
+use crate::message::Message;
+use crate::node::{Answer, Purpose, StorageNode};
+use crate::record::FileRecord;
+use crate::work::Work;
+use base::bytes::Writer;
+use base::{NodeName, RequestKey, ShardId, Time};
+use node::{Branch, Request, Work as Operation};
+use placement::{Candidate, LookupId, Placer, PlacerConfig, Shortfall};
+use saga::{Action, Definition, Step};
+use std::collections::{BTreeMap, BTreeSet};
+use store::{Assembly, Digest, EncodedShard, Manifest};
+
+/// How many steps one saga of an upload has: below the coordinator's limit, with room for the record's.
+const BATCH: usize = 24;
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// Is there such a file, and who answers closest to its name?
+    Looking,
+    /// Shards are kept, batch by batch; the record with the last.
+    Keeping { record: Box<FileRecord>, batches: Vec<Vec<(NodeName, Digest)>>, at: usize },
+    /// The record becomes the current one.
+    Publishing { record: Box<FileRecord>, digest: Digest },
+    /// Shards are fetched.
+    Fetching(Box<Fetching>),
+    /// It begins anew.
+    Resting(Time),
+}
+
+#[derive(Clone, Debug)]
+struct Fetching {
+    assembly: Assembly,
+    /// Who holds each shard.
+    holders: BTreeMap<(u32, u16), NodeName>,
+    asked: BTreeMap<(NodeName, Digest), Time>,
+    tried: BTreeSet<(u32, u16)>,
+    needed: usize,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Put { manifest: Box<Manifest>, shards: Vec<EncodedShard> },
+    Get,
+}
+
+#[derive(Clone, Debug)]
+struct Transfer {
+    file: Digest,
+    what: What,
+    attempt: u32,
+    stage: Stage,
+}
+
+/// What a node does for its clients now, by their numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Transfers {
+    all: BTreeMap<u64, Transfer>,
+    by_lookup: BTreeMap<LookupId, u64>,
+}
+
+impl Transfers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(crate) fn due(&self) -> Option<Time> {
+        let each = self.all.values().filter_map(|transfer| match &transfer.stage {
+            Stage::Resting(until) => Some(*until),
+            Stage::Fetching(fetching) => fetching.asked.values().min().copied(),
+            _ => None,
+        });
+        each.min()
+    }
+}
+
+/// A request key of this crate's own: a purpose, and what it is about, hashed.
+pub(crate) fn request_key(purpose: u8, about: &[&[u8]]) -> RequestKey {
+    let mut bytes = Writer::default();
+    about.iter().for_each(|part| {
+        bytes.bytes(part);
+    });
+    let mut key = vec![purpose];
+    key.extend_from_slice(&Digest::of(&bytes.finish()).0);
+    RequestKey::new(&key).expect("33 bytes are few")
+}
+
+/// What a keeper votes for when a file's record changes: each has a name of its own in the transaction.
+fn ballot(file: Digest, keeper: NodeName) -> ShardId {
+    let mut bytes = file.0.to_vec();
+    bytes.extend_from_slice(&keeper.0);
+    ShardId(Digest::of(&bytes).0)
+}
+
+impl StorageNode {
+    /// Has bytes kept by nodes, all at once or none, as one saga.
+    pub(crate) fn keep_all(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        purpose: Purpose,
+        wanted: &[(NodeName, Digest)],
+        disks: &dyn StorageDisks,
+    ) {
+        let from = self.name;
+        let steps = wanted.iter().map(|&(node, digest)| (node, Work::Keep { digest, from }));
+        self.run_saga(now, key, purpose, steps, disks);
+    }
+
+    /// Tells a node that it need not hold these bytes any more; nobody waits for it.
+    pub(crate) fn release(
+        &mut self,
+        now: Time,
+        node: NodeName,
+        digest: Digest,
+        disks: &dyn StorageDisks,
+    ) {
+        let number = self.draw_number();
+        let key = request_key(b'r', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        let steps = [(node, Work::Release { digest })].into_iter();
+        self.run_saga(now, key, Purpose::Release, steps, disks);
+    }
+
+    fn run_saga(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        purpose: Purpose,
+        steps: impl Iterator<Item = (NodeName, Work)>,
+        disks: &dyn StorageDisks,
+    ) {
+        let mut builder = Definition::builder();
+        for (node, work) in steps {
+            builder.step(Step::new(Action::from_code(0), node, work.encode()));
+        }
+        let definition = builder.build().expect("a few steps that wait for nothing");
+        self.purposes.insert(key.as_bytes().to_vec(), purpose);
+        let request = Request { key, work: Operation::Saga(definition) };
+        self.feed(now, node::Input::Submit(request), disks);
+    }
+
+    /// Makes a record the current one at all of its keepers, or at none. `was` says which version has
+    /// to be current at each.
+    pub(crate) fn turn_head(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        purpose: Purpose,
+        record: (&FileRecord, Digest),
+        was: impl Fn(NodeName) -> u64,
+        disks: &dyn StorageDisks,
+    ) {
+        let (FileRecord { file, version, keepers, .. }, digest) = record;
+        let branch = |&keeper: &NodeName| {
+            let (was, to) = (was(keeper), *version);
+            let work = Work::Head { file: *file, record: digest, was, to };
+            Branch { shard: ballot(*file, keeper), node: keeper, work: work.encode() }
+        };
+        let branches = keepers.iter().map(branch).collect();
+        self.purposes.insert(key.as_bytes().to_vec(), purpose);
+        let request = Request { key, work: Operation::Transaction(branches) };
+        self.feed(now, node::Input::Submit(request), disks);
+    }
+
+    pub(crate) fn put(
+        &mut self,
+        now: Time,
+        number: u64,
+        file: Digest,
+        manifest: Manifest,
+        shards: Vec<EncodedShard>,
+        disks: &dyn StorageDisks,
+    ) {
+        for shard in &shards {
+            self.holdings.stage(shard.digest, shard.bytes.as_slice().into());
+        }
+        let what = What::Put { manifest: Box::new(manifest), shards };
+        self.begin(now, number, file, what, disks);
+    }
+
+    pub(crate) fn get(&mut self, now: Time, number: u64, file: Digest, disks: &dyn StorageDisks) {
+        self.begin(now, number, file, What::Get, disks);
+    }
+
+    fn begin(
+        &mut self,
+        now: Time,
+        number: u64,
+        file: Digest,
+        what: What,
+        disks: &dyn StorageDisks,
+    ) {
+        // The same number again: the client has not heard, and what is under way goes on.
+        if self.transfers.all.contains_key(&number) {
+            if let What::Put { shards, .. } = what {
+                shards.iter().for_each(|shard| self.holdings.unstage(shard.digest));
+            }
+            return;
+        }
+        let transfer = Transfer { file, what, attempt: 0, stage: Stage::Resting(now) };
+        self.transfers.all.insert(number, transfer);
+        self.look(now, number, disks);
+    }
+
+    fn look(&mut self, now: Time, number: u64, disks: &dyn StorageDisks) {
+        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        let (key, mut out) = (transfer.file.0, Vec::new());
+        match self.directory.fetch(now, key, &mut out) {
+            Ok(lookup) => {
+                transfer.stage = Stage::Looking;
+                self.transfers.by_lookup.insert(lookup, number);
+            }
+            Err(_) => transfer.stage = Stage::Resting(now + self.config.patience),
+        }
+        self.take_directory(now, out, disks);
+    }
+
+    /// It begins anew after a while, or is given up.
+    fn rest(&mut self, now: Time, number: u64) {
+        let (patience, max) = (self.config.patience, self.config.attempts_max);
+        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        transfer.attempt += 1;
+        if transfer.attempt >= max {
+            return self.finish_transfer(number, Answer::Failed);
+        }
+        transfer.stage = Stage::Resting(now + patience);
+    }
+
+    fn finish_transfer(&mut self, number: u64, answer: Answer) {
+        let Some(transfer) = self.transfers.all.remove(&number) else { return };
+        if let What::Put { shards, .. } = transfer.what {
+            shards.iter().for_each(|shard| self.holdings.unstage(shard.digest));
+        }
+        self.tell(number, answer);
+    }
+
+    /// Somebody says that this is a file's record.
+    pub(crate) fn record_found(&mut self, now: Time, lookup: LookupId, record: &[u8]) {
+        let Some(&number) = self.transfers.by_lookup.get(&lookup) else { return };
+        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        let record = FileRecord::decode(record).ok().filter(|it| it.file == transfer.file);
+        let Some(record) = record else { return };
+        self.transfers.by_lookup.remove(&lookup);
+        self.directory.accept(lookup);
+        match &transfer.what {
+            What::Put { manifest, .. } => {
+                let answer = if **manifest == record.manifest {
+                    Answer::Stored { version: record.version }
+                } else {
+                    Answer::NameTaken
+                };
+                self.finish_transfer(number, answer);
+            }
+            What::Get => {
+                let holders =
+                    record.shards().map(|(stripe, index, _, node)| ((stripe.chunk, index), node));
+                let fetching = Fetching {
+                    holders: holders.collect(),
+                    asked: BTreeMap::new(),
+                    tried: BTreeSet::new(),
+                    needed: usize::from(record.manifest.scheme().data()),
+                    assembly: Assembly::new(record.manifest),
+                };
+                transfer.stage = Stage::Fetching(Box::new(fetching));
+                self.fetch_more(now, number);
+            }
+        }
+    }
+
+    /// Nobody has a record. These answered, the closest first.
+    pub(crate) fn no_record(
+        &mut self,
+        now: Time,
+        lookup: LookupId,
+        closest: Vec<NodeName>,
+        disks: &dyn StorageDisks,
+    ) {
+        let Some(number) = self.transfers.by_lookup.remove(&lookup) else { return };
+        let Some(transfer) = self.transfers.all.get(&number) else { return };
+        let What::Put { manifest, .. } = &transfer.what else {
+            // Its keepers may only be away.
+            return if transfer.attempt < 3 {
+                self.rest(now, number);
+            } else {
+                self.finish_transfer(number, Answer::NotFound);
+            };
+        };
+        let (file, attempt) = (transfer.file, transfer.attempt);
+        let mut keepers = closest;
+        keepers.truncate(self.config.lookup.replication as usize);
+        let manifest = manifest.clone();
+        let candidates = self.candidates();
+        let mut holders = Vec::new();
+        for (chunk, entry) in (0u32..).zip(manifest.chunks()) {
+            let bytes = manifest.shard_bytes(entry);
+            let total = u32::from(manifest.scheme().total());
+            match self.places(&manifest.id(), chunk, bytes, total, &candidates) {
+                Some(nodes) => holders.push(nodes),
+                None => return self.rest(now, number),
+            }
+        }
+        if keepers.len() < self.config.lookup.replication as usize {
+            return self.rest(now, number);
+        }
+        let record = FileRecord { file, version: 1, keepers, manifest: *manifest, holders };
+        let bytes = record.encode();
+        let digest = Digest::of(&bytes);
+        self.holdings.stage(digest, bytes.into());
+        let mut wanted: Vec<(NodeName, Digest)> =
+            record.shards().map(|(_, _, shard, node)| (node, shard.digest)).collect();
+        wanted.extend(record.keepers.iter().map(|node| (*node, digest)));
+        let batches = wanted.chunks(BATCH).map(<[_]>::to_vec).collect();
+        if let Some(transfer) = self.transfers.all.get_mut(&number) {
+            transfer.stage = Stage::Keeping { record: Box::new(record), batches, at: 0 };
+            self.keep_batch(now, number, attempt, digest, disks);
+        }
+    }
+
+    fn keep_batch(
+        &mut self,
+        now: Time,
+        number: u64,
+        attempt: u32,
+        record: Digest,
+        disks: &dyn StorageDisks,
+    ) {
+        let Some(Transfer { stage: Stage::Keeping { batches, at, .. }, .. }) =
+            self.transfers.all.get(&number)
+        else {
+            return;
+        };
+        let (at, batch) = (*at as u32, batches[*at].clone());
+        let (attempt_, at) = (attempt.to_le_bytes(), at.to_le_bytes());
+        let key = request_key(b'u', &[&self.name.0, &record.0, &attempt_, &at]);
+        let purpose = Purpose::Upload { number, attempt };
+        self.keep_all(now, key, purpose, &batch, disks);
+    }
+
+    /// A saga of an upload has ended.
+    pub(crate) fn batch_ended(&mut self, now: Time, number: u64, attempt: u32, well: bool) {
+        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        if transfer.attempt != attempt {
+            return;
+        }
+        let Stage::Keeping { record, batches, at } = &mut transfer.stage else { return };
+        let digest = Digest::of(&record.encode());
+        if !well {
+            let kept: Vec<(NodeName, Digest)> = batches[..*at].concat();
+            self.holdings.unstage(digest);
+            self.keeping.to_release.extend(kept);
+            return self.rest(now, number);
+        }
+        *at += 1;
+        if *at < batches.len() {
+            self.keeping.batches.push((number, attempt, digest));
+            return;
+        }
+        let record = record.clone();
+        transfer.stage = Stage::Publishing { record, digest };
+        self.keeping.heads.push((number, attempt));
+    }
+
+    /// What an ended saga has left to do: in a round of its own, since it was told within one.
+    pub(crate) fn go_on_uploading(&mut self, now: Time, disks: &dyn StorageDisks) {
+        for (number, attempt, digest) in std::mem::take(&mut self.keeping.batches) {
+            self.keep_batch(now, number, attempt, digest, disks);
+        }
+        for (number, attempt) in std::mem::take(&mut self.keeping.heads) {
+            let Some(Transfer { stage: Stage::Publishing { record, digest }, .. }) =
+                self.transfers.all.get(&number)
+            else {
+                continue;
+            };
+            let (record, digest) = (record.clone(), *digest);
+            let key = request_key(b'h', &[&self.name.0, &digest.0, &attempt.to_le_bytes()]);
+            let purpose = Purpose::Publish { number, attempt };
+            self.turn_head(now, key, purpose, (&record, digest), |_| 0, disks);
+        }
+    }
+
+    /// The 2PC of an upload has ended.
+    pub(crate) fn published(&mut self, now: Time, number: u64, attempt: u32, well: bool) {
+        let Some(transfer) = self.transfers.all.get(&number) else { return };
+        let Stage::Publishing { record, digest } = &transfer.stage else { return };
+        if transfer.attempt != attempt {
+            return;
+        }
+        let (record, digest) = (record.clone(), *digest);
+        self.holdings.unstage(digest);
+        if well {
+            return self.finish_transfer(number, Answer::Stored { version: record.version });
+        }
+        let shards = record.shards().map(|(_, _, shard, node)| (node, shard.digest));
+        self.keeping.to_release.extend(shards);
+        let keepers = record.keepers.iter().map(|node| (*node, digest));
+        self.keeping.to_release.extend(keepers);
+        self.rest(now, number);
+    }
+
+    /// Everybody who can be given a shard, this node included.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let own = Candidate {
+            node: self.name,
+            region: self.config.region,
+            reputation: base::Ratio::percent(50),
+            capacity_bytes: self.config.shards.capacity_bytes,
+            free_bytes: self.holdings.free_bytes(),
+        };
+        self.membership.candidates().chain([own]).collect()
+    }
+
+    /// A node for each shard of a stripe, in two regions at least if there are as many.
+    fn places(
+        &self,
+        manifest: &Digest,
+        chunk: u32,
+        bytes: u64,
+        total: u32,
+        candidates: &[Candidate],
+    ) -> Option<Vec<NodeName>> {
+        let config = PlacerConfig { replicas: total, ..PlacerConfig::default() };
+        let placer = Placer::new(config, &self.config.network);
+        let mut name = manifest.0.to_vec();
+        name.extend_from_slice(&chunk.to_le_bytes());
+        let shard = ShardId(Digest::of(&name).0);
+        match placer.place(shard, bytes, candidates, &BTreeSet::new()) {
+            Ok(nodes) => Some(nodes),
+            // Better too close together than not at all; but each on a node of its own.
+            Err(Shortfall { nodes, .. }) => (nodes.len() == total as usize).then_some(nodes),
+        }
+    }
+
+    /// Asks for as many shards of each chunk as are missing.
+    fn fetch_more(&mut self, now: Time, number: u64) {
+        let until = now + self.config.patience;
+        let Some(Transfer { stage: Stage::Fetching(fetching), .. }) =
+            self.transfers.all.get_mut(&number)
+        else {
+            return;
+        };
+        let mut wanted: BTreeMap<u32, Vec<(u16, Digest)>> = BTreeMap::new();
+        let mut total: BTreeMap<u32, usize> = BTreeMap::new();
+        for (chunk, index, digest) in fetching.assembly.wanted() {
+            wanted.entry(chunk).or_default().push((index, digest));
+            *total.entry(chunk).or_default() += 1;
+        }
+        if wanted.is_empty() {
+            let assembly = fetching.assembly.clone();
+            return self.finish_transfer(number, Answer::Got(Box::new(assembly)));
+        }
+        let mut asks = Vec::new();
+        for (chunk, missing) in wanted {
+            let all = fetching.holders.range((chunk, 0)..=(chunk, u16::MAX)).count();
+            let there = all - total[&chunk];
+            let under_way = missing.iter().filter(|(index, digest)| {
+                let node = fetching.holders[&(chunk, *index)];
+                fetching.asked.contains_key(&(node, *digest))
+            });
+            let mut more = fetching.needed.saturating_sub(there + under_way.count());
+            for (index, digest) in missing {
+                if more > 0 && fetching.tried.insert((chunk, index)) {
+                    more -= 1;
+                    let node = fetching.holders[&(chunk, index)];
+                    fetching.asked.insert((node, digest), until);
+                    asks.push((node, digest));
+                }
+            }
+        }
+        let idle = fetching.asked.is_empty();
+        for (node, digest) in asks {
+            self.send(node, Message::Get { digest });
+        }
+        if idle {
+            // Who has shards may be back, or repair may have moved them: look again.
+            self.rest(now, number);
+        }
+    }
+
+    /// Bytes came, or are not there: for steps, downloads and repairs that wait for them.
+    pub(crate) fn bytes_came(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        digest: Digest,
+        bytes: Option<Vec<u8>>,
+        disks: &dyn StorageDisks,
+    ) {
+        self.bytes_to_keep(now, from, digest, bytes.as_deref(), disks);
+        self.bytes_to_rebuild(now, from, digest, bytes.as_ref());
+        let mut more = Vec::new();
+        for (number, transfer) in &mut self.transfers.all {
+            if let Stage::Fetching(fetching) = &mut transfer.stage
+                && fetching.asked.remove(&(from, digest)).is_some()
+            {
+                if let Some(bytes) = &bytes {
+                    // A lie is as good as none.
+                    let _ = fetching.assembly.offer(digest, bytes.clone());
+                }
+                more.push(*number);
+            }
+        }
+        for number in more {
+            self.fetch_more(now, number);
+        }
+    }
+
+    pub(crate) fn transfers_wake(&mut self, now: Time, disks: &dyn StorageDisks) {
+        let numbers: Vec<u64> = self.transfers.all.keys().copied().collect();
+        for number in numbers {
+            let Some(transfer) = self.transfers.all.get_mut(&number) else { continue };
+            match &mut transfer.stage {
+                Stage::Resting(until) if *until <= now => self.look(now, number, disks),
+                Stage::Fetching(fetching) => {
+                    let before = fetching.asked.len();
+                    fetching.asked.retain(|_, until| *until > now);
+                    if fetching.asked.len() < before {
+                        self.fetch_more(now, number);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What steps of sagas and branches of transactions ask of a node of the storage network.
+//!
+//! A node's participant keeps numbered cells, durable and undone with their step: see [`node::work`].
+//! Here a cell counts how many records need a shard on this node, and two say which version of a
+//! file's record is current. A body is the network's; what the participant is given is its translation,
+//! once what it asks for is true.
+
+use base::NodeName;
+use base::bytes::{Malformed, Reader, Writer};
+use node::work::{self, Change};
+use std::sync::Arc;
+use store::Digest;
+
+/// What a step or a branch asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Hold these bytes, durably; they can be had from that node. Undone: they are not needed any more.
+    Keep {
+        /// Which.
+        digest: Digest,
+        /// From whom.
+        from: NodeName,
+    },
+    /// These bytes are not needed any more.
+    Release {
+        /// Which.
+        digest: Digest,
+    },
+    /// Make this version of a file's record the current one, if that one is now.
+    Head {
+        /// Which file.
+        file: Digest,
+        /// The record, of which this node holds the bytes; its version is `to`.
+        record: Digest,
+        /// The version that has to be current; 0: none, or one that this node kept before others did.
+        was: u64,
+        /// The version that becomes it.
+        to: u64,
+    },
+}
+
+const KEEP: u8 = 0xA1;
+const RELEASE: u8 = 0xA2;
+const HEAD: u8 = 0xA3;
+
+/// A file's two cells are told from the cell of a shard by their lowest bits.
+fn cell(digest: Digest, which: u64) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.0[..8]);
+    u64::from_le_bytes(first) << 2 | which
+}
+
+/// The cell that counts how often a shard is needed. Two digests whose first 62 bits are equal share one:
+/// then their bytes stay longer than they are needed, and are not lost.
+#[must_use]
+pub fn needed(digest: Digest) -> u64 {
+    cell(digest, 0)
+}
+
+/// The cell that says which version of a file's record is current.
+#[must_use]
+pub fn head(file: Digest) -> u64 {
+    cell(file, 1)
+}
+
+/// It again, negated: a version is exactly `n` if this cell is at least `-n` and the other at least `n`.
+fn negated_head(file: Digest) -> u64 {
+    cell(file, 2)
+}
+
+impl Work {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Arc<[u8]> {
+        let mut to = Writer::default();
+        match self {
+            Work::Keep { digest, from } => to.u8(KEEP).raw(&digest.0).node(*from),
+            Work::Release { digest } => to.u8(RELEASE).raw(&digest.0),
+            Work::Head { file, record, was, to: version } => {
+                to.u8(HEAD).raw(&file.0).raw(&record.0).u64(*was).u64(*version)
+            }
+        };
+        to.finish().into()
+    }
+
+    /// The work of these bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Work, Malformed> {
+        let mut from = Reader::new(bytes);
+        let work = match from.u8()? {
+            KEEP => Work::Keep { digest: Digest(from.array()?), from: from.node()? },
+            RELEASE => Work::Release { digest: Digest(from.array()?) },
+            HEAD => Work::Head {
+                file: Digest(from.array()?),
+                record: Digest(from.array()?),
+                was: from.u64()?,
+                to: from.u64()?,
+            },
+            _ => return Err(from.wrong("no work of the storage network")),
+        };
+        from.end()?;
+        Ok(work)
+    }
+
+    /// What the participant does for it, once what it asks for is true. `current` is the version of the
+    /// file's record that is current here, of which only [`Work::Head`] knows.
+    #[must_use]
+    pub fn translated(&self, current: u64) -> Arc<[u8]> {
+        match *self {
+            Work::Keep { digest, .. } => {
+                work::encode(&[Change::Add { cell: needed(digest), amount: 1 }])
+            }
+            Work::Release { digest } => {
+                work::encode(&[Change::Add { cell: needed(digest), amount: -1 }])
+            }
+            Work::Head { file, was, to, .. } => {
+                // Whoever becomes a keeper again has an old version, and nobody knows which.
+                let was = if was == 0 && current < to { current } else { was };
+                let (head, negated) = (head(file), negated_head(file));
+                let [was, to] = [was, to].map(|version| version as i64);
+                work::encode(&[
+                    Change::Require { cell: head, at_least: was },
+                    Change::Require { cell: negated, at_least: -was },
+                    Change::Add { cell: head, amount: to - was },
+                    Change::Add { cell: negated, amount: was - to },
+                ])
+            }
+        }
+    }
+
+    /// What the participant refuses in its place, for good.
+    #[must_use]
+    pub fn impossible(&self) -> Arc<[u8]> {
+        let cell = match *self {
+            Work::Keep { digest, .. } | Work::Release { digest } => needed(digest),
+            Work::Head { file, .. } => head(file),
+        };
+        work::encode(&[Change::Require { cell, at_least: i64::MAX }])
+    }
+}

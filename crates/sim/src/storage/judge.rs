@@ -1,0 +1,382 @@
+//! What has to be true of stored files, whatever goes wrong.
+//!
+//! | rule | |
+//! |---|---|
+//! | S1 | when a client hears that its file is stored, every shard of it lies on some node's disk, right |
+//! | S2 | of a stored file every stripe has k different shards that are right on disks, at all times |
+//! | S3 | what a client fetches is its file, byte for byte, and a stored file is found |
+//! | S4 | a node removes nothing, if k right shards of a stripe would not be left |
+//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's stake is spent twice |
+//! | S6 | once faults have ended and all is at rest, every shard of every stored file is right on a node |
+//!
+//! The judge looks at disks, and knows files from their owners. It hashes by itself, and reads the
+//! ledger's log by itself: balances by what each event moves, without the bank.
+
+use super::workload::File;
+use base::Time;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use store::Digest;
+
+/// A rule was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which.
+    pub rule: &'static str,
+    /// When.
+    pub at: Time,
+    /// How.
+    pub what: String,
+}
+
+/// The judge of one world.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    data: u16,
+    /// Of each shard: of which file, which chunk, and which place.
+    places: BTreeMap<Digest, (u32, u32, u16)>,
+    /// By file and chunk: the digests.
+    stripes: BTreeMap<(u32, u32), Vec<Digest>>,
+    acknowledged: BTreeSet<u32>,
+    /// What was found first.
+    pub finding: Option<Finding>,
+}
+
+/// Whether bytes are what they are called.
+#[must_use]
+pub fn is_right(digest: Digest, bytes: Option<&[u8]>) -> bool {
+    bytes.is_some_and(|bytes| Sha256::digest(bytes)[..] == digest.0)
+}
+
+/// Whether some disk has a right copy of a shard.
+pub type HasRight<'a> = &'a dyn Fn(Digest) -> bool;
+
+impl Judge {
+    /// A judge of these files.
+    #[must_use]
+    pub fn new(data: u16, files: &[File]) -> Judge {
+        let (mut places, mut stripes) = (BTreeMap::new(), BTreeMap::<_, Vec<Digest>>::new());
+        for (number, file) in (0u32..).zip(files) {
+            for shard in &file.shards {
+                let digest = Digest(Sha256::digest(&shard.bytes).into());
+                places.insert(digest, (number, shard.chunk, shard.index));
+                stripes.entry((number, shard.chunk)).or_default().push(digest);
+            }
+        }
+        Judge { data, places, stripes, acknowledged: BTreeSet::new(), finding: None }
+    }
+
+    /// Something is not as it has to be; the first finding counts.
+    pub fn object(&mut self, rule: &'static str, at: Time, what: String) {
+        if self.finding.is_none() {
+            self.finding = Some(Finding { rule, at, what });
+        }
+    }
+
+    /// How many different shards of a stripe are right on some disk.
+    fn right(&self, stripe: (u32, u32), disks: HasRight<'_>) -> usize {
+        self.stripes[&stripe].iter().filter(|digest| disks(**digest)).count()
+    }
+
+    /// The stripes of a file.
+    fn stripes_of(&self, file: u32) -> impl Iterator<Item = ((u32, u32), usize)> {
+        let stripes = self.stripes.range((file, 0)..=(file, u32::MAX));
+        stripes.map(|(stripe, digests)| (*stripe, digests.len()))
+    }
+
+    /// A client hears that its file is stored. `hurt`: shards that faults have struck.
+    pub fn stored(&mut self, at: Time, file: u32, disks: HasRight<'_>, hurt: &BTreeSet<Digest>) {
+        self.acknowledged.insert(file);
+        let all: Vec<_> = self.stripes_of(file).collect();
+        for (stripe, total) in all {
+            let hurt = self.stripes[&stripe].iter().filter(|digest| hurt.contains(digest)).count();
+            let right = self.right(stripe, disks);
+            if right + hurt < total {
+                let what = format!(
+                    "file {file} is said to be stored, and of chunk {} {right} of {total} shards are on disks",
+                    stripe.1
+                );
+                self.object("S1", at, what);
+            }
+        }
+    }
+
+    /// A file that was said to be stored.
+    #[must_use]
+    pub fn is_stored(&self, file: u32) -> bool {
+        self.acknowledged.contains(&file)
+    }
+
+    /// Files that were.
+    pub fn all_stored(&self) -> impl Iterator<Item = u32> {
+        self.acknowledged.iter().copied()
+    }
+
+    /// A shard has gone from a disk, or rotted.
+    pub fn gone(&mut self, at: Time, digest: Digest, disks: HasRight<'_>, why: &'static str) {
+        let Some(&(file, chunk, _)) = self.places.get(&digest) else { return };
+        if !self.acknowledged.contains(&file) {
+            return;
+        }
+        let right = self.right((file, chunk), disks);
+        if right < usize::from(self.data) {
+            let rule = if why == "removed" { "S4" } else { "S2" };
+            let what = format!(
+                "file {file} is lost: a shard was {why}, and {right} of the {} that chunk {chunk} needs \
+                 are left",
+                self.data
+            );
+            self.object(rule, at, what);
+        }
+    }
+
+    /// How many more shards of a shard's stripe may be hurt. 0 for what is no shard of a file.
+    #[must_use]
+    pub fn spare(&self, digest: Digest, disks: HasRight<'_>) -> usize {
+        let Some(&(file, chunk, _)) = self.places.get(&digest) else { return 0 };
+        self.right((file, chunk), disks).saturating_sub(usize::from(self.data))
+    }
+
+    /// Looks at every stored file; `at_rest`: everything has to be mended.
+    pub fn look(&mut self, at: Time, disks: HasRight<'_>, at_rest: bool) {
+        for file in self.acknowledged.clone() {
+            for (stripe, total) in self.stripes_of(file).collect::<Vec<_>>() {
+                let right = self.right(stripe, disks);
+                if right < usize::from(self.data) {
+                    let what =
+                        format!("file {file}: {right} shards of chunk {} are left", stripe.1);
+                    self.object("S2", at, what);
+                } else if at_rest && right < total {
+                    let what = format!(
+                        "all is at rest, and of chunk {} of file {file} {right} of {total} shards are right",
+                        stripe.1
+                    );
+                    self.object("S6", at, what);
+                }
+            }
+        }
+    }
+
+    /// Whether every shard of every stored file is right somewhere.
+    #[must_use]
+    pub fn is_mended(&self, disks: HasRight<'_>) -> bool {
+        self.acknowledged.iter().all(|file| {
+            self.stripes_of(*file).all(|(stripe, total)| self.right(stripe, disks) == total)
+        })
+    }
+
+    /// What a client fetched.
+    pub fn fetched(&mut self, at: Time, file: u32, expected: &[u8], got: Option<&[u8]>) {
+        if got != Some(expected) {
+            let what = match got {
+                None => format!("file {file} was stored, and cannot be had"),
+                Some(got) => format!("file {file} came with {} other bytes", got.len()),
+            };
+            self.object("S3", at, what);
+        }
+    }
+
+    /// The ledger's log as it lies on the disk, and what the bank says of balances.
+    pub fn ledger(
+        &mut self,
+        at: Time,
+        supply: u64,
+        log: &dyn wal_core::Directory,
+        bank: &incentives::Bank,
+    ) {
+        let mut books = Books {
+            balances: BTreeMap::from([("treasury".to_owned(), i128::from(supply))]),
+            strange: 0,
+        };
+        let config = wal_core::ScanConfig::default();
+        if wal_core::scan(log, &config, &mut books).is_err() || books.strange > 0 {
+            self.object("S5", at, "the ledger's log holds what nobody understands".to_owned());
+        }
+        if let Some((account, balance)) = books.balances.iter().find(|(_, units)| **units < 0) {
+            let what = format!("{account} has {balance}: it was spent twice");
+            self.object("S5", at, what);
+        }
+        let sum: i128 = books.balances.values().sum();
+        let told: BTreeMap<String, i128> = bank
+            .ledger()
+            .accounts()
+            .filter(|(_, units)| units.0 > 0)
+            .map(|(account, units)| (name(account), i128::from(units.0)))
+            .collect();
+        books.balances.retain(|_, units| *units != 0);
+        if sum != i128::from(supply) || told != books.balances {
+            let what =
+                format!("the log's balances sum up to {sum} of {supply}, or are not the bank's");
+            self.object("S5", at, what);
+        }
+    }
+}
+
+/// Balances by what each event of the log moves.
+struct Books {
+    balances: BTreeMap<String, i128>,
+    strange: u64,
+}
+
+impl Books {
+    fn shift(&mut self, from: String, to: String, units: u64) {
+        *self.balances.entry(from).or_default() -= i128::from(units);
+        *self.balances.entry(to).or_default() += i128::from(units);
+    }
+}
+
+fn name(account: incentives::Account) -> String {
+    use incentives::Account;
+    match account {
+        Account::Treasury => "treasury".to_owned(),
+        Account::Forfeited => "forfeited".to_owned(),
+        Account::Wallet(node) => format!("wallet {}", node.number()),
+        Account::Bonded { operator, owner } => {
+            format!("bond {} {}", operator.number(), owner.number())
+        }
+        Account::Unbonding { operator, owner } => {
+            format!("unbonding {} {}", operator.number(), owner.number())
+        }
+        Account::Escrow(escrow) => format!("escrow {}", escrow.0),
+    }
+}
+
+impl wal_core::Visitor for Books {
+    fn record(&mut self, record: &wal_core::Record<'_>, _: wal_core::Place) {
+        use incentives::{Account, Fact};
+        if record.event != network::LEDGER_EVENT {
+            return;
+        }
+        let Ok(event) = incentives::Event::decode(record.payload) else {
+            self.strange += 1;
+            return;
+        };
+        match event.fact {
+            Fact::Granted { to, units } => {
+                self.shift("treasury".to_owned(), name(Account::Wallet(to)), units.0);
+            }
+            Fact::Transferred { from, to, units } => {
+                self.shift(name(Account::Wallet(from)), name(Account::Wallet(to)), units.0);
+            }
+            Fact::Bonded { operator, owner, units } => {
+                let to = name(Account::Bonded { operator, owner });
+                self.shift(name(Account::Wallet(owner)), to, units.0);
+            }
+            Fact::Unbonding { operator, owner, units, .. } => {
+                let from = name(Account::Bonded { operator, owner });
+                self.shift(from, name(Account::Unbonding { operator, owner }), units.0);
+            }
+            Fact::Unbonded { operator, owner } => {
+                let from = name(Account::Unbonding { operator, owner });
+                let units = self.balances.get(&from).copied().unwrap_or(0);
+                let units = u64::try_from(units).unwrap_or(0);
+                self.shift(from, name(Account::Wallet(owner)), units);
+            }
+            Fact::Rewarded { shares, .. } => {
+                for (to, units) in shares {
+                    self.shift("treasury".to_owned(), name(Account::Wallet(to)), units.0);
+                }
+            }
+            Fact::Slashed { escrow, portions, .. } => {
+                for (from, units) in portions {
+                    self.shift(name(from), name(Account::Escrow(escrow)), units.0);
+                }
+            }
+            Fact::Upheld { escrow } => {
+                let from = name(Account::Escrow(escrow));
+                let units = self.balances.get(&from).copied().unwrap_or(0);
+                let units = u64::try_from(units).unwrap_or(0);
+                self.shift(from, "forfeited".to_owned(), units);
+            }
+            Fact::Overturned { escrow, portions } => {
+                for (to, units) in portions {
+                    self.shift(name(Account::Escrow(escrow)), name(to), units.0);
+                }
+            }
+            Fact::Disputed { .. } | Fact::Voted { .. } => {}
+            _ => self.strange += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::workload::files;
+    use crate::storage::{Scenario, small};
+
+    /// Each rule objects to what breaks it, and to nothing else.
+    #[test]
+    fn every_rule_can_fail() {
+        let scenario = Scenario::parse(&small(1)).expect("it is a scenario");
+        let files = files(&scenario, &base::prng::Key::root(1));
+        let data = scenario.storage.data;
+        let judge = || Judge::new(data, &files);
+        let rule = |judge: &Judge| judge.finding.as_ref().map(|finding| finding.rule);
+        let lost: BTreeSet<Digest> =
+            files[0].shards.iter().filter(|s| s.chunk == 0).map(|s| s.digest).collect();
+        let first = *lost.first().expect("a file has shards");
+        let all = |_: Digest| true;
+        let but_one = |digest: Digest| digest != first;
+        let none = |digest: Digest| !lost.contains(&digest);
+
+        let mut one = judge();
+        one.stored(Time::ZERO, 0, &all, &BTreeSet::new());
+        assert!(one.is_mended(&all) && rule(&one).is_none());
+        one.stored(Time::ZERO, 0, &but_one, &BTreeSet::from([first]));
+        assert_eq!(rule(&one), None, "a fault has struck it");
+        one.look(Time::ZERO, &but_one, false);
+        assert_eq!(rule(&one), None, "it can be mended");
+        one.stored(Time::ZERO, 0, &but_one, &BTreeSet::new());
+        assert_eq!(rule(&one), Some("S1"));
+
+        for (why, expected) in [("removed", "S4"), ("rotted", "S2")] {
+            let mut one = judge();
+            one.gone(Time::ZERO, first, &none, why);
+            assert_eq!(rule(&one), None, "nobody was told that it is stored");
+            one.stored(Time::ZERO, 0, &all, &BTreeSet::new());
+            one.gone(Time::ZERO, first, &none, why);
+            assert_eq!(rule(&one), Some(expected));
+        }
+        let mut one = judge();
+        one.stored(Time::ZERO, 0, &all, &BTreeSet::new());
+        one.look(Time::ZERO, &but_one, true);
+        assert_eq!(rule(&one), Some("S6"));
+        let mut one = judge();
+        one.fetched(Time::ZERO, 0, b"content", Some(b"content"));
+        assert_eq!(rule(&one), None);
+        one.fetched(Time::ZERO, 0, b"content", Some(b"Content"));
+        assert_eq!(rule(&one), Some("S3"));
+    }
+
+    /// A log whose events spend what is not there, and a bank that says something else than its log.
+    #[test]
+    fn a_ledger_that_does_not_add_up_is_found() {
+        use incentives::{Bank, Config, Event, Fact, Units};
+        let name = base::NodeName::numbered;
+        let bank = Bank::new(Config::new(name(0), Units(1_000)));
+        let look = |facts: &[Fact]| {
+            let mut disk = wal_core::MemoryStorage::default();
+            let mut nothing = Books { balances: BTreeMap::new(), strange: 0 };
+            let (config, mode) = (wal_core::Config::default(), wal_core::OpenMode::Exclusive);
+            let (mut log, _) =
+                wal_core::open(&mut disk, &config, mode, 7, Time::ZERO, &mut nothing)
+                    .expect("a new log opens");
+            for fact in facts {
+                let event = Event { at: Time::ZERO, request: None, fact: fact.clone() };
+                let sequence =
+                    log.append(network::LEDGER_EVENT, 0, &event.encode()).expect("a short record");
+                log.force(sequence);
+            }
+            wal_core::close(&mut disk, &mut log, Time::ZERO);
+            let mut judge = Judge::new(4, &[]);
+            judge.ledger(Time::ZERO, 1_000, &disk, &bank);
+            judge.finding.map(|finding| finding.rule)
+        };
+        assert_eq!(look(&[]), None);
+        let units = Units(5);
+        assert_eq!(look(&[Fact::Granted { to: name(1), units }]), Some("S5"), "not the bank's");
+        let spent = Fact::Transferred { from: name(1), to: name(2), units };
+        assert_eq!(look(&[spent]), Some("S5"), "it was not there");
+    }
+}

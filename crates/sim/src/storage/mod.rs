@@ -1,0 +1,17 @@
+//! Worlds of storage nodes: the storage network in hundreds of nodes, with its clients, faults and judges.
+//!
+//! It has the queue of events, the network, the disks of logs and the keyed randomness in common with
+//! [`World`](crate::World). What is different is what runs in a node ([`network::StorageNode`]) and what
+//! may go wrong with shards: see [`disk`].
+
+pub mod disk;
+mod judge;
+mod report;
+mod scenario;
+mod workload;
+mod world;
+
+pub use judge::{Finding, Judge};
+pub use report::{Health, Report, Totals};
+pub use scenario::{Expected, Faults, Scenario, Storage, small};
+pub use world::{Ending, World, run};

@@ -1,0 +1,206 @@
+//! What came out of a run of a world of storage nodes.
+
+use super::judge::Finding;
+use super::world::Ending;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Counts of one run.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Events that happened.
+    pub events: u64,
+    /// Messages that arrived.
+    pub messages: u64,
+    /// Bytes of storage messages that were sent.
+    pub sent_bytes: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Power losses and crashes.
+    pub crashes: u64,
+    /// Other faults that struck, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Nodes that are up at the end, and that have left.
+    pub nodes: (u64, u64),
+    /// Answers of clients, by kind.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// Files that were stored, and how many of them were fetched and compared at the end.
+    pub files: (u64, u64),
+    /// Shards that were rebuilt and read again, and stripes that were given up.
+    pub repaired: (u64, u64),
+    /// Why: no good shards, no place, a manifest that does not fit.
+    pub gave_up: [u64; 3],
+    /// Bytes that repairs moved, and the fewest that they could have.
+    pub repair_bytes: (u64, u64),
+    /// Versions of records that became current by repairs, and that did not.
+    pub versions: (u64, u64),
+    /// Proofs that ended, and that passed.
+    pub proofs: (u64, u64),
+    /// Shards that were read again, and that were bad.
+    pub checked: (u64, u64),
+    /// Operators with their whole stake behind them or in escrow.
+    pub staked: u64,
+    /// Slashes without a decision, and decided ones.
+    pub escrows: (u64, u64),
+    /// Regions with nodes, and how many nodes would first ask one in their own, in percent.
+    pub regions: (u64, u64),
+    /// Bytes that shards take, and that there is room for.
+    pub space: (u64, u64),
+    /// Units by kind of account.
+    pub units: BTreeMap<&'static str, u64>,
+}
+
+/// How well the network is, by its authority, and which scheme it recommends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The tier's name.
+    pub tier: String,
+    /// The scheme.
+    pub scheme: String,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The scenario's name.
+    pub scenario: String,
+    /// The seed.
+    pub seed: u64,
+    /// How it ended.
+    pub ending: Ending,
+    /// What a judge found.
+    pub finding: Option<Finding>,
+    /// An expectation that was not met.
+    pub unmet: Option<String>,
+    /// Counts.
+    pub totals: Totals,
+    /// The network's health.
+    pub health: Option<Health>,
+    /// The hash of everything that happened.
+    pub hash: u128,
+}
+
+impl Report {
+    /// In a word.
+    #[must_use]
+    pub fn verdict(&self) -> &'static str {
+        match (&self.finding, self.ending, &self.unmet) {
+            (Some(_), ..) => "violation",
+            (_, Ending::NoProgress, _) => "no progress",
+            (.., Some(_)) => "expectation",
+            _ => "clean",
+        }
+    }
+
+    /// What was wrong.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match (&self.finding, &self.unmet) {
+            (Some(finding), _) => {
+                format!("{} at {}: {}", finding.rule, finding.at, finding.what)
+            }
+            (None, Some(unmet)) => unmet.clone(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// The exit code that goes with it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict() {
+            "clean" => 0,
+            "no progress" => 2,
+            _ => 1,
+        }
+    }
+
+    /// It as a table.
+    #[must_use]
+    pub fn table(&self, seconds: Duration) -> String {
+        let t = &self.totals;
+        let list = |counts: &BTreeMap<&'static str, u64>| -> String {
+            let parts: Vec<String> =
+                counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+        };
+        let health = self.health.as_ref().map_or_else(
+            || "not reported".to_owned(),
+            |health| format!("{}; new files as {}", health.tier, health.scheme),
+        );
+        let mut rows = vec![
+            ("processor time", format!("{:.2} s", seconds.as_secs_f64())),
+            ("nodes", format!("{} up, {} gone, in {} regions", t.nodes.0, t.nodes.1, t.regions.0)),
+            ("simulated", format!("{:.1} s", t.simulated.as_secs_f64())),
+            ("events", format!("{}, {} messages arrived", t.events, t.messages)),
+            ("faults", format!("{} crashes, {}", t.crashes, list(&t.faults))),
+            ("clients", list(&t.answers)),
+            ("files", format!("{} stored, {} fetched and compared", t.files.0, t.files.1)),
+            ("proofs", format!("{} of {} passed", t.proofs.1, t.proofs.0)),
+            ("scrubbed", format!("{} shards read again, {} bad", t.checked.0, t.checked.1)),
+            (
+                "repaired",
+                format!(
+                    "{} shards rebuilt and verified by a re-scrub, {} stripes given up {:?}, {} records \
+                     turned, {} not",
+                    t.repaired.0, t.repaired.1, t.gave_up, t.versions.0, t.versions.1
+                ),
+            ),
+            (
+                "repair traffic",
+                format!("{} bytes; at least {} were needed", t.repair_bytes.0, t.repair_bytes.1),
+            ),
+            (
+                "routing",
+                format!("{} % of the nodes first ask one in their own region", t.regions.1),
+            ),
+            ("health", health),
+        ];
+        if !t.units.is_empty() {
+            rows.push(("ledger", list(&t.units)));
+            rows.push((
+                "at stake",
+                format!(
+                    "{} operators with all of theirs; slashes: {} pending, {} decided",
+                    t.staked, t.escrows.0, t.escrows.1
+                ),
+            ));
+        }
+        rows.push(("verdict", self.verdict().to_owned()));
+        if self.verdict() != "clean" {
+            rows.push(("", self.what()));
+        }
+        rows.push(("run hash", format!("{:032x}", self.hash)));
+        let mut text = format!("{}: seed {}\n", self.scenario, self.seed);
+        for (name, value) in rows {
+            text.push_str(&format!("  {name:<19} {value}\n"));
+        }
+        text
+    }
+
+    /// It as one line of JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let t = &self.totals;
+        json!({
+            "scenario": self.scenario,
+            "seed": self.seed,
+            "verdict": self.verdict(),
+            "violation": self.what(),
+            "hash": format!("{:032x}", self.hash),
+            "events": t.events,
+            "messages": t.messages,
+            "simulated_ms": t.simulated.as_millis() as u64,
+            "crashes": t.crashes,
+            "faults": t.faults,
+            "answers": t.answers,
+            "stored": t.files.0,
+            "fetched": t.files.1,
+            "repaired": t.repaired.0,
+            "gave_up": t.repaired.1,
+            "repair_bytes": t.repair_bytes.0,
+            "repair_bytes_min": t.repair_bytes.1,
+            "escrows": t.escrows.0,
+        })
+    }
+}

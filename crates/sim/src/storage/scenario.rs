@@ -1,0 +1,288 @@
+//! Files of worlds of storage nodes.
+
+use crate::scenario::{Between, Disk, Network, Share, Span};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// A world of storage nodes: the file has a table `[storage]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// The format's version, 1.
+    pub format: u32,
+    /// Its name.
+    pub name: String,
+    /// What it shows.
+    #[serde(default)]
+    pub about: String,
+    /// The seed that it runs with if none is given.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// The network.
+    #[serde(default)]
+    pub network: Network,
+    /// The disks of logs.
+    #[serde(default)]
+    pub disk: Disk,
+    /// Nodes, files, and what else clients want.
+    pub storage: Storage,
+    /// What goes wrong.
+    #[serde(default)]
+    pub faults: Faults,
+    /// What has to come out.
+    #[serde(default)]
+    pub expect: Expected,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// How many nodes, 4 to 4,000. They are in the nine regions in turn.
+    pub nodes: u32,
+    /// How many files are stored.
+    pub files: u32,
+    /// The longest file, in bytes.
+    pub file_bytes: u64,
+    /// How many data shards a chunk has …
+    pub data: u16,
+    /// … and how many parity shards.
+    pub parity: u16,
+    /// The longest shard, in bytes.
+    pub shard_bytes: u32,
+    /// How much each node can hold, in bytes.
+    pub capacity: u64,
+    /// How many nodes keep a file's record.
+    pub keepers: u32,
+    /// How many requests of clients are under way at once.
+    pub in_flight: u32,
+    /// Sagas that succeed.
+    pub sagas: u32,
+    /// Sagas whose last step is refused.
+    pub sagas_failing: u32,
+    /// Transactions.
+    pub transactions: u32,
+    /// How many nodes take part in each.
+    pub participants: u32,
+    /// Locks that are taken together, verified, and given back.
+    pub locks: u32,
+    /// What each node has at stake; 0: nothing.
+    pub stake: u64,
+    /// How long a message is waited for.
+    pub patience: Span,
+    /// How often every shard is asked a proof of.
+    pub audit_every: Span,
+    /// How long a prover has.
+    pub audit_deadline: Span,
+    /// In how long a node reads each of its shards again.
+    pub scrub_round: Span,
+    /// How often a node is heard by its neighbours.
+    pub beat: Span,
+    /// How long a silent node is not dead.
+    pub alive: Span,
+    /// Shards that may be rebuilt by one node within a minute.
+    pub repairs_per_minute: u32,
+    /// How long reading or writing a shard takes.
+    pub shard_disk: Between,
+    /// How long the world goes on before it is healed and looked at, from when clients have been served.
+    pub lasts: Span,
+    /// How long everything may take to come to rest after that.
+    pub budget: Span,
+    /// How many events may happen.
+    pub events: u64,
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        let seconds = |seconds| Span(Duration::from_secs(seconds));
+        Storage {
+            nodes: 12,
+            files: 8,
+            file_bytes: 2_000,
+            data: 4,
+            parity: 2,
+            shard_bytes: 256,
+            capacity: 1 << 20,
+            keepers: 3,
+            in_flight: 64,
+            sagas: 0,
+            sagas_failing: 0,
+            transactions: 0,
+            participants: 3,
+            locks: 0,
+            stake: 0,
+            patience: seconds(5),
+            audit_every: seconds(300),
+            audit_deadline: seconds(60),
+            scrub_round: seconds(600),
+            beat: seconds(5),
+            alive: seconds(60),
+            repairs_per_minute: 10,
+            shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
+            lasts: seconds(60),
+            budget: seconds(7_200),
+            events: 200_000_000,
+        }
+    }
+}
+
+/// `[faults]`: all of them strike between the moments of `window`, counted from when clients have
+/// been served, but for crashes and partitions: those count from the beginning.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Faults {
+    /// Power losses of nodes, each before one of the outputs that follow a moment.
+    pub power_losses: u32,
+    /// Crashes of processes.
+    pub process_crashes: u32,
+    /// Partitions: a region is cut off, or some nodes are.
+    pub partitions: u32,
+    /// When these begin.
+    pub crash_window: Between,
+    /// How long nodes are down, and partitions last.
+    pub down: Between,
+    /// Shards of which a copy rots: at most as many of a stripe at once as it can lose.
+    pub rot: u32,
+    /// The nodes that rot strikes; all, if 0: the first so many.
+    pub rot_nodes: u32,
+    /// When it does.
+    pub window: Between,
+    /// Which part of the nodes leaves for good in an hour; as many new ones join.
+    pub churn: Share,
+    /// A region that is cut off, 0 to 8, at the beginning of `window` until its end.
+    pub region: Option<u32>,
+    /// Nodes whose disks of shards are a thousand times as slow.
+    pub slow_disks: u32,
+    /// Nodes that throw their shards away and say that all is well, with proofs that they forge or repeat.
+    pub liars: u32,
+    /// Eight nodes spend the same units three times at once.
+    pub spend_twice: bool,
+    /// Slashed operators dispute, at the end of `window`, and voters vote this part of the slashes down.
+    pub disputes: Option<Share>,
+}
+
+impl Default for Faults {
+    fn default() -> Faults {
+        let second = Duration::from_secs(1);
+        Faults {
+            power_losses: 0,
+            process_crashes: 0,
+            partitions: 0,
+            crash_window: Between(Duration::ZERO, 20 * second),
+            down: Between(second / 100, 5 * second),
+            rot: 0,
+            rot_nodes: 0,
+            window: Between(Duration::ZERO, 60 * second),
+            churn: Share::default(),
+            region: None,
+            slow_disks: 0,
+            liars: 0,
+            spend_twice: false,
+            disputes: None,
+        }
+    }
+}
+
+/// `[expect]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expected {
+    /// Files that are stored.
+    pub stored: Option<u64>,
+    /// Sagas that completed.
+    pub completed: Option<u64>,
+    /// Sagas that were undone.
+    pub compensated: Option<u64>,
+    /// Transactions that committed.
+    pub committed: Option<u64>,
+    /// Locks that were taken and given back.
+    pub locked: Option<u64>,
+    /// Shards that were rebuilt, placed, and found healthy when they were read again.
+    pub repaired: Option<u64>,
+    /// At least as many.
+    pub min_repaired: Option<u64>,
+    /// Operators with exactly their stake behind them or in escrow.
+    pub staked: Option<u64>,
+    /// Slashes that nobody has decided about.
+    pub escrows: Option<u64>,
+    /// Slashes that were decided, at least.
+    pub min_decided: Option<u64>,
+    /// Requests to the ledger that were refused for good.
+    pub refused: Option<u64>,
+    /// In how many regions the nodes are.
+    pub regions: Option<u64>,
+    /// How many nodes would first ask one in their own region, at least, in percent.
+    pub min_local_percent: Option<u64>,
+    /// How well the network is.
+    pub health: Option<String>,
+}
+
+impl Scenario {
+    /// True if the text is of a world of storage nodes.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        text.lines().any(|line| line.trim() == "[storage]")
+    }
+
+    /// The scenario of a text.
+    ///
+    /// # Errors
+    /// What is wrong, with its line.
+    pub fn parse(text: &str) -> Result<Scenario, String> {
+        let scenario: Scenario = toml::from_str(text).map_err(|error| error.to_string())?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Storage { nodes, data, parity, participants, keepers, locks, .. } = self.storage;
+        let total = u32::from(data) + u32::from(parity);
+        let scheme = erasure::Scheme::new(data, parity).map_err(|error| error.to_string());
+        scheme?;
+        let wrong = [
+            (self.format != 1, "format: this build reads format 1"),
+            (!(4..=4_000).contains(&nodes), "storage.nodes: expected 4 to 4000"),
+            (total > nodes, "storage: more shards of a stripe than nodes"),
+            (participants > nodes, "storage.participants: more than there are nodes"),
+            (keepers == 0 || keepers >= nodes, "storage.keepers: at least one, fewer than nodes"),
+            (locks > 64, "storage.locks: a holder has at most 64"),
+            (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
+            (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),
+        ];
+        match wrong.into_iter().find(|(wrong, _)| *wrong) {
+            Some((_, what)) => Err(what.to_owned()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The text of a small world with dense faults: each seed is another one.
+#[must_use]
+pub fn small(seed: u64) -> String {
+    let mut stream = base::prng::Key::root(seed).child("storage.small").stream();
+    let nodes = stream.between(9, 16);
+    let (files, parity) = (stream.between(2, 6), stream.between(1, 3));
+    let data = stream.between(2, 4);
+    let (power, process) = (stream.below(10), stream.below(5));
+    let (partitions, rot) = (stream.below(3), stream.below(6));
+    let (loss, duplicate) = (stream.below(5), stream.below(6));
+    let (locks, stake) = (stream.below(6), stream.below(2) * 10_000);
+    let (sagas, transactions) = (stream.below(3), stream.below(3));
+    let mode = stream.below(3);
+    let torn = ["byte", "sector", "both"][mode as usize];
+    format!(
+        "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
+         [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
+         [disk]\ntorn = \"{torn}\"\n\
+         [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = 1500\ndata = {data}\nparity = {parity}\n\
+         locks = {locks}\nstake = {stake}\nsagas = {sagas}\nsagas_failing = 1\ntransactions = {transactions}\n\
+         in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
+         repairs_per_minute = 60\nevents = 3000000\n\
+         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         rot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n"
+    )
+}

@@ -1,0 +1,1389 @@
+//! The world: storage nodes on their disks, the network between them, and clients, in one queue of events.
+
+use super::disk::ShardDisk;
+use super::judge::{Finding, Judge, is_right};
+use super::report::{Health, Report, Totals};
+use super::scenario::{Expected, Faults, Scenario, Storage};
+use super::workload::{self, Client, File, Want};
+use crate::disk::{Reach, SimDisk};
+use crate::net::{Fate, Net, REGIONS, nanos};
+use crate::plan::NodeSet;
+use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
+use crate::trace::{Trace, digest};
+use base::prng::{Draw, Key};
+use base::{BootCount, NodeName, Time};
+use erasure::Codec;
+use incentives::{Ask, Units};
+use network::{Answer, Config, Input, Message, Output, ShardDone, StorageDisks, StorageNode};
+use node::{Disks, LogSlot, MessageKind, Outcome};
+use placement::Region;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+use store::Digest;
+use wal_core::{Directory, DiskError, DiskOp, SegmentId};
+
+/// Something that will happen.
+#[derive(Clone, Debug, Default)]
+enum Event {
+    #[default]
+    Nothing,
+    Arrives {
+        from: u32,
+        cargo: Cargo,
+    },
+    SyncDone {
+        process: u32,
+        lane: usize,
+    },
+    ShardDone {
+        process: u32,
+    },
+    Wake {
+        process: u32,
+    },
+    Start,
+    /// A client asks, or asks again.
+    Client(u64),
+    /// A crash becomes due: before one of the outputs that follow.
+    Crash {
+        power: bool,
+        outputs: u32,
+        down: Duration,
+    },
+    Partition {
+        number: u32,
+        lasts: Duration,
+    },
+    Unite {
+        number: u32,
+    },
+    Rot {
+        number: u32,
+    },
+    CutRegion {
+        region: u32,
+        lasts: Duration,
+    },
+    Leave {
+        number: u32,
+    },
+    /// Slashes are disputed (0), and voted on (1); units are given (2), and spent twice (3).
+    Ledger {
+        stage: u32,
+    },
+    /// Faults end.
+    Heal,
+    /// Is everything at rest?
+    Look,
+}
+
+impl Event {
+    fn kind(&self) -> u64 {
+        match self {
+            Event::Nothing => 0,
+            Event::Arrives { .. } => 1,
+            Event::SyncDone { .. } => 2,
+            Event::ShardDone { .. } => 3,
+            Event::Wake { .. } => 4,
+            Event::Start => 5,
+            Event::Client(_) => 6,
+            Event::Crash { .. } => 7,
+            Event::Partition { .. } => 8,
+            Event::Unite { .. } => 9,
+            Event::Rot { .. } => 10,
+            Event::CutRegion { .. } => 11,
+            Event::Leave { .. } => 12,
+            Event::Heal => 13,
+            Event::Look => 14,
+            Event::Ledger { .. } => 15,
+        }
+    }
+}
+
+/// A message on its way: a transaction's as it is, all others as bytes.
+#[derive(Clone, Debug)]
+enum Cargo {
+    Transaction(Box<node::Message>),
+    Bytes(Vec<u8>),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    ops: std::collections::VecDeque<DiskOp>,
+    busy: bool,
+    syncing: Option<(Option<SegmentId>, Reach)>,
+}
+
+const LANES: usize = 3;
+const LEDGER: usize = 2;
+
+#[derive(Clone, Debug)]
+struct Process {
+    node: Box<StorageNode>,
+    id: u32,
+    armed: Time,
+    lanes: [Lane; LANES],
+}
+
+#[derive(Clone, Debug, Default)]
+struct NodeDisks([SimDisk; LANES]);
+
+impl Disks for NodeDisks {
+    fn directory(&self, slot: LogSlot) -> &dyn Directory {
+        &self.0[slot as usize]
+    }
+}
+
+impl StorageDisks for NodeDisks {
+    fn ledger(&self) -> &dyn Directory {
+        &self.0[LEDGER]
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Machine {
+    process: Option<Process>,
+    disks: NodeDisks,
+    shards: ShardDisk,
+    boots: u32,
+    syncs: u64,
+    shard_ops: u64,
+    failures: u64,
+    /// It goes down before so many more outputs.
+    strike: Option<(u32, bool, Duration)>,
+    gone: bool,
+    slow: bool,
+    liar: bool,
+    /// What a liar repeats.
+    proof: Option<repair::Answer>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All is at rest, and every file was compared.
+    Quiet,
+    /// A judge objected.
+    Violation,
+    /// Faults have ended, and something never does.
+    NoProgress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Clients are served.
+    Serving,
+    /// Faults strike.
+    Faults,
+    /// It is waited for everything to come to rest.
+    Resting,
+    /// Files are fetched.
+    Fetching,
+}
+
+/// A client that hears nothing asks again after this long.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
+/// A client that was told to, or whose node is not there, asks again after this long.
+const CLIENT_PAUSE: Duration = Duration::from_secs(1);
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// Between two stages of what is asked of the ledger.
+const LEDGER_PAUSE: Duration = Duration::from_secs(120);
+/// Nodes below this try to spend what they have three times.
+const SPENDERS: u32 = 9;
+/// Units that there are.
+const SUPPLY: u64 = 1_000_000_000;
+
+/// One world of storage nodes.
+pub struct World<'a> {
+    scenario: &'a Scenario,
+    root: Key,
+    now: Time,
+    queue: AnyQueue,
+    events: Slab<Event>,
+    scheduled: u64,
+    machines: Vec<Machine>,
+    net: Net,
+    trace: Trace,
+    files: Vec<File>,
+    clients: Vec<Client>,
+    next_client: usize,
+    open: u32,
+    judge: Judge,
+    /// On whose disks each shard may lie.
+    lay: BTreeMap<Digest, BTreeSet<u32>>,
+    hurt: BTreeSet<Digest>,
+    totals: Totals,
+    phase: Phase,
+    healed: bool,
+    rest_by: Time,
+    out: Vec<Output>,
+    compared: u64,
+}
+
+impl<'a> World<'a> {
+    /// A world at its beginning.
+    #[must_use]
+    pub fn new(scenario: &'a Scenario, seed: u64) -> World<'a> {
+        let root = Key::root(seed).child("storage.world");
+        let nodes = scenario.storage.nodes;
+        let files = workload::files(scenario, &root);
+        let mut world = World {
+            net: Net::new(&scenario.network, nodes, REGIONS, &root),
+            judge: Judge::new(scenario.storage.data, &files),
+            clients: workload::wants(scenario, &root),
+            scenario,
+            root,
+            now: Time::ZERO,
+            queue: AnyQueue::new(QueueKind::default()),
+            events: Slab::default(),
+            scheduled: 0,
+            machines: (0..nodes).map(|_| Machine::default()).collect(),
+            trace: Trace::default(),
+            files,
+            next_client: 0,
+            open: 0,
+            lay: BTreeMap::new(),
+            hurt: BTreeSet::new(),
+            totals: Totals::default(),
+            phase: Phase::Serving,
+            healed: false,
+            rest_by: Time::NEVER,
+            out: Vec::new(),
+            compared: 0,
+        };
+        for node in 0..nodes {
+            // One after the other, so that those who come later meet somebody.
+            let at = Time::ZERO + Duration::from_millis(5) * node.min(400);
+            world.schedule(at, node, Event::Start);
+        }
+        let slow = scenario.faults.slow_disks.min(nodes);
+        (0..slow).for_each(|node| world.machines[(nodes - 1 - node) as usize].slow = true);
+        world.plan_crashes();
+        // Members have to have met before anybody asks.
+        let begin = Time::ZERO + 4 * scenario.storage.patience.0;
+        world.start_clients(begin);
+        world
+    }
+
+    fn schedule(&mut self, at: Time, target: u32, event: Event) {
+        let (place, slot) = self.events.take();
+        *slot = event;
+        self.scheduled += 1;
+        self.queue.push(Entry { at: at.max(self.now), tie: self.scheduled, target, what: place });
+    }
+
+    fn between(draw: Draw, range: crate::scenario::Between) -> Duration {
+        let (low, high) = nanos(range);
+        Duration::from_nanos(draw.between(low, high))
+    }
+
+    /// Crashes and partitions are drawn at the beginning, each by its number.
+    fn plan_crashes(&mut self) {
+        let Faults { power_losses, process_crashes, partitions, crash_window, down, .. } =
+            self.scenario.faults.clone();
+        let nodes = u64::from(self.scenario.storage.nodes);
+        let kinds = [("power", power_losses), ("process", process_crashes)];
+        for (kind, count) in kinds {
+            let key = self.root.child("crash").child(kind);
+            for number in 0..count {
+                let draw = key.draw(u64::from(number), 0);
+                let at = Time::ZERO + Self::between(draw, crash_window);
+                let node = draw.nth(1).below(nodes) as u32;
+                let outputs = draw.nth(2).between(1, 60) as u32;
+                let down = Self::between(draw.nth(3), down);
+                let power = kind == "power";
+                self.schedule(at, node, Event::Crash { power, outputs, down });
+            }
+        }
+        let key = self.root.child("partition");
+        for number in 0..partitions {
+            let draw = key.draw(u64::from(number), 0);
+            let at = Time::ZERO + Self::between(draw, crash_window);
+            let lasts = Self::between(draw.nth(1), down);
+            self.schedule(at, 0, Event::Partition { number, lasts });
+        }
+    }
+
+    fn start_clients(&mut self, at: Time) {
+        while self.next_client < self.clients.len() && self.open < self.scenario.storage.in_flight {
+            self.next_client += 1;
+            self.open += 1;
+            self.schedule(at, 0, Event::Client(self.next_client as u64));
+        }
+    }
+
+    /// Runs until the end.
+    pub fn run(&mut self) -> Ending {
+        loop {
+            if self.judge.finding.is_some() {
+                return Ending::Violation;
+            }
+            if let Some(ending) = self.step() {
+                return ending;
+            }
+        }
+    }
+
+    fn step(&mut self) -> Option<Ending> {
+        let Some(entry) = self.queue.pop() else { return Some(Ending::NoProgress) };
+        assert!(entry.at >= self.now, "time does not go back");
+        self.now = entry.at;
+        let event = std::mem::take(self.events.get_mut(entry.what));
+        self.events.free(entry.what);
+        self.trace.event(self.now.as_nanos(), event.kind() << 32 | u64::from(entry.target));
+        if self.trace.events() > self.scenario.storage.events {
+            return Some(Ending::NoProgress);
+        }
+        if self.now > self.rest_by {
+            let rests = self.all_rest();
+            let World { judge, machines, lay, now, .. } = self;
+            judge.look(*now, &|digest| has_right(machines, lay, digest), rests);
+            return Some(Ending::NoProgress);
+        }
+        self.happen(entry.target, event)
+    }
+
+    fn happen(&mut self, target: u32, event: Event) -> Option<Ending> {
+        match event {
+            Event::Nothing => unreachable!("nothing is scheduled"),
+            Event::Arrives { from, cargo } => self.arrive(target, from, cargo),
+            Event::SyncDone { process, lane } => self.sync_done(target, process, lane),
+            Event::ShardDone { process } => self.shard_done(target, process),
+            Event::Wake { process } => self.wake(target, process),
+            Event::Start => self.start(target),
+            Event::Client(number) => self.ask(number),
+            Event::Crash { power, outputs, down } => {
+                let machine = &mut self.machines[target as usize];
+                if !self.healed && machine.process.is_some() && !machine.gone {
+                    machine.strike = Some((outputs, power, down));
+                }
+            }
+            Event::Partition { number, lasts } => self.part(number, lasts),
+            Event::Unite { number } => self.net.unblock(number),
+            Event::Rot { number } => self.rot(number),
+            Event::CutRegion { region, lasts } => {
+                let number = u32::MAX;
+                self.net.block(number, None, NodeSet::Region(region), NodeSet::Rest);
+                self.net.block(number, None, NodeSet::Rest, NodeSet::Region(region));
+                *self.totals.faults.entry("regions cut off").or_default() += 1;
+                self.schedule(self.now + lasts, 0, Event::Unite { number });
+            }
+            Event::Leave { number } => self.leave(number),
+            Event::Ledger { stage } => self.ledger(stage),
+            Event::Heal => self.heal(),
+            Event::Look => return self.look(),
+        }
+        None
+    }
+
+    // ---- processes ----
+
+    fn config(&self, node: u32) -> Config {
+        let Storage { patience, keepers, capacity, repairs_per_minute, beat, alive, .. } =
+            self.scenario.storage;
+        let storage = &self.scenario.storage;
+        let name = NodeName::numbered(u64::from(node));
+        let boots = self.machines[node as usize].boots;
+        let key = self.root.child("node").keyed(u64::from(node));
+        let secret = key.child("boot").keyed(u64::from(boots));
+        let mut transactions =
+            node::Config::both(name, key.draw(0, 0).u64(), secret.child("engine"));
+        transactions.log = self.scenario.disk.log();
+        if let Some(engine) = &mut transactions.coordinator {
+            engine.step_timeout = 6 * patience.0;
+            engine.prepare_timeout = 4 * patience.0;
+            engine.output_bytes_max = 8;
+        }
+        let total = u64::from(self.scenario.storage.nodes);
+        let meet = (0..4)
+            .map(|nth| secret.draw(1, nth).below(total))
+            .filter(|other| *other != u64::from(node));
+        let authority = NodeName::numbered(0);
+        let bank = (node == 0).then(|| incentives::Config::new(authority, Units(SUPPLY)));
+        Config {
+            transactions,
+            region: Region::ALL[(node % REGIONS) as usize],
+            shards: store::StoreConfig {
+                shard_bytes_max: 1 << 20,
+                ..store::StoreConfig::new(name, capacity)
+            },
+            scrub: repair::ScrubConfig { round: storage.scrub_round.0, burst_max: 16 },
+            repair: repair::Config {
+                shards: repairs_per_minute,
+                answer_max: 6 * patience.0,
+                retry_after: 2 * patience.0,
+                ..repair::Config::default()
+            },
+            audit: repair::AuditConfig {
+                deadline: storage.audit_deadline.0,
+                ..repair::AuditConfig::default()
+            },
+            audit_every: storage.audit_every.0,
+            locks: locks::Config::default(),
+            membership: placement::MembershipConfig {
+                beat: beat.0,
+                alive: alive.0,
+                ..placement::MembershipConfig::default()
+            },
+            lookup: placement::LookupConfig {
+                replication: keepers,
+                patience: patience.0,
+                ..placement::LookupConfig::default()
+            },
+            patience: patience.0,
+            attempts_max: 20,
+            authority,
+            bank,
+            report_every: Some(Duration::from_secs(60).max(storage.audit_every.0 / 5)),
+            meet: meet.map(NodeName::numbered).collect(),
+            network: self.root.child("network"),
+            secret,
+            boot: BootCount(boots),
+            unix_ms_at_zero: 1_700_000_000_000,
+        }
+    }
+
+    fn start(&mut self, node: u32) {
+        let machine = &mut self.machines[node as usize];
+        if machine.gone || machine.process.is_some() {
+            return;
+        }
+        machine.boots += 1;
+        let config = self.config(node);
+        let machine = &mut self.machines[node as usize];
+        let id = machine.boots;
+        let mut out = std::mem::take(&mut self.out);
+        let Machine { disks, shards, .. } = machine;
+        let (there, pins) = (shards.shards(), shards.pins());
+        let running = StorageNode::start(config, self.now, disks, there, pins, &mut out);
+        machine.process = Some(Process {
+            node: Box::new(running),
+            id,
+            armed: Time::NEVER,
+            lanes: Default::default(),
+        });
+        self.go_on(node, id, out);
+    }
+
+    fn process(&mut self, node: u32, id: u32) -> Option<&mut Process> {
+        self.machines[node as usize].process.as_mut().filter(|process| process.id == id)
+    }
+
+    fn feed(&mut self, node: u32, id: u32, input: Input) {
+        let machine = &mut self.machines[node as usize];
+        let Some(process) = machine.process.as_mut().filter(|process| process.id == id) else {
+            return;
+        };
+        let mut out = std::mem::take(&mut self.out);
+        process.node.handle(self.now, input, &machine.disks, &mut out);
+        self.go_on(node, id, out);
+    }
+
+    /// Performs a process's outputs one by one; it may go down before any of them.
+    fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
+        let mut heard: Vec<Input> = Vec::new();
+        loop {
+            for output in out.drain(..) {
+                if let Some((left, power, down)) = &mut self.machines[node as usize].strike {
+                    *left -= 1;
+                    if *left == 0 {
+                        let (power, down) = (*power, *down);
+                        self.crash(node, power, Some(down));
+                    }
+                }
+                if self.process(node, id).is_none() {
+                    break;
+                }
+                self.perform(node, id, output, &mut heard);
+            }
+            if self.process(node, id).is_none() || heard.is_empty() {
+                break;
+            }
+            for input in std::mem::take(&mut heard) {
+                let machine = &mut self.machines[node as usize];
+                let Some(process) = &mut machine.process else { break };
+                process.node.handle(self.now, input, &machine.disks, &mut out);
+            }
+        }
+        self.out = out;
+        self.out.clear();
+        self.arm(node, id);
+    }
+
+    fn perform(&mut self, node: u32, id: u32, output: Output, heard: &mut Vec<Input>) {
+        match output {
+            Output::Transactions(node::Output::Disk { slot, ops }) => {
+                self.flush(node, id, slot as usize, ops, heard);
+            }
+            Output::Transactions(node::Output::Died { reason, .. }) => {
+                let what = format!("n{node} stops without need: {reason}");
+                self.judge.object("process", self.now, what);
+            }
+            Output::Transactions(_) => {}
+            Output::Ledger(ops) => self.flush(node, id, LEDGER, ops, heard),
+            Output::Shards(op) => {
+                if let store::Op::Write { digest, .. } = &op {
+                    self.lay.entry(*digest).or_default().insert(node);
+                }
+                if self.machines[node as usize].shards.push(op) {
+                    self.shard_later(node, id);
+                }
+            }
+            Output::Send { to, message } => self.send(node, to.number() as u32, message),
+            Output::Tell { number, answer } => self.told(number, answer),
+        }
+    }
+
+    fn arm(&mut self, node: u32, id: u32) {
+        let now = self.now;
+        let Some(process) = self.process(node, id) else { return };
+        if let Some(wake) = process.node.next_wake() {
+            let wake = wake.max(now);
+            if wake < process.armed {
+                process.armed = wake;
+                self.schedule(wake, node, Event::Wake { process: id });
+            }
+        }
+    }
+
+    fn wake(&mut self, node: u32, id: u32) {
+        let now = self.now;
+        let Some(process) = self.process(node, id) else { return };
+        if process.armed != now {
+            return;
+        }
+        process.armed = Time::NEVER;
+        match process.node.next_wake() {
+            Some(due) if due <= now => self.feed(node, id, Input::Wake),
+            _ => self.arm(node, id),
+        }
+    }
+
+    // ---- disks ----
+
+    fn flush(&mut self, node: u32, id: u32, lane: usize, ops: Vec<DiskOp>, heard: &mut Vec<Input>) {
+        let Some(process) = self.process(node, id) else { return };
+        let at = &mut process.lanes[lane];
+        assert!(!at.busy, "a log has one flush in flight");
+        (at.busy, at.ops) = (true, ops.into());
+        heard.extend(self.lane_goes_on(node, id, lane));
+    }
+
+    /// Performs a log's operations until a sync has to be waited for; what the node is told at their end.
+    fn lane_goes_on(&mut self, node: u32, id: u32, lane: usize) -> Option<Input> {
+        let machine = &mut self.machines[node as usize];
+        let process = machine.process.as_mut().filter(|process| process.id == id)?;
+        let at = &mut process.lanes[lane];
+        let disk = &mut machine.disks.0[lane];
+        let told = |result: Result<(), DiskError>| match lane {
+            0 => Input::Flushed { slot: LogSlot::Coordinator, result },
+            1 => Input::Flushed { slot: LogSlot::Participant, result },
+            _ => Input::LedgerFlushed(result),
+        };
+        while let Some(op) = at.ops.pop_front() {
+            let syncs = match op {
+                DiskOp::Sync(segment) => Some(Some(segment)),
+                DiskOp::SyncDirectory => Some(None),
+                op => {
+                    if let Err(error) = disk.perform(op) {
+                        at.ops.clear();
+                        at.busy = false;
+                        return Some(told(Err(error)));
+                    }
+                    None
+                }
+            };
+            if let Some(segment) = syncs {
+                at.syncing = Some((segment, disk.begin_sync()));
+                machine.syncs += 1;
+                let (low, high) = nanos(self.scenario.disk.sync);
+                let key = self.root.child("sync").keyed(u64::from(node) << 2 | lane as u64);
+                let takes = key.draw(machine.syncs, 0).between(low, high);
+                let at = self.now + Duration::from_nanos(takes);
+                self.schedule(at, node, Event::SyncDone { process: id, lane });
+                return None;
+            }
+        }
+        at.busy = false;
+        Some(told(Ok(())))
+    }
+
+    fn sync_done(&mut self, node: u32, id: u32, lane: usize) {
+        let machine = &mut self.machines[node as usize];
+        let Some(process) = machine.process.as_mut().filter(|process| process.id == id) else {
+            return;
+        };
+        let Some((segment, reach)) = process.lanes[lane].syncing.take() else { return };
+        match segment {
+            Some(segment) => machine.disks.0[lane].synced(segment, reach),
+            None => machine.disks.0[lane].directory_synced(reach),
+        }
+        if let Some(input) = self.lane_goes_on(node, id, lane) {
+            self.feed(node, id, input);
+        }
+    }
+
+    fn shard_later(&mut self, node: u32, id: u32) {
+        let machine = &mut self.machines[node as usize];
+        machine.shard_ops += 1;
+        let key = self.root.child("shard.disk").keyed(u64::from(node));
+        let mut takes =
+            Self::between(key.draw(machine.shard_ops, 0), self.scenario.storage.shard_disk);
+        if machine.slow && !self.healed {
+            takes *= 1_000;
+        }
+        self.schedule(self.now + takes, node, Event::ShardDone { process: id });
+    }
+
+    fn shard_done(&mut self, node: u32, id: u32) {
+        if self.process(node, id).is_none() {
+            return;
+        }
+        let now = self.now;
+        let machine = &mut self.machines[node as usize];
+        let removes = machine.shards.next_removal();
+        let done = machine.shards.done(now);
+        if let Some(digest) = removes {
+            self.hurt_one(digest, "removed");
+        }
+        if self.machines[node as usize].shards.is_busy() {
+            self.shard_later(node, id);
+        }
+        if let Some(done) = done {
+            if let ShardDone::Loaded { .. } = done {
+                self.trace.word(u64::from(node));
+            }
+            self.feed(node, id, Input::Shards(done));
+        }
+    }
+
+    /// The disks of all nodes that have not left.
+    fn disks(&self) -> Vec<(u32, &ShardDisk)> {
+        let there = (0u32..).zip(&self.machines).filter(|(_, machine)| !machine.gone);
+        there.map(|(node, machine)| (node, &machine.shards)).collect()
+    }
+
+    // ---- network ----
+
+    fn send(&mut self, from: u32, to: u32, mut message: Message) {
+        if self.machines[from as usize].liar {
+            self.lie(from, &mut message);
+        }
+        let (cargo, digest) = match message.encode() {
+            Some(bytes) => {
+                let mut hash = Trace::default();
+                for chunk in bytes.chunks(8) {
+                    let mut word = [0; 8];
+                    word[..chunk.len()].copy_from_slice(chunk);
+                    hash.word(u64::from_le_bytes(word));
+                }
+                self.totals.sent_bytes += bytes.len() as u64;
+                (Cargo::Bytes(bytes), hash.hash() as u64)
+            }
+            None => match message {
+                Message::Transaction(message) => {
+                    let digest = digest(&message);
+                    (Cargo::Transaction(Box::new(message)), digest)
+                }
+                _ => unreachable!("only a transaction's message has no bytes"),
+            },
+        };
+        if to as usize >= self.machines.len() {
+            return;
+        }
+        // No fault here drops one kind of message, so the kind does not matter.
+        let Fate { first, second } = self.net.send(self.now, from, to, MessageKind::Hello, digest);
+        if let Some(at) = second {
+            self.schedule(at, to, Event::Arrives { from, cargo: cargo.clone() });
+        }
+        if let Some(at) = first {
+            self.schedule(at, to, Event::Arrives { from, cargo });
+        }
+    }
+
+    /// A liar says that all is well, and proves it with what it once proved, or with an invention.
+    fn lie(&mut self, node: u32, message: &mut Message) {
+        match message {
+            Message::Scrubbed { healthy, .. } => *healthy = true,
+            Message::Proof(answer) if answer.proof.is_some() => {
+                self.machines[node as usize].proof = Some(answer.clone());
+            }
+            Message::Proof(answer) => {
+                let repeated = self.machines[node as usize].proof.clone();
+                answer.proof = repeated.and_then(|answer| answer.proof).or_else(|| {
+                    let invented = vec![0xEE; 256];
+                    store::merkle::prove(&invented, 0, 1)
+                });
+            }
+            Message::Bytes { bytes: bytes @ None, .. } => *bytes = Some(vec![0xEE; 256]),
+            _ => {}
+        }
+    }
+
+    fn arrive(&mut self, to: u32, from: u32, cargo: Cargo) {
+        self.totals.messages += 1;
+        let Some(process) = &self.machines[to as usize].process else { return };
+        let id = process.id;
+        let message = match cargo {
+            Cargo::Transaction(message) => Message::Transaction(*message),
+            Cargo::Bytes(bytes) => match Message::decode(&bytes) {
+                Ok(message) => message,
+                Err(malformed) => {
+                    let what = format!("n{from} sends what is no message: {malformed}");
+                    return self.judge.object("wire", self.now, what);
+                }
+            },
+        };
+        let from = NodeName::numbered(u64::from(from));
+        self.feed(to, id, Input::Message { from, message });
+    }
+
+    // ---- clients ----
+
+    fn ask(&mut self, number: u64) {
+        let at = number as usize - 1;
+        if self.clients[at].answered {
+            return;
+        }
+        let mut node = self.clients[at].node;
+        while self.machines[node as usize].gone {
+            // Its node has left for good: it goes to the next.
+            node = (node + 1) % self.machines.len() as u32;
+            self.clients[at].node = node;
+        }
+        let client = self.clients[at].clone();
+        let process = self.machines[node as usize].process.as_ref();
+        let ready = process.filter(|process| process.node.transactions().is_ready());
+        let Some(id) = ready.map(|process| process.id) else {
+            return self.schedule(self.now + CLIENT_PAUSE, 0, Event::Client(number));
+        };
+        let request = workload::request(self.scenario, &self.root, number, &client, &self.files);
+        self.schedule(self.now + CLIENT_PATIENCE, 0, Event::Client(number));
+        self.feed(node, id, Input::Request(request));
+    }
+
+    fn told(&mut self, number: u64, answer: Answer) {
+        let number = match &answer {
+            Answer::Ended { key, .. } => key.as_bytes().try_into().map_or(0, u64::from_le_bytes),
+            _ => number,
+        };
+        let Some(at) = (number as usize).checked_sub(1).filter(|at| *at < self.clients.len())
+        else {
+            return;
+        };
+        if self.clients[at].answered {
+            return;
+        }
+        let now = self.now;
+        let want = self.clients[at].want.clone();
+        let kind = match (answer, want) {
+            (Answer::Stored { .. }, Want::Put(file)) => {
+                let World { judge, machines, lay, hurt, .. } = self;
+                judge.stored(now, file, &|digest| has_right(machines, lay, digest), hurt);
+                "stored"
+            }
+            (Answer::Got(assembly), Want::Get(file)) => {
+                let got = assembly.decode(&mut Codec::new(), &workload::owner()).ok();
+                let expected = &self.files[file as usize].content;
+                self.judge.fetched(now, file, expected, got.as_deref());
+                self.compared += 1;
+                "fetched"
+            }
+            (Answer::Locked { locks }, Want::Locks) => {
+                *self.totals.answers.entry("locks taken and given back").or_default() +=
+                    u64::from(locks);
+                "lockings"
+            }
+            (Answer::Ledger { done: true }, _) => "ledger requests",
+            (Answer::Ledger { done: false }, Want::Ledger(_)) => "ledger requests refused",
+            // Its node crashed when it was done, and has asked again: the ledger shows it.
+            (Answer::Ledger { done: false }, Want::Stake(node)) if self.has_staked(node) => {
+                "ledger requests"
+            }
+            (Answer::Ended { outcome, .. }, _) => match outcome {
+                Outcome::Completed => "sagas completed",
+                Outcome::Compensated | Outcome::SagaAborted => "sagas undone",
+                Outcome::Committed => "transactions committed",
+                Outcome::Aborted => "transactions aborted",
+                Outcome::Refused(_) | Outcome::InDoubt => {
+                    return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number));
+                }
+            },
+            // Not yet: it asks again.
+            _ => return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number)),
+        };
+        self.clients[at].answered = true;
+        self.trace.word(number);
+        *self.totals.answers.entry(kind).or_default() += 1;
+        self.open -= 1;
+        self.start_clients(now);
+        if self.open == 0 && self.next_client == self.clients.len() {
+            self.served();
+        }
+    }
+
+    fn has_staked(&self, node: u32) -> bool {
+        let bank = self.node(0).and_then(StorageNode::bank);
+        let stake = bank.map(|bank| bank.stake(NodeName::numbered(u64::from(node))));
+        stake.is_some_and(|it| it.own.0 + it.escrowed.0 >= self.scenario.storage.stake)
+    }
+
+    /// Every client of this phase has its answer.
+    fn served(&mut self) {
+        match self.phase {
+            Phase::Serving => {
+                self.phase = Phase::Faults;
+                self.plan_faults();
+                let at = self.now + self.scenario.storage.lasts.0;
+                self.schedule(at, 0, Event::Heal);
+            }
+            Phase::Fetching => self.schedule(self.now, 0, Event::Look),
+            Phase::Faults | Phase::Resting => {}
+        }
+    }
+
+    // ---- faults ----
+
+    fn plan_faults(&mut self) {
+        let Faults { rot, window, churn, region, liars, disputes, spend_twice, .. } =
+            self.scenario.faults.clone();
+        let key = self.root.child("faults");
+        for number in 0..rot {
+            let at = self.now + Self::between(key.child("rot").draw(u64::from(number), 0), window);
+            self.schedule(at, 0, Event::Rot { number });
+        }
+        if let Some(region) = region {
+            let lasts = window.1 - window.0;
+            self.schedule(self.now + window.0, 0, Event::CutRegion { region, lasts });
+        }
+        let parts = u64::from(churn.0.parts_per_million());
+        let hours = self.scenario.storage.lasts.0.as_nanos() as u64 / 1_000_000_000;
+        let leaving = u64::from(self.scenario.storage.nodes) * parts * hours / 3_600 / 1_000_000;
+        for number in 0..leaving {
+            let draw = key.child("churn").draw(number, 0);
+            let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
+            let at = self.now + Duration::from_nanos(after);
+            self.schedule(at, 0, Event::Leave { number: number as u32 });
+        }
+        if disputes.is_some() {
+            self.schedule(self.now + window.1, 0, Event::Ledger { stage: 0 });
+            self.schedule(self.now + window.1 + LEDGER_PAUSE, 0, Event::Ledger { stage: 1 });
+        }
+        if spend_twice {
+            self.schedule(self.now, 0, Event::Ledger { stage: 2 });
+            self.schedule(self.now + LEDGER_PAUSE, 0, Event::Ledger { stage: 3 });
+        }
+        for liar in 0..liars {
+            // Not the authority.
+            let node = 1 + liar;
+            *self.totals.faults.entry("liars").or_default() += 1;
+            let machine = &mut self.machines[node as usize];
+            machine.liar = true;
+            let thrown: Vec<Digest> = machine
+                .shards
+                .all()
+                .filter(|(_, bytes)| !bytes.starts_with(b"TRFR"))
+                .map(|(digest, _)| digest)
+                .collect();
+            machine.shards.throw_away();
+            for digest in thrown {
+                self.hurt.insert(digest);
+                self.hurt_one(digest, "thrown away");
+            }
+        }
+    }
+
+    /// Somebody asks something of the ledger, by a node of its own.
+    fn asks(&mut self, node: u32, ask: Ask) {
+        self.clients.push(Client { want: Want::Ledger(ask), node, answered: false });
+    }
+
+    fn ledger(&mut self, stage: u32) {
+        let nodes = self.scenario.storage.nodes;
+        let name = |node: u32| NodeName::numbered(u64::from(node));
+        let slashes: Vec<(incentives::EscrowId, NodeName, NodeName)> = self
+            .node(0)
+            .and_then(StorageNode::bank)
+            .into_iter()
+            .flat_map(|bank| bank.escrows())
+            .map(|(escrow, slash)| {
+                let reporter = match slash.cause() {
+                    incentives::Cause::Reported { by, .. } => by,
+                    incentives::Cause::LowScore { .. } => slash.operator(),
+                };
+                (*escrow, slash.operator(), reporter)
+            })
+            .collect();
+        let against = self.scenario.faults.disputes.unwrap_or_default();
+        let key = self.root.child("vote");
+        match stage {
+            0 => {
+                for (escrow, operator, _) in slashes {
+                    self.asks(operator.number() as u32, Ask::Dispute { escrow });
+                }
+            }
+            1 => {
+                for (escrow, operator, reporter) in slashes {
+                    let draw = key.draw(escrow.0, 0);
+                    // Of every seventh slash hardly anybody cares: its deadline decides.
+                    let voters = if escrow.0 % 7 == 0 { 2 } else { 8 };
+                    let first = draw.below(u64::from(nodes)) as u32;
+                    for number in 0..voters {
+                        let voter = (first + number) % nodes;
+                        if name(voter) != operator && name(voter) != reporter {
+                            let uphold = !against.0.holds(&draw.nth(1));
+                            self.asks(voter, Ask::Vote { escrow, uphold });
+                            // A second vote of the same node counts for nothing.
+                            self.asks(voter, Ask::Vote { escrow, uphold: !uphold });
+                        }
+                    }
+                }
+            }
+            2 => {
+                for node in 1..SPENDERS.min(nodes) {
+                    self.asks(0, Ask::Grant { to: name(node), units: Units(500) });
+                }
+            }
+            _ => {
+                for node in 1..SPENDERS.min(nodes) {
+                    for nth in 1..4 {
+                        // Not to one that would spend it in turn.
+                        let to = name((SPENDERS - 1 + nth) % nodes);
+                        self.asks(node, Ask::Transfer { to, units: Units(500) });
+                    }
+                }
+            }
+        }
+        *self.totals.faults.entry("stages of the ledger").or_default() += 1;
+        self.start_clients(self.now);
+    }
+
+    fn hurt_one(&mut self, digest: Digest, why: &'static str) {
+        let World { judge, machines, lay, now, .. } = self;
+        judge.gone(*now, digest, &|digest| has_right(machines, lay, digest), why);
+    }
+
+    fn part(&mut self, number: u32, lasts: Duration) {
+        if self.healed {
+            return;
+        }
+        let nodes = self.scenario.storage.nodes;
+        let mut stream = self.root.child("partition.of").keyed(u64::from(number)).stream();
+        let set = if stream.below(2) == 0 {
+            NodeSet::Region(stream.below(u64::from(REGIONS)) as u32)
+        } else {
+            let few = (nodes / 3).max(1);
+            NodeSet::Nodes(stream.distinct(few, nodes))
+        };
+        self.net.block(number, None, set.clone(), NodeSet::Rest);
+        if stream.below(3) > 0 {
+            self.net.block(number, None, NodeSet::Rest, set);
+        }
+        *self.totals.faults.entry("partitions").or_default() += 1;
+        self.schedule(self.now + lasts, 0, Event::Unite { number });
+    }
+
+    /// A bit of some shard's copy changes, if its stripe can spare it.
+    fn rot(&mut self, number: u32) {
+        if self.healed {
+            return;
+        }
+        let key = self.root.child("rot.which").keyed(u64::from(number));
+        let few = self.scenario.faults.rot_nodes;
+        let mut all: Vec<(u32, Digest)> = Vec::new();
+        for (node, disk) in self.disks() {
+            if few == 0 || node < few {
+                all.extend(disk.shards().map(|(digest, _)| (node, digest)));
+            }
+        }
+        for attempt in 0..64 {
+            if all.is_empty() {
+                return;
+            }
+            let draw = key.draw(attempt, 0);
+            let (node, digest) = all[draw.below(all.len() as u64) as usize];
+            let World { judge, machines, lay, .. } = &*self;
+            let spare = judge.spare(digest, &|digest| has_right(machines, lay, digest));
+            // What has rotted already is left alone, so that each strike counts.
+            if self.hurt.contains(&digest) || spare == 0 {
+                continue;
+            }
+            if self.machines[node as usize].shards.rot(digest, draw.nth(1)) {
+                self.hurt.insert(digest);
+                *self.totals.faults.entry("shards rotted").or_default() += 1;
+                self.trace.word(u64::from(node));
+                return self.hurt_one(digest, "rotted");
+            }
+        }
+    }
+
+    /// A node leaves for good with all that it has, and another one joins.
+    fn leave(&mut self, number: u32) {
+        if self.healed {
+            return;
+        }
+        let draw = self.root.child("leave").draw(u64::from(number), 0);
+        // The authority and those who have just come stay.
+        let all: Vec<u32> = (1u32..)
+            .zip(&self.machines[1..])
+            .filter(|(_, machine)| !machine.gone && machine.process.is_some())
+            .map(|(node, _)| node)
+            .collect();
+        if all.is_empty() {
+            return;
+        }
+        let node = all[draw.below(all.len() as u64) as usize];
+        let lost: Vec<Digest> =
+            self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
+        self.machines[node as usize] =
+            Machine { gone: true, boots: self.machines[node as usize].boots, ..Machine::default() };
+        *self.totals.faults.entry("nodes left").or_default() += 1;
+        for digest in lost {
+            self.hurt_one(digest, "lost with its node");
+        }
+        let new = self.machines.len() as u32;
+        self.machines.push(Machine::default());
+        self.schedule(self.now + Duration::from_secs(1), new, Event::Start);
+    }
+
+    fn crash(&mut self, node: u32, power: bool, down: Option<Duration>) {
+        let machine = &mut self.machines[node as usize];
+        machine.strike = None;
+        machine.process = None;
+        machine.failures += 1;
+        let key = self.root.child("power").keyed(u64::from(node));
+        if power {
+            let fates = self.scenario.disk.fates();
+            for (lane, disk) in (0u64..).zip(&mut machine.disks.0) {
+                disk.power_fails(fates, &key, lane, machine.failures);
+            }
+        }
+        machine.shards.fails(self.now, power, key.draw(1 << 40, machine.failures));
+        self.totals.crashes += 1;
+        self.trace.word(u64::from(node) | 1 << 41);
+        if let Some(down) = down {
+            self.schedule(self.now + down, node, Event::Start);
+        }
+    }
+
+    /// Faults end; what is down comes back.
+    fn heal(&mut self) {
+        self.healed = true;
+        self.net.heal();
+        self.phase = Phase::Resting;
+        self.rest_by = self.now + self.scenario.storage.budget.0;
+        for node in 0..self.machines.len() as u32 {
+            self.machines[node as usize].strike = None;
+            if self.machines[node as usize].process.is_none() {
+                self.schedule(self.now, node, Event::Start);
+            }
+        }
+        self.schedule(self.now + LOOK_PAUSE, 0, Event::Look);
+    }
+
+    /// Whether everything has come to rest and is mended; then files are fetched, then it ends.
+    fn look(&mut self) -> Option<Ending> {
+        let now = self.now;
+        let rests = self.all_rest();
+        let World { judge, machines, lay, .. } = &*self;
+        let mended = rests && judge.is_mended(&|digest| has_right(machines, lay, digest));
+        if !mended {
+            self.schedule(now + LOOK_PAUSE, 0, Event::Look);
+            return None;
+        }
+        match self.phase {
+            Phase::Resting => {
+                self.phase = Phase::Fetching;
+                let stored: Vec<u32> = self.judge.all_stored().collect();
+                if stored.is_empty() {
+                    return Some(self.end());
+                }
+                let nodes = self.scenario.storage.nodes;
+                self.clients.extend(workload::gets(&stored, nodes, &self.root));
+                self.start_clients(now);
+                None
+            }
+            _ => Some(self.end()),
+        }
+    }
+
+    fn all_rest(&self) -> bool {
+        self.machines.iter().filter(|machine| !machine.gone).all(|machine| {
+            machine.process.as_ref().is_some_and(|process| process.node.is_at_rest(self.now))
+        })
+    }
+
+    fn end(&mut self) -> Ending {
+        let machine = &self.machines[0];
+        if let Some(process) = &machine.process
+            && let Some(bank) = process.node.bank()
+        {
+            self.judge.ledger(self.now, SUPPLY, machine.disks.ledger(), bank);
+            if process.node.ledger_anomalies() > 0 {
+                self.judge.object("S5", self.now, "a record of the ledger did not follow".into());
+            }
+        }
+        if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
+    }
+
+    // ---- what came out ----
+
+    /// A node, if it is up.
+    #[must_use]
+    pub fn node(&self, node: u32) -> Option<&StorageNode> {
+        self.machines.get(node as usize)?.process.as_ref().map(|process| &*process.node)
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &StorageNode> {
+        self.machines.iter().filter_map(|machine| machine.process.as_ref().map(|p| &*p.node))
+    }
+
+    /// What has not come to rest, for people.
+    fn unfinished(&self) -> String {
+        let mut found = Vec::new();
+        let open = self.clients.iter().zip(1u64..).filter(|(client, _)| !client.answered);
+        for (client, number) in open.take(3) {
+            found.push(format!("client {number} of n{} waits: {:?}", client.node, client.want));
+        }
+        for (at, machine) in self.machines.iter().enumerate().filter(|(_, m)| !m.gone) {
+            match &machine.process {
+                None => found.push(format!("n{at} is down")),
+                Some(process) if !process.node.is_at_rest(self.now) => {
+                    let node = &process.node;
+                    let engine = node.transactions().coordinator();
+                    let sagas = engine.map_or(0, |engine| engine.active_sagas().count());
+                    let all = engine.map_or(0, coordinator::Engine::active);
+                    found.push(format!(
+                        "n{at} is not at rest: {sagas} sagas of {all} operations, {:?}",
+                        node.unrest(self.now)
+                    ));
+                }
+                _ => {}
+            }
+        }
+        found.truncate(6);
+        found.extend(self.unmended());
+        found.join("; ")
+    }
+
+    /// Where the shards are of the first stored file that a keeper would mend.
+    fn unmended(&self) -> Option<String> {
+        let mends = |node: &&StorageNode| node.unrest(self.now).contains(&"repairs");
+        let keeper = self.nodes().find(mends)?;
+        let lacks = |record: &&network::FileRecord| {
+            record.shards().any(|(.., shard, node)| !self.has_at(node, shard.digest))
+        };
+        let record = keeper.records().find(lacks)?;
+        let places = record.shards().map(|(stripe, index, shard, node)| {
+            let right = if self.has_at(node, shard.digest) { "right" } else { "wrong" };
+            let elsewhere = has_right(&self.machines, &self.lay, shard.digest);
+            let (chunk, node) = (stripe.chunk, node.number());
+            format!("{chunk}.{index} n{node} {right}{}", if elsewhere { "" } else { " everywhere" })
+        });
+        let places: Vec<String> = places.collect();
+        Some(format!("version {} of a record says: {}", record.version, places.join(", ")))
+    }
+
+    fn has_at(&self, node: NodeName, digest: Digest) -> bool {
+        let machine = self.machines.get(node.number() as usize);
+        machine
+            .is_some_and(|machine| !machine.gone && is_right(digest, machine.shards.read(digest)))
+    }
+
+    fn totals(&self) -> (Totals, Option<Health>) {
+        let mut totals = self.totals.clone();
+        totals.events = self.trace.events();
+        totals.simulated = self.now - Time::ZERO;
+        totals.files = (self.judge.all_stored().count() as u64, self.compared);
+        let gone = self.machines.iter().filter(|machine| machine.gone).count() as u64;
+        totals.nodes = (self.nodes().count() as u64, gone);
+        for node in self.nodes() {
+            let (stats, seen, space) = (node.stats(), node.observed(), node.shards().stats());
+            totals.repaired.0 += stats.repaired;
+            totals.repaired.1 += stats.gave_up;
+            let why = [stats.without_sources, stats.without_place, stats.inconsistent];
+            totals.gave_up.iter_mut().zip(why).for_each(|(sum, more)| *sum += more);
+            totals.repair_bytes.0 += stats.repair_bytes;
+            totals.repair_bytes.1 += stats.repair_bytes_min;
+            totals.versions.0 += stats.versions;
+            totals.versions.1 += stats.superseded;
+            totals.proofs.0 += seen.proofs_ended;
+            totals.proofs.1 += seen.proofs_passed;
+            totals.checked.0 += seen.shards_checked;
+            totals.checked.1 += seen.shards_corrupt;
+            totals.space.0 += space.used_bytes;
+            totals.space.1 += space.capacity_bytes;
+        }
+        let regions: BTreeSet<u32> = (0..self.machines.len() as u32)
+            .filter(|node| !self.machines[*node as usize].gone)
+            .map(|node| node % REGIONS)
+            .collect();
+        totals.regions = (regions.len() as u64, self.local_percent());
+        let mut health = None;
+        if let Some(authority) = self.node(0) {
+            health = authority.health().map(|(tier, scheme)| Health {
+                tier: tier.to_string(),
+                scheme: scheme.to_string(),
+            });
+            if let Some(bank) = authority.bank() {
+                let counts = bank.counts();
+                totals.escrows =
+                    (counts.pending + counts.disputed, counts.upheld + counts.overturned);
+                let stake = self.scenario.storage.stake;
+                let whole = (0..self.scenario.storage.nodes).filter(|node| {
+                    let it = bank.stake(NodeName::numbered(u64::from(*node)));
+                    it.own.0 + it.escrowed.0 == stake
+                });
+                totals.staked = whole.count() as u64;
+                for (account, units) in bank.ledger().accounts() {
+                    let kind = match account {
+                        incentives::Account::Treasury => "treasury",
+                        incentives::Account::Forfeited => "forfeited",
+                        incentives::Account::Wallet(_) => "in wallets",
+                        incentives::Account::Bonded { .. } => "staked",
+                        incentives::Account::Unbonding { .. } => "unbonding",
+                        incentives::Account::Escrow(_) => "in escrow",
+                    };
+                    *totals.units.entry(kind).or_default() += units.0;
+                }
+            }
+        }
+        (totals, health)
+    }
+
+    /// How many of the nodes would first ask one in their own region, in percent.
+    fn local_percent(&self) -> u64 {
+        let (mut local, mut all) = (0u64, 0u64);
+        for node in self.nodes().take(90) {
+            let Some(region) = node.nearest() else { continue };
+            all += 1;
+            local += u64::from(region == node.region());
+        }
+        (local * 100).checked_div(all).unwrap_or(0)
+    }
+}
+
+/// Whether some node that has not left has a right copy of a shard on its disk.
+fn has_right(machines: &[Machine], lay: &BTreeMap<Digest, BTreeSet<u32>>, digest: Digest) -> bool {
+    lay.get(&digest).into_iter().flatten().any(|node| {
+        let machine = &machines[*node as usize];
+        !machine.gone && is_right(digest, machine.shards.read(digest))
+    })
+}
+
+fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<String> {
+    let answer = |name: &str| totals.answers.get(name).copied().unwrap_or(0);
+    let exactly = [
+        ("stored", expect.stored, totals.files.0),
+        ("completed", expect.completed, answer("sagas completed")),
+        ("compensated", expect.compensated, answer("sagas undone")),
+        ("committed", expect.committed, answer("transactions committed")),
+        ("locked", expect.locked, answer("locks taken and given back")),
+        ("repaired", expect.repaired, totals.repaired.0),
+        ("staked", expect.staked, totals.staked),
+        ("escrows", expect.escrows, totals.escrows.0),
+        ("refused", expect.refused, answer("ledger requests refused")),
+        ("regions", expect.regions, totals.regions.0),
+    ];
+    for (name, expected, found) in exactly {
+        if let Some(expected) = expected
+            && expected != found
+        {
+            return Some(format!("expected {name} = {expected}, found {found}"));
+        }
+    }
+    let at_least = [
+        ("repaired", expect.min_repaired, totals.repaired.0),
+        ("decided slashes", expect.min_decided, totals.escrows.1),
+        ("local candidates in percent", expect.min_local_percent, totals.regions.1),
+    ];
+    for (name, expected, found) in at_least {
+        if let Some(expected) = expected
+            && found < expected
+        {
+            return Some(format!("expected at least {expected} {name}, found {found}"));
+        }
+    }
+    let tier = health.map(|health| health.tier.clone());
+    match &expect.health {
+        Some(expected) if tier.as_ref() != Some(expected) => {
+            Some(format!("expected the network to be {expected}, found {tier:?}"))
+        }
+        _ => None,
+    }
+}
+
+/// One run.
+#[must_use]
+pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    let mut world = World::new(scenario, seed);
+    // A broken assertion of a node is a finding like any other.
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let now = world.now;
+    let (ending, finding) = match ended {
+        Ok(ending) => (ending, world.judge.finding.clone()),
+        Err(panic) => {
+            let what = message_of(&*panic);
+            (Ending::Violation, Some(Finding { rule: "panic", at: now, what }))
+        }
+    };
+    let (totals, health) = world.totals();
+    let unmet = match ending {
+        Ending::Quiet => unmet(&scenario.expect, &totals, health.as_ref()),
+        Ending::NoProgress => Some(world.unfinished()),
+        Ending::Violation => None,
+    };
+    let hash = world.trace.hash();
+    let scenario = scenario.name.clone();
+    Report { scenario, seed, ending, finding, unmet, totals, health, hash }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::small;
+
+    fn small_world(seed: u64) -> Report {
+        let scenario = Scenario::parse(&small(seed)).expect("a small world's text is a scenario");
+        run(&scenario, seed)
+    }
+
+    #[test]
+    fn small_worlds_are_clean_and_repeat() {
+        let (mut crashes, mut repaired, mut stored) = (0, 0, 0);
+        for seed in 100..112 {
+            let report = small_world(seed);
+            assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
+            crashes += report.totals.crashes;
+            repaired += report.totals.repaired.0;
+            stored += report.totals.files.0;
+            if seed % 4 == 0 {
+                assert_eq!(report.hash, small_world(seed).hash, "seed {seed}");
+            }
+        }
+        assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
+    }
+
+    #[test]
+    fn the_files_of_storage_scenarios_are_scenarios() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sim-scenarios/storage");
+        let mut count = 0;
+        for file in std::fs::read_dir(folder).expect("the folder is there") {
+            let path = file.expect("the folder can be read").path();
+            let text = std::fs::read_to_string(&path).expect("the file can be read");
+            assert!(Scenario::is_one(&text), "{}", path.display());
+            if let Err(error) = Scenario::parse(&text) {
+                panic!("{}: {error}", path.display());
+            }
+            count += 1;
+        }
+        assert!(count > 3);
+    }
+}
