@@ -378,6 +378,8 @@ pub struct Engine {
     /// How far the snapshot has come that is being written.
     snapshot: Option<compaction::Stage>,
     nodes: Nodes,
+    /// Keys the fingerprints of transactions, always the same.
+    fingerprints: Key,
     ids_drawn: u64,
     waited: u64,
     dead: bool,
@@ -422,6 +424,7 @@ impl Engine {
             window: compaction::Window::default(),
             snapshot: None,
             nodes: Nodes::default(),
+            fingerprints: Key::root(0),
             ids_drawn: 0,
             waited: 0,
             dead: false,
@@ -504,7 +507,7 @@ impl Engine {
         self.forget_results(now);
         let fingerprint = match &request.work {
             Work::Saga(definition) => definition.fingerprint(),
-            Work::Transaction(branches) => fingerprint_of(branches),
+            Work::Transaction(branches) => fingerprint_of(&self.fingerprints, branches),
         };
         let asked = self.requests.get(&request.key);
         if asked.and_then(|asked| asked.fingerprint).is_some_and(|known| known != fingerprint) {
@@ -1244,20 +1247,20 @@ impl Engine {
 }
 
 /// By which the branches of a transaction are known again, in this process.
-fn fingerprint_of(branches: &[Branch]) -> u128 {
-    let key = Key::root(0);
+fn fingerprint_of(key: &Key, branches: &[Branch]) -> u128 {
     let mut hash = [branches.len() as u64, 1];
-    let mut word = |word: u64| {
-        let draw = key.draw(hash[0] ^ word, hash[1]);
+    let mut words = |first: u64, second: u64| {
+        let draw = key.draw(hash[0] ^ first, hash[1] ^ second);
         hash = [draw.u64(), draw.nth(1).u64()];
     };
     for branch in branches {
+        words(branch.work.len() as u64, 0);
         for bytes in [&branch.shard.0[..], &branch.node.0, &branch.work] {
-            word(bytes.len() as u64);
-            for chunk in bytes.chunks(8) {
-                let mut whole = [0; 8];
+            for chunk in bytes.chunks(16) {
+                let mut whole = [0; 16];
                 whole[..chunk.len()].copy_from_slice(chunk);
-                word(u64::from_le_bytes(whole));
+                let whole = u128::from_le_bytes(whole);
+                words(whole as u64, (whole >> 64) as u64);
             }
         }
     }
