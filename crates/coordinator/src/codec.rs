@@ -505,13 +505,18 @@ pub fn encode_transaction(
     }
 }
 
+const ID: usize = 8;
+const NAME: usize = 32;
+/// How long the payload of a vote is.
+pub(crate) const VOTE_PAYLOAD_BYTES: usize = ID + NAME + 1;
+/// How long the payload of a transaction's end is.
+pub(crate) const END_PAYLOAD_BYTES: usize = ID;
+
 /// How long the payload is that [`encode_transaction`] writes, in bytes: for asking whether there is
 /// room without writing anything.
 #[must_use]
 pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
     use twopc::coordinator::Event;
-    const ID: usize = 8;
-    const NAME: usize = 32;
     const VERSION: usize = 1;
     ID + match event {
         Event::Created { request_key: None, .. } => NAME,
@@ -522,7 +527,7 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
         Event::ParticipantAdded(Member { store: Some(_), .. }) => {
             2 * NAME + VERSION + Tags::bytes(12)
         }
-        Event::VoteReceived { .. } => NAME + 1,
+        Event::VoteReceived { .. } => VOTE_PAYLOAD_BYTES - ID,
         Event::CommitStart { members } => VERSION + Tags::bytes(members.len() * PARTICIPANT_BYTES),
         Event::PrepareStart
         | Event::CommitComplete

@@ -892,13 +892,16 @@ impl Engine {
         let events = Transaction::admission(self.desk.config.id, Some(key.clone()), &members)
             .map_err(Refusal::Participants)?;
         let decision = twopc::coordinator::Event::CommitStart { members };
-        let records = events.iter().chain([&decision]);
-        self.desk.check_admission(records.map(codec::transaction_payload_bytes))?;
+        let lengths = || events.iter().chain([&decision]).map(codec::transaction_payload_bytes);
+        self.desk.check_admission(lengths())?;
+        // Each branch votes, and the end is the last record: room for all of it is made at once.
+        let more = branches.len() * codec::VOTE_PAYLOAD_BYTES + codec::END_PAYLOAD_BYTES;
+        let room = (lengths().count() + branches.len() + 1, lengths().sum::<usize>() + more);
         let work = branches.iter().map(|branch| branch.work.len()).max();
         self.desk.check_payload(codec::prepared_bytes(work.unwrap_or(0), branches.len()))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
-        let mut trail = Trail::default();
+        let mut trail = Trail::with_room(room.0, room.1);
         let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, &created, payload);
         let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
         let at = appended.map_err(|_| Refusal::LogBusy)?;
