@@ -768,13 +768,14 @@ impl<'a> World<'a> {
         let name = NodeName::numbered(u64::from(node));
         let key = self.node_key.keyed(u64::from(node));
         let boots = self.machines[node as usize].boots;
-        let mut config = Config::both(name, key.draw(0, 0).u64(), key.child("engine"));
+        // Its engine's key is its own, and made only where there is an engine.
+        let mut config = Config::both(name, key.draw(0, 0).u64(), key);
         let unix_ms_at_zero = 1_700_000_000_000;
         if node < *scenario.cluster.coordinators.get_ref() {
-            let engine = config.coordinator.get_or_insert_with(|| {
-                coordinator::Config::new(CoordinatorId(name.0), key.child("engine"))
-            });
-            engine.key = engine.key.keyed(u64::from(boots));
+            let engine = config
+                .coordinator
+                .get_or_insert_with(|| coordinator::Config::new(CoordinatorId(name.0), key));
+            engine.key = key.child("engine").keyed(u64::from(boots));
             engine.resend_after = scenario.node.resend.0;
             engine.prepare_timeout = scenario.node.prepare_timeout.0;
             engine.step_timeout = scenario.node.step_timeout.0;
