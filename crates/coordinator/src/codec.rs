@@ -531,13 +531,18 @@ pub fn encode_transaction(
     }
 }
 
+const ID: usize = 8;
+const NAME: usize = 32;
+/// How long the payload of a vote is.
+pub(crate) const VOTE_PAYLOAD_BYTES: usize = ID + NAME + 1;
+/// How long the payload of a transaction's end is.
+pub(crate) const END_PAYLOAD_BYTES: usize = ID;
+
 /// How long the payload is that [`encode_transaction`] writes, in bytes: for asking whether there is
 /// room without writing anything.
 #[must_use]
 pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
     use twopc::coordinator::Event;
-    const ID: usize = 8;
-    const NAME: usize = 32;
     const VERSION: usize = 1;
     ID + match event {
         Event::Created { request_key: None, fingerprint: None, .. } => NAME,
@@ -549,8 +554,10 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
         Event::ParticipantAdded(Member { store: Some(_), .. }) => {
             2 * NAME + VERSION + Tags::bytes(12)
         }
-        Event::VoteReceived { vote: Vote::Commit | Vote::Abort, .. } => NAME + 1,
-        Event::VoteReceived { vote: Vote::ReadOnly, .. } => NAME + 1 + VERSION + Tags::bytes(1),
+        Event::VoteReceived { vote: Vote::Commit | Vote::Abort, .. } => VOTE_PAYLOAD_BYTES - ID,
+        Event::VoteReceived { vote: Vote::ReadOnly, .. } => {
+            VOTE_PAYLOAD_BYTES - ID + VERSION + Tags::bytes(1)
+        }
         Event::OnePhaseStart | Event::ReadOnlyComplete => VERSION + Tags::bytes(1),
         Event::CommitStart { members } => VERSION + Tags::bytes(members.len() * PARTICIPANT_BYTES),
         Event::PrepareStart

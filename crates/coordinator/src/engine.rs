@@ -392,6 +392,8 @@ pub struct Engine {
     /// How far the snapshot has come that is being written.
     snapshot: Option<compaction::Stage>,
     nodes: Nodes,
+    /// Keys the fingerprints of transactions, always the same.
+    fingerprints: Key,
     ids_drawn: u64,
     waited: u64,
     dead: bool,
@@ -437,6 +439,7 @@ impl Engine {
             window: compaction::Window::default(),
             snapshot: None,
             nodes: Nodes::default(),
+            fingerprints: Key::root(0),
             ids_drawn: 0,
             waited: 0,
             dead: false,
@@ -522,7 +525,7 @@ impl Engine {
         self.forget_results(now);
         let fingerprint = match &request.work {
             Work::Saga(definition) => definition.fingerprint(),
-            Work::Transaction(branches) => fingerprint_of(branches),
+            Work::Transaction(branches) => fingerprint_of(&self.fingerprints, branches),
         };
         let asked = self.requests.get(&request.key);
         if asked.and_then(|asked| asked.fingerprint).is_some_and(|known| known != fingerprint) {
@@ -923,13 +926,16 @@ impl Engine {
                 .map_err(Refusal::Participants)?,
         };
         let decision = twopc::coordinator::Event::CommitStart { members };
-        let records = events.iter().chain([&decision]);
-        self.desk.check_admission(records.map(codec::transaction_payload_bytes))?;
+        let lengths = || events.iter().chain([&decision]).map(codec::transaction_payload_bytes);
+        self.desk.check_admission(lengths())?;
+        // Each branch votes, and the end is the last record: room for all of it is made at once.
+        let more = branches.len() * codec::VOTE_PAYLOAD_BYTES + codec::END_PAYLOAD_BYTES;
+        let room = (lengths().count() + branches.len() + 1, lengths().sum::<usize>() + more);
         let work = branches.iter().map(|branch| branch.work.len()).max();
         self.desk.check_payload(codec::prepared_bytes(work.unwrap_or(0), branches.len()))?;
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
-        let mut trail = Trail::default();
+        let mut trail = Trail::with_room(room.0, room.1);
         let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, &created, payload);
         let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
         let at = appended.map_err(|_| Refusal::LogBusy)?;
@@ -1285,20 +1291,20 @@ impl Engine {
 }
 
 /// By which the branches of a transaction are known again. It is in logs: it never changes.
-fn fingerprint_of(branches: &[Branch]) -> u128 {
-    let key = Key::root(0);
+fn fingerprint_of(key: &Key, branches: &[Branch]) -> u128 {
     let mut hash = [branches.len() as u64, 1];
-    let mut word = |word: u64| {
-        let draw = key.draw(hash[0] ^ word, hash[1]);
+    let mut words = |first: u64, second: u64| {
+        let draw = key.draw(hash[0] ^ first, hash[1] ^ second);
         hash = [draw.u64(), draw.nth(1).u64()];
     };
     for branch in branches {
+        words(branch.work.len() as u64, 0);
         for bytes in [&branch.shard.0[..], &branch.node.0, &branch.work] {
-            word(bytes.len() as u64);
-            for chunk in bytes.chunks(8) {
-                let mut whole = [0; 8];
+            for chunk in bytes.chunks(16) {
+                let mut whole = [0; 16];
                 whole[..chunk.len()].copy_from_slice(chunk);
-                word(u64::from_le_bytes(whole));
+                let whole = u128::from_le_bytes(whole);
+                words(whole as u64, (whole >> 64) as u64);
             }
         }
     }

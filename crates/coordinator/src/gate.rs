@@ -3,6 +3,8 @@ use std::collections::VecDeque;
 
 /// For how many effects an empty gate keeps its memory.
 const KEPT: usize = 64;
+/// For how many it has memory at first.
+const FIRST: usize = 16;
 
 /// Holds each effect back until the record that it rests on is durable.
 ///
@@ -23,6 +25,9 @@ impl<T> Default for Gate<T> {
 impl<T> Gate<T> {
     /// Holds `effect` until `after` is durable.
     pub fn hold(&mut self, after: Sequence, effect: T) {
+        if self.held.capacity() == 0 {
+            self.held.reserve(FIRST);
+        }
         // Nearly always the newest record, so nearly always the back.
         if self.held.back().is_none_or(|(last, _)| *last <= after) {
             self.held.push_back((after, effect));
@@ -43,7 +48,7 @@ impl<T> Gate<T> {
         // back that of a rare burst.
         out.extend(self.held.drain(..open).map(|(_, effect)| effect));
         if self.held.is_empty() && self.held.capacity() > KEPT {
-            self.held = VecDeque::new();
+            self.held.shrink_to(KEPT);
         }
     }
 

@@ -356,7 +356,7 @@ mod tests {
     /// Messages are moved several times on their way: two lines of a cache, not three.
     #[test]
     fn a_message_is_small() {
-        assert!(size_of::<Message>() <= 120, "{}", size_of::<Message>());
+        assert!(size_of::<Message>() <= 112, "{}", size_of::<Message>());
         assert!(size_of::<crate::Output>() <= 152, "{}", size_of::<crate::Output>());
     }
 }

@@ -61,6 +61,11 @@ pub(crate) struct Frame<'a> {
 const FRAME_HEAD_BYTES: usize = 21;
 
 impl Trail {
+    /// An empty one, with room for so many records with payloads of so many bytes in all.
+    pub fn with_room(records: usize, payload_bytes: usize) -> Trail {
+        Trail { bytes: Vec::with_capacity(records * FRAME_HEAD_BYTES + payload_bytes) }
+    }
+
     /// Adds a record.
     pub fn push(&mut self, frame: &Frame<'_>) {
         if repeats(frame.event, frame.payload) {

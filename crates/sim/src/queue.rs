@@ -335,12 +335,14 @@ pub struct Slab<T> {
     free: u32,
 }
 
-/// It begins with a line of the cache.
+/// It begins with a line of the cache. A payload whose words are of eight bytes leaves room for a small
+/// one in front of it.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 struct Place<T> {
     /// The place that was freed before this one, or `NONE`, or `TAKEN`.
     next: u32,
+    word: u32,
     payload: T,
 }
 
@@ -354,23 +356,25 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T: Default> Slab<T> {
-    /// Takes a place, and says which. Its payload is the default.
+    /// Takes a place for a payload that a word goes with, and says which. The payload is the default.
     #[inline]
-    pub fn take(&mut self) -> (u32, &mut T) {
+    pub fn take(&mut self, word: u32) -> (u32, &mut T) {
         let mut index = self.free;
         if index == NONE {
             index = u32::try_from(self.places.len()).unwrap_or(TAKEN);
             assert!(index < TAKEN, "fewer than 2^32 events wait at once");
-            self.places.push(Place { payload: T::default(), next: NONE });
+            self.places.push(Place { payload: T::default(), word, next: NONE });
         }
         let place = &mut self.places[index as usize];
         self.free = std::mem::replace(&mut place.next, TAKEN);
+        place.word = word;
         (index, &mut place.payload)
     }
 
-    /// What is at a place.
-    pub fn get(&self, index: u32) -> &T {
-        &self.places[index as usize].payload
+    /// What is at a place, and its word.
+    pub fn get(&self, index: u32) -> (u32, &T) {
+        let place = &self.places[index as usize];
+        (place.word, &place.payload)
     }
 
     /// The same, to take it out before the place is freed.
@@ -475,16 +479,17 @@ mod tests {
     fn a_place_is_used_again() {
         let mut slab = Slab::default();
         let put = |slab: &mut Slab<String>, text: &str| {
-            let (index, payload) = slab.take();
+            let (index, payload) = slab.take(text.len() as u32);
             assert_eq!(payload, "");
             payload.push_str(text);
             index
         };
-        let (a, b) = (put(&mut slab, "a"), put(&mut slab, "b"));
-        assert_eq!(slab.get(a), "a");
+        let (a, b) = (put(&mut slab, "a"), put(&mut slab, "bb"));
+        assert_eq!(slab.get(a), (1, &"a".to_owned()));
         slab.free(a);
         assert_eq!(put(&mut slab, "c"), a);
-        assert_eq!((slab.get(b).as_str(), slab.get(a).as_str()), ("b", "c"));
+        assert_eq!((slab.get(b).1.as_str(), slab.get(a).1.as_str()), ("bb", "c"));
+        assert_eq!(slab.get(b).0, 2);
         slab.free(b);
         slab.free(a);
         assert_eq!((put(&mut slab, "d"), put(&mut slab, "e")), (a, b));

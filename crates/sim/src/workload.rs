@@ -280,6 +280,9 @@ impl Workload {
     /// How long after it was asked its client cancels the operation, if it does.
     #[must_use]
     pub fn cancels_after(&self, operation: u32) -> Option<Duration> {
+        if self.cancels == Share::default() {
+            return None;
+        }
         let mut stream = self.key.keyed(u64::from(operation)).child("cancel").stream();
         let cancels = self.cancels.0.holds(&stream.draw());
         cancels.then(|| Duration::from_micros(stream.below(100_000)))

@@ -112,19 +112,20 @@ const IS_MESSAGE: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 27;
 const NUMBER: u32 = (1 << KIND_SHIFT) - 1;
 
-/// A message on its way.
+/// A message on its way: with its place in the slab, and its sender there, two lines of the cache.
 #[derive(Clone, Debug)]
 #[repr(C)]
 struct Envelope {
-    from: u32,
     digest: u64,
     message: Message,
 }
 
+const _: () = assert!(size_of::<Envelope>() <= 120);
+
 /// An empty one.
 impl Default for Envelope {
     fn default() -> Self {
-        Envelope { from: 0, digest: 0, message: Message::Hello }
+        Envelope { digest: 0, message: Message::Hello }
     }
 }
 
@@ -132,6 +133,7 @@ impl Default for Envelope {
 #[derive(Clone, Debug)]
 struct Agenda {
     queue: AnyQueue,
+    /// Each with its sender.
     messages: Slab<Envelope>,
     scheduled: u64,
 }
@@ -147,11 +149,11 @@ impl Agenda {
 
     /// An envelope that arrives then, for a message to be put into.
     fn deliver(&mut self, at: Time, from: u32, to: u32, digest: u64) -> &mut Message {
-        let (place, _) = self.messages.take();
+        let (place, envelope) = self.messages.take(from);
         assert!(place < IS_MESSAGE, "fewer than 2^31 messages are on their way");
-        self.push(at, to, place | IS_MESSAGE);
-        let envelope = self.messages.get_mut(place);
-        (envelope.from, envelope.digest) = (from, digest);
+        self.scheduled += 1;
+        self.queue.push(Entry { at, tie: self.scheduled, target: to, what: place | IS_MESSAGE });
+        envelope.digest = digest;
         &mut envelope.message
     }
 
@@ -495,7 +497,7 @@ impl<'a> World<'a> {
         } else {
             let place = entry.what ^ IS_MESSAGE;
             self.trace.event(self.now.as_nanos(), DELIVER << 32 | u64::from(entry.target));
-            self.trace.word(self.agenda.messages.get(place).digest);
+            self.trace.word(self.agenda.messages.get(place).1.digest);
             if self.recording.is_some() {
                 self.note_arrival(entry, place);
             }
@@ -681,8 +683,8 @@ impl<'a> World<'a> {
 
     fn note_arrival(&mut self, entry: Entry, place: u32) {
         let (copy, to) = (entry.tie, entry.target);
-        let Envelope { from, message, .. } = self.agenda.messages.get(place);
-        let (from, kind) = (*from, message.kind());
+        let (from, Envelope { message, .. }) = self.agenda.messages.get(place);
+        let kind = message.kind();
         let process = self.machines[to as usize].process.as_ref();
         let heard = process.is_some_and(|process| !process.paused);
         self.happened(|| Happening::Arrived { copy, from, to, kind, heard });
@@ -694,8 +696,8 @@ impl<'a> World<'a> {
         match &mut machine.process {
             Some(process) if !process.paused && machine.zombies.is_empty() => {
                 // The message stays where it is while the node reads it.
-                let Envelope { from, message, .. } = self.agenda.messages.get(place);
-                let from = NodeName::numbered(u64::from(*from));
+                let (from, Envelope { message, .. }) = self.agenda.messages.get(place);
+                let from = NodeName::numbered(u64::from(from));
                 let mut out = std::mem::take(&mut self.out);
                 let shown = machine.clock.shows(self.now);
                 process.node.receive(shown, from, message, &mut out);
@@ -705,9 +707,10 @@ impl<'a> World<'a> {
             }
             process => {
                 let id = process.as_ref().map(|process| process.id);
+                let (from, _) = self.agenda.messages.get(place);
                 let envelope = std::mem::take(self.agenda.messages.get_mut(place));
                 self.agenda.messages.free(place);
-                let from = NodeName::numbered(u64::from(envelope.from));
+                let from = NodeName::numbered(u64::from(from));
                 self.zombies_hear(to, from, &envelope.message);
                 match id {
                     Some(id) => {
@@ -820,13 +823,14 @@ impl<'a> World<'a> {
         let name = NodeName::numbered(u64::from(node));
         let key = self.node_key.keyed(u64::from(node));
         let boots = self.machines[node as usize].boots;
-        let mut config = Config::both(name, key.draw(0, 0).u64(), key.child("engine"));
+        // Its engine's key is its own, and made only where there is an engine.
+        let mut config = Config::both(name, key.draw(0, 0).u64(), key);
         let unix_ms_at_zero = 1_700_000_000_000 + self.machines[node as usize].clock.calendar_ms;
         if node < *scenario.cluster.coordinators.get_ref() {
-            let engine = config.coordinator.get_or_insert_with(|| {
-                coordinator::Config::new(CoordinatorId(name.0), key.child("engine"))
-            });
-            engine.key = engine.key.keyed(u64::from(boots));
+            let engine = config
+                .coordinator
+                .get_or_insert_with(|| coordinator::Config::new(CoordinatorId(name.0), key));
+            engine.key = key.child("engine").keyed(u64::from(boots));
             engine.resend_after = scenario.node.resend.0;
             engine.prepare_timeout = scenario.node.prepare_timeout.0;
             engine.step_timeout = scenario.node.step_timeout.0;

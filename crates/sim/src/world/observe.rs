@@ -136,9 +136,9 @@ impl<'a> World<'a> {
         let messages = waiting.filter(|entry| entry.what & IS_MESSAGE != 0);
         messages
             .map(|entry| {
-                let Envelope { from, message, .. } =
+                let (from, Envelope { message, .. }) =
                     self.agenda.messages.get(entry.what ^ IS_MESSAGE);
-                (entry.at, *from, entry.target, brief(message))
+                (entry.at, from, entry.target, brief(message))
             })
             .collect()
     }
@@ -210,7 +210,8 @@ impl<'a> World<'a> {
     fn describe(&self, entry: &Entry) -> (Option<u32>, String) {
         let target = entry.target;
         if entry.what & IS_MESSAGE != 0 {
-            let Envelope { from, message, .. } = self.agenda.messages.get(entry.what ^ IS_MESSAGE);
+            let (from, Envelope { message, .. }) =
+                self.agenda.messages.get(entry.what ^ IS_MESSAGE);
             return (Some(target), format!("{} from n{from} arrives", brief(message)));
         }
         let text = match What::unpack(entry.what) {
