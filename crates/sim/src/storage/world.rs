@@ -268,7 +268,7 @@ impl<'a> World<'a> {
     }
 
     fn schedule(&mut self, at: Time, target: u32, event: Event) {
-        let (place, slot) = self.events.take();
+        let (place, slot) = self.events.take(target);
         *slot = event;
         self.scheduled += 1;
         self.queue.push(Entry { at: at.max(self.now), tie: self.scheduled, target, what: place });
@@ -807,6 +807,7 @@ impl<'a> World<'a> {
                 Outcome::Compensated | Outcome::SagaAborted => "sagas undone",
                 Outcome::Committed => "transactions committed",
                 Outcome::Aborted => "transactions aborted",
+                Outcome::ReadOnly => "transactions that changed nothing",
                 Outcome::Refused(_) | Outcome::InDoubt => {
                     return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number));
                 }
