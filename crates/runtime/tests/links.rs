@@ -171,7 +171,7 @@ async fn whoever_does_not_speak_as_a_node_harms_nobody() -> Result {
     b.links.reach(names[0], a.links.address());
     let stray = {
         // Whole, and for a node that is not there.
-        let body = [&[7; 64][..], &[1, 12]].concat();
+        let body = [&[7; 64][..], &[coordinator::wire::VERSION, 12]].concat();
         let crc = crc32c::crc32c(&body).to_le_bytes();
         [b"TRINITY\x01", &(body.len() as u32).to_le_bytes()[..], &crc, &body].concat()
     };
