@@ -459,7 +459,7 @@ impl StorageNode {
 
     /// Undoing something at a node that was away for long waits for an operator. Who is back is asked again;
     /// what was undone at a node that is gone needs nobody to do it.
-    fn see_to_parked(&mut self, now: Time, disks: &dyn StorageDisks) {
+    pub(crate) fn see_to_parked(&mut self, now: Time, disks: &dyn StorageDisks) {
         let Some(engine) = self.transactions.coordinator() else { return };
         let mut orders = Vec::new();
         for saga in engine.active_sagas() {
@@ -494,7 +494,7 @@ impl StorageNode {
     }
 
     /// Time has passed: proofs that did not come have failed, and each round every shard is asked for.
-    pub(crate) fn keeper_wake(&mut self, now: Time, disks: &dyn StorageDisks) {
+    pub(crate) fn keeper_wake(&mut self, now: Time) {
         for verdict in self.keeping.auditor.expire(now) {
             let at = u128::from(now.as_nanos());
             let shard = u64::from_le_bytes(verdict.shard.0[..8].try_into().expect("eight bytes"));
@@ -505,7 +505,6 @@ impl StorageNode {
             return;
         }
         self.keeping.next_audit = now + self.keeping.audit_every;
-        self.see_to_parked(now, disks);
         let all: Vec<FileRecord> = self.holdings.all_current().cloned().collect();
         all.iter().for_each(|record| self.compare_records(record));
         let files: Vec<Digest> = self

@@ -671,15 +671,19 @@ impl StorageNode {
             };
             self.send(self.config.authority, Message::Report(seen));
             self.judge_health(now);
+            self.see_to_parked(now, disks);
         }
         self.transfers_wake(now, disks);
         self.locks_wake(now);
         self.holder_wake(now);
-        self.keeper_wake(now, disks);
+        self.keeper_wake(now);
     }
 
     /// The authority looks at what all have reported.
     fn judge_health(&mut self, now: Time) {
+        if self.policy.is_none() {
+            return;
+        }
         let there = self.membership.candidates().count() as u32 + 1;
         let known = self.membership.members().count() as u32 + 1;
         let reputations: Vec<u64> = self

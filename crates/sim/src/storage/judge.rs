@@ -130,6 +130,12 @@ impl Judge {
         }
     }
 
+    /// Whose file a shard is of.
+    #[must_use]
+    pub fn file_of(&self, digest: Digest) -> Option<u32> {
+        self.places.get(&digest).map(|(file, ..)| *file)
+    }
+
     /// How many more shards of a shard's stripe may be hurt. 0 for what is no shard of a file.
     #[must_use]
     pub fn spare(&self, digest: Digest, disks: HasRight<'_>) -> usize {

@@ -436,7 +436,7 @@ impl<'a> World<'a> {
             attempts_max: 20,
             authority,
             bank,
-            report_every: Some(Duration::from_secs(60).max(storage.audit_every.0 / 5)),
+            report_every: Some(Duration::from_secs(60)),
             meet: meet.map(NodeName::numbered).collect(),
             network: self.root.child("network"),
             secret,
@@ -1005,8 +1005,7 @@ impl<'a> World<'a> {
             }
             let draw = key.draw(attempt, 0);
             let (node, digest) = all[draw.below(all.len() as u64) as usize];
-            let World { judge, machines, lay, .. } = &*self;
-            let spare = judge.spare(digest, &|digest| has_right(machines, lay, digest));
+            let spare = self.spare(digest);
             // What has rotted already is left alone, so that each strike counts.
             if self.hurt.contains(&digest) || spare == 0 {
                 continue;
@@ -1018,6 +1017,20 @@ impl<'a> World<'a> {
                 return self.hurt_one(digest, "rotted");
             }
         }
+    }
+
+    /// How many more shards of a shard's stripe may be hurt: a copy that no record names is none.
+    fn spare(&self, digest: Digest) -> usize {
+        let named = self.judge.file_of(digest).and_then(|file| {
+            let name = self.files[file as usize].name;
+            let records = self.nodes().filter_map(|node| node.record(name));
+            records.max_by_key(|record| record.version)
+        });
+        let Some(record) = named else { return 0 };
+        let holders: BTreeMap<Digest, NodeName> =
+            record.shards().map(|(.., shard, node)| (shard.digest, node)).collect();
+        let right = |digest| holders.get(&digest).is_some_and(|node| self.has_at(*node, digest));
+        self.judge.spare(digest, &right)
     }
 
     /// A node leaves for good with all that it has, and another one joins.
