@@ -2,6 +2,7 @@
 
 use crate::run::{USAGE, build_sim, cargo};
 use crate::{canary, edges, schedules};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -71,7 +72,16 @@ fn passes(command: &mut Command) -> Result<(), String> {
 fn scenarios() -> Result<(), String> {
     let sim = build_sim("release")?;
     passes(Command::new(&sim).args(["all"]).current_dir(crate::run::root()))?;
-    passes(Command::new(&sim).args(["random", "--seeds", "0..10000"]))
+    passes(Command::new(&sim).args(["random", "--seeds", "0..10000"]))?;
+    let folder = crate::run::root().join("sim-scenarios/storage");
+    let files = std::fs::read_dir(&folder).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<BTreeSet<_>>>()
+    });
+    let files = files.map_err(|error| format!("{}: {error}", folder.display()))?;
+    for file in files {
+        passes(Command::new(&sim).arg(file))?;
+    }
+    passes(Command::new(&sim).args(["storage", "--seeds", "0..300"]))
 }
 
 /// What is run for its hashes: many seeds of a small world, and one of a large one.
