@@ -6,7 +6,7 @@
 use crate::message::Message;
 use crate::node::{Config, ShardDone, StorageNode};
 use crate::record::FileRecord;
-use crate::work::{self, Work};
+use crate::work::{self, Current, Work};
 use base::{NodeName, Time};
 use node::Input as NodeInput;
 use placement::{DirectoryMessage, LookupId};
@@ -54,9 +54,10 @@ pub(crate) struct Holdings {
     writing: BTreeSet<Digest>,
     /// Records that are being written.
     fresh: BTreeMap<Digest, FileRecord>,
-    /// Every version of every record here, by file.
-    versions: BTreeMap<Digest, BTreeMap<u64, (Digest, FileRecord)>>,
-    current: BTreeMap<Digest, u64>,
+    /// Every record here, by file, version and digest: two records may have the same version, of which at
+    /// most one becomes current.
+    versions: BTreeMap<Digest, BTreeMap<(u64, Digest), FileRecord>>,
+    current: BTreeMap<Digest, (u64, Digest)>,
     /// Files of which there is a version that is not current, or not yet.
     unsettled: BTreeSet<Digest>,
     pins: Vec<Digest>,
@@ -99,17 +100,21 @@ impl Holdings {
     }
 
     pub(crate) fn current(&self, file: Digest) -> Option<&FileRecord> {
-        let version = self.current.get(&file)?;
-        self.versions.get(&file)?.get(version).map(|(_, record)| record)
+        self.versions.get(&file)?.get(self.current.get(&file)?)
     }
 
     pub(crate) fn all_current(&self) -> impl Iterator<Item = &FileRecord> {
         self.current.keys().filter_map(|file| self.current(*file))
     }
 
-    /// The bytes that a version of a record has here.
-    pub(crate) fn digest_of(&self, file: Digest, version: u64) -> Option<Digest> {
-        self.versions.get(&file)?.get(&version).map(|(digest, _)| *digest)
+    /// The current record's bytes.
+    pub(crate) fn current_digest(&self, file: Digest) -> Option<Digest> {
+        self.current.get(&file).map(|(_, digest)| *digest)
+    }
+
+    /// Whether this node has this record of a file, current or not.
+    fn has_record(&self, file: Digest, version: u64, record: Digest) -> bool {
+        self.versions.get(&file).is_some_and(|all| all.contains_key(&(version, record)))
     }
 
     /// Others may fetch these bytes here, until they are unstaged as often.
@@ -192,7 +197,7 @@ impl StorageNode {
     fn take_record(&mut self, digest: Digest, record: FileRecord) {
         let file = record.file;
         let versions = self.holdings.versions.entry(file).or_default();
-        versions.insert(record.version, (digest, record));
+        versions.insert((record.version, digest), record);
         self.holdings.unsettled.insert(file);
     }
 
@@ -206,7 +211,7 @@ impl StorageNode {
     fn kept(&mut self, now: Time, digest: Digest, disks: &dyn crate::StorageDisks) {
         let Some(awaited) = self.holdings.awaited.remove(&digest) else { return };
         for (from, call) in awaited.calls {
-            self.pass_on(now, from, call, |work| work.translated(0), disks);
+            self.pass_on(now, from, call, |work| work.translated(Current::default()), disks);
         }
     }
 
@@ -227,11 +232,12 @@ impl StorageNode {
         self.feed(now, NodeInput::Message { from, message }, disks);
     }
 
-    /// The version of a file's record that the log says is current here; 0: none.
-    fn head_of(&self, file: Digest) -> u64 {
+    /// The record of a file that the log says is current here.
+    fn head_of(&self, file: Digest) -> Current {
         let host = self.transactions.participant();
-        let version = host.map_or(0, |host| host.store().value(work::head(file)));
-        u64::try_from(version).unwrap_or(0)
+        let value = |cell| host.map_or(0, |host| host.store().value(cell));
+        let version = u64::try_from(value(work::head(file))).unwrap_or(0);
+        Current { version, mark: value(work::head_record(file)) }
     }
 
     /// A message of a saga or a transaction.
@@ -253,7 +259,7 @@ impl StorageNode {
                 if let Ok(asked) = Work::decode(work) {
                     *work = match asked {
                         Work::Head { file, record, to, .. }
-                            if self.holdings.digest_of(file, to) == Some(record)
+                            if self.holdings.has_record(file, to, record)
                                 && self.is_kept(record) =>
                         {
                             asked.translated(self.head_of(file))
@@ -280,7 +286,13 @@ impl StorageNode {
         match (work, direction) {
             (Work::Keep { digest, from: source }, Direction::Forward) => {
                 if self.is_kept(digest) {
-                    return self.pass_on(now, from, message, |work| work.translated(0), disks);
+                    return self.pass_on(
+                        now,
+                        from,
+                        message,
+                        |work| work.translated(Current::default()),
+                        disks,
+                    );
                 }
                 let until = now + self.config.patience;
                 let asked = self.holdings.awaited.contains_key(&digest);
@@ -299,7 +311,7 @@ impl StorageNode {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
                     awaited.calls.clear();
                 }
-                self.pass_on(now, from, message, |work| work.translated(0), disks);
+                self.pass_on(now, from, message, |work| work.translated(Current::default()), disks);
                 self.holdings.doubtful.insert(digest);
             }
             (Work::Head { .. }, _) => {
@@ -418,15 +430,17 @@ impl StorageNode {
         if self.holdings.unsettled.is_empty() {
             return;
         }
-        let Some(host) = self.transactions.participant() else { return };
-        let store = host.store();
+        if self.transactions.participant().is_none() {
+            return;
+        }
         let mut turned = Vec::new();
         for &file in &self.holdings.unsettled {
-            let version = u64::try_from(store.value(work::head(file))).unwrap_or(0);
+            let Current { version, mark } = self.head_of(file);
             let versions = self.holdings.versions.get(&file);
-            let there = versions.is_some_and(|versions| versions.contains_key(&version));
-            let newest = versions.and_then(|versions| versions.keys().next_back().copied());
-            turned.push((file, there.then_some(version), newest.is_none_or(|at| at <= version)));
+            let mut all = versions.into_iter().flat_map(BTreeMap::keys).copied();
+            let newest = all.clone().next_back().map(|(version, _)| version);
+            let there = all.find(|(at, record)| *at == version && work::mark(*record) == mark);
+            turned.push((file, there, newest.is_none_or(|at| at <= version)));
         }
         for (file, version, settled) in turned {
             let before = self.holdings.current.get(&file).copied();
@@ -481,7 +495,7 @@ impl StorageNode {
             self.holdings.awaited.remove(&digest);
             for (file, versions) in &mut self.holdings.versions {
                 let before = versions.len();
-                versions.retain(|_, (of, _)| *of != digest);
+                versions.retain(|(_, of), _| *of != digest);
                 if versions.len() != before {
                     self.holdings.unsettled.insert(*file);
                 }

@@ -7,7 +7,7 @@ use crate::node::{Config, Purpose, StorageNode};
 use crate::record::FileRecord;
 use crate::transfer::request_key;
 use base::prng::keyed_hash;
-use base::{NodeName, Ratio, ShardId, Time, Token};
+use base::{NodeName, Ratio, RequestKey, ShardId, Time, Token};
 use incentives::{Ask, Observation, Offence, Reputation, ReputationConfig};
 use placement::{DirectoryMessage, LookupId, Placer, PlacerConfig, Shortfall, Status, distance};
 use repair::{
@@ -64,6 +64,8 @@ pub(crate) struct Keeping {
     pub(crate) batches: Vec<(u64, u32, Digest)>,
     pub(crate) heads: Vec<(u64, u32)>,
     pub(crate) to_release: Vec<(NodeName, Digest)>,
+    /// What uploads that failed have left, each under the key that it has every time.
+    pub(crate) to_undo: Vec<(RequestKey, NodeName, Digest)>,
     verdicts: Vec<(Verdict, Token)>,
     pending: Vec<Output>,
     look: bool,
@@ -98,6 +100,7 @@ impl Keeping {
             batches: Vec::new(),
             heads: Vec::new(),
             to_release: Vec::new(),
+            to_undo: Vec::new(),
             verdicts: Vec::new(),
             pending: Vec::new(),
             look: false,
@@ -117,7 +120,10 @@ impl Keeping {
         [
             ("repairs", self.planner.pending() > 0),
             ("next versions", !self.next.is_empty()),
-            ("changes", !self.changes.is_empty() || !self.to_release.is_empty()),
+            (
+                "changes",
+                !self.changes.is_empty() || !self.to_release.is_empty() || !self.to_undo.is_empty(),
+            ),
         ]
     }
 }
@@ -275,6 +281,11 @@ impl StorageNode {
     }
 
     fn release_left(&mut self, now: Time, disks: &dyn StorageDisks) {
+        for (key, node, digest) in std::mem::take(&mut self.keeping.to_undo) {
+            if !self.is_dead(node) {
+                self.release_once(now, key, node, digest, disks);
+            }
+        }
         for (node, digest) in std::mem::take(&mut self.keeping.to_release) {
             if !self.is_dead(node) {
                 self.release(now, node, digest, disks);
@@ -553,7 +564,7 @@ impl StorageNode {
             self.keeping.changes.remove(&file);
             return;
         }
-        let Some(before_digest) = self.holdings.digest_of(file, before.version) else { return };
+        let Some(before_digest) = self.holdings.current_digest(file) else { return };
         let changes = self.keeping.changes.remove(&file).unwrap_or_default();
         let mut record = before.clone();
         record.version += 1;
@@ -679,8 +690,8 @@ impl StorageNode {
         if !replaced || self.keeping.next.contains_key(&theirs.file) {
             return;
         }
-        let (file, version) = (theirs.file, own.version);
-        if let Some(digest) = self.holdings.digest_of(file, version)
+        let file = theirs.file;
+        if let Some(digest) = self.holdings.current_digest(file)
             && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
                 != Some(u64::MAX)
         {

@@ -53,7 +53,7 @@ pub struct Config {
     pub bank: Option<incentives::Config>,
     /// How often what was seen is reported to the authority; never, if `None`.
     pub report_every: Option<Duration>,
-    /// Somebody who is there already; `None` for the first.
+    /// Some who are there already; empty for the first. They are met in turn, again and again.
     pub meet: Vec<NodeName>,
     /// The network's key: the same on all nodes.
     pub network: Key,
@@ -298,6 +298,7 @@ pub struct StorageNode {
     queue: VecDeque<Output>,
 }
 
+/// So many times somebody is met soon after the start; later once in a round of audits.
 const MEETINGS: u32 = 1;
 
 impl StorageNode {
@@ -653,8 +654,11 @@ impl StorageNode {
             let to = self.config.meet[times as usize % self.config.meet.len()];
             let message = Message::Membership(self.membership.join());
             self.send(to, message);
-            // Whom it asked first may not have known many yet.
-            self.meet_at = (times < MEETINGS).then(|| (now + self.config.patience, times + 1));
+            // Whom it asked first may not have known many yet, or may not have been there. And those who
+            // met each other while they were cut off from all others hear of them by this alone.
+            let pause =
+                if times < MEETINGS { self.config.patience } else { self.config.audit_every };
+            self.meet_at = Some((now + pause, times.wrapping_add(1)));
         }
         if due(self.ask_again) {
             self.ask_next(now);

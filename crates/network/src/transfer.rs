@@ -87,6 +87,12 @@ pub(crate) fn request_key(purpose: u8, about: &[&[u8]]) -> RequestKey {
     RequestKey::new(&key).expect("33 bytes are few")
 }
 
+/// Who has to keep what for a record to be true: every shard, and the record itself.
+fn wanted_by(record: &FileRecord, digest: Digest) -> Vec<(NodeName, Digest)> {
+    let shards = record.shards().map(|(_, _, shard, node)| (node, shard.digest));
+    shards.chain(record.keepers.iter().map(|node| (*node, digest))).collect()
+}
+
 /// What a keeper votes for when a file's record changes: each has a name of its own in the transaction.
 fn ballot(file: Digest, keeper: NodeName) -> ShardId {
     let mut bytes = file.0.to_vec();
@@ -119,6 +125,18 @@ impl StorageNode {
     ) {
         let number = self.draw_number();
         let key = request_key(b'r', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        self.release_once(now, key, node, digest, disks);
+    }
+
+    /// Likewise, but however often it is asked for under the same key, it is done once.
+    pub(crate) fn release_once(
+        &mut self,
+        now: Time,
+        key: RequestKey,
+        node: NodeName,
+        digest: Digest,
+        disks: &dyn StorageDisks,
+    ) {
         let steps = [(node, Work::Release { digest })].into_iter();
         self.run_saga(now, key, Purpose::Release, steps, disks);
     }
@@ -205,6 +223,12 @@ impl StorageNode {
     }
 
     fn look(&mut self, now: Time, number: u64, disks: &dyn StorageDisks) {
+        // A lookup takes whoever is silent out of the routing table. Who is there after all, by membership,
+        // is asked again: otherwise a node that was cut off for a while knows hardly anybody for good.
+        let alive = |member: &&placement::Member| member.status == placement::Status::Alive;
+        for member in self.membership.members().filter(alive) {
+            self.directory.seen(member.announcement.node);
+        }
         let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
         let (key, mut out) = (transfer.file.0, Vec::new());
         match self.directory.fetch(now, key, &mut out) {
@@ -308,9 +332,7 @@ impl StorageNode {
         let bytes = record.encode();
         let digest = Digest::of(&bytes);
         self.holdings.stage(digest, bytes.into());
-        let mut wanted: Vec<(NodeName, Digest)> =
-            record.shards().map(|(_, _, shard, node)| (node, shard.digest)).collect();
-        wanted.extend(record.keepers.iter().map(|node| (*node, digest)));
+        let wanted = wanted_by(&record, digest);
         let batches = wanted.chunks(BATCH).map(<[_]>::to_vec).collect();
         if let Some(transfer) = self.transfers.all.get_mut(&number) {
             transfer.stage = Stage::Keeping { record: Box::new(record), batches, at: 0 };
@@ -349,7 +371,7 @@ impl StorageNode {
         if !well {
             let kept: Vec<(NodeName, Digest)> = batches[..*at].concat();
             self.holdings.unstage(digest);
-            self.keeping.to_release.extend(kept);
+            self.undo_upload(digest, attempt, kept);
             return self.rest(now, number);
         }
         *at += 1;
@@ -392,11 +414,19 @@ impl StorageNode {
         if well {
             return self.finish_transfer(number, Answer::Stored { version: record.version });
         }
-        let shards = record.shards().map(|(_, _, shard, node)| (node, shard.digest));
-        self.keeping.to_release.extend(shards);
-        let keepers = record.keepers.iter().map(|node| (*node, digest));
-        self.keeping.to_release.extend(keepers);
+        self.undo_upload(digest, attempt, wanted_by(&record, digest));
         self.rest(now, number);
+    }
+
+    /// Releases what the sagas of an upload's attempt have had kept. After a crash, or when the client asks
+    /// anew, the same attempt at the same record is the same sagas again, which have ended and are not
+    /// done again; so neither may this be.
+    fn undo_upload(&mut self, record: Digest, attempt: u32, kept: Vec<(NodeName, Digest)>) {
+        for (at, (node, digest)) in (0u32..).zip(kept) {
+            let (attempt, at) = (attempt.to_le_bytes(), at.to_le_bytes());
+            let key = request_key(b'z', &[&self.name.0, &record.0, &attempt, &at]);
+            self.keeping.to_undo.push((key, node, digest));
+        }
     }
 
     /// Everybody who can be given a shard, this node included.

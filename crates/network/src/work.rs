@@ -1,8 +1,8 @@
 //! What steps of sagas and branches of transactions ask of a node of the storage network.
 //!
 //! A node's participant keeps numbered cells, durable and undone with their step: see [`node::work`].
-//! Here a cell counts how many records need a shard on this node, and two say which version of a
-//! file's record is current. A body is the network's; what the participant is given is its translation,
+//! Here a cell counts how many records need a shard on this node, and three say which version of a
+//! file's record is current, and which record of that version. A body is the network's; what the participant is given is its translation,
 //! once what it asks for is true.
 
 use base::NodeName;
@@ -43,7 +43,7 @@ const KEEP: u8 = 0xA1;
 const RELEASE: u8 = 0xA2;
 const HEAD: u8 = 0xA3;
 
-/// A file's two cells are told from the cell of a shard by their lowest bits.
+/// A file's three cells are told from the cell of a shard by their lowest bits.
 fn cell(digest: Digest, which: u64) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&digest.0[..8]);
@@ -66,6 +66,28 @@ pub fn head(file: Digest) -> u64 {
 /// It again, negated: a version is exactly `n` if this cell is at least `-n` and the other at least `n`.
 fn negated_head(file: Digest) -> u64 {
     cell(file, 2)
+}
+
+/// The cell that says which record is current: versions of one number may have been made by two uploads, or
+/// by one that began anew, and a keeper may hold the bytes of both.
+#[must_use]
+pub fn head_record(file: Digest) -> u64 {
+    cell(file, 3)
+}
+
+/// What stands for a record in that cell: the first 62 bits of its digest.
+#[must_use]
+pub fn mark(record: Digest) -> i64 {
+    (cell(record, 0) >> 2) as i64
+}
+
+/// Which record of a file is current at a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Current {
+    /// Its version; 0: none.
+    pub version: u64,
+    /// Its [`mark`].
+    pub mark: i64,
 }
 
 impl Work {
@@ -104,10 +126,10 @@ impl Work {
         Ok(work)
     }
 
-    /// What the participant does for it, once what it asks for is true. `current` is the version of the
-    /// file's record that is current here, of which only [`Work::Head`] knows.
+    /// What the participant does for it, once what it asks for is true. `current` is the file's record that
+    /// is current here, of which only [`Work::Head`] knows.
     #[must_use]
-    pub fn translated(&self, current: u64) -> Arc<[u8]> {
+    pub fn translated(&self, current: Current) -> Arc<[u8]> {
         match *self {
             Work::Keep { digest, .. } => {
                 work::encode(&[Change::Add { cell: needed(digest), amount: 1 }])
@@ -115,9 +137,9 @@ impl Work {
             Work::Release { digest } => {
                 work::encode(&[Change::Add { cell: needed(digest), amount: -1 }])
             }
-            Work::Head { file, was, to, .. } => {
+            Work::Head { file, record, was, to } => {
                 // Whoever becomes a keeper again has an old version, and nobody knows which.
-                let was = if was == 0 && current < to { current } else { was };
+                let was = if was == 0 && current.version < to { current.version } else { was };
                 let (head, negated) = (head(file), negated_head(file));
                 let [was, to] = [was, to].map(|version| version as i64);
                 work::encode(&[
@@ -125,6 +147,8 @@ impl Work {
                     Change::Require { cell: negated, at_least: -was },
                     Change::Add { cell: head, amount: to - was },
                     Change::Add { cell: negated, amount: was - to },
+                    // Right whenever the version is: the two change together.
+                    Change::Add { cell: head_record(file), amount: mark(record) - current.mark },
                 ])
             }
         }
@@ -138,5 +162,29 @@ impl Work {
             Work::Head { file, .. } => head(file),
         };
         work::encode(&[Change::Require { cell, at_least: i64::MAX }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Of two records of one version the cells name the one that became current.
+    #[test]
+    fn the_cells_tell_records_of_one_version_apart() {
+        let file = Digest::of(b"file");
+        let mut marks = BTreeSet::new();
+        let mut cells = node::Store::default();
+        for (to, name) in (1..).zip([b"one", b"two", b"six"]) {
+            let record = Digest::of(name);
+            assert!(mark(record) > 0 && marks.insert(mark(record)));
+            let version = u64::try_from(cells.value(head(file))).expect("it only grows");
+            let current = Current { version, mark: cells.value(head_record(file)) };
+            let work = Work::Head { file, record, was: to - 1, to };
+            cells.apply(&work.translated(current));
+            assert_eq!(cells.value(head(file)), to as i64);
+            assert_eq!(cells.value(head_record(file)), mark(record));
+        }
     }
 }

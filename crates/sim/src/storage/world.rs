@@ -1385,6 +1385,15 @@ mod tests {
         assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
     }
 
+    /// Two records of one version at one keeper (468); an upload that was undone twice (1180).
+    #[test]
+    fn worlds_that_once_failed_are_clean() {
+        for seed in [468, 1082, 1180, 1726, 1862, 1882, 1905] {
+            let report = small_world(seed);
+            assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
+        }
+    }
+
     #[test]
     fn the_files_of_storage_scenarios_are_scenarios() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sim-scenarios/storage");
