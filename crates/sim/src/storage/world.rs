@@ -1385,7 +1385,8 @@ mod tests {
         assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
     }
 
-    /// Two records of one version at one keeper (468); an upload that was undone twice (1180).
+    /// Two records of one version at one keeper (468); an upload that was undone twice (1180); nodes that were
+    /// cut off at their start and knew only each other ever after (1082 and the later ones).
     #[test]
     fn worlds_that_once_failed_are_clean() {
         for seed in [468, 1082, 1180, 1726, 1862, 1882, 1905] {
