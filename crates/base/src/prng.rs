@@ -220,19 +220,16 @@ fn chacha8_block(seed: [u8; 32]) -> [u64; 8] {
     for _ in 0..4 {
         quarter_rounds(&mut rows);
         // The diagonals, as columns.
-        for (row, by) in rows.iter_mut().zip(0..) {
-            row.rotate_left(by);
-        }
+        let [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] = rows;
+        rows = [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]];
         quarter_rounds(&mut rows);
-        for (row, by) in rows.iter_mut().zip(0..) {
-            row.rotate_right(by);
-        }
+        let [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]] = rows;
+        rows = [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]];
     }
-    let mut words =
-        rows.iter().flatten().zip(begin.iter().flatten()).map(|(a, b)| a.wrapping_add(*b));
-    std::array::from_fn(|_| {
-        let mut next = || u64::from(words.next().expect("sixteen words are eight pairs"));
-        next() | next() << 32
+    std::array::from_fn(|pair| {
+        let (row, at) = (pair / 2, pair % 2 * 2);
+        let word = |at: usize| u64::from(rows[row][at].wrapping_add(begin[row][at]));
+        word(at) | word(at + 1) << 32
     })
 }
 

@@ -122,6 +122,8 @@ pub enum Turn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepState {
     number: u32,
+    /// Of its forward calls. Whatever answers, all that are owed are looked through.
+    token: Token,
     action: Action,
     /// `None`: the step before it, by number.
     dependencies: Option<Box<[u32]>>,
@@ -737,6 +739,7 @@ impl Saga {
                 }
                 self.add(StepState {
                     number: step,
+                    token: self.token(step, Direction::Forward),
                     action,
                     dependencies,
                     node,
@@ -1056,8 +1059,7 @@ impl Saga {
                         continue;
                     }
                     if let Ok(success) = self.ready(index) {
-                        let step = state.number;
-                        let token = self.token(step, Direction::Forward);
+                        let (step, token) = (state.number, state.token);
                         out.push(Effect::Run { step, token, after: since.max(success) });
                     }
                 }
