@@ -1,6 +1,7 @@
 //! Who is there, by announcements, rumours and a failure detector.
 
 use crate::phi::Phi;
+use crate::rumours::Rumours;
 use crate::{Candidate, Region};
 use base::prng::Key;
 use base::{NodeName, Ratio, Time};
@@ -171,8 +172,8 @@ pub struct Membership {
     suspected: BTreeSet<(Time, NodeName)>,
     /// Those of them that were not asked yet.
     unasked: BTreeSet<(Time, NodeName)>,
-    /// How often each rumour is still to be passed on; the most first.
-    rumours: BTreeMap<NodeName, u32>,
+    /// What is still to be passed on.
+    rumours: Rumours,
     next_beat: Time,
     beats: u64,
 }
@@ -195,7 +196,7 @@ impl Membership {
             excused: BTreeMap::new(),
             suspected: BTreeSet::new(),
             unasked: BTreeSet::new(),
-            rumours: BTreeMap::new(),
+            rumours: Rumours::default(),
             next_beat: now,
             beats: 0,
         }
@@ -334,7 +335,7 @@ impl Membership {
         };
         let node = oldest.announcement.node;
         self.members.remove(&node);
-        self.rumours.remove(&node);
+        self.rumours.remove(node);
         true
     }
 
@@ -459,17 +460,7 @@ impl Membership {
         let max = self.config.rumours_max as usize;
         for (number, &to) in (0..).zip(&neighbours) {
             let mut rumours: Vec<Rumour> = Vec::with_capacity(2 * max);
-            // The newest rumours first: those that are to be passed on most often.
-            let mut fresh: Vec<(u32, NodeName)> =
-                self.rumours.iter().map(|(node, left)| (*left, *node)).collect();
-            fresh.sort_unstable_by(|one, two| two.cmp(one));
-            for (_, node) in fresh.into_iter().filter(|(_, node)| *node != to).take(max) {
-                if let Some(left) = self.rumours.get_mut(&node) {
-                    *left -= 1;
-                    if *left == 0 {
-                        self.rumours.remove(&node);
-                    }
-                }
+            for node in self.rumours.pass_on(max, to) {
                 rumours.extend(self.members.get(&node).map(Member::rumour));
             }
             // What was told the neighbour itself, if it is missed; and some members by lot, for
