@@ -5,6 +5,7 @@ use crate::{canary, edges, schedules};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 /// A step's name, and what it does; an error says what failed.
 type Step = (&'static str, fn() -> Result<(), String>);
@@ -50,9 +51,15 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let mut failed = Vec::new();
     for (name, step) in STEPS {
         eprintln!("\n── {name}");
-        if let Err(error) = step() {
-            eprintln!("── {name}: FAILED: {error}");
-            failed.push(*name);
+        let began = Instant::now();
+        let outcome = step();
+        let seconds = began.elapsed().as_secs();
+        match outcome {
+            Ok(()) => eprintln!("── {name}: {seconds} s"),
+            Err(error) => {
+                eprintln!("── {name}: FAILED after {seconds} s: {error}");
+                failed.push(*name);
+            }
         }
     }
     if failed.is_empty() {
