@@ -1220,9 +1220,10 @@ impl Saga {
     /// nonce, with no attempt number in it. It needs no step of that number.
     #[must_use]
     pub fn token(&self, step: u32, direction: Direction) -> Token {
-        let way = match direction {
-            Direction::Forward => 0,
-            Direction::Backward => 1,
+        let way = match (direction, self.step(step)) {
+            (Direction::Forward, Some(known)) => return known.token,
+            (Direction::Forward, None) => 0,
+            (Direction::Backward, _) => 1,
         };
         Token::new(prng::keyed_hash(self.nonce, u64::from(step), way))
     }
