@@ -38,7 +38,7 @@ const STEPS: &[Step] = &[
         passes(doc.env("RUSTDOCFLAGS", "--deny warnings"))
     }),
     ("scenario files, and 10,000 random fault plans", scenarios),
-    ("one hash in debug and release, and in a process elsewhere", hashes),
+    ("one hash in debug and optimised, and in a process elsewhere", hashes),
     ("a few planted bugs", || canary::few()),
 ];
 
@@ -76,8 +76,11 @@ fn passes(command: &mut Command) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(status.to_string()) }
 }
 
+/// The profile of what runs many worlds: as fast as a release but for an eighth, and built in half the time.
+const OPTIMISED: &str = "optimised";
+
 fn scenarios() -> Result<(), String> {
-    let sim = build_sim("release")?;
+    let sim = build_sim(OPTIMISED)?;
     passes(Command::new(&sim).args(["all"]).current_dir(crate::run::root()))?;
     passes(Command::new(&sim).args(["random", "--seeds", "0..10000"]))?;
     let folder = crate::run::root().join("sim-scenarios/storage");
@@ -145,14 +148,14 @@ fn hashes() -> Result<(), String> {
         }
         Ok(all.join(" "))
     };
-    let first = hashes("release", Surroundings::Ours)?;
-    let second = hashes("release", Surroundings::Foreign)?;
+    let first = hashes(OPTIMISED, Surroundings::Ours)?;
+    let second = hashes(OPTIMISED, Surroundings::Foreign)?;
     let debug = hashes("dev", Surroundings::Ours)?;
-    println!("release:   {first}\nelsewhere: {second}\ndebug:     {debug}");
+    println!("optimised: {first}\nelsewhere: {second}\ndebug:     {debug}");
     if first != second {
         Err("two processes disagree".into())
     } else if first != debug {
-        Err("debug and release disagree".into())
+        Err("the debug build and the optimised one disagree".into())
     } else {
         Ok(())
     }
