@@ -160,6 +160,7 @@
 mod action;
 mod coordinator;
 mod disks;
+mod force;
 mod links;
 mod network;
 mod operator;
@@ -172,11 +173,13 @@ pub use crate::coordinator::{
     Builder, Coordinator, Drained, NameError, OpenError, Operation, SubmitError, Transaction, step,
 };
 pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
+pub use crate::force::{BranchOf, ForceRefused, ForcedBranch, HeuristicBranch};
 pub use base::RequestKeyTooLong;
 pub use links::{LinkStats, Links};
 pub use network::Network;
-pub use node::{OrderError, Outcome, RecoveryReport, Refusal};
+pub use node::{Doubtful, Force, ForceError, OrderError, Outcome, RecoveryReport, Refusal};
 pub use operator::{OrderRefused, Parked, Retrying, Stuck};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
 pub use saga::{Definition, DefinitionError, Output, StepInput, StepKind, ValueType, What};
+pub use twopc::{Audit, ForceRefusal, Heuristic};
 pub use stats::{LogStats, Observer, Stats};

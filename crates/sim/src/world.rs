@@ -1017,7 +1017,9 @@ impl<'a> World<'a> {
             }
             Output::Recovered { slot, report } => self.recovered(node, *slot, report),
             // Its operator looks from time to time: see `operate`.
-            Output::Parked { .. } => {}
+            Output::Parked { .. } | Output::Heuristic { .. } => {}
+            // Nobody intervenes.
+            Output::Intervened(_) => {}
             Output::Operated(told) => {
                 let moment = self.moment();
                 for judge in &mut self.judges {
@@ -1531,6 +1533,8 @@ impl<'a> World<'a> {
             | Output::Recovered { .. }
             | Output::Parked { .. }
             | Output::Operated(_)
+            | Output::Heuristic { .. }
+            | Output::Intervened(_)
             | Output::Died { .. } => false,
         }
     }

@@ -1370,6 +1370,10 @@ impl Facts {
                 })
             }
             M::Prepare { .. } | M::Inquiry { .. } | M::PeerInquiry { .. } => Ok(()),
+            M::Noted { .. } => Err(Objection::new(
+                "I1",
+                format!("n{from} has noted that a branch of transaction {id} ended otherwise"),
+            )),
             M::Commit { .. } | M::Answer { verdict: Verdict::Committed, .. } => {
                 ensure(spread.get(id).is_some_and(|spread| spread.committing), "gate", || {
                     format!("n{from} says that transaction {id} commits: not durably so")
@@ -1442,7 +1446,7 @@ impl Facts {
                 }
             }
             M::Ack { shard, heuristic, .. } => {
-                ensure(!heuristic, "I1", || {
+                ensure(heuristic.is_none(), "I1", || {
                     format!("n{from} could not commit transaction {id}, and no disk was lost")
                 })?;
                 let promise = spread.get(id).and_then(|spread| spread.promise(*shard, from));
