@@ -1387,9 +1387,8 @@ mod tests {
         let (coordinator, id) = (CoordinatorId([1; 32]), OperationId(77));
         let (shard, node) = (ShardId([2; 32]), NodeName([3; 32]));
         let key = PromiseKey { tx: TxKey { coordinator, id }, shard };
-        let audit = |who: &str, why: &str| {
-            Arc::new(Audit { at_ms: -5, who: who.into(), why: why.into() })
-        };
+        let audit =
+            |who: &str, why: &str| Arc::new(Audit { at_ms: -5, who: who.into(), why: why.into() });
         let member = Member::at(Peer { shard, node, store: StoreId(4), boot: BootCount(5) });
         let (most, none) = ("\u{e4}".repeat(512), "");
         for audit in [audit("eva", "the site is gone"), audit(&most, &most), audit(none, none)] {
@@ -1408,7 +1407,8 @@ mod tests {
             }
             facts.push(Fact::Heuristic(heuristic::Event::Forgotten { id, audit: audit.clone() }));
             for members in [vec![], vec![member; 64]] {
-                let event = twopc::coordinator::Event::ForcedCommit { members, audit: audit.clone() };
+                let event =
+                    twopc::coordinator::Event::ForcedCommit { members, audit: audit.clone() };
                 facts.push(Fact::Transaction { id, event });
             }
             let event = twopc::coordinator::Event::ForcedAbort { audit };

@@ -12,8 +12,8 @@ use saga::{End, Phase, Saga};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use twopc::coordinator::{Decision, Event as TransactionEvent, Member};
-use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::heuristic::Heuristics;
+use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
 use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, SnapshotPart, Visitor};
 

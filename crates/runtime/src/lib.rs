@@ -172,8 +172,8 @@ pub use crate::action::{Action, Answer, Call};
 pub use crate::coordinator::{
     Builder, Coordinator, Drained, NameError, OpenError, Operation, SubmitError, Transaction, step,
 };
-pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
 pub use crate::force::{BranchOf, ForceRefused, ForcedBranch, HeuristicBranch};
+pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
 pub use base::RequestKeyTooLong;
 pub use links::{LinkStats, Links};
 pub use network::Network;
@@ -181,5 +181,5 @@ pub use node::{Doubtful, Force, ForceError, OrderError, Outcome, RecoveryReport,
 pub use operator::{OrderRefused, Parked, Retrying, Stuck};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
 pub use saga::{Definition, DefinitionError, Output, StepInput, StepKind, ValueType, What};
-pub use twopc::{Audit, ForceRefusal, Heuristic};
 pub use stats::{LogStats, Observer, Stats};
+pub use twopc::{Audit, ForceRefusal, Heuristic};

@@ -216,9 +216,16 @@ fn is_kept(event: &Event) -> bool {
 pub(crate) enum Mail {
     Message(NodeName, twopc::Message),
     /// What waits, and what was forced?
-    Branches { answer: oneshot::Sender<Branches> },
+    Branches {
+        answer: oneshot::Sender<Branches>,
+    },
     /// An operator ends a branch, or forgets what came of that.
-    Intervene { key: PromiseKey, force: Force, audit: Arc<Audit>, answer: Forcing },
+    Intervene {
+        key: PromiseKey,
+        force: Force,
+        audit: Arc<Audit>,
+        answer: Forcing,
+    },
 }
 
 /// Who waits for what becomes of an intervention; the text is the store's.

@@ -337,10 +337,7 @@ impl Participant {
         }
         let fact = self.worth(highest, &found, message, resources);
         let bare = |fact: &Event| {
-            matches!(
-                fact,
-                Event::Aborted { .. } | Event::ReadOnly { .. } | Event::Heuristic { .. }
-            )
+            matches!(fact, Event::Aborted { .. } | Event::ReadOnly { .. } | Event::Heuristic { .. })
         };
         let carried = fact.as_ref().is_some_and(|fact| !bare(fact));
         let seen = epoch.filter(|epoch| *epoch > highest && !carried);
@@ -642,13 +639,7 @@ impl Participant {
         }
     }
 
-    fn remember_forced(
-        &mut self,
-        at: Sequence,
-        key: PromiseKey,
-        commit: bool,
-        audit: Arc<Audit>,
-    ) {
+    fn remember_forced(&mut self, at: Sequence, key: PromiseKey, commit: bool, audit: Arc<Audit>) {
         let (decided, noted, forgotten) = (None, None, None);
         self.forced.insert(key, Forced { commit, at, audit, decided, noted, forgotten });
     }
