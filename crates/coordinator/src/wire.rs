@@ -577,7 +577,7 @@ mod tests {
                     Tx::Commit { key, epoch, shard, store: flag.then_some(store) }
                 }
                 MessageKind::Ack => {
-                    let heuristic = Heuristic::from_code(code % 4);
+                    let heuristic = Heuristic::from_code((any_of % 4) as u8);
                     Tx::Ack { key, shard, store, heuristic }
                 }
                 MessageKind::Noted => Tx::Noted { key, epoch, shard },

@@ -278,7 +278,7 @@ fn whatever_the_log_says_of_it_the_force_counts() {
     for force in [Force::Commit, Force::Abort] {
         for id in [ABORTED, ORPHAN] {
             let mut bench = Bench::new(10_000);
-            assert_eq!(bench.action(id).unwrap().1, true);
+            assert!(bench.action(id).unwrap().1);
             assert_eq!(bench.force(id, force), Ok(()));
             let commits = force == Force::Commit;
             let verdict = if commits { Verdict::Committed } else { Verdict::Aborted };

@@ -127,7 +127,7 @@ impl World {
         for round in 0..200 {
             let mut more = true;
             while more {
-                more = (0..NODES).fold(false, |more, node| self.step(node) || more);
+                more = (0..NODES).filter(|node| self.step(*node)).count() > 0;
                 while !self.wire.is_empty() {
                     self.deliver(0);
                     more = true;

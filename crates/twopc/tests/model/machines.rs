@@ -288,6 +288,7 @@ fn from_participant(message: &Message) -> FromParticipant {
         }
         Message::Prepare { .. }
         | Message::Resolve { .. }
+        | Message::Noted { .. }
         | Message::Commit { .. }
         | Message::Abort { .. }
         | Message::Answer { .. } => unreachable!("participants do not send these"),
