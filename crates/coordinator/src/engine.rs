@@ -376,7 +376,7 @@ pub struct Engine {
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
     requests: BTreeMap<RequestKey, Asked>,
-    /// What the steps of sagas have brought that ended since this start.
+    /// What the steps of ended sagas have brought, as long as their results are kept.
     outputs: BTreeMap<RequestKey, Vec<saga::StepInput>>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
@@ -471,6 +471,9 @@ impl Engine {
         }
         for saga in found.ended_sagas {
             let EndedOperation { id, how, at, request_key, fingerprint } = saga;
+            if let (Some(key), Some(outputs)) = (&request_key, found.outputs.remove(&id)) {
+                engine.outputs.insert(key.clone(), outputs);
+            }
             ended.push(Ended { id, how: EndedHow::Saga(how), at, request_key, fingerprint });
         }
         ended.sort_unstable_by_key(|ended| (ended.at, ended.id));
@@ -769,7 +772,7 @@ impl Engine {
     }
 
     /// What the steps of a saga have brought so far, or had by its end, ascending by number. Of one that has
-    /// ended it is known for as long as its result is, and only by the start under which it ended.
+    /// ended it is known for as long as its result is, over restarts too.
     #[must_use]
     pub fn outputs(&self, key: &RequestKey) -> Vec<saga::StepInput> {
         match self.requests.get(key).map(|asked| &asked.known) {

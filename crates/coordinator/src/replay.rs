@@ -73,6 +73,8 @@ pub struct Operations {
     pub ended_sagas: Vec<EndedOperation<End>>,
     /// Ended transactions.
     pub ended_transactions: Vec<EndedOperation<Decision>>,
+    /// What the steps of ended sagas have brought, of those that have brought something.
+    pub outputs: BTreeMap<OperationId, Vec<saga::StepInput>>,
     /// Sagas in doubt. They are among none of the others.
     pub sagas_in_doubt: Vec<InDoubt>,
     /// Transactions in doubt.
@@ -115,6 +117,8 @@ pub struct Replay {
     transactions: BTreeMap<OperationId, Replayed<Transaction>>,
     ended_sagas: BTreeMap<OperationId, EndedOperation<End>>,
     ended_transactions: BTreeMap<OperationId, EndedOperation<Decision>>,
+    /// What the steps of ended sagas have brought.
+    outputs: BTreeMap<OperationId, Vec<saga::StepInput>>,
     orphan_sagas: BTreeMap<OperationId, Orphan>,
     orphan_transactions: BTreeMap<OperationId, Orphan>,
     heuristics: Heuristics,
@@ -153,6 +157,7 @@ impl Replay {
             transactions: BTreeMap::new(),
             ended_sagas: BTreeMap::new(),
             ended_transactions: BTreeMap::new(),
+            outputs: BTreeMap::new(),
             orphan_sagas: BTreeMap::new(),
             orphan_transactions: BTreeMap::new(),
             heuristics: Heuristics::default(),
@@ -384,6 +389,7 @@ impl Replay {
             transactions,
             ended_sagas: self.ended_sagas.into_values().collect(),
             ended_transactions: self.ended_transactions.into_values().collect(),
+            outputs: self.outputs,
             sagas_in_doubt,
             transactions_in_doubt,
             heuristics: self.heuristics,
@@ -474,6 +480,10 @@ impl Replay {
             if let Some(how) = ended {
                 let (at, request_key) = (sequence, replayed.machine.request_key().cloned());
                 let fingerprint = replayed.machine.terms().fingerprint;
+                let outputs: Vec<_> = replayed.machine.outputs().collect();
+                if !outputs.is_empty() {
+                    self.outputs.insert(id, outputs);
+                }
                 self.sagas.remove(&id);
                 let ended = EndedOperation { id, how, at, request_key, fingerprint };
                 self.ended_sagas.insert(id, ended);

@@ -9,7 +9,7 @@
 
 use crate::message::{SagaKey, StepAnswer};
 use base::{CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence, ShardId};
-use saga::End;
+use saga::{End, StepInput};
 use twopc::Heuristic;
 use twopc::coordinator::Decision;
 use twopc::heuristic::Reported;
@@ -194,6 +194,8 @@ pub(crate) enum Kind {
     Step,
     /// A branch whose outcome an operator has forced, at its participant.
     Forced,
+    /// What the steps of a saga that has ended have brought.
+    Outputs,
 }
 
 impl Kind {
@@ -204,11 +206,12 @@ impl Kind {
             Kind::Promise => 3,
             Kind::Step => 4,
             Kind::Forced => 5,
+            Kind::Outputs => 6,
         }
     }
 
     fn of(code: u8) -> Option<Kind> {
-        [Kind::Saga, Kind::Transaction, Kind::Promise, Kind::Step, Kind::Forced]
+        [Kind::Saga, Kind::Transaction, Kind::Promise, Kind::Step, Kind::Forced, Kind::Outputs]
             .into_iter()
             .find(|kind| kind.code() == code)
     }
@@ -278,6 +281,19 @@ pub(crate) fn pieces(
             out
         })
         .collect()
+}
+
+/// What the steps of an ended saga have brought, as the records of their success say it.
+pub(crate) fn outputs_trail(id: OperationId, outputs: &[StepInput]) -> Trail {
+    let (mut payload, mut trail) = (Vec::new(), Trail::default());
+    for StepInput { step, output } in outputs {
+        payload.clear();
+        let event = saga::Event::StepSucceeded { step: *step, output: Some(output.clone()) };
+        let event = crate::codec::encode_saga(id, &event, &mut payload);
+        let (sequence, timestamp_ms) = (Sequence::NONE, i64::MIN);
+        trail.push(&Frame { sequence, timestamp_ms, event, payload: &payload });
+    }
+    trail
 }
 
 /// The least that a payload must be allowed, for parts to be of use.
@@ -373,7 +389,7 @@ pub fn carried(event: EventType, payload: &[u8]) -> Option<(bool, OperationId)> 
     match piece.kind {
         Kind::Saga => Some((true, piece.id)),
         Kind::Transaction => Some((false, piece.id)),
-        Kind::Promise | Kind::Step | Kind::Forced => None,
+        Kind::Promise | Kind::Step | Kind::Forced | Kind::Outputs => None,
     }
 }
 

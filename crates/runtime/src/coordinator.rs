@@ -477,8 +477,8 @@ impl Operation {
     }
 
     /// What the steps of a saga have brought so far, or had by its end, by their numbers. Of a saga that has
-    /// ended it is known for as long as its result is, and only by the start under which it ended: what
-    /// has to survive a crash belongs into a store, by a last step.
+    /// ended it is known for as long as its result is, over restarts too: submit it again under its key, and
+    /// ask the handle.
     ///
     /// # Errors
     /// [`Stopped`]

@@ -121,8 +121,8 @@
 //!   other, and is not lost.
 //!
 //! Not guaranteed, and narrow on purpose: actions and participants are in this process (what they talk to
-//! need not be); entries of a participant's store are never discarded; what steps have given is known until
-//! the process ends, as long as their saga's result is.
+//! need not be); entries of a participant's store are never discarded; what steps have given is known as long
+//! as their saga's result is.
 //!
 //! # Nodes
 //!

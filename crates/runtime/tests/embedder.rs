@@ -332,10 +332,10 @@ async fn a_branch_of_a_coordinator_that_is_gone_is_forced() -> Result {
     assert_eq!(new.force_branch(&branch, Force::Abort, audit).await, otherwise);
     let in_doubt = new.force(id, Force::Commit, audit).await;
     assert_eq!(in_doubt, refused(ForceRefusal::NotInDoubt), "it is no transaction of this one");
-    assert_eq!(
-        (north.0.lock().unwrap().held, &north.0.lock().unwrap().done[..]),
-        (0, &[b"pay".to_vec()][..])
-    );
+    {
+        let stored = north.0.lock().unwrap();
+        assert_eq!((stored.held, &stored.done[..]), (0, &[b"pay".to_vec()][..]));
+    }
     drop(new);
 
     // The old one comes back, and has aborted it.

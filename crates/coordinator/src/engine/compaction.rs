@@ -34,7 +34,10 @@ pub(super) enum Stage {
     Doubts(usize),
     /// Branches that ended otherwise, behind this one.
     Heuristics(Option<(OperationId, ShardId)>),
-    /// What has ended, from this one on: counted from the first that ever ended.
+    /// What the steps of sagas have brought that have ended, from this one on: counted from the first operation
+    /// that ever ended.
+    Outputs(u64),
+    /// What has ended, from this one on: counted likewise.
     Ended(u64),
 }
 
@@ -120,12 +123,29 @@ impl Engine {
                     next = Some((id, shard));
                 }
                 if entries.is_empty() {
-                    return Ok((Some(Stage::Ended(self.window.forgotten)), 0));
+                    return Ok((Some(Stage::Outputs(self.window.forgotten)), 0));
                 }
                 let mut part = Vec::new();
                 snapshot::put(tag::HEURISTICS, &entries, &mut part);
                 self.append_part(now, &part, false, out)?;
                 Ok((Some(Stage::Heuristics(next)), part.len()))
+            }
+            Stage::Outputs(from) => {
+                let from = from.max(self.window.forgotten);
+                let at = usize::try_from(from - self.window.forgotten).unwrap_or(usize::MAX);
+                let brought = |(place, (_, ended)): (usize, &(Time, Ended))| {
+                    let outputs = self.outputs.get(ended.request_key.as_ref()?)?;
+                    let saga = matches!(ended.how, EndedHow::Saga(_));
+                    saga.then(|| (place, ended.id, snapshot::outputs_trail(ended.id, outputs)))
+                };
+                let mut ended = self.window.ended.iter().enumerate().skip(at);
+                let Some((place, id, trail)) = ended.find_map(brought) else {
+                    return Ok((Some(Stage::Ended(self.window.forgotten)), 0));
+                };
+                let next = self.window.forgotten + place as u64 + 1;
+                let parts = snapshot::pieces(Kind::Outputs, id, false, trail.bytes(), room);
+                let bytes = self.append_parts(now, &parts, out)?;
+                Ok((Some(Stage::Outputs(next)), bytes))
             }
             Stage::Ended(from) => {
                 // Those that have left the window meanwhile are not answered for any more.

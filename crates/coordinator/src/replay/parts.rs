@@ -176,7 +176,7 @@ impl Replay {
             let orphans = match kind {
                 Kind::Saga => &mut self.orphan_sagas,
                 Kind::Transaction => &mut self.orphan_transactions,
-                Kind::Promise | Kind::Step | Kind::Forced => return None,
+                Kind::Promise | Kind::Step | Kind::Forced | Kind::Outputs => return None,
             };
             self.epochs_of_ids.insert(id.epoch());
             orphans.insert(id, Orphan { first, last, turned });
@@ -188,6 +188,7 @@ impl Replay {
             Kind::Promise => self.carried_promise(records),
             Kind::Step => self.carried_step(records),
             Kind::Forced => self.carried_forced(records),
+            Kind::Outputs => self.carried_outputs(id, records),
         }
     }
 
@@ -260,6 +261,21 @@ impl Replay {
             (!outcome.changed).then_some(())?;
             self.effects.push((sequence, LocalEffect::Step(outcome)));
         }
+        Some(())
+    }
+
+    /// What the steps of a saga that has ended have brought.
+    fn carried_outputs(&mut self, id: OperationId, records: &[u8]) -> Option<()> {
+        let mut outputs = Vec::new();
+        for frame in snapshot::frames(records) {
+            let Frame { event, payload, .. } = frame.ok()?;
+            let Ok(Fact::Saga { event, .. }) = codec::decode(event, payload) else { return None };
+            let saga::Event::StepSucceeded { step, output: Some(output) } = event else {
+                return None;
+            };
+            outputs.push(saga::StepInput { step, output });
+        }
+        self.outputs.insert(id, outputs);
         Some(())
     }
 
