@@ -140,8 +140,8 @@ impl Host {
                 let fit = writer.outcomes_fit().min(keys.len());
                 let chunk = keys.split_off(keys.len() - fit);
                 if chunk.is_empty() {
-                    let forced = self.participant.forced().map(|(key, _)| key).collect();
-                    return Ok((Some(Stage::Forced(forced)), 0));
+                    let forced = self.participant.forced().map(|(key, _)| key);
+                    return Ok((Some(Stage::Forced(forced.collect())), 0));
                 }
                 writer.outcomes(chunk.iter().filter_map(
                     |key| match self.participant.promise(key)? {
