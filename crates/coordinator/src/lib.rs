@@ -62,6 +62,7 @@ pub use gate::Gate;
 pub use gated::GatedLog;
 pub use message::{Call, Message, MessageKind, SagaKey, StepAnswer, UndoOrder};
 pub use output::{Branch, LogSlot, Operated, OrderError, Outcome, Output, Refusal, Request, Work};
+pub use output::{Doubtful, Force, ForceError, Intervened, Intervention};
 pub use replay::{EndedOperation, InDoubt, LocalEffect, Operations, Replay};
 pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
 pub use salvage::{SalvageError, Salvaged, salvage, salvage_streams};
