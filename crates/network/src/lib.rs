@@ -25,10 +25,8 @@
 //!
 //! # What it does not
 //!
-//! - A coordinator that crashes between a saga and the 2PC that follows leaves shards that no record
-//!   names, unless its client asks again with the same file. They take room; nothing is lost.
-//! - A node's own requests to the ledger are numbered in memory: one that was under way when the node
-//!   crashed may be asked again, unless its evidence names it.
+//! - A node that runs an upload and never comes back leaves shards that no record names. They take room;
+//!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
 mod holder;

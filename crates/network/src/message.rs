@@ -1,7 +1,7 @@
 //! What nodes of the storage network say to each other, and its bytes.
 
 use base::bytes::{Malformed, Reader, Writer};
-use base::{NodeName, ShardId};
+use base::{NodeName, ShardId, Token};
 use incentives::Ask;
 use locks::{Claim, FencingToken, Holder, Hypervector, Lease};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
@@ -60,6 +60,8 @@ pub enum Message {
     Ask {
         /// The sender's number for it.
         number: u64,
+        /// Its key: the same whenever the same is asked for, also after a crash.
+        key: Token,
         /// What.
         ask: Ask,
     },
@@ -193,8 +195,8 @@ impl Message {
             Message::Directory(message) => directory(&mut to, message),
             Message::Lock(message) => lock(&mut to, message),
             Message::Locked(answer) => locked(&mut to, answer),
-            Message::Ask { number, ask } => {
-                to.u64(*number);
+            Message::Ask { number, key, ask } => {
+                to.u64(*number).raw(&key.0);
                 ask.encode(&mut to);
             }
             Message::Asked { number, done, next } => {
@@ -239,7 +241,10 @@ impl Message {
             8 => Message::Directory(read_directory(from)?),
             9 => Message::Lock(read_lock(from)?),
             10 => Message::Locked(read_locked(from)?),
-            11 => Message::Ask { number: from.u64()?, ask: Ask::decode(from)? },
+            11 => {
+                let (number, key) = (from.u64()?, Token(from.array()?));
+                Message::Ask { number, key, ask: Ask::decode(from)? }
+            }
             12 => Message::Asked { number: from.u64()?, done: from.bool()?, next: from.u64()? },
             13 => Message::Report(Observed {
                 proofs_ended: from.u64()?,

@@ -7,7 +7,8 @@ use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
 use crate::transfer::Transfers;
 use base::prng::Key;
-use base::{BootCount, NodeName, RequestKey, ShardId, Time};
+use base::bytes::Writer;
+use base::{BootCount, NodeName, RequestKey, ShardId, Time, Token};
 use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
 use node::{Disks, Node, Outcome};
@@ -95,9 +96,10 @@ pub enum Request {
         /// Which.
         shards: Vec<ShardId>,
     },
-    /// Something is wanted of the ledger, by this node.
+    /// Something is wanted of the ledger, by this node. Asked again under its number it is done once, also
+    /// after a crash, for as long as the ledger remembers ([`incentives::Config::request_kept`]).
     Ledger {
-        /// The client's number.
+        /// The client's number: another one for each thing that it wants.
         number: u64,
         /// What.
         ask: Ask,
@@ -282,13 +284,24 @@ pub struct StorageNode {
     pub(crate) table: locks::LockTable,
     pub(crate) teller: Option<Teller>,
     policy: Option<(SchemePolicy, BTreeMap<NodeName, Observed>)>,
+/// The key of what is wanted of the ledger: a client's number with what it asks for, so that a client that
+/// asks again after its node has crashed asks for the same. What nobody waits for is told apart by what it
+/// says, such as its evidence.
+fn ledger_key(number: u64, ask: &Ask) -> Token {
+    let mut bytes = Writer::default();
+    bytes.u64(number);
+    ask.encode(&mut bytes);
+    let digest = Digest::of(&bytes.finish());
+    Token(digest.0[..16].try_into().expect("a digest has 32 bytes"))
+}
+
     advice: Option<Advice>,
     pub(crate) purposes: BTreeMap<Vec<u8>, Purpose>,
     pub(crate) drawn: u64,
     pub(crate) stats: Stats,
     pub(crate) observed: Observed,
-    /// What this node wants of the ledger, one after the other: for which client, and what.
-    asks: VecDeque<(u64, Ask)>,
+    /// What this node wants of the ledger, one after the other: for which client, under which key, and what.
+    asks: VecDeque<(u64, Token, Ask)>,
     ask_number: u64,
     ask_again: Option<Time>,
     report_at: Option<Time>,
@@ -509,11 +522,11 @@ impl StorageNode {
                 self.take_locks(out);
             }
             Message::Locked(answer) => self.locked(now, from, answer),
-            Message::Ask { number, ask } => {
+            Message::Ask { number, key, ask } => {
                 if let Some(teller) = &mut self.teller {
                     let mut told = Vec::new();
                     let ms = self.config.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
-                    let request = incentives::Request { by: from, number, ask };
+                    let request = incentives::Request { by: from, number, key, ask };
                     teller.ask(now, &request, ms, &mut told);
                     told.into_iter().for_each(|(to, message)| self.send(to, message));
                 }
@@ -590,22 +603,23 @@ impl StorageNode {
 
     /// Something is wanted of the ledger. Number 0: nobody waits.
     pub(crate) fn want(&mut self, now: Time, number: u64, ask: Ask) {
-        if number > 0 && self.asks.iter().any(|(other, _)| *other == number) {
+        let key = ledger_key(number, &ask);
+        if self.asks.iter().any(|(_, other, _)| *other == key) {
             return;
         }
-        self.asks.push_back((number, ask));
+        self.asks.push_back((number, key, ask));
         if self.asks.len() == 1 {
             self.ask_next(now);
         }
     }
 
     fn ask_next(&mut self, now: Time) {
-        let Some((_, ask)) = self.asks.front() else {
+        let Some((_, key, ask)) = self.asks.front() else {
             self.ask_again = None;
             return;
         };
         self.ask_again = Some(now + self.config.patience);
-        let message = Message::Ask { number: self.ask_number, ask: ask.clone() };
+        let message = Message::Ask { number: self.ask_number, key: *key, ask: ask.clone() };
         self.send(self.config.authority, message);
     }
 
@@ -620,7 +634,7 @@ impl StorageNode {
         if done {
             self.ask_number = next;
         }
-        if let Some((number, _)) = self.asks.pop_front()
+        if let Some((number, ..)) = self.asks.pop_front()
             && number > 0
         {
             self.tell(number, Answer::Ledger { done });

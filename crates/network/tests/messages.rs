@@ -87,7 +87,7 @@ fn all() -> Vec<Message> {
     all.extend(directory.map(Message::Directory));
     all.extend(lock.map(Message::Lock));
     all.extend(locked.map(Message::Locked));
-    all.extend(asks.map(|ask| Message::Ask { number: 6, ask }));
+    all.extend(asks.map(|ask| Message::Ask { number: 6, key: base::Token::new(7), ask }));
     all
 }
 

@@ -220,6 +220,8 @@ pub struct World<'a> {
     rest_by: Time,
     out: Vec<Output>,
     compared: u64,
+    /// Clients that were told that the treasury gave what they asked for.
+    grants: u64,
 }
 
 impl<'a> World<'a> {
@@ -252,6 +254,7 @@ impl<'a> World<'a> {
             rest_by: Time::NEVER,
             out: Vec::new(),
             compared: 0,
+            grants: 0,
         };
         for node in 0..nodes {
             // One after the other, so that those who come later meet somebody.
@@ -796,10 +799,8 @@ impl<'a> World<'a> {
                     u64::from(locks);
                 "lockings"
             }
-            (Answer::Ledger { done: true }, _) => "ledger requests",
-            (Answer::Ledger { done: false }, Want::Ledger(_)) => "ledger requests refused",
-            // Its node crashed when it was done, and has asked again: the ledger shows it.
-            (Answer::Ledger { done: false }, Want::Stake(node)) if self.has_staked(node) => {
+            (Answer::Ledger { done: true }, want) => {
+                self.grants += u64::from(is_grant(&want));
                 "ledger requests"
             }
             (Answer::Ended { outcome, .. }, _) => match outcome {
@@ -814,6 +815,7 @@ impl<'a> World<'a> {
             },
             // Not yet: it asks again.
             _ => return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number)),
+            (Answer::Ledger { done: false }, Want::Ledger(_)) => "ledger requests refused",
         };
         self.clients[at].answered = true;
         self.trace.word(number);
@@ -823,12 +825,6 @@ impl<'a> World<'a> {
         if self.open == 0 && self.next_client == self.clients.len() {
             self.served();
         }
-    }
-
-    fn has_staked(&self, node: u32) -> bool {
-        let bank = self.node(0).and_then(StorageNode::bank);
-        let stake = bank.map(|bank| bank.stake(NodeName::numbered(u64::from(node))));
-        stake.is_some_and(|it| it.own.0 + it.escrowed.0 >= self.scenario.storage.stake)
     }
 
     /// Every client of this phase has its answer.
@@ -1134,7 +1130,9 @@ impl<'a> World<'a> {
         if let Some(process) = &machine.process
             && let Some(bank) = process.node.bank()
         {
-            self.judge.ledger(self.now, SUPPLY, machine.disks.ledger(), bank);
+            let asks = self.clients.iter().filter(|client| is_grant(&client.want)).count();
+            let grants = (self.grants, asks as u64);
+            self.judge.ledger(self.now, SUPPLY, grants, machine.disks.ledger(), bank);
             if process.node.ledger_anomalies() > 0 {
                 self.judge.object("S5", self.now, "a record of the ledger did not follow".into());
             }
@@ -1342,6 +1340,11 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
             let what = message_of(&*panic);
             (Ending::Violation, Some(Finding { rule: "panic", at: now, what }))
         }
+/// Whether a client wants units of the treasury.
+fn is_grant(want: &Want) -> bool {
+    matches!(want, Want::Grant(_) | Want::Ledger(Ask::Grant { .. }))
+}
+
     };
     let (totals, health) = world.totals();
     let unmet = match ending {
