@@ -424,6 +424,18 @@ impl ShardStore {
         self.pins.get(&digest).copied()
     }
 
+    /// Bytes that shards take, bad ones and those being written included.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
+    /// How many shards are here, likewise.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
     /// Counters and sizes. Walks all shards.
     #[must_use]
     pub fn stats(&self) -> Stats {
