@@ -2,12 +2,15 @@
 
 use crate::holder::Holdings;
 use crate::keeper::{COMPARING, Keeping};
+use crate::leaving::Leaving;
 use crate::ledger::Teller;
 use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
+use crate::operation::Operations;
+use crate::sweep::Sweep;
 use crate::transfer::Transfers;
-use base::prng::Key;
 use base::bytes::Writer;
+use base::prng::Key;
 use base::{BootCount, NodeName, RequestKey, ShardId, Time, Token};
 use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
@@ -104,6 +107,12 @@ pub enum Request {
         /// What.
         ask: Ask,
     },
+    /// Leave in order: take no new work, finish what is under way, and hold nothing that a record needs.
+    /// Asked again after a restart, it goes on.
+    Leave {
+        /// The client's number.
+        number: u64,
+    },
     /// A saga or a transaction of a client's own.
     Submit(node::Request),
 }
@@ -139,6 +148,10 @@ pub enum Answer {
         /// How.
         outcome: Outcome,
     },
+    /// This node is about to leave: ask another one. What was begun here before goes on, and is told.
+    Leaving,
+    /// The node has left: its process may be ended, and its disks may go.
+    Left,
     /// It was tried often enough. It may be asked again.
     Failed,
 }
@@ -246,27 +259,12 @@ pub struct Stats {
     pub versions: u64,
     /// Versions that were not, since another one came first or a keeper was missing.
     pub superseded: u64,
+    /// Shards and records that nobody needed, and that were let go.
+    pub let_go: u64,
     /// Messages that were no messages.
     pub malformed: u64,
     /// Proofs that were refused: wrong, or missing.
     pub failed_proofs: u64,
-}
-
-/// Who waits for an operation of this node's own coordinator.
-#[derive(Clone, Debug)]
-pub(crate) enum Purpose {
-    /// An upload: a batch of its shards, or its record.
-    Upload { number: u64, attempt: u32 },
-    /// The 2PC that makes an upload's record the current one.
-    Publish { number: u64, attempt: u32 },
-    /// A shard that repair has rebuilt.
-    Rebuilt { plan: repair::PlanId, index: u16, node: NodeName, shard: Digest },
-    /// A record's next version, at its keepers.
-    NextKept { file: Digest },
-    /// It becomes current.
-    NextHead { file: Digest },
-    /// Something is released: nobody waits.
-    Release,
 }
 
 /// One node of the storage network: see the crate's page.
@@ -284,19 +282,8 @@ pub struct StorageNode {
     pub(crate) table: locks::LockTable,
     pub(crate) teller: Option<Teller>,
     policy: Option<(SchemePolicy, BTreeMap<NodeName, Observed>)>,
-/// The key of what is wanted of the ledger: a client's number with what it asks for, so that a client that
-/// asks again after its node has crashed asks for the same. What nobody waits for is told apart by what it
-/// says, such as its evidence.
-fn ledger_key(number: u64, ask: &Ask) -> Token {
-    let mut bytes = Writer::default();
-    bytes.u64(number);
-    ask.encode(&mut bytes);
-    let digest = Digest::of(&bytes.finish());
-    Token(digest.0[..16].try_into().expect("a digest has 32 bytes"))
-}
-
     advice: Option<Advice>,
-    pub(crate) purposes: BTreeMap<Vec<u8>, Purpose>,
+    pub(crate) operations: Operations,
     pub(crate) drawn: u64,
     pub(crate) stats: Stats,
     pub(crate) observed: Observed,
@@ -306,9 +293,22 @@ fn ledger_key(number: u64, ask: &Ask) -> Token {
     ask_again: Option<Time>,
     report_at: Option<Time>,
     meet_at: Option<(Time, u32)>,
+    pub(crate) leaving: Option<Leaving>,
+    pub(crate) sweep: Sweep,
     /// Whether the participant has been seen to run.
     opened: bool,
     queue: VecDeque<Output>,
+}
+
+/// The key of what is wanted of the ledger: a client's number with what it asks for, so that a client that
+/// asks again after its node has crashed asks for the same. What nobody waits for is told apart by what it
+/// says, such as its evidence.
+fn ledger_key(number: u64, ask: &Ask) -> Token {
+    let mut bytes = Writer::default();
+    bytes.u64(number);
+    ask.encode(&mut bytes);
+    let digest = Digest::of(&bytes.finish());
+    Token(digest.0[..16].try_into().expect("a digest has 32 bytes"))
 }
 
 /// So many times somebody is met soon after the start; later once in a round of audits.
@@ -367,7 +367,9 @@ impl StorageNode {
             teller,
             policy,
             advice: None,
-            purposes: BTreeMap::new(),
+            operations: Operations::default(),
+            leaving: None,
+            sweep: Sweep::new(now, now + config.audit_every),
             drawn: 0,
             stats: Stats::default(),
             observed: Observed::default(),
@@ -423,6 +425,7 @@ impl StorageNode {
         }
         self.settle_records(now);
         self.remove_unneeded();
+        self.resume_uploads(now, disks);
         self.plan_repairs(now, disks);
         if let Some(teller) = &mut self.teller {
             let mut ops = Vec::new();
@@ -461,28 +464,12 @@ impl StorageNode {
                     self.send(to, Message::Transaction(message));
                 }
                 node::Output::Reply { key, outcome } => {
-                    match self.purposes.remove(key.as_bytes()) {
-                        Some(purpose) => self.ended(now, purpose, &outcome),
-                        None => self.tell(0, Answer::Ended { key, outcome }),
+                    if !self.replied(now, &key, &outcome) {
+                        self.tell(0, Answer::Ended { key, outcome });
                     }
                 }
                 other => self.queue.push_back(Output::Transactions(other)),
             }
-        }
-    }
-
-    /// An operation of this node's own has ended.
-    fn ended(&mut self, now: Time, purpose: Purpose, outcome: &Outcome) {
-        let well = matches!(outcome, Outcome::Completed | Outcome::Committed);
-        match purpose {
-            Purpose::Upload { number, attempt } => self.batch_ended(now, number, attempt, well),
-            Purpose::Publish { number, attempt } => self.published(now, number, attempt, well),
-            Purpose::Rebuilt { plan, index, node, shard } => {
-                self.rebuilt_kept(now, plan, index, (node, shard), well);
-            }
-            Purpose::NextKept { file } => self.next_kept(now, file, well),
-            Purpose::NextHead { file } => self.next_headed(now, file, well),
-            Purpose::Release => {}
         }
     }
 
@@ -532,6 +519,9 @@ impl StorageNode {
                 }
             }
             Message::Asked { number, done, next } => self.asked(now, number, done, next),
+            Message::Leaving => self.node_leaves(now, from),
+            Message::Doubts(doubts) => self.doubted(from, &doubts),
+            Message::Claims(claims) => self.claimed(from, &claims),
             Message::Report(seen) => {
                 if let Some((_, all)) = &mut self.policy {
                     all.insert(from, seen);
@@ -558,7 +548,10 @@ impl StorageNode {
                         self.directory.gone(node);
                         self.node_gone(now, node);
                     }
-                    placement::Status::Alive => self.directory.seen(node),
+                    placement::Status::Alive => {
+                        self.directory.seen(node);
+                        self.keeping.is_back(node);
+                    }
                     placement::Status::Suspected => {}
                 },
             }
@@ -590,7 +583,21 @@ impl StorageNode {
     }
 
     fn request(&mut self, now: Time, request: Request, disks: &dyn StorageDisks) {
+        if self.leaving.is_some() {
+            let new = match &request {
+                Request::Put { number, .. } | Request::Get { number, .. } => {
+                    (!self.transfers.is_under_way(*number)).then_some(*number)
+                }
+                Request::Lock { number, .. } | Request::Ledger { number, .. } => Some(*number),
+                Request::Leave { .. } => None,
+                Request::Submit(_) => Some(0),
+            };
+            if let Some(number) = new {
+                return self.tell(number, Answer::Leaving);
+            }
+        }
         match request {
+            Request::Leave { number } => self.leave(now, number),
             Request::Put { number, file, manifest, shards } => {
                 self.put(now, number, file, manifest, shards, disks);
             }
@@ -670,8 +677,9 @@ impl StorageNode {
             self.send(to, message);
             // Whom it asked first may not have known many yet, or may not have been there. And those who
             // met each other while they were cut off from all others hear of them by this alone.
-            let pause =
-                if times < MEETINGS { self.config.patience } else { self.config.audit_every };
+            let alone = self.membership.candidates().next().is_none();
+            let soon = times < MEETINGS || alone;
+            let pause = if soon { self.config.patience } else { self.config.audit_every };
             self.meet_at = Some((now + pause, times.wrapping_add(1)));
         }
         if due(self.ask_again) {
@@ -691,8 +699,11 @@ impl StorageNode {
             self.judge_health(now);
             self.see_to_parked(now, disks);
         }
+        self.operations_wake(now, disks);
         self.transfers_wake(now, disks);
         self.locks_wake(now);
+        self.leaving_wake(now);
+        self.sweep_wake(now);
         self.holder_wake(now);
         self.keeper_wake(now);
     }
@@ -740,8 +751,11 @@ impl StorageNode {
             self.meet_at.map(|(at, _)| at),
             self.ask_again,
             self.report_at,
+            self.operations.due(),
             self.transfers.due(),
             self.locking.due(),
+            self.leaving.as_ref().and_then(Leaving::due),
+            self.sweep.due(),
             self.holdings.due(),
             self.keeping.due(),
             self.teller.as_ref().and_then(Teller::next_wake),
@@ -831,11 +845,18 @@ impl StorageNode {
                 "operations",
                 engine.is_some_and(|engine| {
                     let parked = engine.active_sagas().filter(|saga| waits(saga)).count();
-                    engine.active() > parked
+                    // Decided, and all that lacks is that somebody who is gone says so.
+                    let owed = engine.active_transactions().filter(|transaction| {
+                        let members = transaction.members();
+                        transaction.decision().is_some()
+                            && members.iter().any(|member| self.is_dead(member.node))
+                    });
+                    engine.active() > parked + owed.count()
                 }),
             ),
             ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),
             ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
+            ("operations to be asked for again", self.operations.waits()),
             ("transfers", !self.transfers.is_empty()),
             ("lockings", !self.locking.is_empty()),
             ("requests to the ledger", !self.asks.is_empty()),

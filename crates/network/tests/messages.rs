@@ -81,6 +81,12 @@ fn all() -> Vec<Message> {
         Message::Scrub { digest },
         Message::Scrubbed { digest, healthy: true },
         Message::Asked { number: 1, done: false, next: 2 },
+        Message::Leaving,
+        Message::Doubts(vec![
+            network::Doubt { digest, file: None },
+            network::Doubt { digest, file: Some(digest) },
+        ]),
+        Message::Claims(vec![network::Claim { digest, version: 1, keepers: 3, named: true }]),
         Message::Report(Observed { proofs_ended: 3, ..Observed::default() }),
     ];
     all.extend(membership.map(Message::Membership));
