@@ -362,7 +362,7 @@ fn what_is_asked_again_after_a_crash_is_done_once_by_its_key() {
     assert_eq!(applied, Err(IllegalTransition::CountedBefore));
     assert_eq!([desk.wallet(1), desk.wallet(2)], [5_999, 14_001]);
     // A day later it is forgotten, once something else happens.
-    desk.now = desk.now + HOUR * 24;
+    desk.now += HOUR * 24;
     desk.ask(by, Ask::Transfer { to: node(2), units: Units(1) }).unwrap();
     assert_eq!(desk.bank.done(&Request { number: 9, ..request }), None);
 }

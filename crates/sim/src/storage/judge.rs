@@ -6,10 +6,9 @@
 //! | S2 | of a stored file every stripe has k different shards that are right on disks, at all times |
 //! | S3 | what a client fetches is its file, byte for byte, and a stored file is found |
 //! | S4 | a node removes nothing, if k right shards of a stripe would not be left |
-//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's units are
-//! | | spent twice, and what the treasury gives to whom asks, and asks again, it gives once |
-//! | S8 | of a node that says that it has left in order no current record names anything |
+//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's units are spent twice, and whoever asks again for units is given them once |
 //! | S6 | once faults have ended and all is at rest, every shard of every stored file is right on a node |
+//! | S8 | of a node that says that it has left in order no current record names anything |
 //!
 //! The judge looks at disks, and knows files from their owners. It hashes by itself, and reads the
 //! ledger's log by itself: balances by what each event moves, without the bank.
