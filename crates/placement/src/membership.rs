@@ -143,6 +143,11 @@ struct Watched {
     heard: bool,
 }
 
+/// So many members, by lot, hear the newest rumours with each beat.
+const GOSSIPS: u64 = 2;
+/// The number of the first of these lots; those of neighbours are lower.
+const GOSSIP_LOT: u64 = 1 << 32;
+
 /// Every so many beats one of the dead is asked whether it is.
 const RECONNECT_BEATS: u64 = 4;
 
@@ -478,6 +483,7 @@ impl Membership {
             out.push(Output::Send { to, message });
         }
         self.heard_by = neighbours;
+        self.gossip(out);
         // Now and then one of the dead is asked: after a partition each side takes the other for dead.
         if self.beats.is_multiple_of(RECONNECT_BEATS) {
             let dead = || self.members.values().filter(|member| member.status == Status::Dead);
@@ -487,6 +493,26 @@ impl Membership {
                 let to = dead().nth(pick as usize).map(|member| member.announcement.node);
                 let message = self.join();
                 out.extend(to.map(|to| Output::Send { to, message }));
+            }
+        }
+    }
+
+    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
+    /// there are eights of nodes.
+    fn gossip(&mut self, out: &mut Vec<Output>) {
+        if self.rumours.is_empty() || self.ring.is_empty() {
+            return;
+        }
+        let max = self.config.rumours_max as usize;
+        let newest = self.rumours.newest().take(max);
+        let told = newest.filter_map(|node| self.members.get(&node));
+        let rumours: Vec<Rumour> = told.map(Member::rumour).collect();
+        for number in 0..GOSSIPS {
+            let place = self.lots.draw(GOSSIP_LOT + number, self.beats).u64();
+            let mut from = self.ring.range((place, NodeName([0; 32]))..).chain(&self.ring);
+            if let Some(&(_, to)) = from.next() {
+                let rumours = rumours.clone();
+                out.push(Output::Send { to, message: Message::Members { rumours } });
             }
         }
     }

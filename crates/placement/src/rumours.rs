@@ -27,8 +27,16 @@ impl Rumours {
         }
     }
 
-    /// The newest `max`, which are those to be passed on most often, none of them about `to`: they count as
-    /// passed on once more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// About whom they are, the newest first, which are those to be passed on most often.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = NodeName> {
+        self.by_left.iter().rev().map(|(_, about)| *about)
+    }
+
+    /// The newest `max` of which none is about `to`: they count as passed on once more.
     pub(crate) fn pass_on(&mut self, max: usize, to: NodeName) -> Vec<NodeName> {
         let newest = self.by_left.iter().rev().filter(|(_, about)| *about != to);
         let told: Vec<(u32, NodeName)> = newest.take(max).copied().collect();
@@ -62,6 +70,6 @@ mod tests {
         rumours.remove(two);
         assert_eq!(rumours.pass_on(9, three), [one]);
         assert!(rumours.pass_on(9, three).is_empty());
-        assert!(rumours.left.is_empty() && rumours.by_left.is_empty());
+        assert!(rumours.is_empty() && rumours.newest().next().is_none());
     }
 }
