@@ -446,7 +446,9 @@ impl Fields {
             | Prefix::TxParticipantReadOnly { coordinator, .. }
             | Prefix::CoordinatorSeen { coordinator, .. }
             | Prefix::InDoubt { coordinator, .. }
-            | Prefix::StepOutcome { coordinator, .. } => {
+            | Prefix::StepOutcome { coordinator, .. }
+            | Prefix::TxParticipantHeuristic { coordinator, .. }
+            | Prefix::TxHeuristic { coordinator, .. } => {
                 fields.coordinator = Some(Name(coordinator.0));
             }
             Prefix::SagaStepAdded { step, action, .. } => {
@@ -657,6 +659,13 @@ impl Taker {
             }
             EventType::STEP_OUTCOME => {
                 Prefix::StepOutcome { id: self.id()?, coordinator: self.coordinator() }
+            }
+            EventType::TX_PARTICIPANT_HEURISTIC => {
+                let (id, coordinator) = (self.id()?, self.coordinator());
+                Prefix::TxParticipantHeuristic { id, coordinator }
+            }
+            EventType::TX_HEURISTIC => {
+                Prefix::TxHeuristic { id: self.id()?, coordinator: self.coordinator() }
             }
             EventType::CHECKPOINT => {
                 let (sagas, txs) = (self.fields.active_sagas.take(), self.fields.active_txs.take());

@@ -65,6 +65,10 @@ pub enum Prefix {
     InDoubt { id: OperationId, coordinator: CoordinatorId },
     /// Code 20.
     StepOutcome { id: OperationId, coordinator: CoordinatorId },
+    /// Code 21; the coordinator is the transaction's.
+    TxParticipantHeuristic { id: OperationId, coordinator: CoordinatorId },
+    /// Code 22; the coordinator is the log's own.
+    TxHeuristic { id: OperationId, coordinator: CoordinatorId },
     /// Code F0.
     Checkpoint { active_sagas: u64, active_transactions: u64 },
 }
@@ -100,7 +104,7 @@ pub enum PayloadError {
 #[must_use]
 pub const fn prefix_bytes(event: EventType) -> Option<u32> {
     Some(match event.0 {
-        0x01 | 0x10 | 0x1A..=0x20 => 40,
+        0x01 | 0x10 | 0x1A..=0x22 => 40,
         0x02 => 13,
         0x03 | 0x09..=0x0B | 0x12 | 0x14..=0x19 => 8,
         0x04 | 0x06 | 0x07 => 12,
@@ -178,6 +182,10 @@ impl Prefix {
             }
             EventType::IN_DOUBT => Prefix::InDoubt { id, coordinator: coordinator() },
             EventType::STEP_OUTCOME => Prefix::StepOutcome { id, coordinator: coordinator() },
+            EventType::TX_PARTICIPANT_HEURISTIC => {
+                Prefix::TxParticipantHeuristic { id, coordinator: coordinator() }
+            }
+            EventType::TX_HEURISTIC => Prefix::TxHeuristic { id, coordinator: coordinator() },
             EventType::CHECKPOINT => {
                 Prefix::Checkpoint { active_sagas: id.0, active_transactions: u64_at(bytes, 8) }
             }
@@ -201,7 +209,9 @@ impl Prefix {
             | Prefix::TxParticipantReadOnly { coordinator, .. }
             | Prefix::CoordinatorSeen { coordinator, .. }
             | Prefix::InDoubt { coordinator, .. }
-            | Prefix::StepOutcome { coordinator, .. } => out.extend_from_slice(&coordinator.0),
+            | Prefix::StepOutcome { coordinator, .. }
+            | Prefix::TxParticipantHeuristic { coordinator, .. }
+            | Prefix::TxHeuristic { coordinator, .. } => out.extend_from_slice(&coordinator.0),
             Prefix::SagaStepAdded { step, action, .. } => {
                 out.extend_from_slice(&step.to_le_bytes());
                 out.push(action);
@@ -272,7 +282,9 @@ impl Prefix {
             | Prefix::TxParticipantReadOnly { id, .. }
             | Prefix::CoordinatorSeen { id, .. }
             | Prefix::InDoubt { id, .. }
-            | Prefix::StepOutcome { id, .. } => id,
+            | Prefix::StepOutcome { id, .. }
+            | Prefix::TxParticipantHeuristic { id, .. }
+            | Prefix::TxHeuristic { id, .. } => id,
             Prefix::Checkpoint { .. } => return None,
         })
     }
@@ -309,6 +321,8 @@ impl Prefix {
             Prefix::CoordinatorSeen { .. } => EventType::COORDINATOR_SEEN,
             Prefix::InDoubt { .. } => EventType::IN_DOUBT,
             Prefix::StepOutcome { .. } => EventType::STEP_OUTCOME,
+            Prefix::TxParticipantHeuristic { .. } => EventType::TX_PARTICIPANT_HEURISTIC,
+            Prefix::TxHeuristic { .. } => EventType::TX_HEURISTIC,
             Prefix::Checkpoint { .. } => EventType::CHECKPOINT,
         }
     }
