@@ -47,7 +47,7 @@ pub(super) struct Branch {
     /// The promise has no outcome yet in its own log.
     pub(super) open: bool,
     /// The record of the promise; once there is an outcome, that one's.
-    at: u64,
+    pub(super) at: u64,
     ms: i64,
     /// What the promise says: see [`survey::promise_sum`].
     sum: u32,

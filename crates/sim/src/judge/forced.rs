@@ -138,6 +138,9 @@ impl Facts {
                 if commits == forced.commit {
                     let count = if commits { &mut spread.committed } else { &mut spread.aborted };
                     *count += 1;
+                    if let Some(place) = spread.place(shard) {
+                        spread.branches[place].at = record.sequence;
+                    }
                     participant.forced.remove(&key);
                     self.seen.forced_as_decided += 1;
                     return Ok(());
