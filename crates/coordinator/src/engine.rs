@@ -377,7 +377,7 @@ pub struct Engine {
     waiting: BTreeMap<u64, Waiting>,
     requests: BTreeMap<RequestKey, Asked>,
     /// What the steps of ended sagas have brought, as long as their results are kept.
-    outputs: BTreeMap<RequestKey, Vec<saga::StepInput>>,
+    outputs: BTreeMap<RequestKey, Trail>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
@@ -779,7 +779,7 @@ impl Engine {
             Some(Known::Active(OpRef::Saga(id))) => {
                 self.sagas.get(id).map(|op| op.machine.outputs().collect()).unwrap_or_default()
             }
-            _ => self.outputs.get(key).cloned().unwrap_or_default(),
+            _ => self.outputs.get(key).map(Trail::brought).unwrap_or_default(),
         }
     }
 
@@ -1244,8 +1244,8 @@ impl Engine {
             let request_key = op.machine.request_key().cloned();
             let fingerprint = op.machine.terms().fingerprint;
             if let Some(key) = &request_key {
-                let outputs: Vec<_> = op.machine.outputs().collect();
-                if !outputs.is_empty() {
+                let outputs = op.trail.outputs();
+                if !outputs.bytes().is_empty() {
                     self.outputs.insert(key.clone(), outputs);
                 }
                 let outcome = EndedAs::Saga(how);

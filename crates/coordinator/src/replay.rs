@@ -73,8 +73,6 @@ pub struct Operations {
     pub ended_sagas: Vec<EndedOperation<End>>,
     /// Ended transactions.
     pub ended_transactions: Vec<EndedOperation<Decision>>,
-    /// What the steps of ended sagas have brought, of those that have brought something.
-    pub outputs: BTreeMap<OperationId, Vec<saga::StepInput>>,
     /// Sagas in doubt. They are among none of the others.
     pub sagas_in_doubt: Vec<InDoubt>,
     /// Transactions in doubt.
@@ -83,6 +81,8 @@ pub struct Operations {
     pub heuristics: Heuristics,
     /// Up to which epoch an id that is in none of the lists is in doubt too; `None` if none is.
     pub unknown_ids_up_to: Option<Epoch>,
+    /// What the steps of ended sagas have brought, of those that have brought something.
+    pub(crate) outputs: BTreeMap<OperationId, Trail>,
     /// The records of the sagas, for the next snapshot.
     pub(crate) saga_trails: BTreeMap<OperationId, Trail>,
     /// Those of the transactions.
@@ -118,7 +118,7 @@ pub struct Replay {
     ended_sagas: BTreeMap<OperationId, EndedOperation<End>>,
     ended_transactions: BTreeMap<OperationId, EndedOperation<Decision>>,
     /// What the steps of ended sagas have brought.
-    outputs: BTreeMap<OperationId, Vec<saga::StepInput>>,
+    outputs: BTreeMap<OperationId, Trail>,
     orphan_sagas: BTreeMap<OperationId, Orphan>,
     orphan_transactions: BTreeMap<OperationId, Orphan>,
     heuristics: Heuristics,
@@ -480,8 +480,8 @@ impl Replay {
             if let Some(how) = ended {
                 let (at, request_key) = (sequence, replayed.machine.request_key().cloned());
                 let fingerprint = replayed.machine.terms().fingerprint;
-                let outputs: Vec<_> = replayed.machine.outputs().collect();
-                if !outputs.is_empty() {
+                let outputs = replayed.trail.outputs();
+                if !outputs.bytes().is_empty() {
                     self.outputs.insert(id, outputs);
                 }
                 self.sagas.remove(&id);

@@ -7,6 +7,7 @@
 //!
 //! Parts are extensions behind wal-core's own. A reader skips tags that it does not know.
 
+use crate::codec::Fact;
 use crate::message::{SagaKey, StepAnswer};
 use base::{CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence, ShardId};
 use saga::{End, StepInput};
@@ -110,6 +111,31 @@ impl Trail {
 
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The records of steps that succeeded and brought something.
+    pub fn outputs(&self) -> Trail {
+        let mut outputs = Trail::default();
+        for frame in frames(&self.bytes).flatten() {
+            // Behind the saga and the step.
+            if frame.event == EventType::SAGA_STEP_SUCCEEDED && frame.payload.len() > 12 {
+                outputs.put(&frame);
+            }
+        }
+        outputs
+    }
+
+    /// What these records say that steps have brought, ascending by step.
+    pub fn brought(&self) -> Vec<StepInput> {
+        let read = |frame: Frame<'_>| match crate::codec::decode(frame.event, frame.payload) {
+            Ok(Fact::Saga { event: saga::Event::StepSucceeded { step, output }, .. }) => {
+                Some(StepInput { step, output: output? })
+            }
+            _ => None,
+        };
+        let mut brought: Vec<_> = frames(&self.bytes).flatten().filter_map(read).collect();
+        brought.sort_unstable_by_key(|brought| brought.step);
+        brought
     }
 }
 
@@ -281,19 +307,6 @@ pub(crate) fn pieces(
             out
         })
         .collect()
-}
-
-/// What the steps of an ended saga have brought, as the records of their success say it.
-pub(crate) fn outputs_trail(id: OperationId, outputs: &[StepInput]) -> Trail {
-    let (mut payload, mut trail) = (Vec::new(), Trail::default());
-    for StepInput { step, output } in outputs {
-        payload.clear();
-        let event = saga::Event::StepSucceeded { step: *step, output: Some(output.clone()) };
-        let event = crate::codec::encode_saga(id, &event, &mut payload);
-        let (sequence, timestamp_ms) = (Sequence::NONE, i64::MIN);
-        trail.push(&Frame { sequence, timestamp_ms, event, payload: &payload });
-    }
-    trail
 }
 
 /// The least that a payload must be allowed, for parts to be of use.

@@ -605,11 +605,15 @@ impl Participant {
                 self.remember_forced(sequence, key, commit, audit);
                 Ok(ended.map_or(Change::None, Change::Ended))
             }
-            Event::Heuristic { key, found } => {
+            Event::Heuristic { key, found: became } => {
                 let unknown = IllegalTransition::Unknown { event: name };
                 let forced = self.forced.get_mut(&key).ok_or(unknown)?;
-                match found {
+                match became {
+                    // From here on it is a branch like any other. Its acknowledgement lets the coordinator
+                    // forget the decision: so it rests on this record.
                     Finding::Decided { commit } if commit == forced.commit => {
+                        let how = if commit { Ending::Committed } else { Ending::Aborted };
+                        self.promises.end(found, &key, sequence, how);
                         self.forced.remove(&key);
                     }
                     Finding::Decided { commit } => {

@@ -136,7 +136,7 @@ impl Engine {
                 let brought = |(place, (_, ended)): (usize, &(Time, Ended))| {
                     let outputs = self.outputs.get(ended.request_key.as_ref()?)?;
                     let saga = matches!(ended.how, EndedHow::Saga(_));
-                    saga.then(|| (place, ended.id, snapshot::outputs_trail(ended.id, outputs)))
+                    saga.then_some((place, ended.id, outputs))
                 };
                 let mut ended = self.window.ended.iter().enumerate().skip(at);
                 let Some((place, id, trail)) = ended.find_map(brought) else {

@@ -266,15 +266,12 @@ impl Replay {
 
     /// What the steps of a saga that has ended have brought.
     fn carried_outputs(&mut self, id: OperationId, records: &[u8]) -> Option<()> {
-        let mut outputs = Vec::new();
+        let (mut outputs, mut count) = (Trail::default(), 0);
         for frame in snapshot::frames(records) {
-            let Frame { event, payload, .. } = frame.ok()?;
-            let Ok(Fact::Saga { event, .. }) = codec::decode(event, payload) else { return None };
-            let saga::Event::StepSucceeded { step, output: Some(output) } = event else {
-                return None;
-            };
-            outputs.push(saga::StepInput { step, output });
+            outputs.push(&frame.ok()?);
+            count += 1;
         }
+        (outputs.brought().len() == count).then_some(())?;
         self.outputs.insert(id, outputs);
         Some(())
     }

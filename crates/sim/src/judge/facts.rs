@@ -47,7 +47,7 @@ pub(super) struct Branch {
     /// The promise has no outcome yet in its own log.
     pub(super) open: bool,
     /// The record of the promise; once there is an outcome, that one's.
-    at: u64,
+    pub(super) at: u64,
     ms: i64,
     /// What the promise says: see [`survey::promise_sum`].
     sum: u32,
@@ -185,6 +185,8 @@ pub(super) struct Coordinator {
     seen: Vec<u32>,
     /// The branches that ended otherwise and that no operator has seen to, by its log: transaction and shard.
     pub(super) listed: BTreeSet<(OperationId, u64)>,
+    /// The transactions of which an operator has seen to such branches, by its log.
+    pub(super) seen_to: BTreeSet<OperationId>,
     /// All of them that ever were.
     pub(super) reported: BTreeSet<(OperationId, u64)>,
 }
@@ -1835,6 +1837,7 @@ impl Facts {
         if !told || !nodes.iter().all(|node| node.is_some_and(is_quiet)) {
             return Ok(());
         }
+        self.settle_forgotten();
         for (node, coordinator) in self.coordinators.iter().enumerate() {
             for (id, tx) in coordinator.model.transactions.iter() {
                 if tx.committing == 0 && tx.ended != Some(Decision::Commit) {

@@ -138,6 +138,9 @@ impl Facts {
                 if commits == forced.commit {
                     let count = if commits { &mut spread.committed } else { &mut spread.aborted };
                     *count += 1;
+                    if let Some(place) = spread.place(shard) {
+                        spread.branches[place].at = record.sequence;
+                    }
                     participant.forced.remove(&key);
                     self.seen.forced_as_decided += 1;
                     return Ok(());
@@ -164,6 +167,24 @@ impl Facts {
                 })
             }
             _ => Err(Objection::new("legal", format!("{}: found {found}", place()))),
+        }
+    }
+
+    /// What operators have ended and forgotten before anybody knew the decision: at the end it is known, and
+    /// nobody asks for it any more.
+    pub(super) fn settle_forgotten(&mut self) {
+        for (node, participant) in (0..).zip(&self.participants) {
+            for ((by, id, _), forced) in &participant.forced {
+                let spread = self.coordinators[*by as usize].spread.get(*id);
+                let commits = spread.is_some_and(|spread| spread.committing);
+                if forced.decided.is_some() || forced.commit == commits {
+                    continue;
+                }
+                for (cell, add) in &forced.adds {
+                    let amount = if commits { add.wrapping_neg() } else { *add };
+                    self.expected.push(Added { node, cell: *cell, amount });
+                }
+            }
         }
     }
 
@@ -224,6 +245,7 @@ impl Facts {
             (Some([4]), None, None) if signed(audit) => {
                 let before = listed.listed.len();
                 listed.listed.retain(|(of, _)| *of != id);
+                listed.seen_to.insert(id);
                 ensure(listed.listed.len() < before, "legal", || {
                     format!("n{node} forgets what was reported of {id}, and nothing was")
                 })
@@ -236,8 +258,8 @@ impl Facts {
     pub(super) fn has_intervened(&self, node: u32, told: &Intervened) -> bool {
         match told.of {
             Doubtful::Transaction(id) => {
-                let listed = &self.coordinators[node as usize].listed;
-                told.force == Force::Forget && !listed.iter().any(|(of, _)| *of == id)
+                let seen_to = &self.coordinators[node as usize].seen_to;
+                told.force == Force::Forget && seen_to.contains(&id)
             }
             Doubtful::Branch(key) => {
                 let of = (key.tx.coordinator.number(), key.tx.id, key.shard.number());

@@ -57,6 +57,7 @@ fn carries(record: &LogRecord<'_>, carried: &mut Vec<u8>, sums: &[u32]) -> Check
     const RECORDS: u8 = 66;
     const PROMISE: u8 = 3;
     const STEP: u8 = 4;
+    const FORCED: u8 = 5;
     let Some((number, _)) = reader::part(record) else { return Ok(()) };
     if number == 0 {
         carried.clear();
@@ -99,7 +100,7 @@ fn carries(record: &LogRecord<'_>, carried: &mut Vec<u8>, sums: &[u32]) -> Check
         let known = sequence.checked_sub(1).and_then(|at| sums.get(at as usize));
         let sum = reader::sum_of(sequence, event, ms as i64, payload);
         // What a participant carries is written anew: see `survey`.
-        if kind != PROMISE && kind != STEP && known != Some(&sum) {
+        if ![PROMISE, STEP, FORCED].contains(&kind) && known != Some(&sum) {
             return Err(what(&format!("record {sequence} was another one")));
         }
     }
