@@ -142,7 +142,7 @@ struct Watched {
     heard: bool,
 }
 
-/// So many members, by lot, hear the newest rumours with each beat.
+/// So many members, by lot, hear with each beat who is missed.
 const GOSSIPS: u64 = 2;
 /// The number of the first of these lots; those of neighbours are lower.
 const GOSSIP_LOT: u64 = 1 << 32;
@@ -506,15 +506,19 @@ impl Membership {
         }
     }
 
-    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
-    /// there are eights of nodes.
+    /// The newest of those who are missed are told to some by lot as well: along the ring alone that would
+    /// take as many beats as there are eights of nodes.
     fn gossip(&mut self, out: &mut Vec<Output>) {
-        if self.rumours.is_empty() || self.ring.is_empty() {
-            return;
-        }
         let max = self.config.rumours_max as usize;
+        let missed = |node: &NodeName| {
+            self.members.get(node).is_some_and(|member| member.status != Status::Alive)
+        };
         let mut fresh: Vec<(u32, NodeName)> =
             self.rumours.iter().map(|(node, left)| (*left, *node)).collect();
+        fresh.retain(|(_, node)| missed(node));
+        if fresh.is_empty() || self.ring.is_empty() {
+            return;
+        }
         fresh.sort_unstable_by(|one, two| two.cmp(one));
         let told = fresh.iter().take(max).filter_map(|(_, node)| self.members.get(node));
         let rumours: Vec<Rumour> = told.map(Member::rumour).collect();
