@@ -28,7 +28,7 @@ pub(crate) const COMPARING: LookupId = LookupId(u64::MAX);
 const ORPHANED: u32 = 10;
 
 /// After so many times the time after which a silent node is dead a new one has heard of everybody.
-const MEETING: u32 = 3;
+const MEETING: u32 = 20;
 
 /// How long a node that is away may come back to hear what it need not hold any more.
 const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);

@@ -143,7 +143,7 @@ struct Watched {
     heard: bool,
 }
 
-/// So many members, by lot, hear the newest rumours with each beat.
+/// So many members, by lot, hear with each beat who is missed.
 const GOSSIPS: u64 = 2;
 /// The number of the first of these lots; those of neighbours are lower.
 const GOSSIP_LOT: u64 = 1 << 32;
@@ -497,16 +497,16 @@ impl Membership {
         }
     }
 
-    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
-    /// there are eights of nodes.
+    /// The newest of those who are missed are told to some by lot as well: along the ring alone that would
+    /// take as many beats as there are eights of nodes.
     fn gossip(&mut self, out: &mut Vec<Output>) {
-        if self.rumours.is_empty() || self.ring.is_empty() {
+        let max = self.config.rumours_max as usize;
+        let members = self.rumours.newest().filter_map(|node| self.members.get(&node));
+        let missed = members.filter(|member| member.status != Status::Alive);
+        let rumours: Vec<Rumour> = missed.take(max).map(Member::rumour).collect();
+        if rumours.is_empty() || self.ring.is_empty() {
             return;
         }
-        let max = self.config.rumours_max as usize;
-        let newest = self.rumours.newest().take(max);
-        let told = newest.filter_map(|node| self.members.get(&node));
-        let rumours: Vec<Rumour> = told.map(Member::rumour).collect();
         for number in 0..GOSSIPS {
             let place = self.lots.draw(GOSSIP_LOT + number, self.beats).u64();
             let mut from = self.ring.range((place, NodeName([0; 32]))..).chain(&self.ring);

@@ -27,10 +27,6 @@ impl Rumours {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.left.is_empty()
-    }
-
     /// About whom they are, the newest first, which are those to be passed on most often.
     pub(crate) fn newest(&self) -> impl Iterator<Item = NodeName> {
         self.by_left.iter().rev().map(|(_, about)| *about)
@@ -70,6 +66,6 @@ mod tests {
         rumours.remove(two);
         assert_eq!(rumours.pass_on(9, three), [one]);
         assert!(rumours.pass_on(9, three).is_empty());
-        assert!(rumours.is_empty() && rumours.newest().next().is_none());
+        assert!(rumours.left.is_empty() && rumours.by_left.is_empty());
     }
 }
