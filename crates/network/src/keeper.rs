@@ -129,7 +129,7 @@ impl Keeping {
 }
 
 impl StorageNode {
-    fn is_dead(&self, node: NodeName) -> bool {
+    pub(crate) fn is_dead(&self, node: NodeName) -> bool {
         let status = self.membership.member(node).map(|member| member.status);
         node != self.name
             && (status == Some(Status::Dead)
