@@ -56,7 +56,7 @@ enum Command {
     Random(SeedArgs),
     /// Runs random small worlds of storage nodes: files, repairs and a ledger under dense faults.
     #[command(after_help = EXIT_CODES)]
-    Storage(SeedArgs),
+    Storage(command::storage::StorageArgs),
     /// Runs a failure file, and says whether it fails as it did.
     #[command(after_help = EXIT_CODES)]
     Repro(command::repro::ReproArgs),
@@ -182,7 +182,7 @@ fn main() -> ExitCode {
         None => run_all(&cli.run, &mut out),
         Some(Command::All(all)) => run_folder(&all, &mut out),
         Some(Command::Random(seeds)) => run_random(&seeds, &mut out),
-        Some(Command::Storage(seeds)) => command::storage::random(&seeds, &mut out),
+        Some(Command::Storage(args)) => command::storage::random(&args, &mut out),
         Some(Command::Repro(repro)) => command::repro::repro(&repro, &mut out),
         Some(Command::Shrink(shrink)) => command::shrink::shrink(&shrink, &mut out),
         Some(Command::Check(args)) => command::check::check(&args, &mut out),
