@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct StorageArgs {
     #[command(flatten)]
     seeds: SeedArgs,
-    /// Nodes lie, leave and have slow disks too, locks are fought for, claims are forged
+    /// Nodes lie, are cut off for long and have slow disks too, locks are fought for, claims are forged
     #[arg(long)]
     hostile: bool,
 }

@@ -9,6 +9,8 @@
 //! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's stake is spent twice |
 //! | S6 | once faults have ended and all is at rest, every shard of every stored file is right on a node |
 //! | S8 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
+//! | S10 | at rest no node holds what its own log does not need: nothing is left of what was undone or released |
+//! | S11 | what a node has removed itself, its log does not need after a restart: a removal waits until it is durable that nobody does |
 //!
 //! S7 and S9 are what messages show: see `watch.rs`.
 //!

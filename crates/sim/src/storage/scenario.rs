@@ -298,7 +298,7 @@ pub fn small(seed: u64) -> String {
     )
 }
 
-/// The text of a small world in which also nodes lie, leave or have slow disks, locks are fought for, claims
+/// The text of a small world in which also nodes lie, are cut off for long or have slow disks, locks are fought for, claims
 /// are forged, units are spent twice and repairs are rationed: each seed is another one.
 #[must_use]
 pub fn hostile(seed: u64) -> String {
@@ -314,7 +314,7 @@ pub fn hostile(seed: u64) -> String {
     let (repairs, slow) = (stream.between(2, 20), stream.below(3));
     let faults = match stream.below(3) {
         0 => format!("liars = 1\nliars_after = \"100s\"\nrot = {}\n", stream.below(3)),
-        1 => format!("churn = \"100%\"\nslow_disks = {slow}\n"),
+        1 => format!("region = {}\nslow_disks = {slow}\n", stream.below(9)),
         _ => format!("rot = {}\nslow_disks = {slow}\n", stream.below(8)),
     };
     format!(

@@ -166,6 +166,10 @@ struct Machine {
     /// which shard it was asked last under which nonce.
     proofs: BTreeMap<Digest, store::merkle::Proof>,
     asked: BTreeMap<u128, Digest>,
+    /// What it has removed itself and not written again.
+    removed: BTreeSet<Digest>,
+    /// It has started, and what it recovers has not been compared with that.
+    unchecked: bool,
 }
 
 /// How a run ended.
@@ -478,6 +482,7 @@ impl<'a> World<'a> {
             return;
         }
         machine.boots += 1;
+        machine.unchecked = true;
         let config = self.config(node);
         let machine = &mut self.machines[node as usize];
         let id = machine.boots;
@@ -506,7 +511,28 @@ impl<'a> World<'a> {
         };
         let mut out = std::mem::take(&mut self.out);
         process.node.handle(self.now, input, &machine.disks, &mut out);
+        if machine.unchecked {
+            self.check_removed(node);
+        }
         self.go_on(node, id, out);
+    }
+
+    /// Once a node's log is recovered: nothing is needed by it that the node has removed.
+    fn check_removed(&mut self, node: u32) {
+        let machine = &mut self.machines[node as usize];
+        let process = machine.process.as_ref();
+        let Some(host) = process.and_then(|it| it.node.transactions().participant()) else {
+            return;
+        };
+        let needed = |digest: &&Digest| host.store().value(network::work::needed(**digest)) > 0;
+        let absent = |digest: &&Digest| machine.shards.read(**digest).is_none();
+        let missed = machine.removed.iter().filter(absent).find(needed);
+        let what =
+            missed.map(|digest| format!("n{node} has removed {digest}, and its log needs it"));
+        machine.unchecked = false;
+        if let Some(what) = what {
+            self.judge.object("S11", self.now, what);
+        }
     }
 
     /// Performs a process's outputs one by one; it may go down before any of them.
@@ -680,6 +706,10 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         let removes = machine.shards.next_removal();
         let done = machine.shards.done(now);
+        match &done {
+            Some(ShardDone::Written { digest, .. }) => drop(machine.removed.remove(digest)),
+            _ => machine.removed.extend(removes),
+        }
         if let Some(digest) = removes {
             self.hurt_one(digest, "removed");
         }
@@ -1240,32 +1270,23 @@ impl<'a> World<'a> {
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
     }
 
-    /// A shard of a file on the disk of a node that the file's newest record does not name for it.
+    /// Bytes on the disk of a node whose own log does not need them, while nothing is under way there.
     fn leftover(&self) -> Option<String> {
-        let mut newest: BTreeMap<Digest, &network::FileRecord> = BTreeMap::new();
-        for record in self.nodes().flat_map(StorageNode::records) {
-            let known = newest.entry(record.file).or_insert(record);
-            if known.version < record.version {
-                *known = record;
+        for (number, machine) in (0u32..).zip(&self.machines) {
+            let process = machine.process.as_ref();
+            let host = process.and_then(|process| process.node.transactions().participant());
+            let Some(host) = host else { continue };
+            let settled = host.log().durable() == host.log().last() && !machine.shards.is_busy();
+            if !settled || machine.liar {
+                continue;
+            }
+            let needed = |digest| host.store().value(network::work::needed(digest)) > 0;
+            if let Some((digest, _)) = machine.shards.shards().find(|(digest, _)| !needed(*digest))
+            {
+                return Some(format!("n{number} holds {digest}, and its log does not need it"));
             }
         }
-        let named: BTreeSet<(NodeName, Digest)> = newest
-            .values()
-            .flat_map(|record| record.shards().map(|(.., shard, node)| (node, shard.digest)))
-            .collect();
-        let (mut count, mut first) = (0u64, None);
-        for (node, disk) in self.disks() {
-            let name = NodeName::numbered(u64::from(node));
-            for (digest, _) in disk.shards() {
-                let file = self.judge.file_of(digest);
-                if let Some(file) = file.filter(|_| !named.contains(&(name, digest))) {
-                    count += 1;
-                    first.get_or_insert((node, file));
-                }
-            }
-        }
-        let (node, file) = first?;
-        Some(format!("n{node} has a shard of file {file} that no record names; {count} in all"))
+        None
     }
 
     // ---- what came out ----
