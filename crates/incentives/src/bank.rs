@@ -62,7 +62,7 @@ pub struct Answer {
 #[non_exhaustive]
 pub enum IllegalTransition {
     /// An asker's requests are done in the order of their numbers.
-    #[error("request {number} of {by:?} was done, or one before it was not")]
+    #[error("request {number} of {by:?} was done, or a later one")]
     WrongNumber {
         /// Whose.
         by: NodeName,
@@ -141,15 +141,15 @@ impl Bank {
     /// is the asker's last one again: [`answer`](Self::answer) it.
     ///
     /// # Errors
-    /// [`Refusal`] says why it is not done. Nothing is changed, and the number is still free; so a
-    /// request that was refused and is delivered once more may be done then. An asker that no
-    /// longer wants it uses its number for another.
+    /// [`Refusal`] says why it is not done. Nothing is changed; so a request that was refused and is
+    /// delivered once more may be done then, until a later one of the asker's was done. An asker that no
+    /// longer wants it asks for something else under a later number.
     pub fn decide(&self, now: Time, request: &Request) -> Result<Option<Event>, Refusal> {
         let done = self.answers.get(&request.by).map_or(0, |answer| answer.number);
         if request.number == done && done > 0 {
             return Ok(None);
         }
-        if request.number != done + 1 {
+        if request.number <= done {
             return Err(Refusal::WrongNumber { next: done + 1 });
         }
         let at = now.max(self.latest);
@@ -431,7 +431,7 @@ impl Bank {
         }
         if let Some((by, number)) = event.request {
             let done = self.answers.get(&by).map_or(0, |answer| answer.number);
-            if done.checked_add(1) != Some(number) {
+            if number <= done {
                 return Err(IllegalTransition::WrongNumber { by, number });
             }
         }
