@@ -11,6 +11,7 @@
 //! | S8 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
 //! | S10 | at rest no node holds what its own log does not need: nothing is left of what was undone or released |
 //! | S11 | what a node has removed itself, its log does not need after a restart: a removal waits until it is durable that nobody does |
+//! | S12 | no repair gives a stripe up because its shards do not fit its manifest: all manifests are right |
 //!
 //! S7 and S9 are what messages show: see `watch.rs`.
 //!

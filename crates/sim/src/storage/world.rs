@@ -1267,6 +1267,11 @@ impl<'a> World<'a> {
         if let Some(what) = self.leftover() {
             self.judge.object("S10", self.now, what);
         }
+        let inconsistent = self.running().find(|(_, node)| node.stats().inconsistent > 0);
+        if let Some(node) = inconsistent.map(|(node, _)| node) {
+            let what = format!("n{node} gave a stripe up, as if its right manifest did not fit it");
+            self.judge.object("S12", self.now, what);
+        }
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
     }
 
