@@ -278,7 +278,10 @@ impl Town {
                 assert!(before.is_none_or(|before| before == outcome), "{key:?} twice");
             }
             Output::Appended { .. } | Output::Recovered { .. } => {}
-            Output::Parked { .. } | Output::Operated(_) => {}
+            Output::Parked { .. }
+            | Output::Operated(_)
+            | Output::Heuristic { .. }
+            | Output::Intervened(_) => {}
             Output::Died { reason, .. } => panic!("n{number}: {reason}"),
         }
     }

@@ -129,7 +129,9 @@ impl Village {
                     self.told.insert(key, outcome);
                 }
                 Output::Appended { .. } | Output::Recovered { .. } | Output::Operated(_) => {}
-                Output::Parked { .. } => panic!("{output:?}"),
+                Output::Parked { .. } | Output::Heuristic { .. } | Output::Intervened(_) => {
+                    panic!("{output:?}")
+                }
                 Output::Died { reason, .. } => panic!("{reason}"),
             }
         }

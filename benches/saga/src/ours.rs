@@ -80,7 +80,9 @@ impl Shell {
                 Output::Appended { .. }
                 | Output::Recovered { .. }
                 | Output::Parked { .. }
-                | Output::Operated(_) => {}
+                | Output::Operated(_)
+                | Output::Heuristic { .. }
+                | Output::Intervened(_) => {}
                 Output::Died { reason, .. } => return Err(reason.into()),
             }
         }
@@ -122,7 +124,7 @@ fn answer(from: NodeName, message: Message) -> Option<Message> {
             Message::Transaction(twopc::Message::Vote { key, shard, vote, store, boot })
         }
         Message::Transaction(twopc::Message::Commit { key, shard, .. }) => {
-            Message::Transaction(twopc::Message::Ack { key, shard, store, heuristic: false })
+            Message::Transaction(twopc::Message::Ack { key, shard, store, heuristic: None })
         }
         _ => return None,
     })

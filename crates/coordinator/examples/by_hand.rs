@@ -79,7 +79,10 @@ fn live(
             Output::Died { reason, .. } => return Err(reason.into()),
             Output::Send { .. } | Output::Appended { .. } | Output::Recovered { .. } => {}
             // No compensation fails here, and there is no operator.
-            Output::Parked { .. } | Output::Operated(_) => {}
+            Output::Parked { .. }
+            | Output::Operated(_)
+            | Output::Heuristic { .. }
+            | Output::Intervened(_) => {}
         }
         engine.flush(now, &mut out);
         todo.extend(out.drain(..));

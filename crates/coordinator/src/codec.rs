@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use twopc::coordinator::Member;
 use twopc::participant::PromiseKey;
-use twopc::{Peer, TxKey, Vote, Watermark};
+use twopc::{Audit, Heuristic, Peer, TxKey, Vote, Watermark, heuristic};
 use wal_core::EventType;
 
 /// The version of the extensions that this code writes, and the only one that it reads.
@@ -91,6 +91,14 @@ pub mod tag {
     /// u8, 1: the only participant decides by itself. On `tx_prepare_start`, and on the
     /// `tx_participant_committed` that is such a decision: what it does is under [`BODY`].
     pub const ONE_PHASE: u8 = 46;
+    /// When i64, Unix milliseconds, length of who u16, who, why: an operator ends what is in doubt, or has seen
+    /// to what came of that. On `tx_commit_start`, `tx_abort_start`, `tx_participant_committed`,
+    /// `tx_participant_aborted`, `tx_participant_heuristic` and `tx_heuristic`.
+    pub const FORCED: u8 = 47;
+    /// u8: on `tx_participant_heuristic` 0 it is decided to abort, 1 to commit, 2 the coordinator has noted it,
+    /// 3 an operator has seen to it; on `tx_heuristic` 1 the branch is lost, 2 it has aborted, 3 it has
+    /// committed, 4 an operator has seen to it.
+    pub const FOUND: u8 = 48;
     /// Highest id u64, then the active ids up to it, u64 each, ascending: the finished-watermark. On
     /// `coordinator_seen`.
     pub const FINISHED: u8 = 75;
@@ -140,6 +148,8 @@ pub enum Fact {
     },
     /// An event of a participant.
     Participant(twopc::participant::Event),
+    /// Of a branch that ended otherwise than its transaction.
+    Heuristic(heuristic::Event),
     /// The outcome of a step at the node that ran it.
     Step(StepOutcome),
     /// A checkpoint's marker.
@@ -358,6 +368,13 @@ fn put_order(tags: &mut Tags<'_>, order: &saga::Order) {
     }
 }
 
+fn put_audit(tags: &mut Tags<'_>, audit: &Audit) {
+    let who = &audit.who.as_bytes()[..audit.who.len().min(Audit::TEXT_BYTES_MAX as usize)];
+    let why = &audit.why.as_bytes()[..audit.why.len().min(Audit::TEXT_BYTES_MAX as usize)];
+    let head = u16::try_from(who.len()).expect("cut to fit").to_le_bytes();
+    tags.put(tag::FORCED, &[&audit.at_ms.to_le_bytes()[..], &head, who, why].concat());
+}
+
 /// Writes the payload of a saga's event, and says which it is.
 pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> EventType {
     use saga::Event;
@@ -512,6 +529,18 @@ pub fn encode_transaction(
             Tags::behind(out).participants(members.iter().copied());
             EventType::TX_COMMIT_START
         }
+        Event::ForcedCommit { members, audit } => {
+            words(out, id, &[]);
+            let mut tags = Tags::behind(out);
+            tags.participants(members.iter().copied());
+            put_audit(&mut tags, audit);
+            EventType::TX_COMMIT_START
+        }
+        Event::ForcedAbort { audit } => {
+            words(out, id, &[]);
+            put_audit(&mut Tags::behind(out), audit);
+            EventType::TX_ABORT_START
+        }
         Event::PrepareStart => bare(EventType::TX_PREPARE_START),
         Event::OnePhaseStart => {
             words(out, id, &[]);
@@ -560,6 +589,10 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
         }
         Event::OnePhaseStart | Event::ReadOnlyComplete => VERSION + Tags::bytes(1),
         Event::CommitStart { members } => VERSION + Tags::bytes(members.len() * PARTICIPANT_BYTES),
+        Event::ForcedCommit { members, audit } => {
+            VERSION + Tags::bytes(members.len() * PARTICIPANT_BYTES) + audit_bytes(audit)
+        }
+        Event::ForcedAbort { audit } => VERSION + audit_bytes(audit),
         Event::PrepareStart
         | Event::CommitComplete
         | Event::AbortStart
@@ -569,9 +602,36 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
     }
 }
 
+fn audit_bytes(audit: &Audit) -> usize {
+    Tags::bytes(8 + 2 + audit.who.len() + audit.why.len())
+}
+
+/// Writes the payload of what a coordinator knows of a branch that ended otherwise, and says which event
+/// it is.
+pub fn encode_heuristic(
+    coordinator: CoordinatorId,
+    event: &heuristic::Event,
+    out: &mut Vec<u8>,
+) -> EventType {
+    let prefix = Fixed::<115>::of(event.id()).put(&coordinator.0).put(&[EXTENSION_VERSION]);
+    match event {
+        heuristic::Event::Reported { shard, node, heuristic, .. } => {
+            let branch = prefix.tag(tag::SHARD, &shard.0).tag(tag::NODE, &node.0);
+            branch.tag(tag::FOUND, &[heuristic.code()]).append(out);
+        }
+        heuristic::Event::Forgotten { audit, .. } => {
+            put_audit(&mut prefix.tag(tag::FOUND, &[FORGOTTEN_BY_COORDINATOR]).tags(out), audit);
+        }
+    }
+    EventType::TX_HEURISTIC
+}
+
+/// Behind the codes of what is found.
+const FORGOTTEN_BY_COORDINATOR: u8 = 4;
+
 /// Writes the payload of a participant's event, and says which it is.
 pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) -> EventType {
-    use twopc::participant::Event;
+    use twopc::participant::{Event, Finding};
     /// The most that stands before a body: coordinator, version, shard and epoch.
     type Front = Fixed<83>;
     let front = |id: OperationId, coordinator: &CoordinatorId| {
@@ -604,6 +664,25 @@ pub fn encode_participant(event: &twopc::participant::Event, out: &mut Vec<u8>) 
             let whole = if *promised { branch.tag(tag::PROMISED, &[1]) } else { branch };
             whole.append(out);
             EventType::TX_PARTICIPANT_ABORTED
+        }
+        Event::Forced { key, commit, audit } => {
+            put_audit(&mut branch(key).tags(out), audit);
+            match commit {
+                true => EventType::TX_PARTICIPANT_COMMITTED,
+                false => EventType::TX_PARTICIPANT_ABORTED,
+            }
+        }
+        Event::Heuristic { key, found } => {
+            let (code, audit) = match found {
+                Finding::Decided { commit } => (u8::from(*commit), None),
+                Finding::Noted => (2, None),
+                Finding::Forgotten { audit } => (3, Some(audit)),
+            };
+            let mut tags = branch(key).tag(tag::FOUND, &[code]).tags(out);
+            if let Some(audit) = audit {
+                put_audit(&mut tags, audit);
+            }
+            EventType::TX_PARTICIPANT_HEURISTIC
         }
         Event::CoordinatorSeen { coordinator, epoch } => {
             let front = front(OperationId(0), coordinator);
@@ -855,6 +934,17 @@ impl<'a> Extensions<'a> {
         Ok(Some(Box::new(saga::Order { who, why, what })))
     }
 
+    fn audit(self, event: EventType) -> Result<Option<Arc<Audit>>, CodecError> {
+        let Some(value) = self.find(tag::FORCED) else { return Ok(None) };
+        let mut reader = Reader { event, rest: value };
+        let at_ms = i64::from_le_bytes(reader.array()?);
+        let who = usize::from(u16::from_le_bytes(reader.array()?));
+        let (who, why) = reader.rest.split_at_checked(who).ok_or(CodecError::Extensions(event))?;
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| CodecError::Value(event));
+        let (who, why) = (text(who)?.into(), text(why)?.into());
+        Ok(Some(Arc::new(Audit { at_ms, who, why })))
+    }
+
     fn request_key(self, event: EventType) -> Result<Option<RequestKey>, CodecError> {
         let bad = CodecError::Extensions(event);
         self.find(tag::REQUEST_KEY).map(|key| RequestKey::new(key).map_err(|_| bad)).transpose()
@@ -1036,10 +1126,18 @@ fn decode_transaction(
             Event::VoteReceived { shard, vote }
         }
         EventType::TX_COMMIT_START => {
-            Event::CommitStart { members: reader.extensions()?.participants(event)? }
+            let tags = reader.extensions()?;
+            let members = tags.participants(event)?;
+            match tags.audit(event)? {
+                None => Event::CommitStart { members },
+                Some(audit) => Event::ForcedCommit { members, audit },
+            }
         }
         EventType::TX_COMMIT_COMPLETE => Event::CommitComplete,
-        EventType::TX_ABORT_START => Event::AbortStart,
+        EventType::TX_ABORT_START => match reader.extensions()?.audit(event)? {
+            None => Event::AbortStart,
+            Some(audit) => Event::ForcedAbort { audit },
+        },
         EventType::TX_ABORT_COMPLETE => match reader.extensions()?.flag(tag::READ_ONLY, event)? {
             false => Event::AbortComplete,
             true => Event::ReadOnlyComplete,
@@ -1055,7 +1153,7 @@ fn decode_participant(
     id: OperationId,
     mut reader: Reader<'_>,
 ) -> Result<Fact, CodecError> {
-    use twopc::participant::Event;
+    use twopc::participant::{Event, Finding};
     let coordinator = reader.coordinator()?;
     let tags = reader.extensions()?;
     let shard = ShardId(tags.array(tag::SHARD, event)?.unwrap_or_default());
@@ -1072,6 +1170,38 @@ fn decode_participant(
                 .collect();
             let (epoch, work) = (tags.epoch(event)?, tags.bytes(tag::BODY));
             Fact::Participant(Event::Prepared { key, epoch, peers, work })
+        }
+        EventType::TX_PARTICIPANT_COMMITTED | EventType::TX_PARTICIPANT_ABORTED
+            if tags.find(tag::FORCED).is_some() =>
+        {
+            let audit = tags.audit(event)?.ok_or(CodecError::Extensions(event))?;
+            let commit = event == EventType::TX_PARTICIPANT_COMMITTED;
+            Fact::Participant(Event::Forced { key, commit, audit })
+        }
+        EventType::TX_PARTICIPANT_HEURISTIC => {
+            let found = match tags.array(tag::FOUND, event)?.ok_or(CodecError::Extensions(event))? {
+                [0] => Finding::Decided { commit: false },
+                [1] => Finding::Decided { commit: true },
+                [2] => Finding::Noted,
+                [3] => {
+                    let audit = tags.audit(event)?.ok_or(CodecError::Extensions(event))?;
+                    Finding::Forgotten { audit }
+                }
+                _ => return Err(CodecError::Value(event)),
+            };
+            Fact::Participant(Event::Heuristic { key, found })
+        }
+        EventType::TX_HEURISTIC => {
+            let [code] = tags.array(tag::FOUND, event)?.ok_or(CodecError::Extensions(event))?;
+            Fact::Heuristic(if code == FORGOTTEN_BY_COORDINATOR {
+                let audit = tags.audit(event)?.ok_or(CodecError::Extensions(event))?;
+                heuristic::Event::Forgotten { id, audit }
+            } else {
+                let heuristic = Heuristic::from_code(code).ok_or(CodecError::Value(event))?;
+                let node = tags.array(tag::NODE, event)?.ok_or(CodecError::Extensions(event))?;
+                let node = NodeName(node);
+                heuristic::Event::Reported { id, shard, node, heuristic }
+            })
         }
         EventType::TX_PARTICIPANT_COMMITTED => {
             let epoch = tags.epoch(event)?;
@@ -1245,6 +1375,60 @@ mod tests {
             for len in (0..payload.len().min(300)).chain([payload.len() - 1]) {
                 let cut = decode(kind, &payload[..len]);
                 assert_ne!(cut, Ok(Fact::Saga { id, event: event.clone() }), "{len} bytes");
+            }
+        }
+    }
+
+    /// Whatever an operator has forced, and what came of it, reads as it was written, and what is cut is
+    /// nothing of an operator's.
+    #[test]
+    fn what_operators_force_reads_as_written() {
+        use twopc::participant::Finding;
+        let (coordinator, id) = (CoordinatorId([1; 32]), OperationId(77));
+        let (shard, node) = (ShardId([2; 32]), NodeName([3; 32]));
+        let key = PromiseKey { tx: TxKey { coordinator, id }, shard };
+        let audit =
+            |who: &str, why: &str| Arc::new(Audit { at_ms: -5, who: who.into(), why: why.into() });
+        let member = Member::at(Peer { shard, node, store: StoreId(4), boot: BootCount(5) });
+        let (most, none) = ("\u{e4}".repeat(512), "");
+        for audit in [audit("eva", "the site is gone"), audit(&most, &most), audit(none, none)] {
+            let mut facts = Vec::new();
+            for commit in [false, true] {
+                let found = Finding::Decided { commit };
+                facts.push(Fact::Participant(Event::Forced { key, commit, audit: audit.clone() }));
+                facts.push(Fact::Participant(Event::Heuristic { key, found }));
+            }
+            for found in [Finding::Noted, Finding::Forgotten { audit: audit.clone() }] {
+                facts.push(Fact::Participant(Event::Heuristic { key, found }));
+            }
+            for heuristic in Heuristic::ALL {
+                let reported = heuristic::Event::Reported { id, shard, node, heuristic };
+                facts.push(Fact::Heuristic(reported));
+            }
+            facts.push(Fact::Heuristic(heuristic::Event::Forgotten { id, audit: audit.clone() }));
+            for members in [vec![], vec![member; 64]] {
+                let event =
+                    twopc::coordinator::Event::ForcedCommit { members, audit: audit.clone() };
+                facts.push(Fact::Transaction { id, event });
+            }
+            let event = twopc::coordinator::Event::ForcedAbort { audit };
+            facts.push(Fact::Transaction { id, event });
+            for fact in facts {
+                let mut payload = Vec::new();
+                let event = match &fact {
+                    Fact::Participant(event) => encode_participant(event, &mut payload),
+                    Fact::Heuristic(event) => encode_heuristic(coordinator, event, &mut payload),
+                    Fact::Transaction { event, .. } => {
+                        let kind = encode_transaction(id, event, &mut payload);
+                        assert_eq!(payload.len(), transaction_payload_bytes(event));
+                        kind
+                    }
+                    _ => unreachable!("no other fact is above"),
+                };
+                assert_eq!(decode(event, &payload), Ok(fact.clone()));
+                for len in 0..payload.len() {
+                    assert_ne!(decode(event, &payload[..len]), Ok(fact.clone()), "{len} bytes");
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The engine: every saga and transaction of one coordinator, on one log.
 
 mod compaction;
+mod force;
 mod operator;
 
 use crate::codec;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 use twopc::coordinator::{Decision, Member};
+use twopc::heuristic::Heuristics;
 use twopc::{Peer, Transaction, TxKey, Verdict};
 use wal_core::{DiskError, Log, RECORD_HEADER_BYTES};
 
@@ -116,7 +118,7 @@ pub struct Stats {
     pub compensated: u64,
     /// Sagas given up before anything ran.
     pub saga_aborted: u64,
-    /// Acknowledgements of participants that could not commit: their disk was lost. And steps that an
+    /// Branches that ended otherwise than their transactions, as they were reported. And steps that an
     /// operator closed without their participant's answer.
     pub heuristic: u64,
     /// Branches that were parked.
@@ -374,13 +376,15 @@ pub struct Engine {
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
     requests: BTreeMap<RequestKey, Asked>,
-    /// What the steps of sagas have brought that ended since this start.
+    /// What the steps of ended sagas have brought, as long as their results are kept.
     outputs: BTreeMap<RequestKey, Vec<saga::StepInput>>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
     sagas_in_doubt: BTreeSet<OperationId>,
-    transactions_in_doubt: BTreeSet<OperationId>,
+    transactions_in_doubt: BTreeMap<OperationId, Option<Box<Transaction>>>,
+    /// Branches that ended otherwise than their transactions.
+    heuristics: Heuristics,
     /// No id of these epochs that is not known is presumed aborted.
     unknown_ids_up_to: Option<Epoch>,
     /// Its records, for the next snapshot.
@@ -432,7 +436,8 @@ impl Engine {
             outputs: BTreeMap::new(),
             decided: BTreeMap::new(),
             sagas_in_doubt: BTreeSet::new(),
-            transactions_in_doubt: BTreeSet::new(),
+            transactions_in_doubt: BTreeMap::new(),
+            heuristics: Heuristics::default(),
             unknown_ids_up_to: None,
             doubtful: Vec::new(),
             foreign_epochs: Vec::new(),
@@ -447,15 +452,15 @@ impl Engine {
         let mut found = replay.into_operations(epoch);
         engine.take_doubts(found.doubtful, found.foreign_epochs);
         engine.unknown_ids_up_to = found.unknown_ids_up_to;
-        for (in_doubt, listed) in [
-            (found.sagas_in_doubt, &mut engine.sagas_in_doubt),
-            (found.transactions_in_doubt, &mut engine.transactions_in_doubt),
-        ] {
-            for InDoubt { id, request_key } in in_doubt {
-                listed.insert(id);
-                let asked = Asked { known: Known::InDoubt, fingerprint: None };
-                engine.requests.extend(request_key.map(|key| (key, asked)));
-            }
+        engine.heuristics = found.heuristics;
+        let in_doubt = Asked { known: Known::InDoubt, fingerprint: None };
+        for InDoubt { id, request_key, .. } in found.sagas_in_doubt {
+            engine.sagas_in_doubt.insert(id);
+            engine.requests.extend(request_key.map(|key| (key, in_doubt)));
+        }
+        for InDoubt { id, request_key, transaction } in found.transactions_in_doubt {
+            engine.transactions_in_doubt.insert(id, transaction);
+            engine.requests.extend(request_key.map(|key| (key, in_doubt)));
         }
         let mut ended = Vec::new();
         for transaction in found.ended_transactions {
@@ -466,6 +471,9 @@ impl Engine {
         }
         for saga in found.ended_sagas {
             let EndedOperation { id, how, at, request_key, fingerprint } = saga;
+            if let (Some(key), Some(outputs)) = (&request_key, found.outputs.remove(&id)) {
+                engine.outputs.insert(key.clone(), outputs);
+            }
             ended.push(Ended { id, how: EndedHow::Saga(how), at, request_key, fingerprint });
         }
         ended.sort_unstable_by_key(|ended| (ended.at, ended.id));
@@ -760,11 +768,11 @@ impl Engine {
 
     /// The transactions that a salvage of the log has left in doubt.
     pub fn transactions_in_doubt(&self) -> impl Iterator<Item = OperationId> {
-        self.transactions_in_doubt.iter().copied()
+        self.transactions_in_doubt.keys().copied()
     }
 
     /// What the steps of a saga have brought so far, or had by its end, ascending by number. Of one that has
-    /// ended it is known for as long as its result is, and only by the start under which it ended.
+    /// ended it is known for as long as its result is, over restarts too.
     #[must_use]
     pub fn outputs(&self, key: &RequestKey) -> Vec<saga::StepInput> {
         match self.requests.get(key).map(|asked| &asked.known) {
@@ -1047,9 +1055,13 @@ impl Engine {
                 }
             }
             twopc::Message::Ack { shard, heuristic, .. } => {
+                if let Some(heuristic) = heuristic
+                    && !self.report(now, from, (key, shard), heuristic, out)
+                {
+                    return;
+                }
                 let Some(op) = self.transactions.get_mut(&key.id) else { return };
                 if op.machine.acknowledge(shard) {
-                    self.desk.stats.heuristic += u64::from(heuristic);
                     self.desk.advance_transaction(now, op, false, out);
                     if op.machine.ended().is_some() {
                         self.end_transaction(now, key.id);
@@ -1083,7 +1095,7 @@ impl Engine {
                 Decision::Abort | Decision::ReadOnly => Verdict::Aborted,
             });
         }
-        if self.transactions_in_doubt.contains(&id)
+        if self.transactions_in_doubt.contains_key(&id)
             || self.unknown_ids_up_to.is_some_and(|up_to| id.epoch() <= up_to)
         {
             return Some(Verdict::InDoubt);
@@ -1454,8 +1466,8 @@ impl Desk {
                     if !fresh && !self.log.is_durable(after) {
                         continue;
                     }
-                    let Member { shard, store, .. } = op.machine.members()[member as usize];
-                    let store = store.map(|(store, _)| store);
+                    let shard = op.machine.members()[member as usize].shard;
+                    let store = op.machine.store_to_commit(member);
                     (member, after, twopc::Message::Commit { key, epoch, shard, store })
                 }
                 Effect::Abort { member } => {

@@ -154,11 +154,13 @@ pub enum MessageKind {
     Finished,
     /// A coordinator asks what was decided in one phase.
     Resolve,
+    /// A coordinator has noted that a branch ended otherwise.
+    Noted,
 }
 
 impl MessageKind {
     /// Every kind.
-    pub const ALL: [MessageKind; 16] = [
+    pub const ALL: [MessageKind; 17] = [
         Self::Prepare,
         Self::Vote,
         Self::Commit,
@@ -175,6 +177,7 @@ impl MessageKind {
         Self::AskFinished,
         Self::Finished,
         Self::Resolve,
+        Self::Noted,
     ];
 
     /// Its name in scenario files and traces.
@@ -197,6 +200,7 @@ impl MessageKind {
             Self::AskFinished => "ask_finished",
             Self::Finished => "finished",
             Self::Resolve => "resolve",
+            Self::Noted => "noted",
         }
     }
 
@@ -218,6 +222,7 @@ impl Message {
                 twopc::Message::Vote { .. } => MessageKind::Vote,
                 twopc::Message::Commit { .. } => MessageKind::Commit,
                 twopc::Message::Ack { .. } => MessageKind::Ack,
+                twopc::Message::Noted { .. } => MessageKind::Noted,
                 twopc::Message::Abort { .. } => MessageKind::Abort,
                 twopc::Message::Inquiry { .. } => MessageKind::Inquiry,
                 twopc::Message::Answer { .. } => MessageKind::Answer,
@@ -246,6 +251,7 @@ impl Message {
                     twopc::Message::Prepare { epoch, shard, .. }
                     | twopc::Message::Resolve { epoch, shard, .. }
                     | twopc::Message::Abort { epoch, shard, .. }
+                    | twopc::Message::Noted { epoch, shard, .. }
                     | twopc::Message::Commit { epoch, shard, .. } => {
                         word(shard.number());
                         word(u64::from(epoch.value()));
@@ -273,7 +279,7 @@ impl Message {
                     twopc::Message::Ack { shard, store, heuristic, .. } => {
                         word(shard.number());
                         word(store.0);
-                        word(u64::from(*heuristic));
+                        word(heuristic.map_or(0, |it| u64::from(it.code())));
                     }
                     twopc::Message::Inquiry { shard, .. } => word(shard.number()),
                     twopc::Message::PeerInquiry { shard, peer, .. } => {

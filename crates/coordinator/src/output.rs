@@ -1,9 +1,11 @@
 use crate::{Message, RecoveryReport};
-use base::{NodeName, OperationId, RequestKey, Sequence};
+use base::{NodeName, OperationId, RequestKey, Sequence, ShardId};
 use saga::{Definition, End, Label};
 use std::fmt;
 use std::sync::Arc;
 use twopc::coordinator::{AdmissionError, Decision};
+use twopc::participant::PromiseKey;
+use twopc::{Audit, ForceRefusal, Heuristic};
 use wal_core::{DiskOp, EventType};
 
 /// Which of a node's logs.
@@ -68,6 +70,20 @@ pub enum Output {
     },
     /// Tell the operator what became of an order.
     Operated(Box<Operated>),
+    /// A branch is durably known to have ended otherwise than its transaction: an operator has to see to it.
+    /// Told once; [`Engine::heuristics`](crate::Engine::heuristics) lists them until they are forgotten.
+    Heuristic {
+        /// The transaction.
+        id: OperationId,
+        /// The branch's shard.
+        shard: ShardId,
+        /// Who reported it.
+        node: NodeName,
+        /// What.
+        heuristic: Heuristic,
+    },
+    /// Tell the operator what became of an [`Intervention`].
+    Intervened(Box<Intervened>),
     /// The log failed or belongs to a successor: this process must stop, and a new start recover.
     Died {
         /// Which log.
@@ -86,6 +102,78 @@ pub struct Operated {
     pub step: u32,
     /// It is taken, and durable; or why not.
     pub result: Result<(), OrderError>,
+}
+
+/// What an operator ends, or has seen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Doubtful {
+    /// A transaction, at its coordinator.
+    Transaction(OperationId),
+    /// A branch, at its participant.
+    Branch(PromiseKey),
+}
+
+/// What is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Force {
+    /// It commits.
+    Commit,
+    /// It aborts.
+    Abort,
+    /// Its heuristic outcome has been seen to, and is listed no more.
+    Forget,
+}
+
+/// An operator does what the protocol would not: ends something in doubt, or forgets what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intervention {
+    /// What is concerned.
+    pub of: Doubtful,
+    /// What is done.
+    pub force: Force,
+    /// Who, when and why: it is kept in the log.
+    pub audit: Arc<Audit>,
+}
+
+/// What became of an operator's intervention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intervened {
+    /// What was concerned.
+    pub of: Doubtful,
+    /// What was to be done.
+    pub force: Force,
+    /// It is done, and durable; or why not.
+    pub result: Result<(), ForceError>,
+}
+
+/// Why an operator's intervention did not take place. Nothing was logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForceError {
+    /// It does not fit what is known.
+    Refused(ForceRefusal),
+    /// The log takes nothing more just now, is being compacted, or has failed: try again.
+    LogBusy,
+    /// This node has no such part, or it has not recovered yet.
+    NotHere,
+}
+
+impl fmt::Display for ForceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::LogBusy => f.write_str("the log is busy or has failed: try again"),
+            Self::NotHere => f.write_str("what would do it does not run here, or not yet"),
+        }
+    }
+}
+
+impl std::error::Error for ForceError {}
+
+impl From<ForceRefusal> for ForceError {
+    fn from(refusal: ForceRefusal) -> ForceError {
+        ForceError::Refused(refusal)
+    }
 }
 
 /// Why an operator's order is not taken. Nothing was logged.
@@ -226,7 +314,7 @@ impl fmt::Display for Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Branch {
     /// The shard that it touches; each at most once in a transaction.
-    pub shard: base::ShardId,
+    pub shard: ShardId,
     /// The node that serves it.
     pub node: NodeName,
     /// What it is asked to do; opaque here.

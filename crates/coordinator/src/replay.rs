@@ -11,7 +11,8 @@ use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, S
 use saga::{End, Phase, Saga};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use twopc::coordinator::{Decision, Event as TransactionEvent};
+use twopc::coordinator::{Decision, Event as TransactionEvent, Member};
+use twopc::heuristic::Heuristics;
 use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
 use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, SnapshotPart, Visitor};
@@ -57,6 +58,8 @@ pub struct InDoubt {
     pub id: OperationId,
     /// The user's name for it, if the log still has it.
     pub request_key: Option<RequestKey>,
+    /// Of a transaction: what the log still says of it.
+    pub transaction: Option<Box<Transaction>>,
 }
 
 /// What [`Replay::into_operations`] gives: the machines to go on with, and what has ended.
@@ -70,10 +73,14 @@ pub struct Operations {
     pub ended_sagas: Vec<EndedOperation<End>>,
     /// Ended transactions.
     pub ended_transactions: Vec<EndedOperation<Decision>>,
+    /// What the steps of ended sagas have brought, of those that have brought something.
+    pub outputs: BTreeMap<OperationId, Vec<saga::StepInput>>,
     /// Sagas in doubt. They are among none of the others.
     pub sagas_in_doubt: Vec<InDoubt>,
     /// Transactions in doubt.
     pub transactions_in_doubt: Vec<InDoubt>,
+    /// Branches that ended otherwise than their transactions, as far as no operator has forgotten them.
+    pub heuristics: Heuristics,
     /// Up to which epoch an id that is in none of the lists is in doubt too; `None` if none is.
     pub unknown_ids_up_to: Option<Epoch>,
     /// The records of the sagas, for the next snapshot.
@@ -110,8 +117,11 @@ pub struct Replay {
     transactions: BTreeMap<OperationId, Replayed<Transaction>>,
     ended_sagas: BTreeMap<OperationId, EndedOperation<End>>,
     ended_transactions: BTreeMap<OperationId, EndedOperation<Decision>>,
+    /// What the steps of ended sagas have brought.
+    outputs: BTreeMap<OperationId, Vec<saga::StepInput>>,
     orphan_sagas: BTreeMap<OperationId, Orphan>,
     orphan_transactions: BTreeMap<OperationId, Orphan>,
+    heuristics: Heuristics,
     participant: Participant,
     promised_ms: BTreeMap<twopc::participant::PromiseKey, i64>,
     effects: Vec<(Sequence, LocalEffect)>,
@@ -147,8 +157,10 @@ impl Replay {
             transactions: BTreeMap::new(),
             ended_sagas: BTreeMap::new(),
             ended_transactions: BTreeMap::new(),
+            outputs: BTreeMap::new(),
             orphan_sagas: BTreeMap::new(),
             orphan_transactions: BTreeMap::new(),
+            heuristics: Heuristics::default(),
             participant: Participant::new(node, StoreId::default(), BootCount::default()),
             promised_ms: BTreeMap::new(),
             effects: Vec::new(),
@@ -257,6 +269,8 @@ impl Replay {
             completed_sagas,
             completed_transactions,
             anomalies: self.anomalies.clone(),
+            heuristics: self.heuristics.iter().map(|(id, shard, it)| (id, shard, *it)).collect(),
+            forced: self.participant.forced().map(|(key, it)| (key, it.clone())).collect(),
             unknown_ids_in_doubt: self.behind_a_hole || self.is_open(),
             unknown_ids_up_to: self.unknown_ids(scanned.highest_epoch()),
         }
@@ -340,7 +354,7 @@ impl Replay {
         for (id, Replayed { machine, in_doubt, trail, .. }) in self.sagas {
             if in_doubt {
                 let request_key = machine.request_key().cloned();
-                sagas_in_doubt.push(InDoubt { id, request_key });
+                sagas_in_doubt.push(InDoubt { id, request_key, transaction: None });
                 doubtful.push(DoubtfulTrail { kind: Kind::Saga, id, trail, orphan: None });
             } else {
                 saga_trails.insert(id, trail);
@@ -351,7 +365,8 @@ impl Replay {
         for (id, Replayed { machine, in_doubt, trail, .. }) in self.transactions {
             if in_doubt {
                 let request_key = machine.request_key().cloned();
-                transactions_in_doubt.push(InDoubt { id, request_key });
+                let transaction = Some(Box::new(machine));
+                transactions_in_doubt.push(InDoubt { id, request_key, transaction });
                 doubtful.push(DoubtfulTrail { kind: Kind::Transaction, id, trail, orphan: None });
             } else {
                 transaction_trails.insert(id, trail);
@@ -366,7 +381,7 @@ impl Replay {
                 DoubtfulTrail { kind, id, trail, orphan: Some((first, last, turned)) }
             }));
         }
-        let nameless = |id| InDoubt { id, request_key: None };
+        let nameless = |id| InDoubt { id, request_key: None, transaction: None };
         sagas_in_doubt.extend(self.orphan_sagas.into_keys().map(nameless));
         transactions_in_doubt.extend(self.orphan_transactions.into_keys().map(nameless));
         Operations {
@@ -374,8 +389,10 @@ impl Replay {
             transactions,
             ended_sagas: self.ended_sagas.into_values().collect(),
             ended_transactions: self.ended_transactions.into_values().collect(),
+            outputs: self.outputs,
             sagas_in_doubt,
             transactions_in_doubt,
+            heuristics: self.heuristics,
             unknown_ids_up_to,
             saga_trails,
             transaction_trails,
@@ -411,16 +428,22 @@ impl Replay {
             ParticipantEvent::Prepared { key, .. } => {
                 self.promised_ms.insert(*key, record.timestamp_ms);
             }
-            ParticipantEvent::Committed { key, .. } | ParticipantEvent::Aborted { key, .. } => {
+            ParticipantEvent::Committed { key, .. }
+            | ParticipantEvent::Aborted { key, .. }
+            | ParticipantEvent::Forced { key, .. } => {
                 self.promised_ms.remove(key);
             }
             ParticipantEvent::OnePhase { .. }
             | ParticipantEvent::ReadOnly { .. }
+            | ParticipantEvent::Heuristic { .. }
             | ParticipantEvent::CoordinatorSeen { .. }
             | ParticipantEvent::Finished { .. } => {}
         }
         match (self.participant.apply(record.sequence, event), event) {
-            (Ok(Change::Ended(Prepared { work, .. })), ParticipantEvent::Committed { .. }) => {
+            (
+                Ok(Change::Ended(Prepared { work, .. })),
+                ParticipantEvent::Committed { .. } | ParticipantEvent::Forced { commit: true, .. },
+            ) => {
                 self.effects.push((record.sequence, LocalEffect::Committed(work)));
             }
             (Ok(Change::Done(work)), _) => {
@@ -428,8 +451,12 @@ impl Replay {
             }
             (Ok(_), _) => {}
             // The snapshot that the log begins with has not come to its promise yet.
-            (Err(IllegalTransition::Unknown { .. }), ParticipantEvent::Committed { .. })
-                if self.base.is_some() => {}
+            (
+                Err(IllegalTransition::Unknown { .. }),
+                ParticipantEvent::Committed { .. }
+                | ParticipantEvent::Forced { .. }
+                | ParticipantEvent::Heuristic { .. },
+            ) if self.base.is_some() => {}
             (Err(illegal), _) => self.anomaly(record.sequence, illegal),
         }
     }
@@ -453,6 +480,10 @@ impl Replay {
             if let Some(how) = ended {
                 let (at, request_key) = (sequence, replayed.machine.request_key().cloned());
                 let fingerprint = replayed.machine.terms().fingerprint;
+                let outputs: Vec<_> = replayed.machine.outputs().collect();
+                if !outputs.is_empty() {
+                    self.outputs.insert(id, outputs);
+                }
                 self.sagas.remove(&id);
                 let ended = EndedOperation { id, how, at, request_key, fingerprint };
                 self.ended_sagas.insert(id, ended);
@@ -510,6 +541,15 @@ impl Replay {
                 replayed.trail.push(&frame(record));
             }
             if was_in_doubt {
+                if applied.is_err() && is_forced(event) {
+                    // An operator decides what a hole leaves open, whatever is left of it.
+                    let (members, key) =
+                        (replayed.machine.members(), replayed.machine.request_key().cloned());
+                    let (mut machine, mut trail) = begun(id, members, key);
+                    applied = machine.apply(sequence, event);
+                    trail.push(&frame(record));
+                    (replayed.machine, replayed.trail) = (machine, trail);
+                }
                 if applied.is_err() && *event == TransactionEvent::CommitComplete {
                     // The decision lies in the hole, and everybody has acknowledged it.
                     let members = replayed.machine.members().to_vec();
@@ -527,8 +567,9 @@ impl Replay {
                     applied = Ok(());
                 }
                 // Sending COMMIT again is harmless. An abort that is found behind the hole proves
-                // nothing: a commit may lie in it.
-                replayed.in_doubt = replayed.machine.decision() != Some(Decision::Commit);
+                // nothing: a commit may lie in it. An operator's abort knows that.
+                replayed.in_doubt = replayed.machine.decision() != Some(Decision::Commit)
+                    && !replayed.machine.is_forced();
             }
             if let Some(how) = replayed.machine.ended()
                 && !replayed.in_doubt
@@ -598,8 +639,9 @@ impl Replay {
     ) {
         let orphan = self.orphan_transactions.entry(id).or_insert(Orphan::at(sequence));
         orphan.last = sequence;
+        let commits = matches!(event, TransactionEvent::CommitStart { .. }) && !orphan.turned;
         match event {
-            TransactionEvent::CommitStart { .. } if !orphan.turned => {
+            _ if is_forced(event) || commits => {
                 let created = TransactionEvent::Created {
                     coordinator: CoordinatorId::default(),
                     request_key: None,
@@ -609,7 +651,7 @@ impl Replay {
                     Transaction::created(id, sequence, &created).expect("a creation creates");
                 let _ = machine.apply(sequence, event);
                 self.orphan_transactions.remove(&id);
-                // Whoever replays these finds a commit that stands although nobody is known to have voted.
+                // Whoever replays these finds a decision that stands although nobody is known to have voted.
                 let mut trail = Trail::default();
                 for event in [&created, event] {
                     let (mut payload, timestamp_ms) = (Vec::new(), i64::MIN);
@@ -630,6 +672,17 @@ impl Replay {
             | TransactionEvent::RollbackStart
             | TransactionEvent::RollbackComplete => orphan.turned = true,
             _ => {}
+        }
+    }
+
+    /// What was reported of a branch, or forgotten.
+    fn heuristic(&mut self, sequence: Sequence, event: &twopc::heuristic::Event) {
+        self.epochs_of_ids.insert(event.id().epoch());
+        if let Err(illegal) = self.heuristics.apply(sequence, event)
+            && self.base.is_none()
+        {
+            // The snapshot that the log begins with would come to it, and says how it stands then.
+            self.anomaly(sequence, illegal);
         }
     }
 
@@ -689,6 +742,35 @@ impl Replay {
     }
 }
 
+/// A transaction of which nothing is known but who may take part, and the records that say so.
+pub(crate) fn begun(
+    id: OperationId,
+    members: &[Member],
+    request_key: Option<RequestKey>,
+) -> (Transaction, Trail) {
+    let (coordinator, fingerprint) = (CoordinatorId::default(), None);
+    let created = TransactionEvent::Created { coordinator, request_key, fingerprint };
+    let joined = members.iter().copied().map(TransactionEvent::ParticipantAdded);
+    let mut trail = Trail::default();
+    let mut push = |event: &TransactionEvent| {
+        let (mut payload, sequence, timestamp_ms) = (Vec::new(), Sequence::NONE, i64::MIN);
+        let event = codec::encode_transaction(id, event, &mut payload);
+        trail.push(&Frame { sequence, timestamp_ms, event, payload: &payload });
+    };
+    push(&created);
+    let mut machine =
+        Transaction::created(id, Sequence::NONE, &created).expect("a creation creates");
+    for event in joined {
+        push(&event);
+        machine.apply(Sequence::NONE, &event).expect("who has joined once may join");
+    }
+    (machine, trail)
+}
+
+fn is_forced(event: &TransactionEvent) -> bool {
+    matches!(event, TransactionEvent::ForcedCommit { .. } | TransactionEvent::ForcedAbort { .. })
+}
+
 fn frame<'a>(record: &Record<'a>) -> Frame<'a> {
     let Record { sequence, event, timestamp_ms, payload } = *record;
     Frame { sequence, timestamp_ms, event, payload }
@@ -741,6 +823,7 @@ impl Visitor for Replay {
             Ok(Fact::Saga { id, event }) => self.saga(record, id, &event),
             Ok(Fact::Transaction { id, event }) => self.transaction(record, id, &event),
             Ok(Fact::Participant(event)) => self.participant(record, &event),
+            Ok(Fact::Heuristic(event)) => self.heuristic(record.sequence, &event),
             Ok(Fact::Step(outcome)) => {
                 self.effects.push((record.sequence, LocalEffect::Step(outcome)));
             }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use twopc::Vote;
 use twopc::coordinator::{Decision, Member};
+use twopc::heuristic::{Forced, Reported};
+use twopc::participant::PromiseKey;
 use wal_core::Scanned;
 
 /// The specification's five recovery actions.
@@ -166,6 +168,11 @@ pub struct RecoveryReport {
     pub completed_transactions: Capped<(OperationId, Decision)>,
     /// Events that do not follow.
     pub anomalies: Capped<Anomaly>,
+    /// Branches that ended otherwise than their transactions, by the coordinator's log: those that no operator
+    /// has forgotten.
+    pub heuristics: Vec<(OperationId, ShardId, Reported)>,
+    /// Branches whose outcome an operator has forced, by the participant's log.
+    pub forced: Vec<(PromiseKey, Forced)>,
     /// Ids that the log does not know may belong to operations that a hole hides.
     pub unknown_ids_in_doubt: bool,
     /// If so: none of them is of a later epoch than this.

@@ -8,9 +8,11 @@
 //! Parts are extensions behind wal-core's own. A reader skips tags that it does not know.
 
 use crate::message::{SagaKey, StepAnswer};
-use base::{CoordinatorId, Epoch, OperationId, RequestKey, Sequence};
-use saga::End;
+use base::{CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence, ShardId};
+use saga::{End, StepInput};
+use twopc::Heuristic;
 use twopc::coordinator::Decision;
+use twopc::heuristic::Reported;
 use wal_core::EventType;
 
 /// The tags of a part. They are apart from those of other records.
@@ -41,6 +43,9 @@ pub mod tag {
     /// A coordinator that was heard of: its name \[32\], highest epoch u32, then, if it has told,
     /// its finished-watermark.
     pub const COORDINATOR: u8 = 74;
+    /// Branches that ended otherwise than their transactions: id u64, shard \[32\], node \[32\], u8 (1 lost,
+    /// 2 aborted, 3 committed), record u64, for each.
+    pub const HEURISTICS: u8 = 76;
 }
 
 /// An operation's own records, as a part of a snapshot carries them.
@@ -187,6 +192,10 @@ pub(crate) enum Kind {
     Promise,
     /// A step that gave or was given something, at its participant.
     Step,
+    /// A branch whose outcome an operator has forced, at its participant.
+    Forced,
+    /// What the steps of a saga that has ended have brought.
+    Outputs,
 }
 
 impl Kind {
@@ -196,11 +205,13 @@ impl Kind {
             Kind::Transaction => 2,
             Kind::Promise => 3,
             Kind::Step => 4,
+            Kind::Forced => 5,
+            Kind::Outputs => 6,
         }
     }
 
     fn of(code: u8) -> Option<Kind> {
-        [Kind::Saga, Kind::Transaction, Kind::Promise, Kind::Step]
+        [Kind::Saga, Kind::Transaction, Kind::Promise, Kind::Step, Kind::Forced, Kind::Outputs]
             .into_iter()
             .find(|kind| kind.code() == code)
     }
@@ -270,6 +281,19 @@ pub(crate) fn pieces(
             out
         })
         .collect()
+}
+
+/// What the steps of an ended saga have brought, as the records of their success say it.
+pub(crate) fn outputs_trail(id: OperationId, outputs: &[StepInput]) -> Trail {
+    let (mut payload, mut trail) = (Vec::new(), Trail::default());
+    for StepInput { step, output } in outputs {
+        payload.clear();
+        let event = saga::Event::StepSucceeded { step: *step, output: Some(output.clone()) };
+        let event = crate::codec::encode_saga(id, &event, &mut payload);
+        let (sequence, timestamp_ms) = (Sequence::NONE, i64::MIN);
+        trail.push(&Frame { sequence, timestamp_ms, event, payload: &payload });
+    }
+    trail
 }
 
 /// The least that a payload must be allowed, for parts to be of use.
@@ -365,7 +389,7 @@ pub fn carried(event: EventType, payload: &[u8]) -> Option<(bool, OperationId)> 
     match piece.kind {
         Kind::Saga => Some((true, piece.id)),
         Kind::Transaction => Some((false, piece.id)),
-        Kind::Promise | Kind::Step => None,
+        Kind::Promise | Kind::Step | Kind::Forced | Kind::Outputs => None,
     }
 }
 
@@ -453,6 +477,33 @@ impl Answered {
         }
         Some(Answered { key: SagaKey { coordinator, id }, step, answers })
     }
+}
+
+/// How long a branch that ended otherwise is in a part.
+pub(crate) const REPORTED_BYTES: usize = 81;
+
+/// Writes one.
+pub(crate) fn encode_reported(
+    id: OperationId,
+    shard: ShardId,
+    reported: &Reported,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(&id.0.to_le_bytes());
+    out.extend_from_slice(&shard.0);
+    out.extend_from_slice(&reported.node.0);
+    out.push(reported.heuristic.code());
+    out.extend_from_slice(&reported.at.0.to_le_bytes());
+}
+
+/// Reads it.
+pub(crate) fn decode_reported(bytes: &mut &[u8]) -> Option<(OperationId, ShardId, Reported)> {
+    let id = OperationId(u64::from_le_bytes(take(bytes)?));
+    let (shard, node) = (ShardId(take(bytes)?), NodeName(take(bytes)?));
+    let [code] = take(bytes)?;
+    let heuristic = Heuristic::from_code(code)?;
+    let at = Sequence(u64::from_le_bytes(take(bytes)?));
+    Some((id, shard, Reported { node, heuristic, at }))
 }
 
 /// Writes epochs, four bytes each.

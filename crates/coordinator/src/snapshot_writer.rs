@@ -47,6 +47,21 @@ impl SnapshotWriter {
         self.parts = snapshot::pieces(Kind::Promise, id, false, trail.bytes(), self.room);
     }
 
+    /// A branch whose outcome an operator has forced: the events that say it, each with its record.
+    pub fn forced(
+        &mut self,
+        id: OperationId,
+        events: impl Iterator<Item = (Sequence, twopc::participant::Event)>,
+    ) {
+        let (mut payload, mut trail) = (Vec::new(), Trail::default());
+        for (sequence, event) in events {
+            payload.clear();
+            let event = crate::codec::encode_participant(&event, &mut payload);
+            trail.push(&Frame { sequence, timestamp_ms: i64::MIN, event, payload: &payload });
+        }
+        self.parts = snapshot::pieces(Kind::Forced, id, false, trail.bytes(), self.room);
+    }
+
     /// What a step gave or was given, as the record of its outcome says it. Whatever that record did to
     /// the data is in the cells: it says of itself that it changed nothing.
     pub fn step(&mut self, sequence: Sequence, outcome: &crate::codec::StepOutcome) {

@@ -11,7 +11,8 @@
 //! | `resolve` | key, epoch, shard |
 //! | `vote` | key, shard, vote u8 (0 abort, 1 commit, 2 read-only), store, boot |
 //! | `commit` | key, epoch, shard, optional store |
-//! | `ack` | key, shard, store, heuristic u8 |
+//! | `ack` | key, shard, store, heuristic u8 (0 none, 1 lost, 2 aborted, 3 committed) |
+//! | `noted` | key, epoch, shard |
 //! | `abort` | key, epoch, shard |
 //! | `inquiry` | key, shard, store |
 //! | `answer` | key, epoch, shard, verdict u8 (0 committed, 1 aborted, 2 pending, 3 in doubt) |
@@ -46,10 +47,10 @@ use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, ShardId, Stor
 use saga::{Direction, Output, StepInput, StepKind};
 use std::fmt;
 use std::sync::Arc;
-use twopc::{Peer, PeerVerdict, TxKey, Verdict, Vote, Watermark};
+use twopc::{Heuristic, Peer, PeerVerdict, TxKey, Verdict, Vote, Watermark};
 
 /// The version of this encoding, the first byte of every message.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Bytes that are no message. Whoever sent them is of another version, or does not speak this protocol:
 /// close the connection.
@@ -156,7 +157,9 @@ fn transaction(to: &mut Writer<'_>, message: &twopc::Message) {
                 to.u64(store.0);
             }
         }
-        Message::Abort { key: _, epoch, shard } | Message::Resolve { key: _, epoch, shard } => {
+        Message::Abort { key: _, epoch, shard }
+        | Message::Resolve { key: _, epoch, shard }
+        | Message::Noted { key: _, epoch, shard } => {
             to.epoch(*epoch).bytes(&shard.0);
         }
         Message::Answer { key: _, epoch, shard, verdict } => {
@@ -168,7 +171,8 @@ fn transaction(to: &mut Writer<'_>, message: &twopc::Message) {
             to.bytes(&shard.0).code(code).u64(store.0).u32(boot.0);
         }
         Message::Ack { key: _, shard, store, heuristic } => {
-            to.bytes(&shard.0).u64(store.0).bytes(&[u8::from(*heuristic)]);
+            let code = heuristic.map_or(0, Heuristic::code);
+            to.bytes(&shard.0).u64(store.0).bytes(&[code]);
         }
         Message::Inquiry { key: _, shard, store } => {
             to.bytes(&shard.0).u64(store.0);
@@ -306,8 +310,14 @@ fn message(kind: MessageKind, from: &mut Reader<'_>) -> Result<Message, WireErro
             key: from.key()?,
             shard: from.shard()?,
             store: from.store()?,
-            heuristic: from.flag()?,
+            heuristic: match from.u8()? {
+                0 => None,
+                code => Some(Heuristic::from_code(code).ok_or(WireError::Value)?),
+            },
         },
+        MessageKind::Noted => {
+            Tx::Noted { key: from.key()?, epoch: from.epoch()?, shard: from.shard()? }
+        }
         MessageKind::Abort => {
             Tx::Abort { key: from.key()?, epoch: from.epoch()?, shard: from.shard()? }
         }
@@ -566,7 +576,11 @@ mod tests {
                 MessageKind::Commit => {
                     Tx::Commit { key, epoch, shard, store: flag.then_some(store) }
                 }
-                MessageKind::Ack => Tx::Ack { key, shard, store, heuristic: flag },
+                MessageKind::Ack => {
+                    let heuristic = Heuristic::from_code((any_of % 4) as u8);
+                    Tx::Ack { key, shard, store, heuristic }
+                }
+                MessageKind::Noted => Tx::Noted { key, epoch, shard },
                 MessageKind::Abort => Tx::Abort { key, epoch, shard },
                 MessageKind::Inquiry => Tx::Inquiry { key, shard, store },
                 MessageKind::Answer => {
@@ -690,7 +704,7 @@ mod tests {
         let mut bytes = Vec::new();
         encode(&Message::StepCall { key, epoch, token, body, call: Box::new(call) }, &mut bytes);
         let expected = [
-            &[2, 10][..],
+            &[VERSION, 10][..],
             &CoordinatorId::numbered(1).0,
             &[2, 0, 0, 0, 0, 0, 0, 0],
             &[6, 0, 0, 0],

@@ -404,7 +404,10 @@ fn nothing_is_done_about_what_is_in_doubt() {
             Output::Reply { key: of, outcome } => {
                 assert_eq!((of, outcome), (&key("decided"), &Outcome::Committed));
             }
-            Output::Parked { .. } | Output::Operated(_) => panic!("{output:?}"),
+            Output::Parked { .. }
+            | Output::Operated(_)
+            | Output::Heuristic { .. }
+            | Output::Intervened(_) => panic!("{output:?}"),
             Output::Disk { .. } | Output::Recovered { .. } | Output::Died { .. } => {}
         }
     }

@@ -9,15 +9,30 @@ use base::{NodeName, Ratio, Sequence, Time, Token};
 /// Each asker gives every request a higher number than all before it, over its restarts too, and has one
 /// under way at a time. A number names a request for ever, also one that was refused: delivered again it is
 /// answered again, and done once. An asker that used a number for another request would take the answer to
-/// the one, which a slow message had done late, for the answer to the other.
+/// the one, which a slow message had done late, for the answer to the other. Its key names a request beyond a
+/// crash of the asker, which asks again under another number: it is not done again, for as long as
+/// [`Config::request_kept`](crate::Config::request_kept).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Who asks: whoever the message came from, never what it claims.
     pub by: NodeName,
     /// Above 0, and above the asker's last request that was done. It may skip some.
     pub number: u64,
+    /// The asker's name for it: whoever asks for the same again, however late, gives the same.
+    pub key: Token,
     /// What it wants.
     pub ask: Ask,
+}
+
+/// What a request is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Whose.
+    pub by: NodeName,
+    /// Its number.
+    pub number: u64,
+    /// Its key.
+    pub key: Token,
 }
 
 /// What can be asked.
@@ -131,7 +146,7 @@ pub struct Event {
     /// When it was decided, on a clock that goes on over restarts. Never before an earlier event.
     pub at: Time,
     /// The request that it does; `None` if nobody asked: a deadline passed or a vote was decided.
-    pub request: Option<(NodeName, u64)>,
+    pub request: Option<RequestId>,
     /// What happened.
     pub fact: Fact,
 }

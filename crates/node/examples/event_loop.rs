@@ -46,7 +46,11 @@ fn live(folder: &Path, mut requests: Vec<Request>, crash: bool) -> Result<Node, 
                 continue;
             }
             Output::Died { reason, .. } => return Err(reason.into()),
-            Output::Appended { .. } | Output::Parked { .. } | Output::Operated(_) => continue,
+            Output::Appended { .. }
+            | Output::Parked { .. }
+            | Output::Operated(_)
+            | Output::Heuristic { .. }
+            | Output::Intervened(_) => continue,
         };
         node.handle(now, input, &files, &mut out);
         if node.is_ready() {

@@ -1,6 +1,7 @@
 //! The participant's side of a node: promises, locks, data and the outcomes of steps, on one log.
 
 mod compaction;
+mod force;
 
 use crate::locks::{Holder, LockTable};
 use crate::steps::{self, StepLedger};
@@ -81,6 +82,8 @@ pub struct Host {
     promised_ms: BTreeMap<Sequence, i64>,
     /// What a salvage has said of ids that the log does not know.
     unknown_ids_up_to: Option<Epoch>,
+    /// When branches whose outcome was forced are asked about next, or reported.
+    unsettled_due: Option<Time>,
     /// How far the snapshot has come that is being written.
     snapshot: Option<compaction::Stage>,
     /// Coordinators were asked what is finished, for the snapshot behind so many.
@@ -144,6 +147,7 @@ impl Host {
             stats: Stats::default(),
             promised_ms,
             unknown_ids_up_to,
+            unsettled_due: None,
             snapshot: None,
             asked: None,
             dead: false,
@@ -164,6 +168,7 @@ impl Host {
             lock(&mut host.locks, now, promise.at, work);
             host.timers.set(now, promise, 0);
         }
+        host.watch_unsettled(now);
         let announce = Message::Announce { store: store_id, boot };
         for coordinator in host.participant.coordinators() {
             let to = NodeName(coordinator.0);
@@ -222,6 +227,7 @@ impl Host {
 
     /// Time has passed: promises without an outcome are asked about.
     pub fn wake(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.ask_unsettled(now, out);
         while !self.dead && self.timers.due().is_some_and(|due| due <= now) {
             let Some(Timer { promise, asked, .. }) = self.timers.pop() else { break };
             if !self.participant.is_waiting(promise) {
@@ -239,6 +245,29 @@ impl Host {
         }
     }
 
+    fn ask_unsettled(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.dead || self.unsettled_due.is_none_or(|due| due > now) {
+            return;
+        }
+        for key in self.participant.unsettled() {
+            self.participant.pending(&key, false, &mut self.replies);
+        }
+        for Reply { to, message, after } in self.replies.drain(..) {
+            let message = Message::Transaction(message);
+            self.log.owe(after, Output::Send { to, message }, out);
+        }
+        self.unsettled_due = None;
+        self.watch_unsettled(now);
+    }
+
+    /// What was forced may turn out to be wrong: its coordinator is asked, and told, again and again, in no
+    /// hurry.
+    fn watch_unsettled(&mut self, now: Time) {
+        if self.unsettled_due.is_none() && self.participant.unsettled().next().is_some() {
+            self.unsettled_due = Some(now + self.config.inquire_after_max);
+        }
+    }
+
     /// Ends a round of inputs: hands out the next flush, if one is due.
     pub fn flush(&mut self, now: Time, out: &mut Vec<Output>) {
         if !self.dead {
@@ -253,7 +282,8 @@ impl Host {
         if self.dead {
             return None;
         }
-        Time::earliest(self.timers.due(), self.log.log().next_wake())
+        let timer = Time::earliest(self.timers.due(), self.unsettled_due);
+        Time::earliest(timer, self.log.log().next_wake())
     }
 
     /// The promises and epochs.
@@ -335,7 +365,7 @@ impl Host {
         }
         if let Some(Reply { to, message, after }) = self.participant.reply_at(&found, from, message)
         {
-            if matches!(message, twopc::Message::Ack { heuristic: true, .. }) {
+            if matches!(message, twopc::Message::Ack { heuristic: Some(_), .. }) {
                 self.stats.heuristic += 1;
             }
             let message = Message::Transaction(message);
@@ -365,12 +395,18 @@ impl Host {
                 self.promised_ms.insert(sequence, ms);
                 lock(&mut self.locks, now, sequence, work);
             }
-            Event::Committed { .. } => commits = true,
+            Event::Committed { .. } | Event::Forced { commit: true, .. } => commits = true,
+            // An operator is told once it is durable, and it is not asked for before.
+            Event::Forced { .. } | Event::Heuristic { .. } => {}
             Event::OnePhase { .. } | Event::Aborted { .. } | Event::ReadOnly { .. } => {}
             Event::CoordinatorSeen { .. } => self.log.force(sequence),
             Event::Finished { .. } => {}
         }
+        let forced = matches!(event, Event::Forced { .. });
         let change = self.participant.apply_at(found, sequence, event);
+        if forced {
+            self.watch_unsettled(now);
+        }
         match change.expect("a participant decides only what it may apply") {
             Change::None => {}
             Change::Promised(promise) => {

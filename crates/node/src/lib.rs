@@ -61,8 +61,8 @@ mod timers;
 pub mod work;
 
 pub use coordinator::{
-    Branch, LogSlot, Message, MessageKind, Operated, OrderError, Outcome, Output, RecoveryReport,
-    Refusal, Request, Work,
+    Branch, Doubtful, Force, ForceError, Intervened, Intervention, LogSlot, Message, MessageKind,
+    Operated, OrderError, Outcome, Output, RecoveryReport, Refusal, Request, Work,
 };
 pub use disks::{Disks, MemoryDisks};
 pub use host::{Config as ParticipantConfig, Host, Stats as ParticipantStats};

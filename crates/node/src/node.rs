@@ -2,7 +2,8 @@ use crate::disks::Disks;
 use crate::host::{self, Host};
 use base::prng::Key;
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, Time};
-use coordinator::{Engine, LogSlot, Message, Output, Replay, Request};
+use coordinator::{Doubtful, Engine, ForceError, Intervened, Intervention};
+use coordinator::{LogSlot, Message, Output, Replay, Request};
 use saga::Order;
 use wal_core::{DiskError, DiskOp, Log, OpenError, OpenMode, Opening, SegmentId};
 
@@ -69,6 +70,9 @@ pub enum Input {
         /// What.
         order: Box<Order>,
     },
+    /// An operator ends something in doubt, or forgets what came of it: see [`Engine::intervene`] and
+    /// [`Host::intervene`].
+    Intervene(Box<Intervention>),
 }
 
 /// What runs behind one log, once it is open.
@@ -374,6 +378,7 @@ impl Node {
                 }
                 Touched::COORDINATOR
             }
+            Input::Intervene(what) => self.intervene(now, &what, out),
         };
         self.touched.add(touched);
     }
@@ -470,6 +475,24 @@ impl Node {
             }
             Touched::PARTICIPANT
         }
+    }
+
+    fn intervene(&mut self, now: Time, what: &Intervention, out: &mut Vec<Output>) -> Touched {
+        let (part, touched) = match what.of {
+            Doubtful::Transaction(_) => {
+                let engine = self.coordinator.running();
+                (engine.map(|engine| engine.intervene(now, what, out)), Touched::COORDINATOR)
+            }
+            Doubtful::Branch(_) => {
+                let host = self.participant.running();
+                (host.map(|host| host.intervene(now, what, out)), Touched::PARTICIPANT)
+            }
+        };
+        if part.is_none() {
+            let (of, force, result) = (what.of, what.force, Err(ForceError::NotHere));
+            out.push(Output::Intervened(Box::new(Intervened { of, force, result })));
+        }
+        touched
     }
 
     fn open_held(&mut self, disks: &dyn Disks, out: &mut Vec<Output>) {

@@ -1,7 +1,7 @@
 //! A coordinator in a process of the embedder's.
 
 use crate::action::{Action, Answer, AnyAction, Call};
-use crate::participant::{AnyParticipant, Participant, Seat, StoreError, shard_of};
+use crate::participant::{AnyParticipant, Mail, Participant, Seat, StoreError, shard_of};
 use crate::process::{
     Arrival, Handle, Options, Parts, Post, StartError, Status, Stopped, launch, ready,
 };
@@ -25,7 +25,7 @@ pub struct NameError {
     pub name: String,
 }
 
-fn name_of(text: &str) -> Result<NodeName, NameError> {
+pub(crate) fn name_of(text: &str) -> Result<NodeName, NameError> {
     let fits = (1..=32).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if !fits {
         return Err(NameError { name: text.to_owned() });
@@ -191,6 +191,7 @@ impl Builder {
             actions: actions.keys().copied().collect(),
             participants: stores.keys().copied().collect(),
         };
+        let inboxes_of_seats = seats.clone();
         let others: Vec<_> = seats.iter().map(|(name, seat)| (*name, seat.clone())).collect();
         // The log is claimed before any store is opened: a second process gives up here, and opens none.
         let mut options = Options::new(me);
@@ -233,6 +234,7 @@ impl Builder {
         let coordinator = Coordinator {
             handle,
             known,
+            seats: inboxes_of_seats,
             stop,
             tasks: Mutex::new(tasks),
             recovered,
@@ -274,6 +276,7 @@ struct Known {
 pub struct Coordinator {
     pub(crate) handle: Handle,
     known: Known,
+    pub(crate) seats: BTreeMap<NodeName, async_mpsc::UnboundedSender<Mail>>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     recovered: Vec<RecoveryReport>,
@@ -474,8 +477,8 @@ impl Operation {
     }
 
     /// What the steps of a saga have brought so far, or had by its end, by their numbers. Of a saga that has
-    /// ended it is known for as long as its result is, and only by the start under which it ended: what
-    /// has to survive a crash belongs into a store, by a last step.
+    /// ended it is known for as long as its result is, over restarts too: submit it again under its key, and
+    /// ask the handle.
     ///
     /// # Errors
     /// [`Stopped`]
@@ -499,7 +502,7 @@ type Running = Arc<Mutex<BTreeSet<Token>>>;
 /// Carries what the coordinator says to actions and participants.
 struct Desk {
     actions: BTreeMap<NodeName, Arc<dyn AnyAction>>,
-    seats: BTreeMap<NodeName, async_mpsc::UnboundedSender<(NodeName, twopc::Message)>>,
+    seats: BTreeMap<NodeName, async_mpsc::UnboundedSender<Mail>>,
     running: Running,
     inbox: mpsc::Sender<Arrival>,
     tokio: tokio::runtime::Handle,
@@ -532,7 +535,7 @@ impl Desk {
     fn deliver(&mut self, to: NodeName, from: NodeName, message: twopc::Message) {
         match self.seats.get(&to) {
             // One that has stopped asks when it starts again.
-            Some(seat) => drop(seat.send((from, message))),
+            Some(seat) => drop(seat.send(Mail::Message(from, message))),
             None => self.miss(to),
         }
     }

@@ -121,8 +121,8 @@
 //!   other, and is not lost.
 //!
 //! Not guaranteed, and narrow on purpose: actions and participants are in this process (what they talk to
-//! need not be); entries of a participant's store are never discarded; what steps have given is known until
-//! the process ends, as long as their saga's result is.
+//! need not be); entries of a participant's store are never discarded; what steps have given is known as long
+//! as their saga's result is.
 //!
 //! # Nodes
 //!
@@ -160,6 +160,7 @@
 mod action;
 mod coordinator;
 mod disks;
+mod force;
 mod links;
 mod network;
 mod operator;
@@ -171,12 +172,14 @@ pub use crate::action::{Action, Answer, Call};
 pub use crate::coordinator::{
     Builder, Coordinator, Drained, NameError, OpenError, Operation, SubmitError, Transaction, step,
 };
+pub use crate::force::{BranchOf, ForceRefused, ForcedBranch, HeuristicBranch};
 pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
 pub use base::RequestKeyTooLong;
 pub use links::{LinkStats, Links};
 pub use network::Network;
-pub use node::{OrderError, Outcome, RecoveryReport, Refusal};
+pub use node::{Doubtful, Force, ForceError, OrderError, Outcome, RecoveryReport, Refusal};
 pub use operator::{OrderRefused, Parked, Retrying, Stuck};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
 pub use saga::{Definition, DefinitionError, Output, StepInput, StepKind, ValueType, What};
 pub use stats::{LogStats, Observer, Stats};
+pub use twopc::{Audit, ForceRefusal, Heuristic};

@@ -1,7 +1,9 @@
 //! What an operator sees of a coordinator's operations that do not end by themselves, and may order.
 
 use crate::coordinator::{Coordinator, text_of};
-use crate::process::{Arrival, Stopped};
+use crate::force::{BranchOf, ForcedBranch, HeuristicBranch, branches, heuristics};
+use crate::participant::Mail;
+use crate::process::{Arrival, Handle, Stopped};
 use ::coordinator::{Engine, OrderError};
 use base::{OperationId, RequestKey};
 use node::Node;
@@ -51,8 +53,17 @@ pub struct Stuck {
     pub delegated: Vec<OperationId>,
     /// Sagas of which a damaged log does not prove how far they were. Nothing is done about them.
     pub sagas_in_doubt: Vec<OperationId>,
-    /// Transactions of which a damaged log does not prove how they were decided. Nothing is done about them.
+    /// Transactions of which a damaged log does not prove how they were decided. Nothing is done about them
+    /// until an operator does: see [`Coordinator::force`].
     pub transactions_in_doubt: Vec<OperationId>,
+    /// Branches that have promised and wait for the outcome; most wait for no longer than a message takes.
+    /// See [`Coordinator::force_branch`].
+    pub branches: Vec<BranchOf>,
+    /// Branches whose outcome an operator has forced, until it turns out to be the transaction's, or is
+    /// forgotten.
+    pub forced: Vec<ForcedBranch>,
+    /// Branches of this coordinator's transactions that ended otherwise, until they are forgotten.
+    pub heuristics: Vec<HeuristicBranch>,
 }
 
 /// Why an operator's order was not taken: nothing of it is in the log.
@@ -70,13 +81,34 @@ pub enum OrderRefused {
     Stopped(#[from] Stopped),
 }
 
+impl Handle {
+    /// What cannot end without somebody else, as it is now.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn stuck(&self) -> Result<Stuck, Stopped> {
+        self.ask(|answer| Arrival::Stuck { answer }).await
+    }
+}
+
 impl Coordinator {
     /// What cannot end without somebody else, as it is now.
     ///
     /// # Errors
     /// [`Stopped`]
     pub async fn stuck(&self) -> Result<Stuck, Stopped> {
-        self.handle.ask(|answer| Arrival::Stuck { answer }).await
+        let mut stuck = self.handle.stuck().await?;
+        for seat in self.seats.values() {
+            let (answer, answered) = oneshot::channel();
+            // One that has stopped has nothing that could be forced.
+            if seat.send(Mail::Branches { answer }).is_ok()
+                && let Ok(branches) = answered.await
+            {
+                stuck.branches.extend(branches.waiting);
+                stuck.forced.extend(branches.forced);
+            }
+        }
+        Ok(stuck)
     }
 
     /// Orders something about a step of a saga that goes backward: to try it again now, that it was undone
@@ -110,7 +142,11 @@ impl Coordinator {
 
 /// What an engine's node has that is stuck.
 pub(crate) fn stuck(node: &Node) -> Stuck {
-    let Some(engine) = node.coordinator() else { return Stuck::default() };
+    let own = node.participant().map(|host| branches(node.name(), host.participant()));
+    let own = own.unwrap_or_default();
+    let Some(engine) = node.coordinator() else {
+        return Stuck { branches: own.waiting, forced: own.forced, ..Stuck::default() };
+    };
     let retrying = engine.retrying().map(|call| Retrying {
         saga: call.id,
         step: call.step,
@@ -125,6 +161,9 @@ pub(crate) fn stuck(node: &Node) -> Stuck {
         delegated: delegated.map(|tx| tx.id()).collect(),
         sagas_in_doubt: engine.sagas_in_doubt().collect(),
         transactions_in_doubt: engine.transactions_in_doubt().collect(),
+        branches: own.waiting,
+        forced: own.forced,
+        heuristics: heuristics(node),
     }
 }
 

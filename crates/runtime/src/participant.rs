@@ -1,18 +1,20 @@
 //! A participant of transactions whose data are the embedder's: its promises and its effects are in one
 //! store, and change together.
 
+use crate::force::{Branches, branches};
 use crate::process::Arrival;
 use ::coordinator::codec::{self, Fact};
 use base::{BootCount, NodeName, Sequence, ShardId, StoreId};
-use node::Message;
+use node::{Force, ForceError, Message};
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use twopc::Audit;
 use twopc::participant::{self, Event, Promise, PromiseKey, Resources, Ruling};
 use wal_core::EventType;
 
@@ -210,16 +212,35 @@ fn is_kept(event: &Event) -> bool {
     !matches!(event, Event::ReadOnly { .. })
 }
 
+/// What comes to a participant's task.
+pub(crate) enum Mail {
+    Message(NodeName, twopc::Message),
+    /// What waits, and what was forced?
+    Branches {
+        answer: oneshot::Sender<Branches>,
+    },
+    /// An operator ends a branch, or forgets what came of that.
+    Intervene {
+        key: PromiseKey,
+        force: Force,
+        audit: Arc<Audit>,
+        answer: Forcing,
+    },
+}
+
+/// Who waits for what becomes of an intervention; the text is the store's.
+type Forcing = oneshot::Sender<Result<Result<(), ForceError>, String>>;
+
 /// What a participant's task works with.
 pub(crate) struct Seat {
     /// Its name, where messages reach it.
     pub node: NodeName,
     pub name: String,
     pub store: Arc<dyn AnyParticipant>,
-    pub inbox: mpsc::UnboundedReceiver<(NodeName, twopc::Message)>,
+    pub inbox: mpsc::UnboundedReceiver<Mail>,
     /// Where its messages go: the coordinator, and the others.
     pub coordinator: (NodeName, std::sync::mpsc::Sender<Arrival>),
-    pub others: Vec<(NodeName, mpsc::UnboundedSender<(NodeName, twopc::Message)>)>,
+    pub others: Vec<(NodeName, mpsc::UnboundedSender<Mail>)>,
     pub stop: watch::Receiver<bool>,
     /// A promise without an outcome is asked about this often.
     pub inquire_every: Duration,
@@ -259,7 +280,7 @@ impl Seat {
     }
 
     /// Opens, and then serves until it is told to stop. Says how the opening went.
-    pub async fn run(mut self, opened: tokio::sync::oneshot::Sender<Result<(), StoreError>>) {
+    pub async fn run(mut self, opened: oneshot::Sender<Result<(), StoreError>>) {
         let mut held = match self.open().await {
             Ok(held) => {
                 // Whoever starts this may have given up: then it is told to stop.
@@ -281,7 +302,24 @@ impl Seat {
                 first(self.inbox.recv(), stopped).await
             });
             let worked = match arrival.await {
-                Ok(Some((from, message))) => self.take(&mut held, from, &message).await,
+                Ok(Some(Mail::Message(from, message))) => {
+                    self.take(&mut held, from, &message).await
+                }
+                Ok(Some(Mail::Branches { answer })) => {
+                    // Whoever asked may have lost interest.
+                    let _ = answer.send(branches(self.node, &held.machine));
+                    Ok(())
+                }
+                Ok(Some(Mail::Intervene { key, force, audit, answer })) => {
+                    let done = self.intervene(&mut held, &key, force, &audit).await;
+                    let (told, failed) = match done {
+                        Ok(told) => (Ok(told), Ok(())),
+                        Err(error) => (Err(error.to_string()), Err(error)),
+                    };
+                    // Whoever asked may have lost interest.
+                    let _ = answer.send(told);
+                    failed
+                }
                 Ok(None) => return,
                 Err(_) => {
                     let waits = self.ask(&held, asked > 0);
@@ -346,6 +384,34 @@ impl Seat {
         Ok(())
     }
 
+    /// Does what an operator orders, as far as the machine allows it.
+    async fn intervene(
+        &self,
+        held: &mut Held,
+        key: &PromiseKey,
+        force: Force,
+        audit: &Arc<Audit>,
+    ) -> Result<Result<(), ForceError>, Box<dyn Error + Send + Sync>> {
+        let event = match force {
+            Force::Commit => held.machine.force(key, true, audit),
+            Force::Abort => held.machine.force(key, false, audit),
+            Force::Forget => held.machine.forget(key, audit).map(Some),
+        };
+        let event = match event {
+            Ok(Some(event)) => event,
+            Ok(None) => return Ok(Ok(())),
+            Err(refusal) => return Ok(Err(refusal.into())),
+        };
+        let events = [event];
+        if self.write(held, &events).await? != Written::Done {
+            return Err("what was promised before was not written".into());
+        }
+        held.last += 1;
+        let applied = held.machine.apply(Sequence(held.last), &events[0]);
+        applied.map_err(|error| error.to_string())?;
+        Ok(Ok(()))
+    }
+
     /// Writes facts behind the last one, with what belongs to them.
     async fn write(
         &self,
@@ -368,18 +434,20 @@ impl Seat {
                     change = Change::Promise { promise: sequence, work: work.clone() };
                 }
                 Event::OnePhase { work, .. } => change = Change::Do { work: work.clone() },
-                Event::Committed { key, .. } => {
+                Event::Committed { key, .. } | Event::Forced { key, commit: true, .. } => {
                     if let Some((promise, work)) = promised(key) {
                         change = Change::Commit { promise, work };
                     }
                 }
-                Event::Aborted { key, .. } => {
+                Event::Aborted { key, .. } | Event::Forced { key, .. } => {
                     if let Some((promise, work)) = promised(key) {
                         change = Change::Abort { promise, work };
                     }
                 }
-                Event::ReadOnly { .. } | Event::CoordinatorSeen { .. } | Event::Finished { .. } => {
-                }
+                Event::ReadOnly { .. }
+                | Event::Heuristic { .. }
+                | Event::CoordinatorSeen { .. }
+                | Event::Finished { .. } => {}
             }
         }
         if entries.is_empty() {
@@ -394,6 +462,9 @@ impl Seat {
         for (key, _) in held.machine.prepared() {
             held.machine.pending(&key, peers, &mut owed);
         }
+        for key in held.machine.unsettled() {
+            held.machine.pending(&key, false, &mut owed);
+        }
         let waits = !owed.is_empty();
         for participant::Reply { to, message, .. } in owed {
             self.send(to, message);
@@ -406,7 +477,7 @@ impl Seat {
             self.to_coordinator(Message::Transaction(message));
         } else if let Some((_, inbox)) = self.others.iter().find(|(name, _)| *name == to) {
             // Whoever has stopped asks when it starts again.
-            let _ = inbox.send((self.node, message));
+            let _ = inbox.send(Mail::Message(self.node, message));
         }
     }
 

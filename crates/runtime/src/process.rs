@@ -5,7 +5,8 @@ use crate::stats::{Observer, Stats, stats_of};
 use base::prng::Key;
 use base::{Latency, NodeName, OperationId, RequestKey, Time};
 use node::{
-    Config, Input, LogSlot, Message, Node, OrderError, Outcome, Output, RecoveryReport, Request,
+    Config, Doubtful, Force, ForceError, Input, Intervention, LogSlot, Message, Node, OrderError,
+    Outcome, Output, RecoveryReport, Request,
 };
 use saga::{Order, StepInput};
 use std::collections::{BTreeMap, VecDeque};
@@ -79,11 +80,15 @@ pub(crate) enum Arrival {
     Outputs { key: RequestKey, answer: oneshot::Sender<Result<Vec<StepInput>, Stopped>> },
     Stuck { answer: oneshot::Sender<Result<Stuck, Stopped>> },
     Order { id: OperationId, step: u32, order: Box<Order>, answer: Ordered },
+    Intervene { what: Box<Intervention>, answer: Forcing },
     Stop,
 }
 
 /// Who waits for what becomes of an order.
 type Ordered = oneshot::Sender<Result<Result<(), OrderError>, Stopped>>;
+
+/// Who waits for what becomes of an intervention.
+type Forcing = oneshot::Sender<Result<Result<(), ForceError>, Stopped>>;
 
 /// What an operation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +245,7 @@ pub(crate) fn launch(
         post,
         waiting: BTreeMap::new(),
         orders: BTreeMap::new(),
+        forcing: BTreeMap::new(),
         quiet: Vec::new(),
         arrived: None,
         flushes: VecDeque::new(),
@@ -294,7 +300,7 @@ fn configure(options: Options, clock: &Clock) -> Result<Config, StartError> {
 
 /// The clocks of the system, read here and nowhere else.
 #[derive(Debug)]
-struct Clock {
+pub(crate) struct Clock {
     zero: Instant,
     unix_ms_at_zero: i64,
 }
@@ -302,9 +308,14 @@ struct Clock {
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the shell that reads the clock")]
     fn start() -> Clock {
+        Clock { zero: Instant::now(), unix_ms_at_zero: Clock::unix_ms() }
+    }
+
+    /// What people's clocks say, in milliseconds of the Unix clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the shell that reads the clock")]
+    pub(crate) fn unix_ms() -> i64 {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms_at_zero = i64::try_from(unix.as_millis()).unwrap_or(i64::MAX);
-        Clock { zero: Instant::now(), unix_ms_at_zero }
+        i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
     }
 
     fn now(&self) -> Time {
@@ -323,6 +334,8 @@ struct Process {
     waiting: BTreeMap<RequestKey, Vec<oneshot::Sender<Result<Outcome, Stopped>>>>,
     /// Who waits for what becomes of an order about a step, the first that was given first.
     orders: BTreeMap<(OperationId, u32), VecDeque<Ordered>>,
+    /// Who waits for what becomes of an intervention, the first that was given first.
+    forcing: BTreeMap<(Doubtful, Force), VecDeque<Forcing>>,
     /// Who waits until nothing is unfinished.
     quiet: Vec<oneshot::Sender<Result<(), Stopped>>>,
     /// What ended a wait, to be taken with whatever else is there by then.
@@ -446,6 +459,10 @@ impl Process {
                 self.orders.entry((id, step)).or_default().push_back(answer);
                 self.tell(node, Input::Order { id, step, order });
             }
+            Arrival::Intervene { what, answer } => {
+                self.forcing.entry((what.of, what.force)).or_default().push_back(answer);
+                self.tell(node, Input::Intervene(what));
+            }
             Arrival::Stop => return Err("it was asked to".into()),
         }
         Ok(())
@@ -503,6 +520,28 @@ impl Process {
                     // Whoever asked may have lost interest.
                     let _ = answer.map(|answer| answer.send(Ok(told.result)));
                 }
+                Output::Heuristic { id, node, heuristic, .. } => {
+                    tracing::warn!(
+                        transaction = id.0,
+                        %node,
+                        %heuristic,
+                        "a branch ended otherwise than its transaction"
+                    );
+                }
+                Output::Intervened(told) => {
+                    let place = (told.of, told.force);
+                    let Some(waiting) = self.forcing.get_mut(&place) else { continue };
+                    // As of orders.
+                    let answer = match told.result {
+                        Ok(()) => waiting.pop_front(),
+                        Err(_) => waiting.pop_back(),
+                    };
+                    if waiting.is_empty() {
+                        self.forcing.remove(&place);
+                    }
+                    // Whoever asked may have lost interest.
+                    let _ = answer.map(|answer| answer.send(Ok(told.result)));
+                }
                 Output::Recovered { report, .. } => self.reports.push(*report),
                 Output::Died { reason, .. } => return Err(reason),
             }
@@ -519,6 +558,9 @@ impl Process {
             let _ = answer.send(Err(stopped.clone()));
         }
         for answer in std::mem::take(&mut self.orders).into_values().flatten() {
+            let _ = answer.send(Err(stopped.clone()));
+        }
+        for answer in std::mem::take(&mut self.forcing).into_values().flatten() {
             let _ = answer.send(Err(stopped.clone()));
         }
         for answer in std::mem::take(&mut self.waiting).into_values().flatten() {

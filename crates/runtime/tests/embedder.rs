@@ -4,9 +4,10 @@
 
 use base::Token;
 use runtime::{
-    Action, Answer, Call, Change, Coordinator, Definition, Drained, Entry, OpenError, Opened,
-    Operation, OrderError, OrderRefused, Outcome, Output, Parked, Participant, Refusal, Status,
-    StepInput, Stuck, SubmitError, ValueType, What, Write, Written, step,
+    Action, Answer, BranchOf, Call, Change, Coordinator, Definition, Drained, Entry, Force,
+    ForceError, ForceRefusal, ForceRefused, Heuristic, OpenError, Opened, Operation, OrderError,
+    OrderRefused, Outcome, Output, Parked, Participant, Refusal, Status, StepInput, Stuck,
+    SubmitError, ValueType, What, Write, Written, step,
 };
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -281,6 +282,85 @@ async fn a_write_that_fails_breaks_no_transaction() -> Result {
         }
     }
     assert!(committed > 0 && aborted > 0, "{committed} {aborted}: both ways were seen");
+    Ok(())
+}
+
+/// A store that waits for a coordinator which is gone is freed by an operator; when the coordinator comes
+/// back after all, its operator hears that it had decided otherwise.
+#[tokio::test]
+async fn a_branch_of_a_coordinator_that_is_gone_is_forced() -> Result {
+    let mut name = [0; 32];
+    name[..3].copy_from_slice(b"old");
+    let (coordinator, id) = (base::CoordinatorId(name), base::OperationId(5));
+    let mut shard = [0; 32];
+    shard[..5].copy_from_slice(b"north");
+    let (tx, shard) = (twopc::TxKey { coordinator, id }, base::ShardId(shard));
+    let promised = twopc::participant::Event::Prepared {
+        key: twopc::participant::PromiseKey { tx, shard },
+        epoch: base::Epoch::new(1),
+        peers: [].into(),
+        work: (*b"pay").into(),
+    };
+    let mut bytes = vec![0];
+    bytes[0] = coordinator::codec::encode_participant(&promised, &mut bytes).0;
+    let north = Memory::default();
+    north.0.lock().unwrap().entries.push(Entry { sequence: 1, bytes });
+    north.0.lock().unwrap().held = 1;
+
+    let folder = tempfile::tempdir()?;
+    let open = |name: &str| {
+        let open = Coordinator::open(folder.path().join(name)).name(name);
+        open.resend_after(Duration::from_millis(5)).participant("north", north.clone()).start()
+    };
+    let new = open("new").await?;
+    let branch = new.stuck().await?.branches.pop().ok_or("it is listed")?;
+    assert_eq!((&branch.coordinator[..], &branch.participant[..]), ("old", "north"));
+    let audit = ("ann", "the old site burnt down");
+    let strange = BranchOf { participant: "east".into(), ..branch.clone() };
+    let unknown = new.force_branch(&strange, Force::Commit, audit).await;
+    assert!(matches!(unknown, Err(ForceRefused::UnknownParticipant { .. })), "{unknown:?}");
+    let refused = |refusal| Err(ForceRefused::Refused(ForceError::Refused(refusal)));
+    let forget = new.force_branch(&branch, Force::Forget, audit).await;
+    assert_eq!(forget, refused(ForceRefusal::NotListed));
+    // A store that fails takes nothing, and is asked again.
+    north.0.lock().unwrap().fails = Some((0, false));
+    let failed = new.force_branch(&branch, Force::Commit, audit).await;
+    assert!(matches!(failed, Err(ForceRefused::Store { .. })), "{failed:?}");
+    assert_eq!(new.force_branch(&branch, Force::Commit, audit).await, Ok(()));
+    assert_eq!(new.force_branch(&branch, Force::Commit, audit).await, Ok(()));
+    let otherwise = refused(ForceRefusal::ForcedOtherwise { commit: true });
+    assert_eq!(new.force_branch(&branch, Force::Abort, audit).await, otherwise);
+    let in_doubt = new.force(id, Force::Commit, audit).await;
+    assert_eq!(in_doubt, refused(ForceRefusal::NotInDoubt), "it is no transaction of this one");
+    {
+        let stored = north.0.lock().unwrap();
+        assert_eq!((stored.held, &stored.done[..]), (0, &[b"pay".to_vec()][..]));
+    }
+    drop(new);
+
+    // The old one comes back, and has aborted it.
+    let old = open("old").await?;
+    let listed = loop {
+        if let Some(listed) = old.stuck().await?.heuristics.pop() {
+            break listed;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!((listed.transaction, &listed.participant[..]), (id, "north"));
+    assert_eq!(listed.heuristic, Heuristic::Committed);
+    let stuck = old.stuck().await?;
+    let [forced] = &stuck.forced[..] else { panic!("{stuck:?}") };
+    assert_eq!((forced.commit, forced.heuristic), (true, Some(Heuristic::Committed)));
+    assert_eq!((&*forced.audit.who, &*forced.audit.why), audit);
+    assert!(forced.audit.at_ms > 1_700_000_000_000, "by the wall clock");
+    let seen = ("ann", "the books are set right");
+    assert_eq!(old.force(id, Force::Forget, seen).await, Ok(()));
+    assert_eq!(old.force_branch(&forced.branch, Force::Forget, seen).await, Ok(()));
+    let again = old.force(id, Force::Forget, seen).await;
+    assert_eq!(again, refused(ForceRefusal::NotListed));
+    drop(old);
+    let stuck = open("old").await?.stuck().await?;
+    assert_eq!((stuck.heuristics.len(), stuck.forced.len(), stuck.branches.len()), (0, 0, 0));
     Ok(())
 }
 

@@ -57,6 +57,8 @@ pub fn small(seed: u64) -> String {
     let mode = if rot > 0 { "unrestricted" } else { "atlas" };
     let terms = &mut Key::root(seed).child("small").child("transactions").stream();
     let (alone, looks) = (percent(terms, 60), percent(terms, 60));
+    let forced = &mut Key::root(seed).child("small").child("forces").stream();
+    let forces = if forced.below(8) == 0 { forced.between(5, 60) } else { 0 };
     let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
@@ -65,7 +67,7 @@ pub fn small(seed: u64) -> String {
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
          vote_no = \"{no}%\"\nalone = \"{alone}%\"\nlooks = \"{looks}%\"\nrefuse = \"{refuse}%\"\n\
          kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\
-         asks_again = \"{asks_again}%\"\nchanges = {changes}\n\n\
+         asks_again = \"{asks_again}%\"\nchanges = {changes}\nforces = \"{forces}%\"\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
          [clock]\noffset = \"{offset}ms\"\ndrift_ppm = {drift}\n\n\

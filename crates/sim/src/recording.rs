@@ -90,6 +90,7 @@ impl Role {
             | MessageKind::Commit
             | MessageKind::Abort
             | MessageKind::Resolve
+            | MessageKind::Noted
             | MessageKind::Answer
             | MessageKind::Step
             | MessageKind::Finished

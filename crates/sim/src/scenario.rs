@@ -364,6 +364,10 @@ pub struct Workload {
     /// How often a step's compensation fails whenever it is called: an operator has to see to it.
     #[serde(default)]
     pub stuck: Share,
+    /// How often an operator who looks, four times a second, ends a branch of a transaction that has promised
+    /// and waits for its outcome: to commit or to abort, as it is drawn.
+    #[serde(default)]
+    pub forces: Share,
     /// How often a client cancels what it has asked for.
     #[serde(default)]
     pub cancels: Share,

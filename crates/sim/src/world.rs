@@ -12,16 +12,19 @@ use crate::plan::{Action, Damage, Fault, Plan, Signal, Trigger};
 use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
 use crate::recording::{self, Doing, Happening, Point, Recording, Role};
 use crate::report::Counters;
-use crate::scenario::{Heals, Scenario};
+use crate::scenario::{Heals, Scenario, Share};
 use crate::trace::{Trace, digest};
 use crate::workload::Workload;
 use base::prng::Key;
 use base::{CoordinatorId, NodeName, Sequence, Time};
 use node::work::{self, Change};
-use node::{Config, Disks, Input, LogSlot, Message, Node, Outcome, Output, RecoveryReport};
+use node::{Config, Disks, Doubtful, Force, Input, Intervention, LogSlot, Message, Node};
+use node::{Outcome, Output, RecoveryReport};
 use saga::{Direction, Order, Output as SagaOutput, Saga, StepState, What as Ordered};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
+use twopc::Audit;
 use wal_core::{Directory, DiskError, DiskOp, EventType, OpenMode, SegmentId};
 
 /// Something that will happen, but for messages: those are in a slab.
@@ -426,8 +429,13 @@ impl<'a> World<'a> {
             world.agenda.schedule(Time::ZERO, node, What::Start { boot: 0 });
             world.machines[node as usize].clock = scenario.clock.of(&root, node);
         }
-        if scenario.node.undo_attempts > 0 {
-            for node in 0..*scenario.cluster.coordinators.get_ref() {
+        let forces = scenario.workload.forces != Share::default();
+        if scenario.node.undo_attempts > 0 || forces {
+            let watched = match forces {
+                true => nodes,
+                false => *scenario.cluster.coordinators.get_ref(),
+            };
+            for node in 0..watched {
                 world.agenda.schedule(Time::ZERO + OPERATOR_PAUSE, node, What::Operate);
             }
         }
@@ -679,6 +687,7 @@ impl<'a> World<'a> {
                     && node.coordinator().is_none_or(|engine| engine.active() == 0)
                     && node.participant().is_none_or(|host| {
                         host.participant().prepared().next().is_none()
+                            && host.participant().unsettled().next().is_none()
                             && host.locks().held(self.now).next().is_none()
                     })
             })
@@ -1020,7 +1029,13 @@ impl<'a> World<'a> {
             }
             Output::Recovered { slot, report } => self.recovered(node, *slot, report),
             // Its operator looks from time to time: see `operate`.
-            Output::Parked { .. } => {}
+            Output::Parked { .. } | Output::Heuristic { .. } => {}
+            Output::Intervened(told) => {
+                let moment = self.moment();
+                for judge in &mut self.judges {
+                    judge.intervened(moment, node, told, &mut self.findings);
+                }
+            }
             Output::Operated(told) => {
                 let moment = self.moment();
                 for judge in &mut self.judges {
@@ -1415,6 +1430,7 @@ impl<'a> World<'a> {
     /// then gives up a participant that does not answer.
     fn operate(&mut self, node: u32) {
         self.agenda.schedule(self.now + OPERATOR_PAUSE, node, What::Operate);
+        self.force(node);
         let Some(process) = &self.machines[node as usize].process else { return };
         let Some(engine) = process.node.coordinator() else { return };
         let id = process.id;
@@ -1441,6 +1457,51 @@ impl<'a> World<'a> {
         for (saga, step, order) in orders {
             let order = Box::new(order);
             self.feed(node, id, Input::Order { id: saga, step, order });
+        }
+    }
+
+    /// An operator ends branches that have promised and wait, each in a way that is drawn, and sees to what
+    /// came of it.
+    fn force(&mut self, node: u32) {
+        let forces = self.scenario.workload.forces;
+        let Some(process) = &self.machines[node as usize].process else { return };
+        if forces == Share::default() {
+            return;
+        }
+        let key = self.node_key.child("forces");
+        let own = |at: u64| at << 16 | u64::from(node);
+        let now = self.now.as_nanos();
+        let mut interventions = Vec::new();
+        if let Some(host) = process.node.participant() {
+            let participant = host.participant();
+            for (branch, at) in participant.prepared() {
+                let draw = key.draw(own(at.0), now);
+                if forces.0.holds(&draw) {
+                    let commits = draw.nth(1).below(2) == 0;
+                    let force = if commits { Force::Commit } else { Force::Abort };
+                    interventions.push((Doubtful::Branch(branch), force));
+                }
+            }
+            let listed = participant.forced().filter(|(_, it)| it.forgotten.is_none());
+            for (branch, forced) in listed {
+                // Now and then one of which nobody knows yet what it comes to.
+                let patience = if forced.noted.is_some() { 4 } else { 64 };
+                if key.draw(own(forced.at.0), now).nth(2).below(patience) == 0 {
+                    interventions.push((Doubtful::Branch(branch), Force::Forget));
+                }
+            }
+        }
+        if let Some(engine) = process.node.coordinator() {
+            let listed: BTreeSet<_> = engine.heuristics().map(|(id, ..)| id).collect();
+            let seen_to = listed.into_iter().filter(|id| key.draw(id.0, now).nth(3).below(8) == 0);
+            interventions.extend(seen_to.map(|id| (Doubtful::Transaction(id), Force::Forget)));
+        }
+        let (process, at_ms) = (process.id, i64::try_from(now / 1_000_000).unwrap_or(i64::MAX));
+        for (of, force) in interventions {
+            let (who, why) = ("operator".into(), "nobody answers".into());
+            let audit = Arc::new(Audit { at_ms, who, why });
+            let what = Box::new(Intervention { of, force, audit });
+            self.feed(node, process, Input::Intervene(what));
         }
     }
 
@@ -1535,6 +1596,8 @@ impl<'a> World<'a> {
             | Output::Recovered { .. }
             | Output::Parked { .. }
             | Output::Operated(_)
+            | Output::Heuristic { .. }
+            | Output::Intervened(_)
             | Output::Died { .. } => false,
         }
     }
@@ -1858,7 +1921,7 @@ impl<'a> World<'a> {
 
 /// What a step has done, as an operator would have it undone: by the coordinator's log, and whatever
 /// the definition asks for besides.
-fn without_conditions(saga: &Saga, step: &StepState) -> std::sync::Arc<[u8]> {
+fn without_conditions(saga: &Saga, step: &StepState) -> Arc<[u8]> {
     let inputs = saga.inputs(step.number(), Direction::Forward);
     let given = |of: u32| {
         let input = inputs.iter().find(|input| input.step == of)?;

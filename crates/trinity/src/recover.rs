@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use base::{Epoch, OperationId, Sequence};
+use base::{Epoch, OperationId, Sequence, ShardId};
 use coordinator::{OperationKind, OperationReport, RecoveryReport, Replay};
 use coordinator::{explain_decision, explain_end};
 use saga::End;
 use serde::Serialize;
-use twopc::Vote;
 use twopc::coordinator::Decision;
+use twopc::heuristic::{Forced, Reported};
+use twopc::participant::PromiseKey;
+use twopc::{Heuristic, Vote};
 use wal_core::{Corruption, EventType, Guard, Integrity, Place, Record, Scanned, Visitor};
 
 use crate::error::{Error, Exit};
@@ -194,6 +196,9 @@ impl Proofs {
         }
         let evidence = report.operations.iter().map(|operation| operation.evidence);
         proofs.found.extend(evidence.map(|sequence| (sequence, None)));
+        let forced = report.forced.iter().map(|(_, forced)| forced.at);
+        let heuristic = report.heuristics.iter().map(|(.., reported)| reported.at);
+        proofs.found.extend(forced.chain(heuristic).map(|sequence| (sequence, None)));
         if explain == Some(Explain::All) {
             let (completed, _) = Completed::of(report);
             let listed = replay.ended_sagas().take(completed.saga.len());
@@ -253,6 +258,10 @@ struct Json<'a> {
     completed_left_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     completed_evidence: Option<CompletedEvidence>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    forced: Vec<ForcedBranch<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    heuristics: Vec<HeuristicBranch>,
     anomalies: Vec<Anomaly<'a>>,
     anomalies_left_out: u64,
     corruption: Vec<Damaged>,
@@ -350,6 +359,38 @@ pub struct Participant {
     node: String,
 }
 
+/// A branch whose outcome an operator has forced at this log's participant.
+#[derive(Serialize)]
+struct ForcedBranch<'a> {
+    coordinator: String,
+    id: u64,
+    shard: String,
+    forced: &'static str,
+    at_ms: i64,
+    who: &'a str,
+    why: &'a str,
+    /// The transaction's decision, if it is known: it is another one.
+    decided: Option<&'static str>,
+    noted: bool,
+    forgotten: bool,
+    evidence_sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<Evidence>,
+}
+
+/// A branch that ended otherwise than its transaction, by this log's coordinator.
+#[derive(Serialize)]
+struct HeuristicBranch {
+    id: u64,
+    shard: String,
+    node: String,
+    heuristic: &'static str,
+    branch: &'static str,
+    evidence_sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<Evidence>,
+}
+
 #[derive(Serialize)]
 struct Completed {
     saga: BTreeMap<u64, &'static str>,
@@ -401,6 +442,8 @@ impl<'a> Json<'a> {
             completed,
             completed_left_out,
             completed_evidence: CompletedEvidence::of(proofs, files),
+            forced: forced_branches(report, files, proofs),
+            heuristics: heuristic_branches(report, files, proofs),
             anomalies: anomalies
                 .map(|anomaly| Anomaly { sequence: anomaly.sequence.0, what: &anomaly.what })
                 .collect(),
@@ -417,6 +460,53 @@ impl<'a> Json<'a> {
             unknown_ids_up_to_epoch: report.unknown_ids_up_to.map(Epoch::value),
         }
     }
+}
+
+fn forced_branches<'a>(
+    report: &'a RecoveryReport,
+    files: &FileNames,
+    proofs: &Proofs,
+) -> Vec<ForcedBranch<'a>> {
+    let branch = |(key, forced): &'a (PromiseKey, Forced)| ForcedBranch {
+        coordinator: key.tx.coordinator.to_string(),
+        id: key.tx.id.0,
+        shard: key.shard.to_string(),
+        forced: commit_name(forced.commit),
+        at_ms: forced.audit.at_ms,
+        who: &forced.audit.who,
+        why: &forced.audit.why,
+        decided: forced.decided.map(|(commit, _)| commit_name(commit)),
+        noted: forced.noted.is_some(),
+        forgotten: forced.forgotten.is_some(),
+        evidence_sequence: forced.at.0,
+        evidence: proofs.of(forced.at, files),
+    };
+    report.forced.iter().map(branch).collect()
+}
+
+fn heuristic_branches(
+    report: &RecoveryReport,
+    files: &FileNames,
+    proofs: &Proofs,
+) -> Vec<HeuristicBranch> {
+    let branch = |(id, shard, reported): &(OperationId, ShardId, Reported)| HeuristicBranch {
+        id: id.0,
+        shard: shard.to_string(),
+        node: reported.node.to_string(),
+        heuristic: reported.heuristic.name(),
+        branch: match reported.heuristic {
+            Heuristic::Lost => "lost",
+            Heuristic::Aborted => "aborted",
+            Heuristic::Committed => "committed",
+        },
+        evidence_sequence: reported.at.0,
+        evidence: proofs.of(reported.at, files),
+    };
+    report.heuristics.iter().map(branch).collect()
+}
+
+fn commit_name(commit: bool) -> &'static str {
+    if commit { "commit" } else { "abort" }
 }
 
 impl CompletedEvidence {
@@ -565,6 +655,7 @@ fn print(
     print_operations(to, &report.operations)?;
     print_summary(to, report)?;
     print_explanations(to, report, files, proofs)?;
+    print_forced(to, report, files, proofs)?;
     let (sagas, txs) = (&report.completed_sagas, &report.completed_transactions);
     let (sagas, txs) = (counted(sagas.total(), "saga"), counted(txs.total(), "transaction"));
     writeln!(to, "completed: {sagas}, {txs}")?;
@@ -582,6 +673,37 @@ fn print(
         print_rest(to, anomalies)?;
     }
     print_corruption(to, scanned, |_| "")?;
+    Ok(())
+}
+
+/// What operators have forced, and what ended otherwise.
+fn print_forced(
+    to: &mut dyn Write,
+    report: &RecoveryReport,
+    files: &FileNames,
+    proofs: &Proofs,
+) -> io::Result<()> {
+    let place = |to: &mut dyn Write, at: Sequence| match proofs.of(at, files) {
+        None => Ok(()),
+        Some(Evidence { sequence, event, file, offset }) => {
+            writeln!(to, "    record {sequence}, {}, in {file} at offset {offset}", event.0)
+        }
+    };
+    for (key, forced) in report.forced.iter().filter(|(_, forced)| forced.forgotten.is_none()) {
+        let (id, shard, what) = (key.tx.id, key.shard, commit_name(forced.commit));
+        let (who, why) = (forced.audit.who.escape_debug(), forced.audit.why.escape_debug());
+        let when = utc(forced.audit.at_ms);
+        write!(to, "forced: tx {id}, shard {shard}: {what} by {who}, {when}: {why}; ")?;
+        match forced.heuristic() {
+            None => writeln!(to, "the transaction's decision is not known here yet")?,
+            Some(heuristic) => writeln!(to, "{heuristic}")?,
+        }
+        place(to, forced.at)?;
+    }
+    for (id, shard, reported) in &report.heuristics {
+        writeln!(to, "heuristic: tx {id}, shard {shard}: {}", reported.heuristic)?;
+        place(to, reported.at)?;
+    }
     Ok(())
 }
 

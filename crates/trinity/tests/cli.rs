@@ -336,6 +336,62 @@ fn a_promise_is_told_with_its_coordinator() {
     assert!(check("recover", &dir, &[], 0).text().contains("1 in doubt"));
 }
 
+/// What operators have forced, and what ended otherwise, is told, and why and by which record.
+#[test]
+fn what_operators_have_forced_is_told() {
+    use twopc::participant::{Event, Finding};
+    let (coordinator, shard) = (CoordinatorId::numbered(1), ShardId::numbered(2));
+    let (id, node) = (OperationId(9), base::NodeName::numbered(3));
+    let tx = twopc::TxKey { coordinator, id };
+    let key = twopc::participant::PromiseKey { tx, shard };
+    let audit = std::sync::Arc::new(twopc::Audit {
+        at_ms: 1_700_000_000_000,
+        who: "eva".into(),
+        why: "the site is gone".into(),
+    });
+    let (epoch, peers, work) = (Epoch::new(1), [].into(), [1].into());
+    let events = [
+        Event::Prepared { key, epoch, peers, work },
+        Event::Forced { key, commit: true, audit },
+        Event::Heuristic { key, found: Finding::Decided { commit: false } },
+    ];
+    let line = |name: &str, payload: &[u8]| {
+        let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+        event(name, &format!(r#"{{"raw":"{hex}"}}"#))
+    };
+    let mut lines = String::new();
+    for event in &events {
+        let mut payload = Vec::new();
+        coordinator::codec::encode_participant(event, &mut payload);
+        lines += &line(event.name(), &payload);
+    }
+    let heuristic = twopc::Heuristic::Committed;
+    let reported = twopc::heuristic::Event::Reported { id, shard, node, heuristic };
+    let mut payload = Vec::new();
+    coordinator::codec::encode_heuristic(coordinator, &reported, &mut payload);
+    lines += &line(reported.name(), &payload);
+    let (_inside, dir) = fresh();
+    import(&dir, lines, &[], 0);
+    let report = check("recover", &dir, &["--json", "--explain"], 0).json();
+    let forced = &report["forced"][0];
+    assert_eq!((&forced["forced"], &forced["decided"]), (&json!("commit"), &json!("abort")));
+    assert_eq!((&forced["who"], &forced["why"]), (&json!("eva"), &json!("the site is gone")));
+    assert_eq!(forced["evidence"]["event"], json!("tx_participant_committed"));
+    let heuristic = &report["heuristics"][0];
+    assert_eq!(heuristic["heuristic"], json!("mixed"));
+    assert_eq!((&heuristic["branch"], &heuristic["id"]), (&json!("committed"), &json!(9)));
+    assert_eq!(heuristic["evidence"]["sequence"], json!(4));
+    let told = check("recover", &dir, &["--explain"], 0);
+    let told = told.text();
+    for part in [
+        "commit by eva, 2023-11-14T22:13:20.000Z: the site is gone; mixed: ",
+        "heuristic: tx 9, shard ",
+        "record 4, tx_heuristic, in ",
+    ] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+}
+
 #[test]
 fn nobody_has_to_read_to_the_end() {
     let (_inside, dir) = fresh();

@@ -10,10 +10,11 @@
 //! timer, no client and no restart does. A coordinator that was restarted does not know the work any more;
 //! it asks what was decided, and a participant that has decided nothing never commits from then on.
 
-use crate::{IllegalTransition, Peer, Vote};
+use crate::{Audit, ForceRefusal, IllegalTransition, Peer, Vote};
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
 use base::{ShardId, StoreId};
 use std::fmt;
+use std::sync::Arc;
 
 /// A participant as the coordinator knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +75,18 @@ pub enum Event {
     CommitComplete,
     /// `tx_abort_start`
     AbortStart,
+    /// `tx_commit_start` of an operator, who ends what nobody else could decide.
+    ForcedCommit {
+        /// Everyone who has to commit, as far as it is known.
+        members: Vec<Member>,
+        /// Who, when and why.
+        audit: Arc<Audit>,
+    },
+    /// `tx_abort_start` of an operator.
+    ForcedAbort {
+        /// Who, when and why.
+        audit: Arc<Audit>,
+    },
     /// `tx_abort_complete`
     AbortComplete,
     /// `tx_abort_complete` that says so: everybody voted read-only, and nothing was to be decided.
@@ -93,9 +106,9 @@ impl Event {
             Self::ParticipantAdded(_) => "tx_participant_added",
             Self::PrepareStart | Self::OnePhaseStart => "tx_prepare_start",
             Self::VoteReceived { .. } => "tx_vote_received",
-            Self::CommitStart { .. } => "tx_commit_start",
+            Self::CommitStart { .. } | Self::ForcedCommit { .. } => "tx_commit_start",
             Self::CommitComplete => "tx_commit_complete",
-            Self::AbortStart => "tx_abort_start",
+            Self::AbortStart | Self::ForcedAbort { .. } => "tx_abort_start",
             Self::AbortComplete | Self::ReadOnlyComplete => "tx_abort_complete",
             Self::RollbackStart => "tx_rollback_start",
             Self::RollbackComplete => "tx_rollback_complete",
@@ -258,6 +271,8 @@ pub struct Transaction {
     rollback_started: bool,
     /// Its start, if its only participant decides by itself.
     one_phase_at: Option<Sequence>,
+    /// An operator has decided it.
+    forced: bool,
     created_at: Sequence,
     /// The commit decision, or the first of `abort_start` and `rollback_start`.
     decided_at: Option<Sequence>,
@@ -389,6 +404,7 @@ impl Transaction {
             acknowledged: MemberSet::default(),
             rollback_started: false,
             one_phase_at: None,
+            forced: false,
             created_at: sequence,
             decided_at: None,
             last_at: sequence,
@@ -425,6 +441,32 @@ impl Transaction {
             Input::Restarted { .. } => undecided.then_some(Event::AbortStart),
             Input::AbortsSent => matches!(self.phase, Phase::Aborting | Phase::RollingBack)
                 .then_some(Event::AbortComplete),
+        }
+    }
+
+    /// The decision of an operator, for a transaction that nobody else decides: one that is in doubt, which
+    /// the caller knows, or whose only participant decides and does not say. `None`: an operator has decided
+    /// the same before. The members are then told as in any other transaction; one that has ended otherwise
+    /// reports that.
+    ///
+    /// # Errors
+    /// [`ForceRefusal`]: nothing may be logged.
+    pub fn force(&self, commit: bool, audit: &Arc<Audit>) -> Result<Option<Event>, ForceRefusal> {
+        audit.check()?;
+        let audit = audit.clone();
+        match self.decision() {
+            None if commit => {
+                Ok(Some(Event::ForcedCommit { members: self.writers().collect(), audit }))
+            }
+            None => Ok(Some(Event::ForcedAbort { audit })),
+            Some(decision) => {
+                let before = decision == Decision::Commit;
+                match self.forced {
+                    false => Err(ForceRefusal::Decided { commit: before }),
+                    true if before == commit => Ok(None),
+                    true => Err(ForceRefusal::ForcedOtherwise { commit: before }),
+                }
+            }
         }
     }
 
@@ -469,8 +511,22 @@ impl Transaction {
                     Vote::ReadOnly => self.voted_read_only.insert(member),
                 };
             }
-            (Event::CommitStart { .. }, Phase::Aborting | Phase::RollingBack) => {
+            (
+                Event::CommitStart { .. } | Event::ForcedCommit { .. } | Event::ForcedAbort { .. },
+                Phase::Aborting | Phase::RollingBack,
+            )
+            | (Event::ForcedCommit { .. } | Event::ForcedAbort { .. }, Phase::Committing) => {
                 return Err(IllegalTransition::SecondDecision);
+            }
+            // From here on it is one in two phases: whoever takes part is told, and says how it has ended.
+            (Event::ForcedCommit { members, .. }, Phase::Created | Phase::Preparing) => {
+                self.learn(members);
+                (self.phase, self.forced, self.one_phase_at) = (Phase::Committing, true, None);
+                self.decided_at = Some(sequence);
+            }
+            (Event::ForcedAbort { .. }, Phase::Created | Phase::Preparing) => {
+                (self.phase, self.forced, self.one_phase_at) = (Phase::Aborting, true, None);
+                self.decided_at = Some(sequence);
             }
             (Event::CommitStart { members }, Phase::Created | Phase::Preparing) => {
                 // Whom only the decision names has not voted either.
@@ -650,6 +706,21 @@ impl Transaction {
             Phase::Aborting | Phase::RollingBack => Some(Decision::Abort),
             Phase::Ended(decision) => Some(decision),
         }
+    }
+
+    /// Whether an operator has decided it.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.forced
+    }
+
+    /// The store that a member's COMMIT is for. Where an operator decides, only a vote that is in the log says
+    /// which store it was: of any other one that holds nothing, nobody knows what it had promised.
+    #[must_use]
+    pub fn store_to_commit(&self, member: u32) -> Option<StoreId> {
+        let at = member as usize;
+        let voted = !self.forced || self.voted_yes.contains(at);
+        self.members.get(at)?.store.filter(|_| voted).map(|(store, _)| store)
     }
 
     /// How it ended, if it has.

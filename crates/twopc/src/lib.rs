@@ -12,7 +12,8 @@
 //! end differently; a participant that voted yes never decides alone and never forgets.
 //!
 //! Not here: the log, the network, time, and what a participant does with its data. A transaction is
-//! blocked while its coordinator *and* all knowing participants are away; that is the price of 2PC.
+//! blocked while its coordinator *and* all knowing participants are away; that is the price of 2PC. An operator
+//! may end a branch or a transaction that is in doubt; what comes of that is in [`heuristic`].
 //!
 //! Rules: Mohan, Lindsay, Obermarck 1986 (presumed abort in R*); Lampson and Lomet 1993; Bernstein,
 //! Hadzilacos, Goodman, chapter 7 (cooperative termination).
@@ -47,6 +48,7 @@
 //! ```
 
 pub mod coordinator;
+pub mod heuristic;
 mod illegal;
 mod message;
 pub mod participant;
@@ -54,6 +56,7 @@ mod promises;
 mod watermark;
 
 pub use coordinator::Transaction;
+pub use heuristic::{Audit, ForceRefusal, Heuristic};
 pub use illegal::IllegalTransition;
 pub use message::{Message, Peer, PeerVerdict, TxKey, Verdict, Vote};
 pub use participant::Participant;

@@ -1,3 +1,4 @@
+use crate::Heuristic;
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, ShardId, StoreId};
 use std::sync::Arc;
 
@@ -145,7 +146,8 @@ pub enum Message {
         /// The voter's boot count.
         boot: BootCount,
     },
-    /// Participant to coordinator: the commit is durable here.
+    /// Participant to coordinator: the commit is durable here. Or the branch has ended otherwise than the
+    /// transaction, which is said until it is [`Noted`](Message::Noted).
     Ack {
         /// The transaction.
         key: TxKey,
@@ -153,9 +155,18 @@ pub enum Message {
         shard: ShardId,
         /// The participant's store.
         store: StoreId,
-        /// It never committed, and cannot: its disk was lost, or it had aborted. Counts as an
-        /// acknowledgement, and is reported.
-        heuristic: bool,
+        /// How it ended otherwise. Where the transaction commits it counts as an acknowledgement, and is
+        /// reported.
+        heuristic: Option<Heuristic>,
+    },
+    /// Coordinator to participant: that your branch has ended otherwise is in my log, for my operator.
+    Noted {
+        /// The transaction.
+        key: TxKey,
+        /// The coordinator's epoch.
+        epoch: Epoch,
+        /// The addressee's shard.
+        shard: ShardId,
     },
     /// Participant to coordinator: what became of it?
     Inquiry {
@@ -199,6 +210,7 @@ impl Message {
             | Self::Answer { key, .. }
             | Self::Vote { key, .. }
             | Self::Ack { key, .. }
+            | Self::Noted { key, .. }
             | Self::Inquiry { key, .. }
             | Self::PeerInquiry { key, .. }
             | Self::PeerAnswer { key, .. } => *key,
@@ -214,6 +226,7 @@ impl Message {
             | Self::Resolve { epoch, .. }
             | Self::Commit { epoch, .. }
             | Self::Abort { epoch, .. }
+            | Self::Noted { epoch, .. }
             | Self::Answer { epoch, .. } => Some(*epoch),
             _ => None,
         }

@@ -6,9 +6,12 @@
 
 pub use crate::promises::{Found, Waiting};
 
+use crate::heuristic::Forced;
 use crate::promises::{Known, Promises, Standing};
-use crate::{IllegalTransition, Message, Peer, PeerVerdict, TxKey, Verdict, Vote, Watermark};
+use crate::{Audit, ForceRefusal, Heuristic, IllegalTransition, Message, Peer, PeerVerdict};
+use crate::{TxKey, Verdict, Vote, Watermark};
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -65,6 +68,23 @@ pub enum Event {
         /// For whom.
         key: PromiseKey,
     },
+    /// `tx_participant_committed` or `tx_participant_aborted` of an operator, who ends a promise of which
+    /// nobody tells the outcome.
+    Forced {
+        /// For whom.
+        key: PromiseKey,
+        /// To commit; else to abort.
+        commit: bool,
+        /// Who, when and why.
+        audit: Arc<Audit>,
+    },
+    /// `tx_participant_heuristic`: what has become of an outcome that was forced.
+    Heuristic {
+        /// Whose.
+        key: PromiseKey,
+        /// What.
+        found: Finding,
+    },
     /// `coordinator_seen`: lower epochs of this coordinator are refused from now on.
     CoordinatorSeen {
         /// Whose epoch.
@@ -83,14 +103,34 @@ pub enum Event {
     },
 }
 
+/// What becomes of an outcome that was forced.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Finding {
+    /// The transaction's decision is known.
+    Decided {
+        /// It is to commit; else to abort.
+        commit: bool,
+    },
+    /// The coordinator has it on its list.
+    Noted,
+    /// An operator of this participant has seen to it.
+    Forgotten {
+        /// Who, when and why.
+        audit: Arc<Audit>,
+    },
+}
+
 impl Event {
     /// The record's name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Prepared { .. } => "tx_prepared",
-            Self::Committed { .. } | Self::OnePhase { .. } => "tx_participant_committed",
-            Self::Aborted { .. } => "tx_participant_aborted",
+            Self::Committed { .. } | Self::OnePhase { .. } | Self::Forced { commit: true, .. } => {
+                "tx_participant_committed"
+            }
+            Self::Aborted { .. } | Self::Forced { .. } => "tx_participant_aborted",
+            Self::Heuristic { .. } => "tx_participant_heuristic",
             Self::ReadOnly { .. } => "tx_participant_read_only",
             Self::CoordinatorSeen { .. } | Self::Finished { .. } => "coordinator_seen",
         }
@@ -200,6 +240,9 @@ pub struct Participant {
     store: StoreId,
     boot: BootCount,
     promises: Promises,
+    /// The branches whose outcome an operator has forced, until it is known to be the transaction's, or is
+    /// forgotten and finished.
+    forced: BTreeMap<PromiseKey, Forced>,
     /// The last record that says a new epoch: no coordinator is answered before it is durable.
     seen_at: Sequence,
 }
@@ -211,6 +254,7 @@ impl PartialEq for Participant {
             == (other.node, other.store, other.boot, other.seen_at)
             && self.promises.epochs().eq(other.promises.epochs())
             && self.promises().eq(other.promises())
+            && self.forced == other.forced
     }
 }
 
@@ -221,6 +265,7 @@ impl Hash for Participant {
         (self.node, self.store, self.boot, self.seen_at).hash(state);
         self.promises.epochs().for_each(|epoch| epoch.hash(state));
         self.promises().for_each(|promise| promise.hash(state));
+        self.forced.hash(state);
     }
 }
 
@@ -246,7 +291,7 @@ impl Participant {
     #[must_use]
     pub fn new(node: NodeName, store: StoreId, boot: BootCount) -> Participant {
         let (promises, seen_at) = (Promises::default(), Sequence::NONE);
-        Participant { node, store, boot, promises, seen_at }
+        Participant { node, store, boot, promises, forced: BTreeMap::new(), seen_at }
     }
 
     /// The store and boot count that this start has, known once its log is open.
@@ -291,7 +336,9 @@ impl Participant {
             return Ruling::Refused;
         }
         let fact = self.worth(highest, &found, message, resources);
-        let bare = |fact: &Event| matches!(fact, Event::Aborted { .. } | Event::ReadOnly { .. });
+        let bare = |fact: &Event| {
+            matches!(fact, Event::Aborted { .. } | Event::ReadOnly { .. } | Event::Heuristic { .. })
+        };
         let carried = fact.as_ref().is_some_and(|fact| !bare(fact));
         let seen = epoch.filter(|epoch| *epoch > highest && !carried);
         Ruling::Heard { seen, fact, found }
@@ -306,6 +353,11 @@ impl Participant {
     ) -> Option<Event> {
         if self.is_over(found, message.key().id) {
             return None;
+        }
+        if !self.forced.is_empty()
+            && let Some(fact) = self.worth_of_forced(message)
+        {
+            return Some(fact);
         }
         let known = found.known.map(Known::standing);
         let key_of = |tx: &TxKey, shard: &ShardId| PromiseKey { tx: *tx, shard: *shard };
@@ -377,9 +429,77 @@ impl Participant {
                 let key = key_of(key, &peer.shard);
                 knows.then_some(Event::Aborted { key, promised: true })
             }
-            Message::Answer { .. } | Message::PeerAnswer { .. } => None,
+            Message::Answer { .. } | Message::PeerAnswer { .. } | Message::Noted { .. } => None,
             Message::Vote { .. } | Message::Ack { .. } | Message::Inquiry { .. } => None,
         }
+    }
+
+    /// What a message says of a branch whose outcome was forced.
+    fn worth_of_forced(&self, message: &Message) -> Option<Event> {
+        let (tx, shard) = branch(message);
+        let key = PromiseKey { tx: *tx, shard: *shard };
+        let forced = self.forced.get(&key)?;
+        let decided = |commit| {
+            let found = Finding::Decided { commit };
+            forced.decided.is_none().then_some(Event::Heuristic { key, found })
+        };
+        match message {
+            Message::Commit { .. }
+            | Message::Answer { verdict: Verdict::Committed, .. }
+            | Message::PeerAnswer { verdict: PeerVerdict::Committed, .. } => decided(true),
+            Message::Abort { .. }
+            | Message::Answer { verdict: Verdict::Aborted, .. }
+            | Message::PeerAnswer { verdict: PeerVerdict::Aborted, .. } => decided(false),
+            Message::Noted { .. } => {
+                let news = forced.decided.is_some() && forced.noted.is_none();
+                news.then_some(Event::Heuristic { key, found: Finding::Noted })
+            }
+            _ => None,
+        }
+    }
+
+    /// An operator ends a promise whose outcome nobody tells: its coordinator is gone, or in doubt itself.
+    /// `None`: the same was forced before. What is forced may contradict the transaction's decision; so its
+    /// coordinator is still asked, and told if it does.
+    ///
+    /// # Errors
+    /// [`ForceRefusal`]: nothing may be logged.
+    pub fn force(
+        &self,
+        key: &PromiseKey,
+        commit: bool,
+        audit: &Arc<Audit>,
+    ) -> Result<Option<Event>, ForceRefusal> {
+        audit.check()?;
+        match self.forced.get(key) {
+            Some(forced) if forced.commit == commit => return Ok(None),
+            Some(forced) => return Err(ForceRefusal::ForcedOtherwise { commit: forced.commit }),
+            None => {}
+        }
+        match self.promise(key) {
+            Some(Promise::Prepared { .. }) => {
+                let (key, audit) = (*key, audit.clone());
+                Ok(Some(Event::Forced { key, commit, audit }))
+            }
+            Some(Promise::Committed { .. }) => Err(ForceRefusal::Decided { commit: true }),
+            Some(Promise::Aborted { .. }) => Err(ForceRefusal::Decided { commit: false }),
+            Some(Promise::ReadOnly { .. }) | None => Err(ForceRefusal::NotInDoubt),
+        }
+    }
+
+    /// An operator has seen to an outcome that was forced: it is listed no more. If its transaction's decision
+    /// is not known yet, nobody is asked for it any more either.
+    ///
+    /// # Errors
+    /// [`ForceRefusal::NotListed`], [`ForceRefusal::TextTooLong`]
+    pub fn forget(&self, key: &PromiseKey, audit: &Arc<Audit>) -> Result<Event, ForceRefusal> {
+        audit.check()?;
+        let listed = self.forced.get(key).is_some_and(|forced| forced.forgotten.is_none());
+        if !listed {
+            return Err(ForceRefusal::NotListed);
+        }
+        let found = Finding::Forgotten { audit: audit.clone() };
+        Ok(Event::Heuristic { key: *key, found })
     }
 
     /// Takes a logged fact: the only writer.
@@ -396,6 +516,8 @@ impl Participant {
             | Event::Committed { key, .. }
             | Event::OnePhase { key, .. }
             | Event::Aborted { key, .. }
+            | Event::Forced { key, .. }
+            | Event::Heuristic { key, .. }
             | Event::ReadOnly { key } => self.promises.find(&key.tx, &key.shard),
             Event::CoordinatorSeen { .. } | Event::Finished { .. } => Found::NOTHING,
         };
@@ -472,6 +594,36 @@ impl Participant {
                 self.promises.end(found, &key, sequence, Ending::ReadOnly);
                 Ok(Change::None)
             }
+            Event::Forced { key, commit, audit } => {
+                match standing {
+                    None => return Err(IllegalTransition::Unknown { event: name }),
+                    Some(Standing::Prepared) => {}
+                    Some(standing) => return illegal(standing),
+                }
+                let how = if commit { Ending::Committed } else { Ending::Aborted };
+                let ended = self.promises.end(found, &key, sequence, how);
+                self.remember_forced(sequence, key, commit, audit);
+                Ok(ended.map_or(Change::None, Change::Ended))
+            }
+            Event::Heuristic { key, found } => {
+                let unknown = IllegalTransition::Unknown { event: name };
+                let forced = self.forced.get_mut(&key).ok_or(unknown)?;
+                match found {
+                    Finding::Decided { commit } if commit == forced.commit => {
+                        self.forced.remove(&key);
+                    }
+                    Finding::Decided { commit } => {
+                        forced.decided.get_or_insert((commit, sequence));
+                    }
+                    Finding::Noted => {
+                        forced.noted.get_or_insert(sequence);
+                    }
+                    Finding::Forgotten { audit } => {
+                        forced.forgotten.get_or_insert((sequence, audit));
+                    }
+                }
+                Ok(Change::None)
+            }
             Event::CoordinatorSeen { coordinator, epoch } => {
                 self.promises.saw(&coordinator, epoch);
                 self.seen_at = sequence;
@@ -481,9 +633,43 @@ impl Participant {
                 if self.promises.saw(&coordinator, epoch) {
                     self.seen_at = sequence;
                 }
-                self.promises.finish(&coordinator, watermark);
+                self.finish(&coordinator, watermark);
                 Ok(Change::None)
             }
+        }
+    }
+
+    fn remember_forced(&mut self, at: Sequence, key: PromiseKey, commit: bool, audit: Arc<Audit>) {
+        let (decided, noted, forgotten) = (None, None, None);
+        self.forced.insert(key, Forced { commit, at, audit, decided, noted, forgotten });
+    }
+
+    /// What was forced is forgotten with the rest only once its operator has seen to it.
+    fn finish(&mut self, coordinator: &CoordinatorId, mark: Watermark) {
+        let forced = &mut self.forced;
+        forced.retain(|key, forced| {
+            let (of, seen) = (key.tx.coordinator == *coordinator, forced.forgotten.is_some());
+            !(of && seen && forced.is_settled() && mark.covers(key.tx.id))
+        });
+        self.promises.finish(coordinator, mark, |key| forced.contains_key(key));
+    }
+
+    /// Takes from a snapshot what is known of an outcome that was forced, event by event, beginning with the
+    /// [`Event::Forced`]. The outcome itself is [restored](Self::restore_outcome) like any other.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`]: it begins with something else.
+    pub fn restore_forced(
+        &mut self,
+        sequence: Sequence,
+        event: &Event,
+    ) -> Result<(), IllegalTransition> {
+        match event {
+            Event::Forced { key, commit, audit } => {
+                self.remember_forced(sequence, *key, *commit, audit.clone());
+                Ok(())
+            }
+            event => self.apply(sequence, event).map(|_| ()),
         }
     }
 
@@ -501,7 +687,10 @@ impl Participant {
         if self.is_over(found, message.key().id) {
             return self.finished(from, message);
         }
-        let mut reply = self.answer(found.known, from, message)?;
+        let mut reply = match self.forced_answer(from, message) {
+            Some(reply) => reply,
+            None => self.answer(found.known, from, message)?,
+        };
         if message.coordinator_epoch().is_some() {
             reply.after = reply.after.max(self.seen_at);
         }
@@ -552,7 +741,7 @@ impl Participant {
             self.seen_at = self.seen_at.max(at);
         }
         if let Some(watermark) = watermark {
-            self.promises.finish(&coordinator, watermark);
+            self.finish(&coordinator, watermark);
         }
     }
 
@@ -582,18 +771,25 @@ impl Participant {
             }
             Message::Commit { key, shard, store, .. } => {
                 let (heuristic, after) = match known {
-                    Some((Standing::Committed, at)) => (false, at),
-                    Some((Standing::Aborted, at)) => (true, at),
+                    Some((Standing::Committed, at)) => (None, at),
+                    Some((Standing::Aborted, at)) => (Some(Heuristic::Aborted), at),
                     Some((Standing::Prepared, _)) => return None,
                     // A coordinator that has lost its vote asks too much of it: there is nothing to do.
-                    Some((Standing::ReadOnly, _)) => (false, Sequence::NONE),
-                    None => (store.is_some_and(|voted| voted != self.store), Sequence::NONE),
+                    Some((Standing::ReadOnly, _)) => (None, Sequence::NONE),
+                    // Only the store that voted can have done it, and forgotten.
+                    None if *store == Some(self.store) => (None, Sequence::NONE),
+                    None => (Some(Heuristic::Lost), Sequence::NONE),
                 };
                 Some(self.ack(*key, *shard, heuristic, after))
             }
             Message::Answer { key, shard, verdict: Verdict::Committed, .. } => {
                 let Some((Standing::Committed, at)) = known else { return None };
-                Some(self.ack(*key, *shard, false, at))
+                Some(self.ack(*key, *shard, None, at))
+            }
+            // No decision allows that: an operator has forced one of the two.
+            Message::Abort { key, shard, .. } => {
+                let Some((Standing::Committed, at)) = known else { return None };
+                Some(self.ack(*key, *shard, Some(Heuristic::Committed), at))
             }
             Message::PeerInquiry { key, shard, .. } => {
                 let (verdict, after) = match known {
@@ -609,11 +805,79 @@ impl Participant {
         }
     }
 
+    /// What is answered about a branch whose outcome was forced. A peer hears the transaction's decision, or
+    /// that it is not known: what an operator decides here is decided nowhere else.
+    fn forced_answer(&self, from: NodeName, message: &Message) -> Option<Reply> {
+        if self.forced.is_empty() {
+            return None;
+        }
+        let (tx, shard) = branch(message);
+        let key = PromiseKey { tx: *tx, shard: *shard };
+        let forced = self.forced.get(&key)?;
+        match message {
+            Message::PeerInquiry { shard, .. } => {
+                let (verdict, after) = match forced.decided {
+                    Some((true, at)) => (PeerVerdict::Committed, at),
+                    Some((false, at)) => (PeerVerdict::Aborted, at),
+                    None => (PeerVerdict::Prepared, Sequence::NONE),
+                };
+                let message = Message::PeerAnswer { key: *tx, shard: *shard, verdict };
+                Some(Reply { to: from, message, after })
+            }
+            Message::Commit { .. } | Message::Abort { .. } | Message::Answer { .. } => {
+                self.report(&key, forced)
+            }
+            _ => None,
+        }
+    }
+
+    /// How a branch has ended otherwise than its transaction, for the coordinator.
+    fn report(&self, key: &PromiseKey, forced: &Forced) -> Option<Reply> {
+        let (heuristic, (_, decided_at)) = (forced.heuristic(), forced.decided?);
+        Some(self.ack(key.tx, key.shard, heuristic, decided_at))
+    }
+
     /// Adds what a promise without an outcome owes: an inquiry to its coordinator, and, if
-    /// `ask_peers`, one to every peer. Asking twice is harmless.
+    /// `ask_peers`, one to every peer. One whose outcome was forced owes its coordinator an inquiry, or, if
+    /// it has ended otherwise, the report of that. Asking twice is harmless.
     pub fn pending(&self, key: &PromiseKey, ask_peers: bool, owed: &mut Vec<Reply>) {
-        let Some(Promise::Prepared { at, peers, .. }) = self.promise(key) else { return };
-        self.inquire(key, at, peers, ask_peers, owed);
+        match self.promise(key) {
+            Some(Promise::Prepared { at, peers, .. }) => {
+                self.inquire(key, at, peers, ask_peers, owed);
+            }
+            _ => {
+                let forced = self.forced.get(key).filter(|forced| !forced.is_settled());
+                let Some(forced) = forced else { return };
+                match forced.decided {
+                    None => self.inquire(key, forced.at, &[], false, owed),
+                    Some(_) => owed.extend(self.report(key, forced)),
+                }
+            }
+        }
+    }
+
+    /// The branches whose outcome was forced and of which somebody is still to be asked or told: see
+    /// [`pending`](Self::pending).
+    pub fn unsettled(&self) -> impl Iterator<Item = PromiseKey> {
+        self.forced.iter().filter(|(_, forced)| !forced.is_settled()).map(|(key, _)| *key)
+    }
+
+    /// What is known of a branch whose outcome an operator has forced.
+    #[must_use]
+    pub fn forced_of(&self, key: &PromiseKey) -> Option<&Forced> {
+        self.forced.get(key)
+    }
+
+    /// Where a branch is kept, for [`apply_at`](Self::apply_at).
+    #[must_use]
+    pub fn find(&self, key: &PromiseKey) -> Found {
+        self.promises.find(&key.tx, &key.shard)
+    }
+
+    /// The branches whose outcome an operator has forced, by name, those that another one has seen to too.
+    /// Where the transaction's decision has turned out to be the same there is none any more.
+    pub fn forced(&self) -> impl Iterator<Item = (PromiseKey, &Forced)> {
+        self.forced.iter().map(|(key, forced)| (*key, forced))
     }
 
     /// As [`pending`](Self::pending), of a promise by its short name.
@@ -701,7 +965,13 @@ impl Participant {
         self.boot
     }
 
-    fn ack(&self, key: TxKey, shard: ShardId, heuristic: bool, after: Sequence) -> Reply {
+    fn ack(
+        &self,
+        key: TxKey,
+        shard: ShardId,
+        heuristic: Option<Heuristic>,
+        after: Sequence,
+    ) -> Reply {
         let message = Message::Ack { key, shard, store: self.store, heuristic };
         Reply { to: key.coordinator_node(), message, after }
     }
@@ -727,6 +997,7 @@ fn branch(message: &Message) -> (&TxKey, &ShardId) {
         | Message::Answer { key, shard, .. }
         | Message::Vote { key, shard, .. }
         | Message::Ack { key, shard, .. }
+        | Message::Noted { key, shard, .. }
         | Message::Inquiry { key, shard, .. }
         | Message::PeerAnswer { key, shard, .. } => (key, shard),
     }

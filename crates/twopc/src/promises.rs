@@ -208,15 +208,24 @@ impl Promises {
     }
 
     /// Takes a watermark, unless a newer one is known, and forgets the outcomes that it covers. A promise
-    /// without an outcome stays.
-    pub fn finish(&mut self, coordinator: &CoordinatorId, mark: Watermark) {
+    /// without an outcome stays, and so does a branch that is to be kept.
+    pub fn finish(
+        &mut self,
+        coordinator: &CoordinatorId,
+        mark: Watermark,
+        keep: impl Fn(&PromiseKey) -> bool,
+    ) {
         let ward = self.ward_or_new(coordinator);
         let ward = &mut self.wards[ward as usize];
         if ward.finished.as_deref().is_some_and(|known| !mark.is_newer_than(known)) {
             return;
         }
         let ended = |mark: u32| mark >= READ_ONLY;
-        ward.recent.retain(|entry| !(ended(entry.mark) && mark.covers(entry.id)));
+        let (shards, tx) = (&self.shards, |id| TxKey { coordinator: *coordinator, id });
+        ward.recent.retain(|entry| {
+            let branch = || PromiseKey { tx: tx(entry.id), shard: *shards.name(entry.shard) };
+            !(ended(entry.mark) && mark.covers(entry.id)) || keep(&branch())
+        });
         let key = |id| PromiseKey {
             tx: TxKey { coordinator: *coordinator, id },
             shard: ShardId([0; 32]),
@@ -226,7 +235,7 @@ impl Promises {
         let covered: Vec<PromiseKey> = self
             .older
             .range(key(OperationId(0))..end)
-            .filter(|(key, known)| ended(known.mark) && mark.covers(key.tx.id))
+            .filter(|(key, known)| ended(known.mark) && mark.covers(key.tx.id) && !keep(key))
             .map(|(key, _)| *key)
             .collect();
         for key in covered {

@@ -35,7 +35,7 @@ fn an_ack_of_the_unknown_waits_for_a_record() {
         participant.apply(at, &proof).unwrap();
         let Reply { message, after, .. } =
             participant.reply(NodeName(COORDINATOR.0), &commit()).unwrap();
-        assert!(matches!(message, Message::Ack { heuristic: false, .. }));
+        assert!(matches!(message, Message::Ack { heuristic: None, .. }));
         assert_eq!(after, at);
     }
 }

@@ -100,6 +100,11 @@ events! {
     TX_PARTICIPANT_READ_ONLY = 0x1F, "tx_participant_read_only";
     /// What a participant answered to a saga's step, durable before the answer left.
     STEP_OUTCOME = 0x20, "step_outcome";
+    /// What has become of an outcome that an operator forced on a participant's branch.
+    TX_PARTICIPANT_HEURISTIC = 0x21, "tx_participant_heuristic";
+    /// A branch that ended otherwise than its transaction, as its coordinator was told; or that an operator
+    /// has seen to it.
+    TX_HEURISTIC = 0x22, "tx_heuristic";
     /// A marker, or a part of a snapshot.
     CHECKPOINT = 0xF0, "checkpoint";
 }

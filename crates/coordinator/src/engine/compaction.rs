@@ -1,14 +1,14 @@
 //! When an engine's log is compacted, and what its snapshots say.
 //!
 //! A few parts are appended in each round, while ordinary records go on. Each covers what its operation
-//! has written before it: first come the active operations, by id, then what is in doubt, and last what
-//! has ended. So an operation that ends before its part is due is among those that have ended.
+//! has written before it: first come the active operations, by id, then what is in doubt and what ended otherwise, and last
+//! what has ended. So an operation that ends before its part is due is among those that have ended.
 
 use super::{Engine, Known};
 use crate::message::Message;
 use crate::output::Output;
 use crate::snapshot::{self, DoubtfulTrail, Ended, EndedHow, Kind, tag};
-use base::{Epoch, NodeName, OperationId, Time};
+use base::{Epoch, NodeName, OperationId, ShardId, Time};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -32,7 +32,12 @@ pub(super) enum Stage {
     Transactions(Option<OperationId>),
     /// What is in doubt, from this one on.
     Doubts(usize),
-    /// What has ended, from this one on: counted from the first that ever ended.
+    /// Branches that ended otherwise, behind this one.
+    Heuristics(Option<(OperationId, ShardId)>),
+    /// What the steps of sagas have brought that have ended, from this one on: counted from the first operation
+    /// that ever ended.
+    Outputs(u64),
+    /// What has ended, from this one on: counted likewise.
     Ended(u64),
 }
 
@@ -104,11 +109,43 @@ impl Engine {
             }
             Stage::Doubts(at) => {
                 let Some(doubtful) = self.doubtful.get(at) else {
-                    return Ok((Some(Stage::Ended(self.window.forgotten)), 0));
+                    return Ok((Some(Stage::Heuristics(None)), 0));
                 };
                 let parts = doubtful.parts(room);
                 let bytes = self.append_parts(now, &parts, out)?;
                 Ok((Some(Stage::Doubts(at + 1)), bytes))
+            }
+            Stage::Heuristics(last) => {
+                let fit = (room - 64).min(usize::from(u16::MAX)) / snapshot::REPORTED_BYTES;
+                let (mut entries, mut next) = (Vec::new(), None);
+                for (id, shard, reported) in self.heuristics.behind(last).take(fit) {
+                    snapshot::encode_reported(id, shard, reported, &mut entries);
+                    next = Some((id, shard));
+                }
+                if entries.is_empty() {
+                    return Ok((Some(Stage::Outputs(self.window.forgotten)), 0));
+                }
+                let mut part = Vec::new();
+                snapshot::put(tag::HEURISTICS, &entries, &mut part);
+                self.append_part(now, &part, false, out)?;
+                Ok((Some(Stage::Heuristics(next)), part.len()))
+            }
+            Stage::Outputs(from) => {
+                let from = from.max(self.window.forgotten);
+                let at = usize::try_from(from - self.window.forgotten).unwrap_or(usize::MAX);
+                let brought = |(place, (_, ended)): (usize, &(Time, Ended))| {
+                    let outputs = self.outputs.get(ended.request_key.as_ref()?)?;
+                    let saga = matches!(ended.how, EndedHow::Saga(_));
+                    saga.then(|| (place, ended.id, snapshot::outputs_trail(ended.id, outputs)))
+                };
+                let mut ended = self.window.ended.iter().enumerate().skip(at);
+                let Some((place, id, trail)) = ended.find_map(brought) else {
+                    return Ok((Some(Stage::Ended(self.window.forgotten)), 0));
+                };
+                let next = self.window.forgotten + place as u64 + 1;
+                let parts = snapshot::pieces(Kind::Outputs, id, false, trail.bytes(), room);
+                let bytes = self.append_parts(now, &parts, out)?;
+                Ok((Some(Stage::Outputs(next)), bytes))
             }
             Stage::Ended(from) => {
                 // Those that have left the window meanwhile are not answered for any more.

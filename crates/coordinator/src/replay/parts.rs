@@ -118,6 +118,13 @@ impl Replay {
                         self.effects.push((record.sequence, answered));
                     }
                 }
+                tag::HEURISTICS => {
+                    while !value.is_empty() {
+                        let (id, shard, reported) = snapshot::decode_reported(&mut value)?;
+                        self.epochs_of_ids.insert(id.epoch());
+                        self.heuristics.restore(id, shard, reported);
+                    }
+                }
                 tag::COORDINATOR => {
                     let coordinator = CoordinatorId(take(&mut value)?);
                     let epoch = u32::from_le_bytes(take(&mut value)?);
@@ -169,7 +176,7 @@ impl Replay {
             let orphans = match kind {
                 Kind::Saga => &mut self.orphan_sagas,
                 Kind::Transaction => &mut self.orphan_transactions,
-                Kind::Promise | Kind::Step => return None,
+                Kind::Promise | Kind::Step | Kind::Forced | Kind::Outputs => return None,
             };
             self.epochs_of_ids.insert(id.epoch());
             orphans.insert(id, Orphan { first, last, turned });
@@ -180,6 +187,8 @@ impl Replay {
             Kind::Transaction => self.carried_transaction(id, in_doubt, records),
             Kind::Promise => self.carried_promise(records),
             Kind::Step => self.carried_step(records),
+            Kind::Forced => self.carried_forced(records),
+            Kind::Outputs => self.carried_outputs(id, records),
         }
     }
 
@@ -251,6 +260,31 @@ impl Replay {
             let Ok(Fact::Step(outcome)) = codec::decode(event, payload) else { return None };
             (!outcome.changed).then_some(())?;
             self.effects.push((sequence, LocalEffect::Step(outcome)));
+        }
+        Some(())
+    }
+
+    /// What the steps of a saga that has ended have brought.
+    fn carried_outputs(&mut self, id: OperationId, records: &[u8]) -> Option<()> {
+        let mut outputs = Vec::new();
+        for frame in snapshot::frames(records) {
+            let Frame { event, payload, .. } = frame.ok()?;
+            let Ok(Fact::Saga { event, .. }) = codec::decode(event, payload) else { return None };
+            let saga::Event::StepSucceeded { step, output: Some(output) } = event else {
+                return None;
+            };
+            outputs.push(saga::StepInput { step, output });
+        }
+        self.outputs.insert(id, outputs);
+        Some(())
+    }
+
+    /// What has become of an outcome that was forced.
+    fn carried_forced(&mut self, records: &[u8]) -> Option<()> {
+        for frame in snapshot::frames(records) {
+            let Frame { sequence, event, payload, .. } = frame.ok()?;
+            let Ok(Fact::Participant(event)) = codec::decode(event, payload) else { return None };
+            self.participant.restore_forced(sequence, &event).ok()?;
         }
         Some(())
     }

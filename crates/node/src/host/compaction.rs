@@ -1,7 +1,7 @@
 //! When a participant's log is compacted, and what its snapshots say.
 //!
-//! In this order: the promises that wait for their outcome, the data, how branches ended, what steps
-//! gave or were given, what they were answered, and the coordinators that were heard of. A commit of a promise that has no part is in the
+//! In this order: the promises that wait for their outcome, the data, how branches ended, what
+//! operators have forced, what steps gave or were given, what they were answered, and the coordinators that were heard of. A commit of a promise that has no part is in the
 //! data, whose parts come behind those of all promises; its outcome is among those that come later still.
 //! What coordinators have said to be finished is left out.
 
@@ -20,6 +20,7 @@ pub(super) enum Stage {
     Promises(Vec<PromiseKey>),
     Cells(Vec<u64>),
     Outcomes(Vec<PromiseKey>),
+    Forced(Vec<PromiseKey>),
     Brought(Vec<(SagaKey, u32)>),
     Steps(Vec<(SagaKey, u32)>),
     Coordinators(Vec<CoordinatorId>),
@@ -139,7 +140,8 @@ impl Host {
                 let fit = writer.outcomes_fit().min(keys.len());
                 let chunk = keys.split_off(keys.len() - fit);
                 if chunk.is_empty() {
-                    return Ok((Some(Stage::Brought(self.steps.brought().collect())), 0));
+                    let forced = self.participant.forced().map(|(key, _)| key);
+                    return Ok((Some(Stage::Forced(forced.collect())), 0));
                 }
                 writer.outcomes(chunk.iter().filter_map(
                     |key| match self.participant.promise(key)? {
@@ -155,6 +157,24 @@ impl Host {
                         keys.extend(chunk);
                         Err(Stage::Outcomes(keys))
                     }
+                }
+            }
+            Stage::Forced(mut keys) => {
+                let Some(&key) = keys.last() else {
+                    return Ok((Some(Stage::Brought(self.steps.brought().collect())), 0));
+                };
+                let Some(events) = self.forced_events(&key) else {
+                    // It has turned out to be the transaction's decision meanwhile.
+                    keys.pop();
+                    return Ok((Some(Stage::Forced(keys)), 0));
+                };
+                writer.forced(key.tx.id, events.into_iter());
+                match append(&mut self.log, now, writer, false, out) {
+                    Ok(bytes) => {
+                        keys.pop();
+                        Ok((Some(Stage::Forced(keys)), bytes))
+                    }
+                    Err(_) => Err(Stage::Forced(keys)),
                 }
             }
             Stage::Brought(mut steps) => {

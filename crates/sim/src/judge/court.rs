@@ -8,7 +8,7 @@ use super::ledger::{Checked, Ledger, Objection, Opened};
 use super::reader::Told;
 use super::{Durable, Findings, Judge, Moment};
 use base::RequestKey;
-use coordinator::{LogSlot, Message, Operated, Outcome, RecoveryReport, Request};
+use coordinator::{Intervened, LogSlot, Message, Operated, Outcome, RecoveryReport, Request};
 use node::Node;
 use std::collections::BTreeMap;
 use wal_core::{Directory, SegmentId};
@@ -23,7 +23,7 @@ use wal_core::{Directory, SegmentId};
 /// | `legal` | a record that does not follow from those before it in its log |
 /// | `gate` | COMMIT, "committed", YES, ACK, a promised NO, a step's call, compensation or answer, the end told to a client, an order told to its operator, before the records that it rests on are durable; any answer to a coordinator before the epoch of the operation that it is about is |
 /// | `G13`, `G14` | a commit without every durable YES; a promise broken or decided alone |
-/// | `I1`, `I2`, `I3` | two ends of one transaction, at participants, to clients, in messages |
+/// | `I1`, `I2`, `I3` | two ends of one transaction, at participants, to clients, in messages; unless an operator has ended a branch, and then its coordinator lists it |
 /// | `I4`, `I5`, `G20` | a token with two effects, an effect behind its tombstone, an undo out of order, an end with effects missing or left |
 /// | `key` | one request key for two operations; a client that asks again is not told the same, or not that its key is taken |
 /// | `I6`, `G15` | at a quiet end: a saga without an end, stores that differ from what clients were promised |
@@ -125,6 +125,10 @@ impl Judge for Court {
 
     fn operated(&mut self, at: Moment, node: u32, told: &Operated, found: &mut Findings) {
         settle(at, None, self.facts.operated(node, told).err(), found);
+    }
+
+    fn intervened(&mut self, at: Moment, node: u32, told: &Intervened, found: &mut Findings) {
+        settle(at, None, self.facts.intervened(node, told).err(), found);
     }
 
     fn recovered(

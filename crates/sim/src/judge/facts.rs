@@ -7,6 +7,7 @@
 //! Names of nodes, coordinators and shards are those of a simulated world: numbers.
 
 use super::cells::{Cells, Lock};
+use super::forced::ForcedBranch;
 use super::ids::IdMap;
 use super::ledger::{Checked, Objection, Opened};
 use super::model::{self, Change, Model, Saga, StepSet};
@@ -15,19 +16,19 @@ use super::reader::{self, LogRecord, Told};
 use super::survey::{self, BranchKey, StepKey, StepSays, Survey};
 use base::{CoordinatorId, NodeName, OperationId, RequestKey, ShardId};
 use coordinator::{
-    Call, LogSlot, Message, Operated, OperationKind, Outcome, RecoveryAction, RecoveryReport,
-    Refusal, Request, StepAnswer, UndoOrder, Work,
+    Call, Intervened, LogSlot, Message, Operated, OperationKind, Outcome, RecoveryAction,
+    RecoveryReport, Refusal, Request, StepAnswer, UndoOrder, Work,
 };
 use node::Node;
 use saga::{Direction, End, Output, StepInput};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use twopc::coordinator::Decision;
 use twopc::{PeerVerdict, Verdict, Vote, Watermark};
 use wal_core::EventType;
 
 /// A branch of a transaction, as its participant's log has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Promise {
+pub(super) enum Promise {
     Prepared,
     Committed,
     /// After a promise, or instead of one.
@@ -37,14 +38,14 @@ enum Promise {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Branch {
-    shard: u64,
-    node: u32,
-    promise: Promise,
+pub(super) struct Branch {
+    pub(super) shard: u64,
+    pub(super) node: u32,
+    pub(super) promise: Promise,
     /// It has promised to commit, whatever came after.
     prepared: bool,
     /// The promise has no outcome yet in its own log.
-    open: bool,
+    pub(super) open: bool,
     /// The record of the promise; once there is an outcome, that one's.
     at: u64,
     ms: i64,
@@ -54,24 +55,26 @@ struct Branch {
 
 /// A cell that a promise holds, and what its commit adds to it.
 #[derive(Clone, Copy, Debug)]
-struct Held {
-    shard: u64,
-    cell: u64,
-    add: i64,
+pub(super) struct Held {
+    pub(super) shard: u64,
+    pub(super) cell: u64,
+    pub(super) add: i64,
 }
 
 /// A transaction, as everybody but its coordinator's log knows it.
 #[derive(Clone, Debug)]
-struct Spread {
-    branches: Vec<Branch>,
+pub(super) struct Spread {
+    pub(super) branches: Vec<Branch>,
     /// What its open promises hold.
-    held: Vec<Held>,
-    committed: u32,
-    aborted: u32,
+    pub(super) held: Vec<Held>,
+    pub(super) committed: u32,
+    pub(super) aborted: u32,
+    /// Branches that have aborted by force, says its coordinator's log, although it commits.
+    pub(super) missed: u32,
     /// Its coordinator's log has decided to commit.
-    committing: bool,
+    pub(super) committing: bool,
     /// Its coordinator has told somebody that it is aborted.
-    abort_said: bool,
+    pub(super) abort_said: bool,
     /// The shards that have voted read-only, durably so or not.
     read_only: Vec<u64>,
     request: Option<u32>,
@@ -87,6 +90,7 @@ impl Spread {
             held: Vec::with_capacity(BRANCHES_USUAL),
             committed: 0,
             aborted: 0,
+            missed: 0,
             committing: false,
             abort_said: false,
             read_only: Vec::new(),
@@ -94,7 +98,7 @@ impl Spread {
         }
     }
 
-    fn place(&self, shard: u64) -> Option<usize> {
+    pub(super) fn place(&self, shard: u64) -> Option<usize> {
         self.branches.iter().position(|branch| branch.shard == shard)
     }
 
@@ -112,7 +116,7 @@ impl Spread {
 
     /// An outcome is in a participant's log: what its promise holds is free, and is changed if it
     /// commits.
-    fn close(
+    pub(super) fn close(
         &mut self,
         place: usize,
         node: u32,
@@ -173,12 +177,16 @@ struct Calls {
 
 /// A coordinator: its log, and what became of its operations elsewhere.
 #[derive(Clone, Debug, Default)]
-struct Coordinator {
+pub(super) struct Coordinator {
     model: Model,
-    spread: IdMap<Spread>,
+    pub(super) spread: IdMap<Spread>,
     calls: IdMap<Calls>,
     /// The highest of its epochs that each participant's log holds.
     seen: Vec<u32>,
+    /// The branches that ended otherwise and that no operator has seen to, by its log: transaction and shard.
+    pub(super) listed: BTreeSet<(OperationId, u64)>,
+    /// All of them that ever were.
+    pub(super) reported: BTreeSet<(OperationId, u64)>,
 }
 
 /// The highest epoch that a participant's log holds.
@@ -207,7 +215,7 @@ struct Open {
 
 /// A participant's log, as far as it is not about operations alone.
 #[derive(Clone, Debug, Default)]
-struct Participant {
+pub(super) struct Participant {
     /// What its records add up to, and what its open promises hold.
     cells: Cells,
     /// How many promises are open.
@@ -215,16 +223,18 @@ struct Participant {
     /// The operations of which each coordinator has said that they are finished: the highest, and
     /// behind it those that are not, as the record has them.
     finished: BTreeMap<u64, Box<[u8]>>,
+    /// The branches that an operator has ended, until that is the transaction's decision too.
+    pub(super) forced: BTreeMap<BranchKey, ForcedBranch>,
     /// What is still to come of a snapshot.
     survey: Survey,
 }
 
 /// What is added to a cell of a node.
 #[derive(Clone, Copy, Debug)]
-struct Added {
-    node: u32,
-    cell: u64,
-    amount: i64,
+pub(super) struct Added {
+    pub(super) node: u32,
+    pub(super) cell: u64,
+    pub(super) amount: i64,
 }
 
 /// A client's request.
@@ -271,7 +281,7 @@ fn given(input: &StepInput) -> (u32, &[u8]) {
 
 /// How often things were seen that a run should sometimes see.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     null_compensation: u64,
     refused_by_tombstone: u64,
     tombstone_before_prepare: u64,
@@ -298,25 +308,34 @@ struct Seen {
     one_phase: u64,
     one_phase_refused: u64,
     resolved: u64,
+    pub(super) forced: u64,
+    pub(super) forced_as_decided: u64,
+    pub(super) heuristic_commit: u64,
+    pub(super) heuristic_abort: u64,
+    pub(super) heuristic_forgotten: u64,
 }
 
 /// Everything that is durable somewhere, and what was said.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    coordinators: Vec<Coordinator>,
-    participants: Vec<Participant>,
+    pub(super) coordinators: Vec<Coordinator>,
+    pub(super) participants: Vec<Participant>,
     /// What clients were promised, in no order.
-    expected: Vec<Added>,
+    pub(super) expected: Vec<Added>,
     requests: Vec<Asked>,
     /// By the request's key, where it is no number of four bytes.
     named: BTreeMap<Box<[u8]>, u32>,
     /// By the number that the key is: the request's place plus one.
     numbered: Vec<u32>,
-    seen: Seen,
+    pub(super) seen: Seen,
 }
 
 #[inline]
-fn ensure(holds: bool, invariant: &'static str, what: impl FnOnce() -> String) -> Checked {
+pub(super) fn ensure(
+    holds: bool,
+    invariant: &'static str,
+    what: impl FnOnce() -> String,
+) -> Checked {
     if holds { Ok(()) } else { Err(Objection::new(invariant, what())) }
 }
 
@@ -505,6 +524,7 @@ impl Facts {
         let id = fields.id().unwrap_or_default();
         match change {
             Change::Saga | Change::Transaction | Change::Checkpoint => Ok(()),
+            Change::Heuristic => self.heuristic_logged(node, record),
             Change::UnbackedCommit => {
                 Err(Objection::new("G13", format!("transaction {id} commits without all votes")))
             }
@@ -601,6 +621,13 @@ impl Facts {
         for (member, vote) in tx.votes(&coordinator.model.names) {
             let on = member.node.number() as u32;
             let promise = spread.promise(member.shard, on);
+            // What an operator has ended had promised to commit.
+            let forced = &self.participants[on as usize].forced;
+            let key = (u64::from(node), id, member.shard.number());
+            let promise = match forced.contains_key(&key) {
+                true => Some(Promise::Prepared),
+                false => promise,
+            };
             let stands = match promise {
                 // A new boot does not know of it, and promises nothing either.
                 None | Some(Promise::ReadOnly) => vote == Some(Vote::ReadOnly),
@@ -645,7 +672,7 @@ impl Facts {
         let (tx, spread) = (coordinator.model.transactions.get(id), coordinator.spread.get(id));
         let (Some(tx), Some(spread)) = (tx, spread) else { return Ok(()) };
         let all = tx.writers() as u32;
-        ensure(spread.committed == all, "I2", || {
+        ensure(spread.committed + spread.missed == all, "I2", || {
             format!(
                 "n{node}: everybody has committed transaction {id}, says its log; of {all} \
                  participants {} have",
@@ -733,6 +760,8 @@ impl Facts {
             finished,
             peers,
             one_phase,
+            forced,
+            became,
         ] = fields
             .extensions([
                 tag::EPOCH,
@@ -746,6 +775,8 @@ impl Facts {
                 tag::FINISHED,
                 tag::PARTICIPANTS,
                 tag::ONE_PHASE,
+                tag::FORCED,
+                tag::FOUND,
             ])
             .ok_or_else(unreadable)?;
         let by = coordinator.number() as u32;
@@ -758,6 +789,16 @@ impl Facts {
         let body = body.unwrap_or(&[]);
         match event {
             EventType::TX_PREPARED => self.prepared(node, key, epoch, record, body, peers),
+            EventType::TX_PARTICIPANT_COMMITTED | EventType::TX_PARTICIPANT_ABORTED
+                if forced.is_some() =>
+            {
+                let commit = event == EventType::TX_PARTICIPANT_COMMITTED;
+                self.forced(node, key, record, commit, forced)
+            }
+            EventType::TX_PARTICIPANT_HEURISTIC => {
+                let found = array(became).ok_or_else(unreadable)?;
+                self.heuristic(node, key, record, found, forced)
+            }
             EventType::TX_PARTICIPANT_COMMITTED => {
                 saw(&mut self.coordinators[by as usize].seen, node, epoch);
                 match one_phase {
@@ -1149,6 +1190,7 @@ impl Facts {
         let mut due = Survey::default();
         let cells = self.participants[node as usize].cells.iter();
         due.cells = cells.filter(|(_, cell)| cell.value != 0).map(|(number, _)| number).collect();
+        due.forced = self.participants[node as usize].forced.keys().copied().collect();
         for (by, coordinator) in (0..).zip(&self.coordinators) {
             if seen(&coordinator.seen, node) > 0 {
                 due.coordinators.insert(by);
@@ -1370,6 +1412,13 @@ impl Facts {
                 })
             }
             M::Prepare { .. } | M::Inquiry { .. } | M::PeerInquiry { .. } => Ok(()),
+            M::Noted { shard, .. } => {
+                let listed =
+                    self.coordinators[by as usize].reported.contains(&(id, shard.number()));
+                ensure(listed, "gate", || {
+                    format!("n{from} has noted a branch of transaction {id}: not durably so")
+                })
+            }
             M::Commit { .. } | M::Answer { verdict: Verdict::Committed, .. } => {
                 ensure(spread.get(id).is_some_and(|spread| spread.committing), "gate", || {
                     format!("n{from} says that transaction {id} commits: not durably so")
@@ -1442,8 +1491,12 @@ impl Facts {
                 }
             }
             M::Ack { shard, heuristic, .. } => {
-                ensure(!heuristic, "I1", || {
-                    format!("n{from} could not commit transaction {id}, and no disk was lost")
+                if let Some(heuristic) = heuristic {
+                    return self.reports(from, (u64::from(by), id, shard.number()), *heuristic);
+                }
+                let key = (u64::from(by), id, shard.number());
+                ensure(!self.participants[from as usize].forced.contains_key(&key), "I1", || {
+                    format!("n{from} acknowledges transaction {id}, which an operator has ended")
                 })?;
                 let promise = spread.get(id).and_then(|spread| spread.promise(*shard, from));
                 ensure(promise == Some(Promise::Committed), "gate", || {
@@ -1461,8 +1514,14 @@ impl Facts {
                 };
                 self.seen.peer_decided += 1;
                 let has = spread.get(id).is_some_and(|spread| {
-                    let of = |b: &&Branch| b.node == from && b.promise == expected;
-                    spread.branches.iter().any(|branch| of(&branch))
+                    let forced = &self.participants[from as usize].forced;
+                    spread.branches.iter().filter(|branch| branch.node == from).any(|branch| {
+                        match forced.get(&(u64::from(by), id, branch.shard)) {
+                            None => branch.promise == expected,
+                            // What an operator decides here is decided nowhere else.
+                            Some(forced) => forced.decided == Some(expected == Promise::Committed),
+                        }
+                    })
                 });
                 ensure(has, "gate", || {
                     format!("n{from} tells a peer {verdict:?} of transaction {id}: not durably so")
@@ -1639,6 +1698,19 @@ impl Facts {
         })
     }
 
+    /// An operator is told that what he has ended, or seen to, is so: it is durable.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn intervened(&self, node: u32, told: &Intervened) -> Checked {
+        if told.result.is_err() {
+            return Ok(());
+        }
+        ensure(self.has_intervened(node, told), "gate", || {
+            format!("n{node} tells an operator that {told:?}: not durably so")
+        })
+    }
+
     // ---- recovery ----
 
     /// A coordinator's log was recovered, and this is what its node found in it.
@@ -1660,6 +1732,14 @@ impl Facts {
                     u64::from(undecided && yes > 0 && yes == members.len());
             }
         }
+        let found: BTreeSet<_> =
+            report.heuristics.iter().map(|(id, shard, _)| (*id, shard.number())).collect();
+        let listed = &self.coordinators[node as usize].listed;
+        ensure(found == *listed, "I7", || {
+            format!(
+                "n{node} recovers the branches {found:?} as ended otherwise; its log says {listed:?}"
+            )
+        })?;
         model.compare_with(report, told).map_err(|what| {
             Objection::new("I7", format!("n{node} recovers its coordinator otherwise: {what}"))
         })
@@ -1680,6 +1760,7 @@ impl Facts {
             Err(Objection::new("I7", format!("n{node} recovers its participant otherwise: {what}")))
         };
         self.seen.recovered_promise += u64::from(participant.open);
+        super::forced::recovered(&participant.forced, report).or_else(wrong)?;
         let mut found = Vec::with_capacity(report.operations.len());
         for operation in &report.operations {
             let OperationKind::Promise { coordinator, shard } = &operation.kind else {
@@ -1759,7 +1840,8 @@ impl Facts {
                 if tx.committing == 0 && tx.ended != Some(Decision::Commit) {
                     continue;
                 }
-                let committed = coordinator.spread.get(id).map_or(0, |spread| spread.committed);
+                let spread = coordinator.spread.get(id);
+                let committed = spread.map_or(0, |spread| spread.committed + spread.missed);
                 let all = tx.writers();
                 ensure(committed as usize == all, "I2", || {
                     format!("n{node}: transaction {id} committed at {committed} of {all} nodes")
@@ -1844,6 +1926,11 @@ impl Facts {
             ("one_phase", seen.one_phase),
             ("one_phase_refused", seen.one_phase_refused),
             ("resolved", seen.resolved),
+            ("forced", seen.forced),
+            ("forced_as_decided", seen.forced_as_decided),
+            ("heuristic_commit", seen.heuristic_commit),
+            ("heuristic_abort", seen.heuristic_abort),
+            ("heuristic_forgotten", seen.heuristic_forgotten),
         ] {
             *into.entry(name).or_default() += count;
         }
@@ -1884,6 +1971,7 @@ fn is_quiet(node: &Node) -> bool {
         && node.coordinator().is_none_or(|engine| engine.active() == 0)
         && node.participant().is_none_or(|host| {
             host.participant().prepared().next().is_none()
+                && host.participant().unsettled().next().is_none()
                 && host.locks().held(base::Time::ZERO).next().is_none()
         })
 }

@@ -7,6 +7,7 @@
 mod cells;
 mod court;
 mod facts;
+mod forced;
 mod ids;
 mod ledger;
 pub mod model;
@@ -136,6 +137,16 @@ pub trait Judge {
         _at: Moment,
         _node: u32,
         _told: &coordinator::Operated,
+        _found: &mut Findings,
+    ) {
+    }
+
+    /// An operator is told what became of an intervention.
+    fn intervened(
+        &mut self,
+        _at: Moment,
+        _node: u32,
+        _told: &coordinator::Intervened,
         _found: &mut Findings,
     ) {
     }

@@ -856,6 +856,8 @@ pub enum Change {
     Parked,
     /// A saga ended.
     SagaEnded(End),
+    /// A branch ended otherwise than its transaction, or an operator has seen to that.
+    Heuristic,
     /// Something of a transaction.
     Transaction,
     /// A transaction exists.
@@ -961,6 +963,8 @@ impl Model {
                 let transaction = self.transactions.get_mut(fields.id()?)?;
                 transaction.take(sequence, event, &mut fields, &rules, &mut self.names)
             }
+            // A branch that ended otherwise: not the model's, since it is about another log.
+            0x22 => Some(Change::Heuristic),
             _ => None,
         }
     }

@@ -49,6 +49,10 @@ pub mod tag {
     pub const FINISHED: u8 = 75;
     /// u8, 1, on `tx_vote_received` and `tx_abort_complete`: there is nothing to change.
     pub const READ_ONLY: u8 = 45;
+    /// When i64, length of who u16, who, why: an operator's.
+    pub const FORCED: u8 = 47;
+    /// u8, on `tx_participant_heuristic` and `tx_heuristic`: what has become of what was forced.
+    pub const FOUND: u8 = 48;
     /// u8, 1, on `tx_prepare_start` and `tx_participant_committed`: the only participant decides.
     pub const ONE_PHASE: u8 = 46;
 }

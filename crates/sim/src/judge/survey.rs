@@ -32,6 +32,8 @@ pub struct Survey {
     pub steps: BTreeSet<StepKey>,
     /// Those of them that gave or were given something.
     pub brought: BTreeSet<StepKey>,
+    /// Branches that an operator has ended.
+    pub forced: BTreeSet<BranchKey>,
     /// Coordinators that were heard of.
     pub coordinators: BTreeSet<u64>,
     /// Whose records follow, and those of them that were in earlier parts.
@@ -49,6 +51,7 @@ const COORDINATOR: u8 = 74;
 /// What an operation's records are of.
 const PROMISE: u8 = 3;
 const STEP: u8 = 4;
+const FORCED: u8 = 5;
 
 /// What is remembered of a step's answer: whether it was refused, its code, its record.
 #[must_use]
@@ -247,6 +250,11 @@ impl Survey {
     }
 
     fn carries(&mut self, facts: &Facts, node: u32, records: &[u8]) -> Result<(), String> {
+        if self.kind == FORCED {
+            let key = facts.forced_as_carried(node, records)?;
+            self.forced.remove(&key);
+            return Ok(());
+        }
         let mut rest = Fields(records);
         while !rest.0.is_empty() {
             let (Some(at), Some(ms), Some(event), Some(length)) =
@@ -325,6 +333,10 @@ impl Survey {
         }
         if let Some((_, id, step)) = self.brought.iter().find(|(by, id, _)| !covered(*by, *id)) {
             return Some(format!("what step {step} of saga {id} gave or was given"));
+        }
+        let forced = self.forced.iter();
+        if let Some((_, id, _)) = forced.into_iter().find(|key| facts.is_forced(node, **key)) {
+            return Some(format!("that an operator has ended a branch of transaction {id}"));
         }
         self.coordinators.first().map(|by| format!("coordinator n{by}"))
     }

@@ -6,12 +6,13 @@
 //! | S2 | of a stored file every stripe has k different shards that are right on disks, at all times |
 //! | S3 | what a client fetches is its file, byte for byte, and a stored file is found |
 //! | S4 | a node removes nothing, if k right shards of a stripe would not be left |
-//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's stake is spent twice |
+//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's units are spent twice, and whoever asks again for units is given them once |
 //! | S6 | once faults have ended and all is at rest, every shard of every stored file is right on a node |
-//! | S8 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
+//! | S8 | of a node that says that it has left in order no current record names anything |
 //! | S10 | at rest no node holds what its own log does not need: nothing is left of what was undone or released |
 //! | S11 | what a node has removed itself, its log does not need after a restart: a removal waits until it is durable that nobody does |
 //! | S12 | no repair gives a stripe up because its shards do not fit its manifest: all manifests are right |
+//! | S13 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
 //!
 //! S7 and S9 are what messages show: see `watch.rs`.
 //!
@@ -192,7 +193,7 @@ impl Judge {
                     right.len(),
                     stripe.1
                 );
-                self.object("S8", at, what);
+                self.object("S13", at, what);
             }
         }
     }
@@ -209,11 +210,13 @@ impl Judge {
     }
 
     /// The ledger's log as it lies on the disk, what the bank says of balances, and what clients were told
-    /// to be done.
+    /// to be done. `grants`: how many clients were told that the treasury gave what they asked for, and how
+    /// many asked.
     pub fn ledger(
         &mut self,
         at: Time,
         supply: u64,
+        grants: (u64, u64),
         log: &dyn wal_core::Directory,
         bank: &incentives::Bank,
         told: &[Done],
@@ -236,6 +239,10 @@ impl Judge {
         if let Some(lost) = told.iter().find(|done| !books.done.contains(done)) {
             let what =
                 format!("a client was told that {lost:?} is done, and the log does not say so");
+            self.object("S5", at, what);
+        }
+        if !(grants.0..=grants.1).contains(&books.grants) {
+            let what = format!("the treasury gave {} times: {grants:?} clients", books.grants);
             self.object("S5", at, what);
         }
         let sum: i128 = books.balances.values().sum();
@@ -299,6 +306,7 @@ struct Books {
     decided: BTreeSet<incentives::EscrowId>,
     done: BTreeSet<Done>,
     wrong: Option<String>,
+    grants: u64,
 }
 
 impl Books {
@@ -357,6 +365,7 @@ impl wal_core::Visitor for Books {
         match event.fact {
             Fact::Granted { to, units } => {
                 self.done.insert(Done::Granted(to));
+                self.grants += 1;
                 self.shift("treasury".to_owned(), name(Account::Wallet(to)), units.0);
             }
             Fact::Transferred { from, to, units } => {
@@ -475,7 +484,7 @@ mod tests {
         use incentives::{Bank, Config, Event, Fact, Units};
         let name = base::NodeName::numbered;
         let bank = Bank::new(Config::new(name(0), Units(1_000)));
-        let look = |facts: &[Fact], told: &[Done]| {
+        let look = |facts: &[Fact], grants, told: &[Done]| {
             let mut disk = wal_core::MemoryStorage::default();
             let mut nothing = Books::default();
             let (config, mode) = (wal_core::Config::default(), wal_core::OpenMode::Exclusive);
@@ -490,20 +499,19 @@ mod tests {
             }
             wal_core::close(&mut disk, &mut log, Time::ZERO);
             let mut judge = Judge::new(4, &[]);
-            judge.ledger(Time::ZERO, 1_000, &disk, &bank, told);
+            judge.ledger(Time::ZERO, 1_000, grants, &disk, &bank, told);
             judge.finding.map(|finding| finding.rule)
         };
-        assert_eq!(look(&[], &[]), None);
-        assert_eq!(look(&[], &[Done::Staked(name(1))]), Some("S5"), "it is not in the log");
+        assert_eq!(look(&[], (0, 1), &[]), None);
+        assert_eq!(look(&[], (0, 0), &[Done::Staked(name(1))]), Some("S5"), "not in the log");
         let units = Units(5);
-        assert_eq!(
-            look(&[Fact::Granted { to: name(1), units }], &[]),
-            Some("S5"),
-            "not the bank's"
-        );
+        let granted = Fact::Granted { to: name(1), units };
+        assert_eq!(look(&[granted], (1, 1), &[]), Some("S5"), "not the bank's");
+        assert_eq!(look(&[], (1, 1), &[]), Some("S5"), "a client was told what did not happen");
         let spent = Fact::Transferred { from: name(1), to: name(2), units };
-        assert_eq!(look(&[spent], &[]), Some("S5"), "it was not there");
+        assert_eq!(look(&[spent], (0, 0), &[]), Some("S5"), "it was not there");
     }
+
     /// What the books say of a slash with these votes, by whether it was given back.
     fn decided(votes: &[(u64, bool)], given_back: bool) -> Option<String> {
         let mut books = Books::default();
@@ -545,7 +553,7 @@ mod tests {
             judge.finding.map(|finding| finding.rule)
         };
         assert_eq!(look(&|at| BTreeSet::from([at as u32])), None);
-        assert_eq!(look(&|at| BTreeSet::from([at as u32 / 2])), Some("S8"));
+        assert_eq!(look(&|at| BTreeSet::from([at as u32 / 2])), Some("S13"));
         assert_eq!(
             look(&|at| BTreeSet::from([at as u32 / 2, at as u32 + 9])),
             None,

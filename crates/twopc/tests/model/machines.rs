@@ -270,7 +270,7 @@ fn from_participant(message: &Message) -> FromParticipant {
         Message::Vote { vote: Vote::Commit, .. } => FromParticipant::VotedYes,
         Message::Vote { vote: Vote::Abort, .. } => FromParticipant::VotedNo,
         Message::Vote { vote: Vote::ReadOnly, .. } => FromParticipant::VotedReadOnly,
-        Message::Ack { heuristic, .. } => FromParticipant::Ack { heuristic: *heuristic },
+        Message::Ack { heuristic, .. } => FromParticipant::Ack { heuristic: heuristic.is_some() },
         Message::Inquiry { .. } => FromParticipant::Inquiry,
         Message::PeerInquiry { peer, .. } => {
             FromParticipant::PeerInquiry { peer: index_of(peer.shard) }
@@ -288,6 +288,7 @@ fn from_participant(message: &Message) -> FromParticipant {
         }
         Message::Prepare { .. }
         | Message::Resolve { .. }
+        | Message::Noted { .. }
         | Message::Commit { .. }
         | Message::Abort { .. }
         | Message::Answer { .. } => unreachable!("participants do not send these"),

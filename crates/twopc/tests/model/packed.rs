@@ -87,6 +87,9 @@ impl CoordinatorRecord {
             Event::CommitStart { .. } => (Kind::CommitStart, 0),
             Event::ReadOnlyComplete => (Kind::ReadOnlyComplete, 0),
             Event::OnePhaseStart => unreachable!("there are two phases here"),
+            Event::ForcedCommit { .. } | Event::ForcedAbort { .. } => {
+                unreachable!("no operator forces anything here")
+            }
             Event::CommitComplete => (Kind::CommitComplete, 0),
             Event::AbortStart => (Kind::AbortStart, 0),
             Event::AbortComplete => (Kind::AbortComplete, 0),
@@ -178,6 +181,9 @@ impl ParticipantRecord {
                 ParticipantRecord::ReadOnly { transaction: transaction_of(key.tx) }
             }
             Event::OnePhase { .. } => unreachable!("there are two phases here"),
+            Event::Forced { .. } | Event::Heuristic { .. } => {
+                unreachable!("no operator forces anything here")
+            }
             Event::CoordinatorSeen { epoch, .. } => {
                 ParticipantRecord::Seen { epoch: number(epoch) }
             }
