@@ -338,7 +338,7 @@ fn units_are_not_spent_twice() {
     // Numbers may be skipped, and what was skipped is not done late.
     let back = |number, units| {
         let ask = Ask::Transfer { to: node(1), units: Units(units) };
-        Request { by: node(2), number, ask }
+        Request { by: node(2), number, key: Token::new(u128::from(number) << 64), ask }
     };
     let event = desk.bank.decide(desk.now, &back(40, 7)).unwrap().unwrap();
     desk.apply(&event);
