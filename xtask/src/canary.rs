@@ -22,6 +22,35 @@ struct Canary {
 
 const CANARIES: &[Canary] = include!("canaries.in");
 
+/// A bug of the storage network, and the worlds that have to find it: how the simulator is called.
+struct Stored {
+    canary: Canary,
+    worlds: &'static [&'static str],
+}
+
+const SMALL: &[&str] = &["storage"];
+const HOSTILE: &[&str] = &["storage", "--hostile"];
+
+const STORED: &[Stored] = include!("storage_canaries.in");
+
+/// Every bug that seeds find, and how the simulator is called for it.
+fn seeded() -> impl Iterator<Item = (&'static Canary, &'static [&'static str])> {
+    let stored = STORED.iter().map(|Stored { canary, worlds }| (canary, *worlds));
+    CANARIES.iter().map(|canary| (canary, PLAIN)).chain(stored)
+}
+
+/// Every bug there is, each with a name of its own.
+fn every() -> impl Iterator<Item = &'static Canary> {
+    seeded().map(|(canary, _)| canary).chain(DISORDERS)
+}
+
+/// How many seeds worlds get that are called so: those of a scenario file are large, and each is much alike.
+fn seeds_of(worlds: &[&str], seeds: u32) -> u32 {
+    if worlds.iter().any(|word| word.ends_with(".toml")) { seeds.min(20) } else { seeds }
+}
+
+const PLAIN: &[&str] = &["random", "--no-shrink"];
+
 /// What a planted bug takes besides, of the same name: two places guard against it, and each alone is
 /// enough.
 const BESIDES: &[Canary] = &[Canary {
@@ -63,7 +92,7 @@ cargo xtask sim canary [NAME…] [--seeds N] [--shrink | --by-enumerate] [--list
 
 Plants one bug at a time (default: all) into a copy of the sources under the target folder, builds the
 simulator from it, and runs random fault plans on 3 to 9 nodes, seeds 0 to N-1 (default 1000), until one
-objects. The clean build has to pass the same seeds. With --shrink, the first seed that objects is shrunk
+objects; for bugs of the storage network, worlds of storage nodes. The clean build has to pass the same seeds. With --shrink, the first seed that objects is shrunk
 too, and what is left is printed: its plan must have at most 5 entries in the median, each within 10
 seconds, and its file must repeat the failure. With --by-enumerate the scenarios of sim-scenarios/enumerate/
 are crashed at each of their steps instead, once and again on the way back; bugs that need another fault
@@ -87,7 +116,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
             }
             "--shrink" => shrink = true,
             "--list" => {
-                for canary in CANARIES.iter().chain(DISORDERS) {
+                for canary in every() {
                     println!("{:36} {}", canary.name, canary.breaks);
                 }
                 return ExitCode::SUCCESS;
@@ -97,14 +126,14 @@ pub fn main(arguments: &[String]) -> ExitCode {
                 Some(n) if n > 0 => seeds = n,
                 _ => return usage("--seeds takes a number above 0"),
             },
-            name if CANARIES.iter().chain(DISORDERS).any(|canary| canary.name == name) => {
+            name if every().any(|canary| canary.name == name) => {
                 names.push(name);
             }
             other => return usage(&format!("no canary is called {other}; --list names them")),
         }
     }
     if names.is_empty() {
-        names = CANARIES.iter().chain(DISORDERS).map(|canary| canary.name).collect();
+        names = every().map(|canary| canary.name).collect();
     }
     let hunted = if by_enumerate { enumerate(&names) } else { hunt(&names, seeds, shrink) };
     match hunted {
@@ -151,11 +180,16 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
     let mut missed = Vec::new();
     let mut taken = Vec::new();
     let mut smaller = Vec::new();
-    for canary in CANARIES.iter().filter(|canary| names.contains(&canary.name)) {
+    let mut called: Vec<&[&str]> = Vec::new();
+    for (canary, worlds) in seeded().filter(|(canary, _)| names.contains(&canary.name)) {
+        let shrink = shrink && worlds == PLAIN;
+        if !called.contains(&worlds) {
+            called.push(worlds);
+        }
         let found = {
             let _planted = cage.plant_all(canary)?;
             cage.build()?;
-            let found = cage.first_objection(seeds)?;
+            let found = cage.first_objection(worlds, seeds)?;
             if let (true, Some(objection)) = (shrink, &found) {
                 smaller.push((canary.name, cage.shrink(objection.seed)?));
             }
@@ -195,18 +229,23 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
         }
     }
     cage.build()?;
-    let clean = cage.first_objection(seeds)?;
     taken.sort_unstable();
     let found = taken.len() + named;
     match taken.get(taken.len() / 2) {
         Some(median) => println!("{found} of {} found; median {median} seeds", names.len()),
         None => println!("{found} of {} found", names.len()),
     }
-    match clean {
-        None => println!("the clean build passes the same {seeds} seeds"),
-        Some(Objection { seed, what }) => {
-            return Err(Failure::Missed(format!("the clean build fails at seed {seed}: {what}")));
+    if called.is_empty() {
+        called.push(PLAIN);
+    }
+    for worlds in called {
+        let shown = worlds.join(" ");
+        if let Some(Objection { seed, what }) = cage.first_objection(worlds, seeds)? {
+            let error = format!("the clean build fails at seed {seed} of sim {shown}: {what}");
+            return Err(Failure::Missed(error));
         }
+        let seeds = seeds_of(worlds, seeds);
+        println!("the clean build passes the same {seeds} seeds of sim {shown}");
     }
     if let Some(large) = too_large(&smaller) {
         return Err(Failure::Missed(large));
@@ -357,7 +396,7 @@ impl Cage {
         if places != 1 {
             return Err(Failure::Stale(format!(
                 "{} no longer fits: its text stands {places} times in {}, not once; \
-                 mend it in xtask/src/canaries.in",
+                 mend it in xtask/src/",
                 canary.name, canary.file
             )));
         }
@@ -444,10 +483,10 @@ impl Cage {
     }
 
     /// The first seed at which the simulator exits with a verdict against the code, or dies.
-    fn first_objection(&self, seeds: u32) -> Result<Option<Objection>, Failure> {
-        let range = format!("0..{seeds}");
-        let looking = ["random", "--seeds", &range, "--first", "--no-shrink", "--json"];
-        let output = self.sim().args(looking).output()?;
+    fn first_objection(&self, worlds: &[&str], seeds: u32) -> Result<Option<Objection>, Failure> {
+        let range = format!("0..{}", seeds_of(worlds, seeds));
+        let looking = ["--seeds", &range, "--first", "--json"];
+        let output = self.sim().args(worlds).args(looking).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         match output.status.code() {
             Some(0) => return Ok(None),
@@ -535,7 +574,7 @@ mod tests {
     #[test]
     fn every_canary_fits_its_file_and_has_a_name_of_its_own() {
         let mut names = BTreeSet::new();
-        let named = CANARIES.iter().chain(DISORDERS).map(|canary| (canary, true));
+        let named = every().map(|canary| (canary, true));
         for (canary, own) in named.chain(BESIDES.iter().map(|besides| (besides, false))) {
             let text = fs::read_to_string(root().join(canary.file)).expect(canary.file);
             assert_eq!(text.matches(canary.find).count(), 1, "{}", canary.name);

@@ -65,7 +65,7 @@ pub struct Answer {
 #[non_exhaustive]
 pub enum IllegalTransition {
     /// An asker's requests are done in the order of their numbers.
-    #[error("request {number} of {by:?} was done, or one before it was not")]
+    #[error("request {number} of {by:?} was done, or a later one")]
     WrongNumber {
         /// Whose.
         by: NodeName,
@@ -146,15 +146,15 @@ impl Bank {
     /// was done before, by its number or by its key: [`done`](Self::done) says with which record.
     ///
     /// # Errors
-    /// [`Refusal`] says why it is not done. Nothing is changed, and the number is still free; so a
-    /// request that was refused and is delivered once more may be done then. An asker that no
-    /// longer wants it uses its number for another.
+    /// [`Refusal`] says why it is not done. Nothing is changed; so a request that was refused and is
+    /// delivered once more may be done then, until a later one of the asker's was done. An asker that no
+    /// longer wants it asks for something else under a later number.
     pub fn decide(&self, now: Time, request: &Request) -> Result<Option<Event>, Refusal> {
         if self.done(request).is_some() {
             return Ok(None);
         }
         let done = self.answers.get(&request.by).map_or(0, |answer| answer.number);
-        if request.number != done + 1 {
+        if request.number <= done {
             return Err(Refusal::WrongNumber { next: done + 1 });
         }
         let at = now.max(self.latest);
@@ -437,7 +437,7 @@ impl Bank {
         }
         if let Some(RequestId { by, number, key }) = event.request {
             let done = self.answers.get(&by).map_or(0, |answer| answer.number);
-            if done.checked_add(1) != Some(number) {
+            if number <= done {
                 return Err(IllegalTransition::WrongNumber { by, number });
             }
             if self.done.contains_key(&(by, key)) {

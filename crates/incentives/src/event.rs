@@ -6,15 +6,17 @@ use base::{NodeName, Ratio, Sequence, Time, Token};
 
 /// What somebody wants of the bank, under a number of its own.
 ///
-/// Each asker numbers its requests 1, 2, 3 … and has one under way at a time. A number names a
-/// request for ever: delivered again it is answered again, and done once. Its key names it beyond a crash
-/// of the asker, which may have forgotten the number: asked again under another number it is not done
-/// again, for as long as [`Config::request_kept`](crate::Config::request_kept).
+/// Each asker gives every request a higher number than all before it, over its restarts too, and has one
+/// under way at a time. A number names a request for ever, also one that was refused: delivered again it is
+/// answered again, and done once. An asker that used a number for another request would take the answer to
+/// the one, which a slow message had done late, for the answer to the other. Its key names a request beyond a
+/// crash of the asker, which asks again under another number: it is not done again, for as long as
+/// [`Config::request_kept`](crate::Config::request_kept).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Who asks: whoever the message came from, never what it claims.
     pub by: NodeName,
-    /// One more than the asker's last request that was done.
+    /// Above 0, and above the asker's last request that was done. It may skip some.
     pub number: u64,
     /// The asker's name for it: whoever asks for the same again, however late, gives the same.
     pub key: Token,
@@ -279,14 +281,14 @@ pub enum Effect {
     },
 }
 
-/// A request that is not done. Nothing was changed, and the number is still free.
+/// A request that is not done. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The asker has had later requests done; or it skipped a number.
-    #[error("the next request has number {next}")]
+    /// The asker has had later requests done.
+    #[error("the next request has number {next} or more")]
     WrongNumber {
-        /// The number to use.
+        /// The lowest number that it may use.
         next: u64,
     },
     /// Only [`Config::authority`](crate::Config::authority) may.

@@ -335,6 +335,15 @@ fn units_are_not_spent_twice() {
     let applied = desk.bank.apply(Sequence(desk.sequence + 1), &event);
     assert_eq!(applied, Err(IllegalTransition::WrongNumber { by, number }));
     assert_eq!([desk.wallet(1), desk.wallet(2)], [0, 20_000]);
+    // Numbers may be skipped, and what was skipped is not done late.
+    let back = |number, units| {
+        let ask = Ask::Transfer { to: node(1), units: Units(units) };
+        Request { by: node(2), number, key: Token::new(u128::from(number) << 64), ask }
+    };
+    let event = desk.bank.decide(desk.now, &back(40, 7)).unwrap().unwrap();
+    desk.apply(&event);
+    assert_eq!(desk.bank.decide(desk.now, &back(39, 5)), Err(Refusal::WrongNumber { next: 41 }));
+    assert_eq!([desk.wallet(1), desk.wallet(2)], [7, 19_993]);
 }
 
 /// An asker that crashed numbers its request anew, and does not know whether it was done.

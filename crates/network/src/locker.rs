@@ -41,6 +41,10 @@ impl Locking {
 
 impl StorageNode {
     pub(crate) fn lock(&mut self, now: Time, number: u64, table: NodeName, shards: Vec<ShardId>) {
+        // The same number again: the client has not heard, and what is under way goes on.
+        if self.locking.0.values().any(|errand| errand.number == number) {
+            return;
+        }
         let operation = self.draw_number();
         let (leases, stage) = (Vec::new(), Stage::Acquiring);
         let errand = Errand { number, table, born: now, shards, leases, stage, again: now };
@@ -133,7 +137,14 @@ impl StorageNode {
     pub(crate) fn locks_wake(&mut self, now: Time) {
         let late = self.locking.0.iter().filter(|(_, errand)| errand.again <= now);
         for operation in late.map(|(operation, _)| *operation).collect::<Vec<u64>>() {
-            self.say_again(now, operation);
+            let table = self.locking.0[&operation].table;
+            if self.is_dead(table) {
+                // Its locks went with it.
+                let number = self.locking.0.remove(&operation).map_or(0, |errand| errand.number);
+                self.tell(number, Answer::Failed);
+            } else {
+                self.say_again(now, operation);
+            }
         }
     }
 }

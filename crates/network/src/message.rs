@@ -72,7 +72,7 @@ pub enum Message {
         number: u64,
         /// Whether it is done, durably.
         done: bool,
-        /// If it is refused: the number that the asker's next request has to have.
+        /// If it is refused: the lowest number that the asker's next request may have.
         next: u64,
     },
     /// To the authority: what the sender has seen since it said so last.

@@ -374,7 +374,7 @@ impl StorageNode {
             stats: Stats::default(),
             observed: Observed::default(),
             asks: VecDeque::new(),
-            // No request has this number: the answer says which is next, whatever an earlier life has asked.
+            // No request has this number.
             ask_number: 0,
             ask_again: None,
             opened: false,
@@ -518,7 +518,7 @@ impl StorageNode {
                     told.into_iter().for_each(|(to, message)| self.send(to, message));
                 }
             }
-            Message::Asked { number, done, next } => self.asked(now, number, done, next),
+            Message::Asked { number, done, .. } => self.asked(now, number, done),
             Message::Leaving => self.node_leaves(now, from),
             Message::Doubts(doubts) => self.doubted(from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
@@ -620,7 +620,14 @@ impl StorageNode {
         }
     }
 
+    /// Asks for what is wanted next, under a number that no request of any life of this node has had: a
+    /// message of an earlier one may still be on its way, and its answer must not be taken for this one's.
     fn ask_next(&mut self, now: Time) {
+        self.ask_number = self.draw_number();
+        self.say_ask(now);
+    }
+
+    fn say_ask(&mut self, now: Time) {
         let Some((_, key, ask)) = self.asks.front() else {
             self.ask_again = None;
             return;
@@ -630,16 +637,9 @@ impl StorageNode {
         self.send(self.config.authority, message);
     }
 
-    fn asked(&mut self, now: Time, number: u64, done: bool, next: u64) {
-        if number != self.ask_number || self.asks.is_empty() {
+    fn asked(&mut self, now: Time, number: u64, done: bool) {
+        if number != self.ask_number {
             return;
-        }
-        if !done && next != number {
-            self.ask_number = next;
-            return self.ask_next(now);
-        }
-        if done {
-            self.ask_number = next;
         }
         if let Some((number, ..)) = self.asks.pop_front()
             && number > 0
@@ -683,7 +683,7 @@ impl StorageNode {
             self.meet_at = Some((now + pause, times.wrapping_add(1)));
         }
         if due(self.ask_again) {
-            self.ask_next(now);
+            self.say_ask(now);
         }
         if due(self.report_at)
             && let Some(every) = self.config.report_every

@@ -22,8 +22,10 @@
 //!
 //! A sync may fail. Then what it was to reach is durable as if the power had failed, no later sync makes
 //! any more of it durable, and the page cache shows what there is or goes on showing what was written.
-//! A bit of what is durable may change, in *unrestricted* mode: then only safety is promised.
+//! A bit of what is durable may change, or a sector, in *unrestricted* mode: then only safety is promised.
+//! A sector may read as zeros, as it was before it was written last, or as another that was written over it.
 
+use crate::plan::Damage;
 use base::prng::{Draw, Key};
 use std::borrow::Cow;
 use std::io;
@@ -83,6 +85,8 @@ struct File {
     /// The change that gave it its name, until that is durable.
     unsynced_name: Option<u64>,
     unsynced: Vec<Unsynced>,
+    /// How long it was after each sync since it was written over last.
+    ends: Vec<usize>,
 }
 
 /// What became of a disk when the power failed, counted.
@@ -215,7 +219,13 @@ impl SimDisk {
                 };
                 // What a process that is gone has left, nobody will use.
                 self.retired.retain(|retired| retired.blank || retired.unsynced_name.is_some());
-                let file = File { id, bytes, unsynced_name: Some(serial), unsynced: Vec::new() };
+                let file = File {
+                    id,
+                    bytes,
+                    unsynced_name: Some(serial),
+                    unsynced: Vec::new(),
+                    ends: Vec::new(),
+                };
                 self.files.insert(at, file);
             }
             DiskOp::Write { segment, .. } if self.has_left(segment) => {}
@@ -232,6 +242,7 @@ impl SimDisk {
                         file.bytes.resize(end, 0);
                     }
                     file.bytes[start..end].copy_from_slice(&bytes);
+                    file.ends.retain(|end| *end <= start);
                     Change::Write { offset: start, new: bytes, old, old_len }
                 };
                 file.unsynced.push(Unsynced { serial, forsaken: false, change });
@@ -240,6 +251,7 @@ impl SimDisk {
             DiskOp::Truncate { segment, len } => {
                 let file = self.file_mut(segment).ok_or_else(not_found)?;
                 let len = len as usize;
+                file.ends.retain(|end| *end <= len);
                 if len < file.bytes.len() {
                     let change = Change::Truncate { old_tail: file.bytes.split_off(len), len };
                     file.unsynced.push(Unsynced { serial, forsaken: false, change });
@@ -300,6 +312,9 @@ impl SimDisk {
             file.synced_around(reach);
         } else if file.unsynced.last().is_some_and(|change| change.serial <= reach) {
             file.unsynced.clear();
+            if file.ends.last() != Some(&file.bytes.len()) {
+                file.ends.push(file.bytes.len());
+            }
         } else {
             file.unsynced.retain(|change| change.serial > reach);
         }
@@ -341,6 +356,43 @@ impl SimDisk {
             FIRST_BATCH + draw.nth(2).below((end.checked_sub(FIRST_BATCH)? + 1) as u64) as usize;
         file.bytes[at] ^= 1 << draw.nth(3).below(8);
         Some((file.id, at as u64))
+    }
+
+    /// Damages a sector of what a file holds for good, and says where it is other than it was; nothing if
+    /// there is none whose change the log has to tell: one below the end of what had been synced before
+    /// a later write began that is synced as well, since that write says how far the log was durable.
+    pub fn damages(&mut self, how: Damage, draw: &Draw) -> Vec<(SegmentId, u64)> {
+        let before = |file: &File, at: usize| match how {
+            Damage::Zeroed => vec![0; SECTOR],
+            Damage::Stale | Damage::Misdirected => file.before(at),
+        };
+        let mut all: Vec<(SegmentId, usize)> = Vec::new();
+        for file in &self.files {
+            let end = file.ends.len().checked_sub(3).map_or(0, |nth| file.ends[nth]);
+            let sectors = (FIRST_BATCH / SECTOR..end / SECTOR).map(|sector| sector * SECTOR);
+            let differs = |at: &usize| before(file, *at) != file.bytes[*at..*at + SECTOR];
+            all.extend(sectors.filter(differs).map(|at| (file.id, at)));
+        }
+        let pick = |nth: u64, of: &[(SegmentId, usize)]| {
+            of.get(draw.nth(nth).below(of.len().max(1) as u64) as usize).copied()
+        };
+        let Some((id, at)) = pick(1, &all) else { return Vec::new() };
+        let file = self.file(id).expect("it is one of the files");
+        let mut changes = vec![(id, at, before(file, at))];
+        if how == Damage::Misdirected {
+            all.retain(|other| *other != (id, at));
+            let Some((other, to)) = pick(2, &all) else { return Vec::new() };
+            changes.push((other, to, file.bytes[at..at + SECTOR].to_vec()));
+        }
+        let mut changed = Vec::new();
+        for (id, at, bytes) in changes {
+            let Some(file) = self.file_mut(id) else { continue };
+            let sector = &mut file.bytes[at..at + SECTOR];
+            let first = sector.iter().zip(&bytes).position(|(old, new)| old != new);
+            sector.copy_from_slice(&bytes);
+            changed.extend(first.map(|first| (id, (at + first) as u64)));
+        }
+        changed
     }
 
     /// Whether a segment is part of the log: what is in front of a gap is not.
@@ -476,6 +528,15 @@ impl SimDisk {
 }
 
 impl File {
+    /// A sector as it was before it was written last: it ended where a sync found the file's end.
+    fn before(&self, at: usize) -> Vec<u8> {
+        let inside = self.ends.iter().filter(|end| (at + 1..at + SECTOR).contains(end));
+        let end = inside.max().copied().unwrap_or(at);
+        let mut bytes = self.bytes[at..end].to_vec();
+        bytes.resize(SECTOR, 0);
+        bytes
+    }
+
     /// As [`SimDisk::synced`] where an earlier sync has failed: what that one was to reach stays as it is,
     /// but where newer writes lie over it.
     fn synced_around(&mut self, reach: u64) {

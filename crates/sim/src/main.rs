@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::{Report, Scenario, Verdict};
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,7 +57,7 @@ enum Command {
     Random(SeedArgs),
     /// Runs random small worlds of storage nodes: files, repairs and a ledger under dense faults.
     #[command(after_help = EXIT_CODES)]
-    Storage(SeedArgs),
+    Storage(command::storage::StorageArgs),
     /// Runs a failure file, and says whether it fails as it did.
     #[command(after_help = EXIT_CODES)]
     Repro(command::repro::ReproArgs),
@@ -70,6 +71,9 @@ enum Command {
     /// Runs what failed once, and lists it.
     #[command(after_help = EXIT_CODES)]
     Corpus(command::corpus::CorpusArgs),
+    /// Compares the hashes of a few runs with those that were written down.
+    #[command(after_help = EXIT_CODES)]
+    Golden(command::golden::GoldenArgs),
     /// What `check` starts: prints what a run does, in the queue that is named.
     #[command(hide = true)]
     Side(command::check::SideArgs),
@@ -95,6 +99,13 @@ struct RunArgs {
     scenarios: Vec<String>,
     #[command(flatten)]
     seeds: SeedArgs,
+    /// Serve /metrics and /healthz of the one run on this address of loopback, while it runs and then
+    /// until interrupted: the exit code is the run's [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9090")]
+    serve: Option<SocketAddr>,
+    /// After the run, serve for this long instead, such as 30s
+    #[arg(long, value_name = "TIME", requires = "serve", value_parser = parse_time)]
+    serve_for: Option<Duration>,
 }
 
 #[derive(Args, Clone)]
@@ -182,11 +193,12 @@ fn main() -> ExitCode {
         None => run_all(&cli.run, &mut out),
         Some(Command::All(all)) => run_folder(&all, &mut out),
         Some(Command::Random(seeds)) => run_random(&seeds, &mut out),
-        Some(Command::Storage(seeds)) => command::storage::random(&seeds, &mut out),
+        Some(Command::Storage(args)) => command::storage::random(&args, &mut out),
         Some(Command::Repro(repro)) => command::repro::repro(&repro, &mut out),
         Some(Command::Shrink(shrink)) => command::shrink::shrink(&shrink, &mut out),
         Some(Command::Check(args)) => command::check::check(&args, &mut out),
         Some(Command::Corpus(corpus)) => command::corpus::corpus(&corpus, &mut out),
+        Some(Command::Golden(args)) => command::golden::main(&args, &mut out),
         Some(Command::Side(side)) => command::check::side(&side, &mut out),
         Some(Command::Enumerate(args)) => command::enumerate::main(&args, &mut out),
         Some(Command::Sweep(args)) => command::sweep::sweep(&args, &mut out),
@@ -361,20 +373,34 @@ fn run_all(run: &RunArgs, out: &mut Output) -> Result<u8, Stop> {
         [] => vec![SHOWCASE.to_owned()],
         names => names.to_vec(),
     };
-    run_each(&RunArgs { scenarios: names, seeds: run.seeds.clone() }, Ended::default(), out)
+    if let Some(address) = run.serve {
+        let [name] = names.as_slice() else {
+            return Err(Stop::usage(miette::miette!("--serve shows one run: name one scenario")));
+        };
+        let path = path_of(name);
+        let served = command::serve::Served { address, lasts: run.serve_for };
+        let (shown, text) = (path.display().to_string(), read_text(&path)?);
+        return command::serve::run(&served, &shown, &text, &run.seeds, out);
+    }
+    run_each(&names, &run.seeds, Ended::default(), out)
 }
 
 /// Runs scenario files, unless what ended before is enough.
-fn run_each(run: &RunArgs, before: Ended, out: &mut Output) -> Result<u8, Stop> {
+fn run_each(
+    scenarios: &[String],
+    seeds: &SeedArgs,
+    before: Ended,
+    out: &mut Output,
+) -> Result<u8, Stop> {
     let mut before = before;
     let mut names = Vec::new();
-    for name in &run.scenarios {
+    for name in scenarios {
         let path = path_of(name);
         let storage = std::fs::read_to_string(&path).ok();
         match storage.filter(|text| sim::storage::Scenario::is_one(text)) {
             Some(text) => {
                 let shown = path.display().to_string();
-                let code = command::storage::file(&shown, &text, &run.seeds, out)?;
+                let code = command::storage::file(&shown, &text, seeds, out)?;
                 before.code = before.code.max(code);
             }
             None => names.push(name),
@@ -384,15 +410,15 @@ fn run_each(run: &RunArgs, before: Ended, out: &mut Output) -> Result<u8, Stop> 
     let sources: Vec<Source> = names.map(|name| read(name)).collect::<Result<_, _>>()?;
     let mut worst = before;
     for source in &sources {
-        if worst.code > 0 && run.seeds.first || out.is_closed() {
+        if worst.code > 0 && seeds.first || out.is_closed() {
             break;
         }
-        let seeds = run.seeds.seeds(source.scenario.seed);
+        let those = seeds.seeds(source.scenario.seed);
         let make = |_| Ok((source.scenario.clone(), source.text.clone()));
-        let ended = batch(&source.scenario.name, &seeds, &run.seeds, out, &make)?;
+        let ended = batch(&source.scenario.name, &those, seeds, out, &make)?;
         worst = worst.and(ended);
     }
-    worst.tell(&run.seeds, out)
+    worst.tell(seeds, out)
 }
 
 fn run_folder(all: &AllArgs, out: &mut Output) -> Result<u8, Stop> {
@@ -416,7 +442,7 @@ fn run_folder(all: &AllArgs, out: &mut Output) -> Result<u8, Stop> {
         let replayed = command::corpus::first(&corpus, &seeds.out, seeds.json, out)?;
         ended = Ended { code: replayed.code, failure: replayed.failure };
     }
-    run_each(&RunArgs { scenarios, seeds: all.seeds.clone() }, ended, out)
+    run_each(&scenarios, &all.seeds, ended, out)
 }
 
 fn run_random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {

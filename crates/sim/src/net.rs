@@ -88,6 +88,8 @@ pub struct Losses {
     pub duplicated: u64,
     /// Overtaken on purpose.
     pub reordered: u64,
+    /// Held back by a clogged link until it was free.
+    pub clogged: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +99,15 @@ struct Block {
     kind: Option<MessageKind>,
     from: NodeSet,
     to: NodeSet,
+}
+
+/// Links that deliver nothing before a moment.
+#[derive(Clone, Debug)]
+struct Clog {
+    entry: u32,
+    from: NodeSet,
+    to: NodeSet,
+    until: Time,
 }
 
 /// How often each message was sent before, by its hash, in a table of fixed size that stays in the
@@ -158,6 +169,7 @@ pub struct Net {
     key: Key,
     asked: Occurrences,
     blocks: Vec<Block>,
+    clogs: Vec<Clog>,
     /// What was sent, and what became of it.
     #[cfg(test)]
     pub sent: Vec<Sent>,
@@ -180,6 +192,7 @@ impl Net {
             key: key.child("net"),
             asked: Occurrences::new(nodes),
             blocks: Vec::new(),
+            clogs: Vec::new(),
             #[cfg(test)]
             sent: Vec::new(),
             losses: Losses::default(),
@@ -198,20 +211,28 @@ impl Net {
         self.blocks.push(Block { entry, kind, from, to });
     }
 
-    /// Ends what `entry` blocked.
-    pub fn unblock(&mut self, entry: u32) {
-        self.blocks.retain(|block| block.entry != entry);
+    /// What is sent from one set of nodes to the other leaves at that moment, until the entry is
+    /// unblocked; what was sent before has left.
+    pub fn clog(&mut self, entry: u32, from: NodeSet, to: NodeSet, until: Time) {
+        self.clogs.push(Clog { entry, from, to, until });
     }
 
-    /// Ends every block.
+    /// Ends what `entry` blocked or clogged.
+    pub fn unblock(&mut self, entry: u32) {
+        self.blocks.retain(|block| block.entry != entry);
+        self.clogs.retain(|clog| clog.entry != entry);
+    }
+
+    /// Ends every block. What a clogged link holds back comes when it would have.
     pub fn unblock_all(&mut self) {
         self.blocks.clear();
+        self.clogs.clear();
     }
 
     /// From now on nothing is lost, doubled or reordered.
     pub fn heal(&mut self) {
         (self.loss, self.duplicate, self.reorder) = Default::default();
-        self.blocks.clear();
+        self.unblock_all();
     }
 
     /// The same, written down: for each message what it is, and how long it and its double take.
@@ -255,13 +276,31 @@ impl Net {
             self.losses.reordered += 1;
             delay *= draw.nth(4).between(2, 10);
         }
-        let first = Time::from_nanos(now.as_nanos().saturating_add(delay));
+        let leaves = if self.clogs.is_empty() { now } else { self.leaves(now, from, to) };
+        let first = Time::from_nanos(leaves.as_nanos().saturating_add(delay));
         let second = happens(self.duplicate, draw, 5).then(|| {
             self.losses.duplicated += 1;
             let delay = self.delay(from, to, draw.nth(6));
             Time::from_nanos(first.as_nanos().saturating_add(delay))
         });
         Fate { first: Some(first), second }
+    }
+
+    /// When the message leaves that is sent now, over links that may be clogged.
+    fn leaves(&mut self, now: Time, from: u32, to: u32) -> Time {
+        let over = |clog: &&Clog| {
+            from != to
+                && self.is_in(&clog.from, &clog.to, from)
+                && self.is_in(&clog.to, &clog.from, to)
+        };
+        let until = self.clogs.iter().filter(over).map(|clog| clog.until).max();
+        match until.filter(|until| *until > now) {
+            Some(until) => {
+                self.losses.clogged += 1;
+                until
+            }
+            None => now,
+        }
     }
 
     /// Whether a partition or a drop holds a message back, which is then counted.
@@ -326,6 +365,27 @@ mod tests {
                 assert_eq!(*ms, LATENCY_MS[b][a]);
             }
         }
+    }
+
+    /// A clogged link delivers nothing, and when it is free everything that was sent meanwhile.
+    #[test]
+    fn a_clogged_link_holds_back_and_loses_nothing() {
+        let settings = Network::default();
+        let mut net = Net::new(&settings, 4, 1, &Key::root(1));
+        let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
+        let arrives = |net: &mut Net, from, to, now| {
+            let fate = net.send(now, from, to, MessageKind::Hello, now.as_nanos());
+            fate.first.expect("nothing is lost")
+        };
+        net.clog(7, NodeSet::Nodes(vec![1]), NodeSet::Rest, at(5_000));
+        for ms in [0, 1_000, 4_999] {
+            assert!(arrives(&mut net, 1, 2, at(ms)) >= at(5_000), "{ms}");
+        }
+        assert!(arrives(&mut net, 2, 1, at(0)) < at(5_000), "only one way");
+        assert!(arrives(&mut net, 1, 1, at(0)) < at(5_000), "not to itself");
+        assert_eq!(net.losses, Losses { clogged: 3, ..Losses::default() });
+        net.unblock(7);
+        assert!(arrives(&mut net, 1, 2, at(10)) < at(5_000));
     }
 
     #[test]

@@ -61,6 +61,17 @@ pub enum NodeSet {
     Nodes(Vec<u32>),
 }
 
+/// What a disk does to a sector that it has said to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It reads as zeros.
+    Zeroed,
+    /// It reads as it was before it was written last: that write was never done.
+    Stale,
+    /// It was written over another sector, and its own reads as before.
+    Misdirected,
+}
+
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -149,6 +160,24 @@ pub enum Action {
         /// Who.
         node: u32,
     },
+    /// A sector changes of what a log of the node holds for good.
+    Damage {
+        /// Who.
+        node: u32,
+        /// How.
+        how: Damage,
+    },
+    /// Messages from one set to the other wait until this is over, and then all of them arrive.
+    Clog {
+        /// From here …
+        from: NodeSet,
+        /// … to here.
+        to: NodeSet,
+        /// And back.
+        symmetric: bool,
+        /// For how long.
+        lasts: Duration,
+    },
     /// The node's clock goes forward at once, as where a machine was suspended. Its calendar, which a
     /// process reads when it starts, may be put back as well.
     ClockJump {
@@ -194,7 +223,7 @@ pub struct Plan {
 
 impl Action {
     /// The names of all.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 18] = [
         "power-loss",
         "process-crash",
         "zombie",
@@ -208,6 +237,10 @@ impl Action {
         "disk-full",
         "stall",
         "bit-rot",
+        "zeroed-sector",
+        "stale-sector",
+        "misdirected-write",
+        "clog",
         "clock-jump",
     ];
 
@@ -228,6 +261,10 @@ impl Action {
             Self::DiskFull { .. } => "disk-full",
             Self::Stall { .. } => "stall",
             Self::BitRot { .. } => "bit-rot",
+            Self::Damage { how: Damage::Zeroed, .. } => "zeroed-sector",
+            Self::Damage { how: Damage::Stale, .. } => "stale-sector",
+            Self::Damage { how: Damage::Misdirected, .. } => "misdirected-write",
+            Self::Clog { .. } => "clog",
             Self::ClockJump { .. } => "clock-jump",
         }
     }
@@ -245,6 +282,7 @@ impl Action {
                 | Self::DiskFull { .. }
                 | Self::Stall { .. }
                 | Self::BitRot { .. }
+                | Self::Damage { .. }
         )
     }
 
@@ -262,8 +300,9 @@ impl Action {
             | Self::DiskFull { node, .. }
             | Self::Stall { node, .. }
             | Self::BitRot { node }
+            | Self::Damage { node, .. }
             | Self::ClockJump { node, .. } => Some(*node),
-            Self::Partition { .. } | Self::Heal | Self::Drop { .. } => None,
+            Self::Partition { .. } | Self::Clog { .. } | Self::Heal | Self::Drop { .. } => None,
         }
     }
 }
@@ -283,7 +322,7 @@ impl Plan {
             regions: *scenario.cluster.regions.get_ref(),
             kind: scenario.workload.kind,
         };
-        let kinds: [(&str, u32, Draw<'_>); 16] = [
+        let kinds: [(&str, u32, Draw<'_>); 21] = [
             ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
             ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),
             ("compaction_crashes", chaos.compaction_crashes, Generator::compaction_crash),
@@ -300,6 +339,11 @@ impl Plan {
             ("stalls", chaos.stalls, Generator::stall),
             ("bit_rot", chaos.bit_rot, Generator::bit_rot),
             ("clock_jumps", chaos.clock_jumps, Generator::clock_jump),
+            ("zeroed_sectors", chaos.zeroed_sectors, Generator::zeroed_sector),
+            ("stale_sectors", chaos.stale_sectors, Generator::stale_sector),
+            ("misdirected_writes", chaos.misdirected_writes, Generator::misdirected_write),
+            ("clogs", chaos.clogs, Generator::clog),
+            ("recovery_sync_errors", chaos.recovery_sync_errors, Generator::recovery_sync_error),
         ];
         for (kind, count, make) in kinds {
             let key = draw.key.child(kind);
@@ -496,12 +540,17 @@ impl Generator<'_> {
         Fault { trigger, action: Action::Pause { node, lasts }, named: false }
     }
 
-    fn partition(&self, _: u32, stream: &mut Stream) -> Fault {
-        let from = if self.regions > 1 && stream.below(2) == 0 {
+    /// A region, or one node.
+    fn few(&self, stream: &mut Stream) -> NodeSet {
+        if self.regions > 1 && stream.below(2) == 0 {
             NodeSet::Region(stream.below(u64::from(self.regions)) as u32)
         } else {
             NodeSet::Nodes(vec![self.anybody(stream)])
-        };
+        }
+    }
+
+    fn partition(&self, _: u32, stream: &mut Stream) -> Fault {
+        let from = self.few(stream);
         let (to, symmetric) = (NodeSet::Rest, stream.below(3) > 0);
         let trigger = Trigger::At(self.moment(stream));
         let lasts = self.lasts(stream);
@@ -554,6 +603,40 @@ impl Generator<'_> {
         let node = self.anybody(stream);
         let trigger = Trigger::At(self.moment(stream));
         Fault { trigger, action: Action::BitRot { node }, named: false }
+    }
+
+    fn damage(&self, how: Damage, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let trigger = Trigger::At(self.moment(stream));
+        Fault { trigger, action: Action::Damage { node, how }, named: false }
+    }
+
+    fn zeroed_sector(&self, _: u32, stream: &mut Stream) -> Fault {
+        self.damage(Damage::Zeroed, stream)
+    }
+
+    fn stale_sector(&self, _: u32, stream: &mut Stream) -> Fault {
+        self.damage(Damage::Stale, stream)
+    }
+
+    fn misdirected_write(&self, _: u32, stream: &mut Stream) -> Fault {
+        self.damage(Damage::Misdirected, stream)
+    }
+
+    fn clog(&self, _: u32, stream: &mut Stream) -> Fault {
+        let from = self.few(stream);
+        let (to, symmetric) = (NodeSet::Rest, stream.below(3) > 0);
+        let trigger = Trigger::At(self.moment(stream));
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::Clog { from, to, symmetric, lasts }, named: false }
+    }
+
+    /// Of a recovery one of the first syncs fails.
+    fn recovery_sync_error(&self, _: u32, stream: &mut Stream) -> Fault {
+        let node = self.anybody(stream);
+        let (from, nth) = (self.moment(stream), stream.between(1, 6) as u32);
+        let trigger = Trigger::On { signal: Signal::Recovery, node, nth, from };
+        Fault { trigger, action: Action::SyncError { node }, named: false }
     }
 
     fn clock_jump(&self, _: u32, stream: &mut Stream) -> Fault {

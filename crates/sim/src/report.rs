@@ -111,6 +111,7 @@ impl Counters {
             ("message-dropped", self.net.dropped),
             ("message-doubled", self.net.duplicated),
             ("message-overtaken", self.net.reordered),
+            ("message-held-back", self.net.clogged),
             ("message-to-nobody", self.to_nobody),
             ("write-lost", self.disk.writes_lost),
             ("write-kept", self.disk.writes_kept),

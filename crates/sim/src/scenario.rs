@@ -3,7 +3,7 @@
 //! An error names the file, the line and the column, what was expected, and the nearest valid word.
 
 use crate::disk::DiskFate;
-use crate::plan::{Action, Fault, NodeSet, Signal, Trigger};
+use crate::plan::{Action, Damage, Fault, NodeSet, Signal, Trigger};
 use crate::swarm::{self, Swarm};
 use base::prng::DERIVATION_VERSION;
 use base::{Ratio, Time};
@@ -619,6 +619,16 @@ pub struct Chaos {
     pub bit_rot: u32,
     /// Times at which a clock goes forward at once.
     pub clock_jumps: u32,
+    /// Sectors of what is durable that read as zeros, …
+    pub zeroed_sectors: u32,
+    /// … or as they were before they were written last, …
+    pub stale_sectors: u32,
+    /// … or that were written over another, all three only where `mode` is `unrestricted`.
+    pub misdirected_writes: u32,
+    /// Times in which links deliver nothing, after which they deliver everything.
+    pub clogs: u32,
+    /// Syncs of recoveries that fail.
+    pub recovery_sync_errors: u32,
     /// When faults begin: between these two moments.
     pub window: Between,
     /// How long nodes are down, partitions last, …
@@ -645,6 +655,11 @@ impl Default for Chaos {
             stalls: 0,
             bit_rot: 0,
             clock_jumps: 0,
+            zeroed_sectors: 0,
+            stale_sectors: 0,
+            misdirected_writes: 0,
+            clogs: 0,
+            recovery_sync_errors: 0,
             window: Between(Duration::ZERO, Duration::from_secs(5)),
             lasts: Between(Duration::from_millis(10), Duration::from_secs(2)),
         }
@@ -868,6 +883,14 @@ pub enum FaultKind {
     Stall,
     /// A bit changes of what is durable.
     BitRot,
+    /// A sector of it reads as zeros.
+    ZeroedSector,
+    /// A sector of it reads as it was before it was written last.
+    StaleSector,
+    /// A sector was written over another.
+    MisdirectedWrite,
+    /// Links deliver nothing, and then everything.
+    Clog,
     /// The clock goes forward at once.
     ClockJump,
 }
@@ -889,6 +912,10 @@ impl FaultKind {
             Self::DiskFull => ("disk-full", &["node", "for"]),
             Self::Stall => ("stall", &["node", "for"]),
             Self::BitRot => ("bit-rot", &["node"]),
+            Self::ZeroedSector => ("zeroed-sector", &["node"]),
+            Self::StaleSector => ("stale-sector", &["node"]),
+            Self::MisdirectedWrite => ("misdirected-write", &["node"]),
+            Self::Clog => ("clog", &["between", "symmetric", "for"]),
             Self::ClockJump => ("clock-jump", &["node", "by", "back"]),
         }
     }
@@ -1029,6 +1056,19 @@ impl FaultEntry {
             FaultKind::DiskFull => Action::DiskFull { node: node()?, lasts: lasts()? },
             FaultKind::Stall => Action::Stall { node: node()?, lasts: lasts()? },
             FaultKind::BitRot => Action::BitRot { node: node()? },
+            FaultKind::ZeroedSector => Action::Damage { node: node()?, how: Damage::Zeroed },
+            FaultKind::StaleSector => Action::Damage { node: node()?, how: Damage::Stale },
+            FaultKind::MisdirectedWrite => {
+                Action::Damage { node: node()?, how: Damage::Misdirected }
+            }
+            FaultKind::Clog => {
+                if self.between.is_none() {
+                    return Err(Misfit::missing(kind, "between", "[\"n0\", \"rest\"]"));
+                }
+                let (from, to) = pair();
+                let symmetric = self.symmetric.unwrap_or(true);
+                Action::Clog { from, to, symmetric, lasts: lasts()? }
+            }
             FaultKind::ClockJump => {
                 let by = need(self.by, "by", "\"2s\"")?;
                 Action::ClockJump { node: node()?, by, back: self.back.unwrap_or(false) }
@@ -1145,6 +1185,19 @@ impl FaultEntry {
             }
             Action::BitRot { node } => {
                 (entry.kind, entry.node) = (FaultKind::BitRot, Some(node));
+            }
+            Action::Damage { node, how } => {
+                entry.node = Some(node);
+                entry.kind = match how {
+                    Damage::Zeroed => FaultKind::ZeroedSector,
+                    Damage::Stale => FaultKind::StaleSector,
+                    Damage::Misdirected => FaultKind::MisdirectedWrite,
+                };
+            }
+            Action::Clog { from, to, symmetric, lasts } => {
+                entry.kind = FaultKind::Clog;
+                entry.between = Some([Group(from), Group(to)]);
+                (entry.symmetric, entry.lasts) = (Some(symmetric), Some(Span(lasts)));
             }
             Action::ClockJump { node, by, back } => {
                 (entry.kind, entry.node) = (FaultKind::ClockJump, Some(node));
@@ -1509,12 +1562,19 @@ impl Scenario {
             ("stalls", chaos.stalls),
             ("bit_rot", chaos.bit_rot),
             ("clock_jumps", chaos.clock_jumps),
+            ("zeroed_sectors", chaos.zeroed_sectors),
+            ("stale_sectors", chaos.stale_sectors),
+            ("misdirected_writes", chaos.misdirected_writes),
+            ("clogs", chaos.clogs),
+            ("recovery_sync_errors", chaos.recovery_sync_errors),
         ] {
             let place = || place_of(text, "chaos", key).unwrap_or(0..0);
             if count > MOST {
                 return Err(Wrong::new(format!("expected at most {MOST} {key}"), place()));
             }
-            if key == "bit_rot" && count > 0 && self.disk.mode == DiskMode::Atlas {
+            let damages =
+                ["bit_rot", "zeroed_sectors", "stale_sectors", "misdirected_writes"].contains(&key);
+            if damages && count > 0 && self.disk.mode == DiskMode::Atlas {
                 return Err(Wrong::new(NO_ROT, place()));
             }
             if key == "recovery_crashes" && count > chaos.coordinator_crashes {
@@ -1559,14 +1619,16 @@ impl Scenario {
             | Action::DiskFull { node, .. }
             | Action::Stall { node, .. }
             | Action::ClockJump { node, .. } => check_node("node", *node)?,
-            Action::BitRot { node } => {
+            Action::BitRot { node } | Action::Damage { node, .. } => {
                 check_node("node", *node)?;
                 if self.disk.mode == DiskMode::Atlas {
                     return Err(Misfit::at("kind", NO_ROT.into()));
                 }
             }
             Action::Heal => {}
-            Action::Partition { from, to, .. } | Action::Drop { from, to, .. } => {
+            Action::Partition { from, to, .. }
+            | Action::Clog { from, to, .. }
+            | Action::Drop { from, to, .. } => {
                 for set in [from, to] {
                     match set {
                         NodeSet::Rest => {}
@@ -1812,11 +1874,13 @@ down = "20ms"
             pauses = 2\npartitions = 4\ndrops = 3\nparticipant_crashes = 3\nprocess_crashes = 2\n\
             compaction_crashes = 8\nsync_errors = 2\nwrite_errors = 2\nread_errors = 2\n\
             disks_full = 2\nstalls = 2\nbit_rot = 2\nclock_jumps = 2\n\
+            zeroed_sectors = 2\nstale_sectors = 2\nmisdirected_writes = 2\nclogs = 3\n\
+            recovery_sync_errors = 2\n\
             [disk]\nmode = \"unrestricted\"\n"
         );
         let scenario = parse(&text).unwrap();
         let plan = crate::plan::Plan::generate(&scenario, 7);
-        assert_eq!(plan.faults.len(), 44);
+        assert_eq!(plan.faults.len(), 55);
         for fault in &plan.faults {
             let entry = FaultEntry::of(fault);
             let text = toml::to_string(&entry).unwrap();

@@ -19,7 +19,7 @@ pub struct Swarm {
 }
 
 /// What can vary.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 26] = [
     "network.loss",
     "network.duplicate",
     "network.reorder",
@@ -41,6 +41,11 @@ pub const NAMES: [&str; 21] = [
     "faults.stalls",
     "faults.bit_rot",
     "faults.clock_jumps",
+    "faults.zeroed_sectors",
+    "faults.stale_sectors",
+    "faults.misdirected_writes",
+    "faults.clogs",
+    "faults.recovery_sync_errors",
 ];
 
 /// All of a kind.
@@ -110,6 +115,11 @@ impl Swarm {
             ("faults.stalls", &mut chaos.stalls),
             ("faults.bit_rot", &mut chaos.bit_rot),
             ("faults.clock_jumps", &mut chaos.clock_jumps),
+            ("faults.zeroed_sectors", &mut chaos.zeroed_sectors),
+            ("faults.stale_sectors", &mut chaos.stale_sectors),
+            ("faults.misdirected_writes", &mut chaos.misdirected_writes),
+            ("faults.clogs", &mut chaos.clogs),
+            ("faults.recovery_sync_errors", &mut chaos.recovery_sync_errors),
         ] {
             let strength = u64::from(self.strength(seed, name));
             *count = (u64::from(*count) * strength).div_ceil(100) as u32;

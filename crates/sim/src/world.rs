@@ -8,7 +8,7 @@
 use crate::disk::{DiskFate, Fates, Reach, SimDisk, Unsafe};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
-use crate::plan::{Action, Fault, Plan, Signal, Trigger};
+use crate::plan::{Action, Damage, Fault, Plan, Signal, Trigger};
 use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
 use crate::recording::{self, Doing, Happening, Point, Recording, Role};
 use crate::report::Counters;
@@ -328,6 +328,8 @@ pub struct World<'a> {
     judges: Vec<Box<dyn Judge>>,
     findings: Findings,
     counters: Counters,
+    /// How long syncs took, by slot: for whoever watches.
+    flushes: [base::Latency; 2],
     trace: Trace,
     struck: Vec<bool>,
     /// What happens, noted for people, if anybody wants to know.
@@ -408,6 +410,7 @@ impl<'a> World<'a> {
             judges,
             findings: Findings::default(),
             counters: Counters::default(),
+            flushes: Default::default(),
             trace: Trace::default(),
             struck: vec![false; plan.faults.len()],
             notes: None,
@@ -1070,7 +1073,7 @@ impl<'a> World<'a> {
         });
         if rotten && !is_told && self.mode == OpenMode::Exclusive {
             let what = format!(
-                "n{node} recovers its {slot:?} log, and does not say that a bit of it has changed"
+                "n{node} recovers its {slot:?} log, and does not say that something of it has changed"
             );
             self.findings.object("G7", moment, what);
         }
@@ -1265,6 +1268,7 @@ impl<'a> World<'a> {
                     self.took_effect(entry);
                 }
                 self.counters.syncs += 1;
+                self.flushes[slot as usize].observe(at.since(self.now));
                 self.agenda.schedule(at, node, What::SyncDone { process: id, slot });
                 return None;
             }
@@ -1701,10 +1705,10 @@ impl<'a> World<'a> {
         self.machines[node as usize].ails.get_or_insert_default()
     }
 
-    /// A bit of what a node's logs hold for good changes, if they hold anything yet. Not while they are
-    /// being read, when some of it may have been read already; nor before, when a crash may have left bytes
-    /// that are part of no log.
-    fn rots(&mut self, entry: u32, node: u32) {
+    /// Something of what a node's logs hold for good changes, if they hold anything yet: a bit, or a
+    /// sector. Not while they are being read, when some of it may have been read already; nor before, when
+    /// a crash may have left bytes that are part of no log.
+    fn rots(&mut self, entry: u32, node: u32, how: Option<Damage>) {
         let process = self.machines[node as usize].process.as_ref();
         if process.is_none_or(|process| !process.node.is_ready()) {
             return;
@@ -1713,8 +1717,13 @@ impl<'a> World<'a> {
         let first = draw.below(2) as usize;
         for slot in [SLOTS[first], SLOTS[1 - first]] {
             let disk = &mut self.machines[node as usize].disks.0[slot as usize];
-            if let Some((segment, at)) = disk.rots(&draw) {
-                self.ails(node).rotten.push((slot, segment, at));
+            let changed = match how {
+                None => disk.rots(&draw).into_iter().collect(),
+                Some(how) => disk.damages(how, &draw),
+            };
+            if !changed.is_empty() {
+                let changed = changed.into_iter().map(|(segment, at)| (slot, segment, at));
+                self.ails(node).rotten.extend(changed);
                 self.took_effect(entry);
                 break;
             }
@@ -1778,8 +1787,20 @@ impl<'a> World<'a> {
                 self.agenda.schedule(until, entry, What::FaultEnds);
             }
             Action::BitRot { node } => {
-                self.rots(entry, node);
+                self.rots(entry, node, None);
                 self.fault_is_over();
+            }
+            Action::Damage { node, how } => {
+                self.rots(entry, node, Some(how));
+                self.fault_is_over();
+            }
+            Action::Clog { from, to, symmetric, lasts } => {
+                let until = self.now + lasts;
+                self.net.clog(entry, from.clone(), to.clone(), until);
+                if symmetric {
+                    self.net.clog(entry, to, from, until);
+                }
+                self.agenda.schedule(until, entry, What::FaultEnds);
             }
             Action::ClockJump { node, by, back } => {
                 let clock = &mut self.machines[node as usize].clock;

@@ -3,9 +3,19 @@
 use crate::clock::Watch;
 use crate::terminal::{Output, say};
 use crate::{SeedArgs, Stop};
-use sim::storage::{Report, Scenario, run, small};
+use clap::Args;
+use sim::storage::{Report, Scenario, hostile, run, small};
 use std::fs;
 use std::time::Duration;
+
+#[derive(Args)]
+pub struct StorageArgs {
+    #[command(flatten)]
+    seeds: SeedArgs,
+    /// Nodes lie, are cut off for long and have slow disks too, locks are fought for, claims are forged
+    #[arg(long)]
+    hostile: bool,
+}
 
 /// The scenario of a text.
 fn scenario(name: &str, text: &str) -> Result<Scenario, Stop> {
@@ -38,7 +48,10 @@ fn tell(report: &Report, cpu: Duration, args: &SeedArgs, out: &mut Output) -> u8
 }
 
 /// Runs random small worlds of storage nodes.
-pub fn random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
+pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
+    let (kind, text_of): (_, fn(u64) -> String) =
+        if args.hostile { ("hostile", hostile) } else { ("small", small) };
+    let args = &args.seeds;
     let (mut worst, mut runs, mut clean) = (0, 0u64, 0u64);
     let mut failed = Vec::new();
     let watch = Watch::start();
@@ -47,8 +60,8 @@ pub fn random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
         if args.within.is_some_and(|within| watch.wall() > within) || out.is_closed() {
             break;
         }
-        let text = small(seed);
-        let report = run(&scenario("small", &text)?, seed);
+        let text = text_of(seed);
+        let report = run(&scenario(kind, &text)?, seed);
         runs += 1;
         clean += u64::from(report.exit_code() == 0);
         crashes += report.totals.crashes;
@@ -60,7 +73,7 @@ pub fn random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
         }
         if report.exit_code() > 0 {
             failed.push(seed);
-            let file = args.out.join(format!("small-storage-{seed}.toml"));
+            let file = args.out.join(format!("{kind}-storage-{seed}.toml"));
             let kept = fs::create_dir_all(&args.out).and_then(|()| fs::write(&file, &text));
             kept.map_err(|error| {
                 Stop::infrastructure(miette::miette!("cannot write {}: {error}", file.display()))
@@ -78,7 +91,7 @@ pub fn random(args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
     }
     if !args.json {
         out.line(format_args!(
-            "small storage worlds: {clean} of {runs} clean; {stored} files stored, {crashes} crashes, {repaired} \
+            "{kind} storage worlds: {clean} of {runs} clean; {stored} files stored, {crashes} crashes, {repaired} \
              shards repaired; {:.1} s of processor time{}",
             watch.cpu().as_secs_f64(),
             if failed.is_empty() { String::new() } else { format!("; failed: {failed:?}") }

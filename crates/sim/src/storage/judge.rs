@@ -9,6 +9,12 @@
 //! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's units are spent twice, and whoever asks again for units is given them once |
 //! | S6 | once faults have ended and all is at rest, every shard of every stored file is right on a node |
 //! | S8 | of a node that says that it has left in order no current record names anything |
+//! | S10 | at rest no node holds what its own log does not need: nothing is left of what was undone or released |
+//! | S11 | what a node has removed itself, its log does not need after a restart: a removal waits until it is durable that nobody does |
+//! | S12 | no repair gives a stripe up because its shards do not fit its manifest: all manifests are right |
+//! | S13 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
+//!
+//! S7 and S9 are what messages show: see `watch.rs`.
 //!
 //! The judge looks at disks, and knows files from their owners. It hashes by itself, and reads the
 //! ledger's log by itself: balances by what each event moves, without the bank.
@@ -51,6 +57,9 @@ pub fn is_right(digest: Digest, bytes: Option<&[u8]>) -> bool {
 
 /// Whether some disk has a right copy of a shard.
 pub type HasRight<'a> = &'a dyn Fn(Digest) -> bool;
+
+/// The nodes whose disks have a right copy of a shard.
+pub type Holders<'a> = &'a dyn Fn(Digest) -> BTreeSet<u32>;
 
 impl Judge {
     /// A judge of these files.
@@ -172,6 +181,23 @@ impl Judge {
         })
     }
 
+    /// Looks whether the right shards of a file's stripes are on as many nodes.
+    pub fn spread(&mut self, at: Time, file: u32, holders: Holders<'_>) {
+        for (stripe, _) in self.stripes_of(file).collect::<Vec<_>>() {
+            let all = self.stripes[&stripe].iter().map(|digest| holders(*digest));
+            let right: Vec<BTreeSet<u32>> = all.filter(|nodes| !nodes.is_empty()).collect();
+            let apart = matched(&right);
+            if apart < right.len() {
+                let what = format!(
+                    "{} right shards of chunk {} of file {file} are on {apart} nodes",
+                    right.len(),
+                    stripe.1
+                );
+                self.object("S13", at, what);
+            }
+        }
+    }
+
     /// What a client fetched.
     pub fn fetched(&mut self, at: Time, file: u32, expected: &[u8], got: Option<&[u8]>) {
         if got != Some(expected) {
@@ -183,8 +209,9 @@ impl Judge {
         }
     }
 
-    /// The ledger's log as it lies on the disk, and what the bank says of balances. `grants`: how many
-    /// clients were told that the treasury gave what they asked for, and how many asked.
+    /// The ledger's log as it lies on the disk, what the bank says of balances, and what clients were told
+    /// to be done. `grants`: how many clients were told that the treasury gave what they asked for, and how
+    /// many asked.
     pub fn ledger(
         &mut self,
         at: Time,
@@ -192,11 +219,11 @@ impl Judge {
         grants: (u64, u64),
         log: &dyn wal_core::Directory,
         bank: &incentives::Bank,
+        told: &[Done],
     ) {
         let mut books = Books {
             balances: BTreeMap::from([("treasury".to_owned(), i128::from(supply))]),
-            strange: 0,
-            grants: 0,
+            ..Books::default()
         };
         let config = wal_core::ScanConfig::default();
         if wal_core::scan(log, &config, &mut books).is_err() || books.strange > 0 {
@@ -204,6 +231,14 @@ impl Judge {
         }
         if let Some((account, balance)) = books.balances.iter().find(|(_, units)| **units < 0) {
             let what = format!("{account} has {balance}: it was spent twice");
+            self.object("S5", at, what);
+        }
+        if let Some(wrong) = books.wrong {
+            self.object("S5", at, wrong);
+        }
+        if let Some(lost) = told.iter().find(|done| !books.done.contains(done)) {
+            let what =
+                format!("a client was told that {lost:?} is done, and the log does not say so");
             self.object("S5", at, what);
         }
         if !(grants.0..=grants.1).contains(&books.grants) {
@@ -226,14 +261,75 @@ impl Judge {
     }
 }
 
-/// Balances by what each event of the log moves.
+/// How many of these sets can each be given a member of its own: a greatest matching (Kuhn).
+fn matched(sets: &[BTreeSet<u32>]) -> usize {
+    fn free(
+        sets: &[BTreeSet<u32>],
+        of: usize,
+        taken: &mut BTreeMap<u32, usize>,
+        tried: &mut BTreeSet<u32>,
+    ) -> bool {
+        sets[of].iter().any(|member| {
+            if !tried.insert(*member) {
+                return false;
+            }
+            let by = taken.get(member).copied();
+            let found = by.is_none_or(|by| free(sets, by, taken, tried));
+            if found {
+                taken.insert(*member, of);
+            }
+            found
+        })
+    }
+    let mut taken = BTreeMap::new();
+    (0..sets.len()).filter(|of| free(sets, *of, &mut taken, &mut BTreeSet::new())).count()
+}
+
+/// What a client of the ledger was told to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Done {
+    /// A node has been given units.
+    Granted(base::NodeName),
+    /// A node has put units at stake.
+    Staked(base::NodeName),
+}
+
+/// Balances by what each event of the log moves, and whether slashes follow from what is said before them.
+#[derive(Default)]
 struct Books {
     balances: BTreeMap<String, i128>,
     strange: u64,
+    /// What somebody was slashed for.
+    evidence: BTreeSet<base::Token>,
+    /// Of each undecided slash: who voted to uphold it, and who did not.
+    votes: BTreeMap<incentives::EscrowId, BTreeMap<base::NodeName, bool>>,
+    decided: BTreeSet<incentives::EscrowId>,
+    done: BTreeSet<Done>,
+    wrong: Option<String>,
     grants: u64,
 }
 
 impl Books {
+    /// What is wrong first.
+    fn object(&mut self, what: String) {
+        self.wrong.get_or_insert(what);
+    }
+
+    /// A slash is decided, once: given back only if two thirds of five voters at least want it so, kept
+    /// unless they do.
+    fn decide(&mut self, escrow: incentives::EscrowId, given_back: bool) {
+        if !self.decided.insert(escrow) {
+            self.object(format!("slash {} is decided twice", escrow.0));
+        }
+        let votes = self.votes.remove(&escrow).unwrap_or_default();
+        let (against, all) = (votes.values().filter(|uphold| !**uphold).count(), votes.len());
+        if given_back != (all >= 5 && 3 * against >= 2 * all) {
+            let what = if given_back { "given back" } else { "kept" };
+            let escrow = escrow.0;
+            self.object(format!("slash {escrow} is {what} by {against} of {all} votes against it"));
+        }
+    }
+
     fn shift(&mut self, from: String, to: String, units: u64) {
         *self.balances.entry(from).or_default() -= i128::from(units);
         *self.balances.entry(to).or_default() += i128::from(units);
@@ -268,6 +364,7 @@ impl wal_core::Visitor for Books {
         };
         match event.fact {
             Fact::Granted { to, units } => {
+                self.done.insert(Done::Granted(to));
                 self.grants += 1;
                 self.shift("treasury".to_owned(), name(Account::Wallet(to)), units.0);
             }
@@ -275,6 +372,9 @@ impl wal_core::Visitor for Books {
                 self.shift(name(Account::Wallet(from)), name(Account::Wallet(to)), units.0);
             }
             Fact::Bonded { operator, owner, units } => {
+                if operator == owner {
+                    self.done.insert(Done::Staked(owner));
+                }
                 let to = name(Account::Bonded { operator, owner });
                 self.shift(name(Account::Wallet(owner)), to, units.0);
             }
@@ -293,23 +393,36 @@ impl wal_core::Visitor for Books {
                     self.shift("treasury".to_owned(), name(Account::Wallet(to)), units.0);
                 }
             }
-            Fact::Slashed { escrow, portions, .. } => {
+            Fact::Slashed { escrow, cause, portions, .. } => {
+                if let incentives::Cause::Reported { evidence, .. } = cause
+                    && !self.evidence.insert(evidence)
+                {
+                    self.object(format!("slash {} is for what was slashed before", escrow.0));
+                }
                 for (from, units) in portions {
                     self.shift(name(from), name(Account::Escrow(escrow)), units.0);
                 }
             }
             Fact::Upheld { escrow } => {
+                self.decide(escrow, false);
                 let from = name(Account::Escrow(escrow));
                 let units = self.balances.get(&from).copied().unwrap_or(0);
                 let units = u64::try_from(units).unwrap_or(0);
                 self.shift(from, "forfeited".to_owned(), units);
             }
             Fact::Overturned { escrow, portions } => {
+                self.decide(escrow, true);
                 for (to, units) in portions {
                     self.shift(name(Account::Escrow(escrow)), name(to), units.0);
                 }
             }
-            Fact::Disputed { .. } | Fact::Voted { .. } => {}
+            Fact::Voted { escrow, voter, uphold } => {
+                let votes = self.votes.entry(escrow).or_default();
+                if votes.insert(voter, uphold).is_some() {
+                    self.object(format!("{voter} votes twice about slash {}", escrow.0));
+                }
+            }
+            Fact::Disputed { .. } => {}
             _ => self.strange += 1,
         }
     }
@@ -371,9 +484,9 @@ mod tests {
         use incentives::{Bank, Config, Event, Fact, Units};
         let name = base::NodeName::numbered;
         let bank = Bank::new(Config::new(name(0), Units(1_000)));
-        let look = |facts: &[Fact], grants| {
+        let look = |facts: &[Fact], grants, told: &[Done]| {
             let mut disk = wal_core::MemoryStorage::default();
-            let mut nothing = Books { balances: BTreeMap::new(), strange: 0, grants: 0 };
+            let mut nothing = Books::default();
             let (config, mode) = (wal_core::Config::default(), wal_core::OpenMode::Exclusive);
             let (mut log, _) =
                 wal_core::open(&mut disk, &config, mode, 7, Time::ZERO, &mut nothing)
@@ -386,18 +499,66 @@ mod tests {
             }
             wal_core::close(&mut disk, &mut log, Time::ZERO);
             let mut judge = Judge::new(4, &[]);
-            judge.ledger(Time::ZERO, 1_000, grants, &disk, &bank);
+            judge.ledger(Time::ZERO, 1_000, grants, &disk, &bank, told);
             judge.finding.map(|finding| finding.rule)
         };
-        assert_eq!(look(&[], (0, 1)), None);
+        assert_eq!(look(&[], (0, 1), &[]), None);
+        assert_eq!(look(&[], (0, 0), &[Done::Staked(name(1))]), Some("S5"), "not in the log");
         let units = Units(5);
-        assert_eq!(
-            look(&[Fact::Granted { to: name(1), units }], (1, 1)),
-            Some("S5"),
-            "not the bank's"
-        );
-        assert_eq!(look(&[], (1, 1)), Some("S5"), "a client was told what did not happen");
+        let granted = Fact::Granted { to: name(1), units };
+        assert_eq!(look(&[granted], (1, 1), &[]), Some("S5"), "not the bank's");
+        assert_eq!(look(&[], (1, 1), &[]), Some("S5"), "a client was told what did not happen");
         let spent = Fact::Transferred { from: name(1), to: name(2), units };
-        assert_eq!(look(&[spent], (0, 0)), Some("S5"), "it was not there");
+        assert_eq!(look(&[spent], (0, 0), &[]), Some("S5"), "it was not there");
+    }
+
+    /// What the books say of a slash with these votes, by whether it was given back.
+    fn decided(votes: &[(u64, bool)], given_back: bool) -> Option<String> {
+        let mut books = Books::default();
+        let escrow = incentives::EscrowId(1);
+        for (voter, uphold) in votes {
+            let of = books.votes.entry(escrow).or_default();
+            of.insert(base::NodeName::numbered(*voter), *uphold);
+        }
+        books.decide(escrow, given_back);
+        books.wrong
+    }
+
+    #[test]
+    fn a_slash_is_given_back_by_two_thirds_of_five_and_kept_otherwise() {
+        let votes = |uphold: u64, against: u64| -> Vec<(u64, bool)> {
+            (0..uphold + against).map(|voter| (voter, voter < uphold)).collect()
+        };
+        for (uphold, against, given_back) in
+            [(0, 0, false), (0, 4, false), (0, 5, true), (2, 4, true), (3, 4, false), (8, 0, false)]
+        {
+            let votes = votes(uphold, against);
+            assert_eq!(decided(&votes, given_back), None, "{uphold} {against}");
+            assert!(decided(&votes, !given_back).is_some(), "{uphold} {against}");
+        }
+    }
+
+    #[test]
+    fn two_shards_on_one_node_are_found() {
+        let scenario = Scenario::parse(&small(1)).expect("it is a scenario");
+        let files = files(&scenario, &base::prng::Key::root(1));
+        let stripe: Vec<Digest> =
+            files[0].shards.iter().filter(|s| s.chunk == 0).map(|s| s.digest).collect();
+        let look = |nodes: &dyn Fn(usize) -> BTreeSet<u32>| {
+            let mut judge = Judge::new(scenario.storage.data, &files);
+            let holders = |digest: Digest| {
+                stripe.iter().position(|other| *other == digest).map_or(BTreeSet::new(), nodes)
+            };
+            judge.spread(Time::ZERO, 0, &holders);
+            judge.finding.map(|finding| finding.rule)
+        };
+        assert_eq!(look(&|at| BTreeSet::from([at as u32])), None);
+        assert_eq!(look(&|at| BTreeSet::from([at as u32 / 2])), Some("S13"));
+        assert_eq!(
+            look(&|at| BTreeSet::from([at as u32 / 2, at as u32 + 9])),
+            None,
+            "one is apart"
+        );
+        assert_eq!(look(&|_| BTreeSet::new()), None, "that is S2's");
     }
 }

@@ -8,10 +8,11 @@ pub mod disk;
 mod judge;
 mod report;
 mod scenario;
+mod watch;
 mod workload;
 mod world;
 
 pub use judge::{Finding, Judge};
 pub use report::{Health, Report, Totals};
-pub use scenario::{Expected, Faults, Scenario, Storage, small};
-pub use world::{Ending, World, run};
+pub use scenario::{Expected, Faults, Scenario, Storage, hostile, small};
+pub use world::{Ending, World, run, run_watched};

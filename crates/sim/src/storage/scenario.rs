@@ -70,6 +70,8 @@ pub struct Storage {
     pub participants: u32,
     /// Locks that are taken together, verified, and given back.
     pub locks: u32,
+    /// By how many clients; if they are several, all at the same table, at once.
+    pub lockers: u32,
     /// What each node has at stake; 0: nothing.
     pub stake: u64,
     /// How long a message is waited for.
@@ -116,6 +118,7 @@ impl Default for Storage {
             transactions: 0,
             participants: 3,
             locks: 0,
+            lockers: 1,
             stake: 0,
             patience: seconds(5),
             settle: seconds(0),
@@ -166,6 +169,11 @@ pub struct Faults {
     pub slow_disks: u32,
     /// Nodes that throw their shards away and say that all is well, with proofs that they forge or repeat.
     pub liars: u32,
+    /// How long after clients have been served these begin: until then they collect proofs that show a
+    /// part of a shard.
+    pub liars_after: Span,
+    /// Whatever a table of locks grants, somebody shows it claims like those that nobody was given.
+    pub forged_claims: bool,
     /// Which part of the clients that store a file asks once, and never again.
     pub clients_leave: Share,
     /// How many operations a node's coordinator has under way at once, of sagas and of transactions each; the
@@ -195,6 +203,8 @@ impl Default for Faults {
             region: None,
             slow_disks: 0,
             liars: 0,
+            liars_after: Span(Duration::ZERO),
+            forged_claims: false,
             clients_leave: Share::default(),
             active_max: 0,
             spend_twice: false,
@@ -266,6 +276,7 @@ impl Scenario {
             (participants > nodes, "storage.participants: more than there are nodes"),
             (keepers == 0 || keepers >= nodes, "storage.keepers: at least one, fewer than nodes"),
             (locks > 64, "storage.locks: a holder has at most 64"),
+            (self.storage.lockers == 0, "storage.lockers: at least one"),
             (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
             (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),
         ];
@@ -305,5 +316,38 @@ pub fn small(seed: u64) -> String {
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          rot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
+    )
+}
+
+/// The text of a small world in which also nodes lie, are cut off for long or have slow disks, locks are fought for, claims
+/// are forged, units are spent twice and repairs are rationed: each seed is another one.
+#[must_use]
+pub fn hostile(seed: u64) -> String {
+    let mut stream = base::prng::Key::root(seed).child("storage.hostile").stream();
+    let nodes = stream.between(10, 16);
+    let (files, data, parity) = (stream.between(2, 5), stream.between(2, 4), stream.between(2, 3));
+    let (power, process, partitions) = (stream.below(8), stream.below(5), stream.below(2));
+    let (loss, duplicate) = (stream.below(4), stream.below(6));
+    // Shards of one block are shown whole by each proof; of those of eight blocks half is asked for.
+    let (shard_bytes, file_bytes) = [(256, 1_500), (2_048, 12_000)][stream.below(2) as usize];
+    let (locks, lockers, spend) =
+        (stream.between(1, 4), stream.between(2, 6), stream.below(2) == 0);
+    let (repairs, slow) = (stream.between(2, 20), stream.below(3));
+    let faults = match stream.below(3) {
+        0 => format!("liars = 1\nliars_after = \"100s\"\nrot = {}\n", stream.below(3)),
+        1 => format!("region = {}\nslow_disks = {slow}\n", stream.below(9)),
+        _ => format!("rot = {}\nslow_disks = {slow}\n", stream.below(8)),
+    };
+    format!(
+        "format = 1\nname = \"hostile-storage\"\nseed = {seed}\n\
+         [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
+         [disk]\ntorn = \"both\"\n\
+         [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = {file_bytes}\ndata = {data}\nparity = {parity}\n\
+         shard_bytes = {shard_bytes}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = 1\nsagas_failing = 1\n\
+         transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
+         lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\n\
+         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         crash_window = \"0s..120s\"\nwindow = \"100s..400s\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
+         spend_twice = {spend}\n{faults}"
     )
 }

@@ -120,7 +120,7 @@ pub fn wants(scenario: &Scenario, key: &Key) -> Vec<Client> {
     wants.extend((0..storage.sagas_failing).map(|_| Want::Saga(false)));
     wants.extend((0..storage.transactions).map(|_| Want::Transaction));
     if storage.locks > 0 {
-        wants.push(Want::Locks);
+        wants.extend((0..storage.lockers).map(|_| Want::Locks));
     }
     let mut clients = clients(wants, storage.nodes, key);
     if storage.stake > 0 {
@@ -195,7 +195,11 @@ pub fn request(
             Request::Submit(node::Request { key: request_key, work })
         }
         Want::Locks => {
-            let table = name(stream.below(u64::from(storage.nodes)) as u32);
+            let mut which = stream.below(u64::from(storage.nodes));
+            if storage.lockers > 1 {
+                which = key.child("storage.table").draw(0, 0).below(u64::from(storage.nodes));
+            }
+            let table = name(which as u32);
             let shards = (0..storage.locks).map(|n| ShardId::numbered(u64::from(n) << 20));
             Request::Lock { number, table, shards: shards.collect() }
         }

@@ -1,9 +1,10 @@
 //! The world: storage nodes on their disks, the network between them, and clients, in one queue of events.
 
 use super::disk::ShardDisk;
-use super::judge::{Finding, Judge, is_right};
+use super::judge::{Done, Finding, Judge, is_right};
 use super::report::{Health, Report, Totals};
 use super::scenario::{Expected, Faults, Scenario, Storage};
+use super::watch::{FORGER, Watch, forged};
 use super::workload::{self, Client, File, Want};
 use crate::disk::{Reach, SimDisk};
 use crate::net::{Fate, Net, REGIONS, nanos};
@@ -14,7 +15,7 @@ use base::prng::{Draw, Key};
 use base::{BootCount, NodeName, Time};
 use erasure::Codec;
 use incentives::{Ask, Units};
-use network::{Answer, Config, Input, Message, Output, Request, ShardDone};
+use network::{Answer, Config, Input, LockAnswer, Message, Output, Request, ShardDone};
 use network::{StorageDisks, StorageNode};
 use node::{Disks, LogSlot, MessageKind, Outcome};
 use placement::Region;
@@ -70,6 +71,8 @@ enum Event {
     Leave {
         number: u32,
     },
+    /// A node throws its shards away, and lies from now on.
+    Lie,
     /// A node that leaves in order may have done so.
     Drain {
         process: u32,
@@ -105,6 +108,7 @@ impl Event {
             Event::Look => 14,
             Event::Ledger { .. } => 15,
             Event::Drain { .. } => 16,
+            Event::Lie => 17,
         }
     }
 }
@@ -167,8 +171,14 @@ struct Machine {
     drains: bool,
     /// It said that it has left.
     drained: bool,
-    /// What a liar repeats.
-    proof: Option<repair::Answer>,
+    /// Proofs that a liar has made while it was honest, by shard, if they do not show all of it; and for
+    /// which shard it was asked last under which nonce.
+    proofs: BTreeMap<Digest, store::merkle::Proof>,
+    asked: BTreeMap<u128, Digest>,
+    /// What it has removed itself and not written again.
+    removed: BTreeSet<Digest>,
+    /// It has started, and what it recovers has not been compared with that.
+    unchecked: bool,
 }
 
 /// How a run ended.
@@ -203,6 +213,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(4 * 3_600);
 /// Between two stages of what is asked of the ledger.
 const LEDGER_PAUSE: Duration = Duration::from_secs(120);
+/// Events between two looks of whoever watches.
+const WATCHED: u64 = 1 << 14;
 /// Nodes below this try to spend what they have three times.
 const SPENDERS: u32 = 9;
 /// Units that there are.
@@ -224,10 +236,15 @@ pub struct World<'a> {
     next_client: usize,
     open: u32,
     judge: Judge,
+    watch: Watch,
     /// On whose disks each shard may lie.
     lay: BTreeMap<Digest, BTreeSet<u32>>,
     hurt: BTreeSet<Digest>,
     totals: Totals,
+    /// What clients of the ledger were told to be done.
+    told: Vec<Done>,
+    /// How long syncs took, by lane: for whoever watches.
+    flushes: [base::Latency; LANES],
     phase: Phase,
     healed: bool,
     rest_by: Time,
@@ -247,6 +264,7 @@ impl<'a> World<'a> {
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
             judge: Judge::new(scenario.storage.data, &files),
+            watch: Watch::new(scenario.storage.repairs_per_minute),
             clients: workload::wants(scenario, &root),
             scenario,
             root,
@@ -262,6 +280,8 @@ impl<'a> World<'a> {
             lay: BTreeMap::new(),
             hurt: BTreeSet::new(),
             totals: Totals::default(),
+            told: Vec::new(),
+            flushes: Default::default(),
             phase: Phase::Serving,
             healed: false,
             rest_by: Time::NEVER,
@@ -333,7 +353,15 @@ impl<'a> World<'a> {
 
     /// Runs until the end.
     pub fn run(&mut self) -> Ending {
+        self.run_watched(&mut |_| ())
+    }
+
+    /// Runs until the end, and lets somebody look now and then.
+    fn run_watched(&mut self, watcher: &mut dyn FnMut(&World<'_>)) -> Ending {
         loop {
+            if self.trace.events().is_multiple_of(WATCHED) {
+                watcher(self);
+            }
             if self.judge.finding.is_some() {
                 return Ending::Violation;
             }
@@ -388,6 +416,7 @@ impl<'a> World<'a> {
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),
+            Event::Lie => self.turn_liar(target),
             Event::Drain { process, since } => self.drain(target, process, since),
             Event::Ledger { stage } => self.ledger(stage),
             Event::Heal => self.heal(),
@@ -475,9 +504,11 @@ impl<'a> World<'a> {
             return;
         }
         machine.boots += 1;
+        machine.unchecked = true;
         let config = self.config(node);
         let machine = &mut self.machines[node as usize];
         let id = machine.boots;
+        self.watch.started(self.now, node);
         let mut out = std::mem::take(&mut self.out);
         let Machine { disks, shards, .. } = machine;
         let (there, pins) = (shards.shards(), shards.pins());
@@ -502,7 +533,28 @@ impl<'a> World<'a> {
         };
         let mut out = std::mem::take(&mut self.out);
         process.node.handle(self.now, input, &machine.disks, &mut out);
+        if machine.unchecked {
+            self.check_removed(node);
+        }
         self.go_on(node, id, out);
+    }
+
+    /// Once a node's log is recovered: nothing is needed by it that the node has removed.
+    fn check_removed(&mut self, node: u32) {
+        let machine = &mut self.machines[node as usize];
+        let process = machine.process.as_ref();
+        let Some(host) = process.and_then(|it| it.node.transactions().participant()) else {
+            return;
+        };
+        let needed = |digest: &&Digest| host.store().value(network::work::needed(**digest)) > 0;
+        let absent = |digest: &&Digest| machine.shards.read(**digest).is_none();
+        let missed = machine.removed.iter().filter(absent).find(needed);
+        let what =
+            missed.map(|digest| format!("n{node} has removed {digest}, and its log needs it"));
+        machine.unchecked = false;
+        if let Some(what) = what {
+            self.judge.object("S11", self.now, what);
+        }
     }
 
     /// Performs a process's outputs one by one; it may go down before any of them.
@@ -555,7 +607,13 @@ impl<'a> World<'a> {
                     self.shard_later(node, id);
                 }
             }
-            Output::Send { to, message } => self.send(node, to.number() as u32, message),
+            Output::Send { to, message } => {
+                if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message) {
+                    self.judge.object(rule, self.now, what);
+                }
+                self.forge(node, &message);
+                self.send(node, to.number() as u32, message);
+            }
             Output::Tell { answer: Answer::Left, .. } => {
                 self.machines[node as usize].drained = true;
             }
@@ -629,6 +687,7 @@ impl<'a> World<'a> {
                 let key = self.root.child("sync").keyed(u64::from(node) << 2 | lane as u64);
                 let takes = key.draw(machine.syncs, 0).between(low, high);
                 let at = self.now + Duration::from_nanos(takes);
+                self.flushes[lane].observe(Duration::from_nanos(takes));
                 self.schedule(at, node, Event::SyncDone { process: id, lane });
                 return None;
             }
@@ -672,6 +731,10 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         let removes = machine.shards.next_removal();
         let done = machine.shards.done(now);
+        match &done {
+            Some(ShardDone::Written { digest, .. }) => drop(machine.removed.remove(digest)),
+            _ => machine.removed.extend(removes),
+        }
         if let Some(digest) = removes {
             self.hurt_one(digest, "removed");
         }
@@ -697,6 +760,10 @@ impl<'a> World<'a> {
     fn send(&mut self, from: u32, to: u32, mut message: Message) {
         if self.machines[from as usize].liar {
             self.lie(from, &mut message);
+        } else if self.will_lie(from)
+            && let Message::Proof(answer) = &message
+        {
+            self.keep_proof(from, answer);
         }
         let (cargo, digest) = match message.encode() {
             Some(bytes) => {
@@ -734,18 +801,42 @@ impl<'a> World<'a> {
     fn lie(&mut self, node: u32, message: &mut Message) {
         match message {
             Message::Scrubbed { healthy, .. } => *healthy = true,
-            Message::Proof(answer) if answer.proof.is_some() => {
-                self.machines[node as usize].proof = Some(answer.clone());
-            }
-            Message::Proof(answer) => {
-                let repeated = self.machines[node as usize].proof.clone();
-                answer.proof = repeated.and_then(|answer| answer.proof).or_else(|| {
+            Message::Proof(answer) if answer.proof.is_none() => {
+                let machine = &self.machines[node as usize];
+                let shard = machine.asked.get(&answer.nonce);
+                let repeated = shard.and_then(|shard| machine.proofs.get(shard)).cloned();
+                answer.proof = repeated.or_else(|| {
                     let invented = vec![0xEE; 256];
                     store::merkle::prove(&invented, 0, 1)
                 });
             }
             Message::Bytes { bytes: bytes @ None, .. } => *bytes = Some(vec![0xEE; 256]),
             _ => {}
+        }
+    }
+
+    /// Who will lie keeps the proofs that it makes. One that shows the whole shard would be the shard.
+    fn keep_proof(&mut self, node: u32, answer: &repair::Answer) {
+        let machine = &mut self.machines[node as usize];
+        let shard = machine.asked.get(&answer.nonce).copied();
+        if let (Some(shard), Some(proof)) = (shard, &answer.proof)
+            && (proof.blocks.len() as u64) < store::merkle::blocks(proof.shard_bytes)
+        {
+            machine.proofs.insert(shard, proof.clone());
+        }
+    }
+
+    /// Somebody shows the table that has just granted something what it has not granted.
+    fn forge(&mut self, table: u32, message: &Message) {
+        if self.scenario.faults.forged_claims
+            && let Message::Locked(LockAnswer::Granted { holder, leases }) = message
+        {
+            for claim in forged(*holder, leases) {
+                let message = Message::Lock(locks::Message::Verify { claim });
+                let cargo = Cargo::Bytes(message.encode().expect("a claim has bytes"));
+                let at = self.now + Duration::from_millis(1);
+                self.schedule(at, table, Event::Arrives { from: FORGER, cargo });
+            }
         }
     }
 
@@ -763,6 +854,11 @@ impl<'a> World<'a> {
                 }
             },
         };
+        if self.will_lie(to)
+            && let Message::Challenge(challenge) = &message
+        {
+            self.machines[to as usize].asked.insert(challenge.nonce, challenge.shard);
+        }
         let from = NodeName::numbered(u64::from(from));
         self.feed(to, id, Input::Message { from, message });
     }
@@ -817,6 +913,7 @@ impl<'a> World<'a> {
             (Answer::Stored { .. }, Want::Put(file)) => {
                 let World { judge, machines, lay, hurt, .. } = self;
                 judge.stored(now, file, &|digest| has_right(machines, lay, digest), hurt);
+                judge.spread(now, file, &|digest| all_right(machines, lay, digest));
                 "stored"
             }
             (Answer::Got(assembly), Want::Get(file)) => {
@@ -832,6 +929,12 @@ impl<'a> World<'a> {
                 "lockings"
             }
             (Answer::Ledger { done: true }, want) => {
+                let name = |node: u32| NodeName::numbered(u64::from(node));
+                match want {
+                    Want::Grant(node) => self.told.push(Done::Granted(name(node))),
+                    Want::Stake(node) => self.told.push(Done::Staked(name(node))),
+                    _ => {}
+                }
                 self.grants += u64::from(is_grant(&want));
                 "ledger requests"
             }
@@ -915,23 +1018,37 @@ impl<'a> World<'a> {
             self.schedule(self.now, 0, Event::Ledger { stage: 2 });
             self.schedule(self.now + LEDGER_PAUSE, 0, Event::Ledger { stage: 3 });
         }
+        let after = self.scenario.faults.liars_after.0;
         for liar in 0..liars {
             // Not the authority.
             let node = 1 + liar;
-            *self.totals.faults.entry("liars").or_default() += 1;
-            let machine = &mut self.machines[node as usize];
-            machine.liar = true;
-            let thrown: Vec<Digest> = machine
-                .shards
-                .all()
-                .filter(|(_, bytes)| !network::is_note(bytes))
-                .map(|(digest, _)| digest)
-                .collect();
-            machine.shards.throw_away();
-            for digest in thrown {
-                self.hurt.insert(digest);
-                self.hurt_one(digest, "thrown away");
+            if after.is_zero() {
+                self.turn_liar(node);
+            } else {
+                self.schedule(self.now + after, node, Event::Lie);
             }
+        }
+    }
+
+    /// Whether a node lies, or will.
+    fn will_lie(&self, node: u32) -> bool {
+        (1..=self.scenario.faults.liars).contains(&node)
+    }
+
+    fn turn_liar(&mut self, node: u32) {
+        *self.totals.faults.entry("liars").or_default() += 1;
+        let machine = &mut self.machines[node as usize];
+        machine.liar = true;
+        let thrown: Vec<Digest> = machine
+            .shards
+            .all()
+            .filter(|(_, bytes)| !network::is_note(bytes))
+            .map(|(digest, _)| digest)
+            .collect();
+        machine.shards.throw_away();
+        for digest in thrown {
+            self.hurt.insert(digest);
+            self.hurt_one(digest, "thrown away");
         }
     }
 
@@ -1208,6 +1325,10 @@ impl<'a> World<'a> {
             self.schedule(now + LOOK_PAUSE, 0, Event::Look);
             return None;
         }
+        let World { judge, machines, lay, .. } = self;
+        for file in judge.all_stored().collect::<Vec<u32>>() {
+            judge.spread(now, file, &|digest| all_right(machines, lay, digest));
+        }
         match self.phase {
             Phase::Resting => {
                 self.phase = Phase::Fetching;
@@ -1264,12 +1385,39 @@ impl<'a> World<'a> {
         {
             let asks = self.clients.iter().filter(|client| is_grant(&client.want)).count();
             let grants = (self.grants, asks as u64);
-            self.judge.ledger(self.now, SUPPLY, grants, machine.disks.ledger(), bank);
+            self.judge.ledger(self.now, SUPPLY, grants, machine.disks.ledger(), bank, &self.told);
             if process.node.ledger_anomalies() > 0 {
                 self.judge.object("S5", self.now, "a record of the ledger did not follow".into());
             }
         }
+        if let Some(what) = self.leftover() {
+            self.judge.object("S10", self.now, what);
+        }
+        let inconsistent = self.running().find(|(_, node)| node.stats().inconsistent > 0);
+        if let Some(node) = inconsistent.map(|(node, _)| node) {
+            let what = format!("n{node} gave a stripe up, as if its right manifest did not fit it");
+            self.judge.object("S12", self.now, what);
+        }
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
+    }
+
+    /// Bytes on the disk of a node whose own log does not need them, while nothing is under way there.
+    fn leftover(&self) -> Option<String> {
+        for (number, machine) in (0u32..).zip(&self.machines) {
+            let process = machine.process.as_ref();
+            let host = process.and_then(|process| process.node.transactions().participant());
+            let Some(host) = host else { continue };
+            let settled = host.log().durable() == host.log().last() && !machine.shards.is_busy();
+            if !settled || machine.liar || machine.drains {
+                continue;
+            }
+            let needed = |digest| host.store().value(network::work::needed(digest)) > 0;
+            if let Some((digest, _)) = machine.shards.shards().find(|(digest, _)| !needed(*digest))
+            {
+                return Some(format!("n{number} holds {digest}, and its log does not need it"));
+            }
+        }
+        None
     }
 
     // ---- what came out ----
@@ -1278,6 +1426,44 @@ impl<'a> World<'a> {
     #[must_use]
     pub fn node(&self, node: u32) -> Option<&StorageNode> {
         self.machines.get(node as usize)?.process.as_ref().map(|process| &*process.node)
+    }
+
+    /// The time in it.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// What a judge has found.
+    #[must_use]
+    pub fn finding(&self) -> Option<&Finding> {
+        self.judge.finding.as_ref()
+    }
+
+    /// The nodes that run, by number.
+    pub fn running(&self) -> impl Iterator<Item = (u32, &StorageNode)> {
+        let all = (0u32..).zip(&self.machines);
+        all.filter_map(|(number, machine)| Some((number, &*machine.process.as_ref()?.node)))
+    }
+
+    /// How many nodes there have been.
+    #[must_use]
+    pub fn all_nodes(&self) -> u64 {
+        self.machines.len() as u64
+    }
+
+    /// How long syncs of coordinators' logs have taken, of participants' and of the ledger's, in simulated
+    /// time.
+    #[must_use]
+    pub fn flushes(&self) -> &[base::Latency] {
+        &self.flushes
+    }
+
+    /// Of all bytes that nodes hold under a name: how many are not known to be bad, and how many are.
+    #[must_use]
+    pub fn shards(&self) -> (u64, u64) {
+        let stats = self.nodes().map(|node| node.shards().stats());
+        stats.fold((0, 0), |(good, bad), it| (good + it.shards - it.bad, bad + it.bad))
     }
 
     fn nodes(&self) -> impl Iterator<Item = &StorageNode> {
@@ -1346,7 +1532,9 @@ impl<'a> World<'a> {
             .is_some_and(|machine| !machine.gone && is_right(digest, machine.shards.read(digest)))
     }
 
-    fn totals(&self) -> (Totals, Option<Health>) {
+    /// What came out so far, and how well the network is by its authority.
+    #[must_use]
+    pub fn totals(&self) -> (Totals, Option<Health>) {
         let mut totals = self.totals.clone();
         totals.events = self.trace.events();
         totals.simulated = self.now - Time::ZERO;
@@ -1433,6 +1621,19 @@ fn has_right(machines: &[Machine], lay: &BTreeMap<Digest, BTreeSet<u32>>, digest
     })
 }
 
+/// The nodes that have not left and have a right copy of a shard on their disks.
+fn all_right(
+    machines: &[Machine],
+    lay: &BTreeMap<Digest, BTreeSet<u32>>,
+    digest: Digest,
+) -> BTreeSet<u32> {
+    let right = |node: &u32| {
+        let machine = &machines[*node as usize];
+        !machine.gone && is_right(digest, machine.shards.read(digest))
+    };
+    lay.get(&digest).into_iter().flatten().copied().filter(right).collect()
+}
+
 fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<String> {
     let answer = |name: &str| totals.answers.get(name).copied().unwrap_or(0);
     let exactly = [
@@ -1478,9 +1679,16 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
 /// One run.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> Report {
+    run_watched(scenario, seed, &mut |_| ())
+}
+
+/// The same run, which somebody looks at now and then, and at its end.
+#[must_use]
+pub fn run_watched(scenario: &Scenario, seed: u64, watcher: &mut dyn FnMut(&World<'_>)) -> Report {
     let mut world = World::new(scenario, seed);
     // A broken assertion of a node is a finding like any other.
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run_watched(watcher)));
+    watcher(&world);
     let now = world.now;
     let (ending, finding) = match ended {
         Ok(ending) => (ending, world.judge.finding.clone()),

@@ -143,6 +143,18 @@ impl<'a> World<'a> {
             .collect()
     }
 
+    /// The nodes that run, by number.
+    pub fn nodes(&self) -> impl Iterator<Item = (u32, &node::Node)> {
+        let all = (0u32..).zip(&self.machines);
+        all.filter_map(|(number, machine)| Some((number, &*machine.process.as_ref()?.node)))
+    }
+
+    /// How long syncs of coordinators' logs have taken, and of participants', in simulated time.
+    #[must_use]
+    pub fn flushes(&self) -> &[base::Latency; 2] {
+        &self.flushes
+    }
+
     /// A node as it is now; `None` if there is none of this number.
     #[must_use]
     pub fn view(&self, node: u32) -> Option<NodeView> {
