@@ -41,6 +41,52 @@ impl Log for FileLog {
     }
 }
 
+/// A log that its first caller compacts whenever that is due, as a coordinator does: with what a thousand
+/// of its records hold, in parts.
+pub struct Compacted(FileLog);
+
+const PARTS: usize = 16;
+const PART_BYTES: usize = 1_000 * crate::log::PAYLOAD / PARTS;
+
+impl Compacted {
+    /// Segments of that size, in bytes; looked at from twenty thousand records on, which is some times a
+    /// second.
+    pub fn open(directory: &Path, segment_bytes: u64) -> Result<Compacted, Trouble> {
+        let config = Config {
+            segment_bytes_first: segment_bytes,
+            segment_bytes_max: segment_bytes,
+            max_records: 20_000,
+            ..Config::default()
+        };
+        Ok(Compacted(FileLog::open(directory, &config, &mut ())?.0))
+    }
+
+    /// How many snapshots have taken effect.
+    pub fn compactions(&self) -> u64 {
+        self.0.stats().compactions
+    }
+}
+
+impl Log for Compacted {
+    fn append(&self, caller: usize, payload: &Payload) -> Result<(), Trouble> {
+        self.0.append_durable(EVENT, 0, payload)?;
+        if caller == 0 && self.0.compaction_due() {
+            for part in 1..=PARTS {
+                self.0.append_part(0, (0, 0), part == PARTS, &[0xA5; PART_BYTES])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn syncs(&self) -> Option<u64> {
+        Some(self.0.stats().syncs)
+    }
+
+    fn close(self: Box<Self>) -> Result<(), Trouble> {
+        Ok(self.0.close()?)
+    }
+}
+
 /// How many segments of this size a log has filled at least.
 pub fn rotations(log: &FileLog, segment_bytes: u64) -> u64 {
     log.stats().bytes / segment_bytes

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::replay::OURS_EACH;
 use crate::report::Report;
-use crate::rows::{Row, WITH_ROTATION, WITHOUT_ROTATION};
+use crate::rows::{COMPACTED, Row, WITH_ROTATION, WITHOUT_ROTATION};
 use crate::sample::{Measured, P999, PER_SECOND};
 
 const WIDTH: u32 = 900;
@@ -70,7 +70,7 @@ fn panel(body: &mut String, y: &mut u32, row: &Row) {
 }
 
 fn class(name: &str) -> &'static str {
-    let ours = [crate::ours::NAME, OURS_EACH, WITH_ROTATION, WITHOUT_ROTATION];
+    let ours = [crate::ours::NAME, OURS_EACH, WITH_ROTATION, WITHOUT_ROTATION, COMPACTED];
     let by_hand = ["ceiling", "raw", "read +", "memcpy"];
     match name {
         name if ours.contains(&name) => "ours",

@@ -21,6 +21,7 @@ pub const RAW: &str = "raw pwrite + fdatasync";
 pub const COPYING: &str = "memcpy + CRC + write";
 pub const WITH_ROTATION: &str = "wal-core, 1 MiB segments";
 pub const WITHOUT_ROTATION: &str = "wal-core, one segment";
+pub const COMPACTED: &str = "wal-core, 1 MiB segments, compacted";
 
 /// Why something has no figures though nothing failed.
 pub const NOT_BUILT: &str = "not built yet";
@@ -50,7 +51,7 @@ pub enum RowName {
     Buffered,
     /// Reading a log from its start.
     Replay,
-    /// Sixty-four threads, with small segments and without.
+    /// Sixty-four threads, with small segments, with these and compaction, and with one segment.
     Rotation,
 }
 
@@ -154,6 +155,7 @@ pub fn measure(
             for (name, bytes) in [(WITH_ROTATION, 1 << 20), (WITHOUT_ROTATION, 64 << 20)] {
                 runs.push((name, Box::new(move || rotation(place, bytes, times))));
             }
+            runs.push((COMPACTED, Box::new(move || compaction(place, times))));
         }
     }
     let before = Usage::now();
@@ -277,6 +279,17 @@ fn rotation(place: &Place, segment_bytes: u64, times: Times) -> Result<Sample, T
     let rotations = ours::rotations(&log, segment_bytes);
     if (rotations > 0) != (segment_bytes == 1 << 20) {
         return Err(format!("{rotations} rotations in segments of {segment_bytes} bytes").into());
+    }
+    Box::new(log).close()?;
+    Ok(sample)
+}
+
+fn compaction(place: &Place, times: Times) -> Result<Sample, Trouble> {
+    let directory = place.fresh()?;
+    let log = ours::Compacted::open(directory.path(), 1 << 20)?;
+    let sample = workload::durable(&log, 64, times)?;
+    if log.compactions() == 0 {
+        return Err("nothing was compacted".into());
     }
     Box::new(log).close()?;
     Ok(sample)

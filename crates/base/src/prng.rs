@@ -79,8 +79,8 @@ impl Key {
     }
 
     fn from_chacha(seed: [u8; 32]) -> Key {
-        let mut rng = ChaCha8Rng::from_seed(seed);
-        Key([rng.next_u64(), rng.next_u64(), rng.next_u64(), rng.next_u64()])
+        let [first, second, third, fourth, ..] = chacha8_block(seed);
+        Key([first, second, third, fourth])
     }
 }
 
@@ -186,8 +186,51 @@ pub fn keyed_hash(key: u128, a: u64, b: u64) -> u128 {
     seed[..16].copy_from_slice(&key.to_le_bytes());
     seed[16..24].copy_from_slice(&a.to_le_bytes());
     seed[24..].copy_from_slice(&b.to_le_bytes());
-    let mut rng = ChaCha8Rng::from_seed(seed);
-    u128::from(rng.next_u64()) | u128::from(rng.next_u64()) << 64
+    let [low, high, ..] = chacha8_block(seed);
+    u128::from(low) | u128::from(high) << 64
+}
+
+/// What a `ChaCha8Rng` of that seed begins with. The crate makes four blocks at a time and a buffer for
+/// them, to give out a long stream; of a key or a token one block is used, and a definition's fingerprint
+/// is a chain of a hundred.
+///
+/// Source: Bernstein, *ChaCha, a variant of Salsa20*; block 0, nonce 0.
+fn chacha8_block(seed: [u8; 32]) -> [u64; 8] {
+    type Row = [u32; 4];
+    fn add_xor_rotate<const LEFT: u32>(to: &mut Row, from: &Row, mixed: &mut Row) {
+        for ((to, from), mixed) in to.iter_mut().zip(from).zip(mixed) {
+            *to = to.wrapping_add(*from);
+            *mixed = (*mixed ^ *to).rotate_left(LEFT);
+        }
+    }
+    fn quarter_rounds([a, b, c, d]: &mut [Row; 4]) {
+        add_xor_rotate::<16>(a, b, d);
+        add_xor_rotate::<12>(c, d, b);
+        add_xor_rotate::<8>(a, b, d);
+        add_xor_rotate::<7>(c, d, b);
+    }
+    let word = |at: usize| u32::from_le_bytes([seed[at], seed[at + 1], seed[at + 2], seed[at + 3]]);
+    let begin: [Row; 4] = [
+        [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574],
+        [word(0), word(4), word(8), word(12)],
+        [word(16), word(20), word(24), word(28)],
+        [0; 4],
+    ];
+    let mut rows = begin;
+    for _ in 0..4 {
+        quarter_rounds(&mut rows);
+        // The diagonals, as columns.
+        let [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] = rows;
+        rows = [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]];
+        quarter_rounds(&mut rows);
+        let [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]] = rows;
+        rows = [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]];
+    }
+    std::array::from_fn(|pair| {
+        let (row, at) = (pair / 2, pair % 2 * 2);
+        let word = |at: usize| u64::from(rows[row][at].wrapping_add(begin[row][at]));
+        word(at) | word(at + 1) << 32
+    })
 }
 
 #[cfg(test)]
@@ -211,6 +254,19 @@ mod tests {
             keyed_hash(1, 2, 3) as u64,
         ];
         assert_eq!(got, GOLDEN, "{got:#018x?}");
+    }
+
+    #[test]
+    fn a_block_is_what_the_stream_begins_with() {
+        let mut seeds = Key::root(7).stream();
+        for _ in 0..1_000 {
+            let mut seed = [0; 32];
+            for part in seed.as_chunks_mut::<8>().0 {
+                *part = seeds.next_u64().to_le_bytes();
+            }
+            let mut stream = ChaCha8Rng::from_seed(seed);
+            assert_eq!(chacha8_block(seed), std::array::from_fn(|_| stream.next_u64()));
+        }
     }
 
     const GOLDEN: [u64; 8] = [

@@ -65,6 +65,6 @@ pub use output::{Branch, LogSlot, Operated, OrderError, Outcome, Output, Refusal
 pub use output::{Doubtful, Force, ForceError, Intervened, Intervention};
 pub use replay::{EndedOperation, InDoubt, LocalEffect, Operations, Replay};
 pub use report::{Anomaly, Capped, OperationKind, OperationReport, RecoveryAction, RecoveryReport};
-pub use salvage::{SalvageError, Salvaged, salvage};
+pub use salvage::{SalvageError, Salvaged, salvage, salvage_streams};
 pub use snapshot::{Answered, carried};
 pub use snapshot_writer::SnapshotWriter;

@@ -7,8 +7,9 @@ use base::{CoordinatorId, Epoch, Sequence, Time};
 use std::fmt;
 use std::io;
 use wal_core::{
-    AppendError, Config, Corruption, Directory, DiskError, EventType, Guard, Log, OpenError,
-    OpenMode, Opening, Place, Record, ScanConfig, ScanError, Storage, Visitor,
+    AppendError, Config, Corruption, Damage, Directory, DiskError, EventType, Guard, Log,
+    OpenError, OpenMode, Opening, Place, Record, ScanConfig, ScanError, Scanned, SegmentId,
+    Storage, StreamFault, StreamId, Visitor,
 };
 
 /// What a [`salvage`] has done.
@@ -63,6 +64,9 @@ pub enum SalvageError {
     EpochsExhausted,
     /// The log read differently the second time: somebody writes to it, or the disk is failing.
     Changed,
+    /// The log in this stream's place is that of another stream or directory. Put the right one there, or
+    /// none.
+    ForeignStream,
 }
 
 impl fmt::Display for SalvageError {
@@ -78,6 +82,7 @@ impl fmt::Display for SalvageError {
             }
             Self::EpochsExhausted => f.write_str("the log has used up its epochs"),
             Self::Changed => f.write_str("the log read differently than a moment ago"),
+            Self::ForeignStream => f.write_str("it holds the log of another stream or directory"),
         }
     }
 }
@@ -127,32 +132,54 @@ pub fn salvage(
     new_log_id: u64,
     timestamp_ms: i64,
 ) -> Result<Salvaged, SalvageError> {
-    let mut survey = Survey { replay: Replay::default(), longest: 0, first: None };
-    let scan_config = ScanConfig::default();
-    let scanned = wal_core::scan(from, &scan_config, &mut survey).map_err(SalvageError::Scan)?;
-    let (report, doubts) = (survey.replay.report(&scanned), survey.replay.doubts(&scanned));
-    let epoch = scanned.highest_epoch().next().ok_or(SalvageError::EpochsExhausted)?;
-    let config = with_room_for(survey.longest, config);
-    // A log that begins with a snapshot is copied from there; nothing of what was in front of it is lost.
-    let first = survey.first.filter(|_| scanned.base_is_whole);
-    let log = begin(to, config, epoch, new_log_id, first)?;
+    Survey::of(from)?.copy(from, to, config, Epoch::NONE, new_log_id, timestamp_ms)
+}
 
-    let mut copy = Copy { log, to, timestamp_ms, records: 0, lost: 0, failed: None };
-    let again = wal_core::scan(from, &scan_config, &mut copy).map_err(SalvageError::Scan)?;
-    if again != scanned {
-        return Err(copy.failed.unwrap_or(SalvageError::Changed));
+/// Copies what the streams of a directory prove into new ones, each as [`salvage`] does: `from` and `to`
+/// are every stream's, in order, and an empty directory stands for a stream that is not there.
+///
+/// The new directory has the id `new_id`, which is to be random, and one epoch, which is above every old
+/// stream's. A stream that has lost its end, as the others show ([`StreamFault::Behind`]), is salvaged like
+/// a log with a hole there: whatever lived in it is in doubt, known or not.
+///
+/// # Errors
+/// The first stream's of which nothing was salvaged, and why. What was written so far is nothing to go on
+/// with.
+///
+/// # Panics
+/// Unless there are as many new streams as old ones, and at most [`Streams::MAX`](wal_core::Streams::MAX).
+pub fn salvage_streams<S: Storage>(
+    from: &[&dyn Directory],
+    to: &mut [S],
+    config: &Config,
+    new_id: u64,
+    timestamp_ms: i64,
+) -> Result<Vec<Salvaged>, (StreamId, SalvageError)> {
+    assert_eq!(from.len(), to.len(), "every stream has a new one");
+    let ids = (0..from.len()).map(|at| StreamId(u16::try_from(at).expect("streams are few")));
+    let ids: Vec<StreamId> = ids.collect();
+    let surveys = ids
+        .iter()
+        .zip(from)
+        .map(|(stream, from)| Survey::of(*from).map_err(|error| (*stream, error)));
+    let mut surveys = surveys.collect::<Result<Vec<_>, _>>()?;
+    let scanned: Vec<&Scanned> = surveys.iter().map(|survey| &survey.scanned).collect();
+    let highest = scanned.iter().map(|scanned| scanned.highest_epoch()).max();
+    let highest = highest.unwrap_or(Epoch::NONE);
+    for fault in wal_core::faults(&scanned) {
+        let stream = fault.stream();
+        match fault {
+            StreamFault::Behind { .. } => surveys[usize::from(stream.0)].lose_end(highest),
+            _ => return Err((stream, SalvageError::ForeignStream)),
+        }
     }
-    if let Some(error) = copy.failed.take() {
-        return Err(error);
+    let mut salvaged = Vec::with_capacity(surveys.len());
+    for (((stream, survey), from), to) in ids.into_iter().zip(surveys).zip(from).zip(to) {
+        let log_id = stream.log_id(new_id);
+        let copied = survey.copy(*from, to, config, highest, log_id, timestamp_ms);
+        salvaged.push(copied.map_err(|error| (stream, error))?);
     }
-    // Those that are known to have followed the last one that could be read.
-    copy.stand_in_for(scanned.corrupted_records.saturating_sub(copy.lost))?;
-    for (coordinator, doubt) in &doubts {
-        copy.doubt(*coordinator, doubt)?;
-    }
-    let (records, lost, last) = (copy.records, copy.lost, copy.log.last());
-    copy.close()?;
-    Ok(Salvaged { report, log_id: new_log_id, epoch, records, lost, last })
+    Ok(salvaged)
 }
 
 /// The new log's limits: those that are configured, or what the longest record needs.
@@ -194,13 +221,85 @@ fn begin(
 
 /// The first reading: what the log says, and how much room it needs.
 struct Survey {
+    found: Found,
+    scanned: Scanned,
+    /// The same, and what others know of it besides.
+    known: Scanned,
+}
+
+impl Survey {
+    fn of(from: &dyn Directory) -> Result<Survey, SalvageError> {
+        let mut found = Found { replay: Replay::default(), longest: 0, first: None };
+        let scanned = wal_core::scan(from, &ScanConfig::default(), &mut found);
+        let scanned = scanned.map_err(SalvageError::Scan)?;
+        Ok(Survey { found, known: scanned.clone(), scanned })
+    }
+
+    /// Segments are gone behind all that was read, the last of them of an epoch up to `highest`.
+    fn lose_end(&mut self, highest: Epoch) {
+        let known = &mut self.known;
+        let (segment, offset) = known.end.unwrap_or((SegmentId::FIRST, 0));
+        let hole = Corruption {
+            segment: Some(segment),
+            offset,
+            bytes: 0,
+            what: Damage::SegmentsMissing,
+            last_sequence_before: known.last_sequence,
+            hides_records: true,
+        };
+        self.found.replay.hole(&hole);
+        known.corruption.push(hole);
+        known.epoch = known.epoch.max(highest);
+    }
+
+    /// `above`: the new epoch is higher, and higher than the old log's.
+    fn copy(
+        self,
+        from: &dyn Directory,
+        to: &mut dyn Storage,
+        config: &Config,
+        above: Epoch,
+        new_log_id: u64,
+        timestamp_ms: i64,
+    ) -> Result<Salvaged, SalvageError> {
+        let Found { replay, longest, first } = self.found;
+        let (report, doubts) = (replay.report(&self.known), replay.doubts(&self.known));
+        let highest = self.known.highest_epoch().max(above);
+        let epoch = highest.next().ok_or(SalvageError::EpochsExhausted)?;
+        let config = with_room_for(longest, config);
+        // A log that begins with a snapshot is copied from there; nothing of what was in front of it is
+        // lost.
+        let first = first.filter(|_| self.scanned.base_is_whole);
+        let log = begin(to, config, epoch, new_log_id, first)?;
+
+        let mut copy = Copy { log, to, timestamp_ms, records: 0, lost: 0, failed: None };
+        let again = wal_core::scan(from, &ScanConfig::default(), &mut copy);
+        if again.map_err(SalvageError::Scan)? != self.scanned {
+            return Err(copy.failed.unwrap_or(SalvageError::Changed));
+        }
+        if let Some(error) = copy.failed.take() {
+            return Err(error);
+        }
+        // Those that are known to have followed the last one that could be read.
+        copy.stand_in_for(self.scanned.corrupted_records.saturating_sub(copy.lost))?;
+        for (coordinator, doubt) in &doubts {
+            copy.doubt(*coordinator, doubt)?;
+        }
+        let (records, lost, last) = (copy.records, copy.lost, copy.log.last());
+        copy.close()?;
+        Ok(Salvaged { report, log_id: new_log_id, epoch, records, lost, last })
+    }
+}
+
+/// What the first reading looks for.
+struct Found {
     replay: Replay,
     longest: u32,
     /// The first record that is proved.
     first: Option<Sequence>,
 }
 
-impl Visitor for Survey {
+impl Visitor for Found {
     fn record(&mut self, record: &Record<'_>, place: Place) {
         let bytes = u32::try_from(record.payload.len()).unwrap_or(u32::MAX);
         self.longest = self.longest.max(bytes);

@@ -3,11 +3,11 @@
 use crate::agreement::{Opinion, agree};
 use crate::config::Config;
 use crate::escrow::{Dispute, Escrow, EscrowCounts, Escrows, Stake, Verdict};
-use crate::event::{Ask, Cause, Effect, Event, Fact, Offence, Refusal, Request};
+use crate::event::{Ask, Cause, Effect, Event, Fact, Offence, Refusal, Request, RequestId};
 use crate::units::apportion;
 use crate::{Account, EscrowId, Ledger, Posting, PostingError, Units};
 use base::{NodeName, Sequence, Time, Token};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A bank: the ledger, and every rule about who may move what.
 ///
@@ -39,6 +39,9 @@ pub struct Bank {
     reviewed: BTreeMap<NodeName, Time>,
     rewarded: BTreeMap<NodeName, u64>,
     answers: BTreeMap<NodeName, Answer>,
+    /// What was done under each key, as long as that is remembered.
+    done: BTreeMap<(NodeName, Token), Sequence>,
+    done_by_time: VecDeque<(Time, NodeName, Token)>,
     last_escrow: EscrowId,
     counts: EscrowCounts,
     last: Sequence,
@@ -101,7 +104,7 @@ pub enum IllegalTransition {
         /// To whom.
         owner: NodeName,
     },
-    /// Evidence counts once, a period is rewarded once.
+    /// Evidence counts once, a period is rewarded once, a key's request is done once.
     #[error("it was counted before")]
     CountedBefore,
 }
@@ -130,6 +133,8 @@ impl Bank {
             reviewed: BTreeMap::new(),
             rewarded: BTreeMap::new(),
             answers: BTreeMap::new(),
+            done: BTreeMap::new(),
+            done_by_time: VecDeque::new(),
             last_escrow: EscrowId(0),
             counts: EscrowCounts::default(),
             last: Sequence::NONE,
@@ -138,22 +143,23 @@ impl Bank {
     }
 
     /// The one fact that the request is worth: to be appended to the log, then applied. `None` if it
-    /// is the asker's last one again: [`answer`](Self::answer) it.
+    /// was done before, by its number or by its key: [`done`](Self::done) says with which record.
     ///
     /// # Errors
     /// [`Refusal`] says why it is not done. Nothing is changed, and the number is still free; so a
     /// request that was refused and is delivered once more may be done then. An asker that no
     /// longer wants it uses its number for another.
     pub fn decide(&self, now: Time, request: &Request) -> Result<Option<Event>, Refusal> {
-        let done = self.answers.get(&request.by).map_or(0, |answer| answer.number);
-        if request.number == done && done > 0 {
+        if self.done(request).is_some() {
             return Ok(None);
         }
+        let done = self.answers.get(&request.by).map_or(0, |answer| answer.number);
         if request.number != done + 1 {
             return Err(Refusal::WrongNumber { next: done + 1 });
         }
         let at = now.max(self.latest);
         let by = request.by;
+        let id = RequestId { by, number: request.number, key: request.key };
         let fact = match request.ask {
             Ask::Grant { to, units } => {
                 self.authority(by)?;
@@ -198,7 +204,7 @@ impl Bank {
             Ask::Dispute { escrow } => self.dispute(at, escrow, by)?,
             Ask::Vote { escrow, uphold } => self.vote(at, escrow, by, uphold)?,
         };
-        Ok(Some(Event { at, request: Some((by, request.number)), fact }))
+        Ok(Some(Event { at, request: Some(id), fact }))
     }
 
     fn authority(&self, by: NodeName) -> Result<(), Refusal> {
@@ -429,19 +435,25 @@ impl Bank {
         if event.at < self.latest {
             return Err(IllegalTransition::Earlier);
         }
-        if let Some((by, number)) = event.request {
+        if let Some(RequestId { by, number, key }) = event.request {
             let done = self.answers.get(&by).map_or(0, |answer| answer.number);
             if done.checked_add(1) != Some(number) {
                 return Err(IllegalTransition::WrongNumber { by, number });
             }
+            if self.done.contains_key(&(by, key)) {
+                return Err(IllegalTransition::CountedBefore);
+            }
         }
         self.apply_fact(sequence, event.at, &event.fact)?;
-        if let Some((by, number)) = event.request {
+        if let Some(RequestId { by, number, key }) = event.request {
             self.answers.insert(by, Answer { number, after: sequence });
+            self.done.insert((by, key), sequence);
+            self.done_by_time.push_back((event.at, by, key));
         }
         self.last = sequence;
         self.latest = event.at;
         self.forget_evidence();
+        self.forget_requests();
         Ok(())
     }
 
@@ -643,6 +655,25 @@ impl Bank {
             self.evidence_by_time.remove(&(usable, evidence));
             self.evidence.remove(&evidence);
         }
+    }
+
+    /// What was done long ago may be asked for anew.
+    fn forget_requests(&mut self) {
+        while let Some(&(at, by, key)) = self.done_by_time.front()
+            && at + self.config.request_kept <= self.latest
+        {
+            self.done_by_time.pop_front();
+            self.done.remove(&(by, key));
+        }
+    }
+
+    /// The record that has done this request, however often and under whatever number it comes: the answer
+    /// waits until that is durable.
+    #[must_use]
+    pub fn done(&self, request: &Request) -> Option<Sequence> {
+        let last = self.answers.get(&request.by).filter(|answer| answer.number == request.number);
+        let known = self.done.get(&(request.by, request.key)).copied();
+        known.or_else(|| last.map(|answer| answer.after))
     }
 
     /// The asker's last request that was done.

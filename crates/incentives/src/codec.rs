@@ -1,13 +1,13 @@
 //! Events and requests as bytes: the payload of a record in the ledger's log, and what travels to it.
 //!
-//! Little-endian, a kind before each variant. An event begins with the version, 1; of another version
+//! Little-endian, a kind before each variant. An event begins with the version, 2; of another version
 //! none is read.
 
-use crate::{Account, Ask, Cause, EscrowId, Event, Fact, Offence, Opinion, Units};
+use crate::{Account, Ask, Cause, EscrowId, Event, Fact, Offence, Opinion, RequestId, Units};
 use base::bytes::{Malformed, Reader, Writer};
 use base::{NodeName, Token};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The accounts that one fact names at most: 101 with a bond, as many unbonding, and some.
 const PARTS_MAX: u32 = 4_096;
 
@@ -19,7 +19,7 @@ impl Event {
         to.u8(VERSION).time(self.at);
         match self.request {
             None => to.u8(0),
-            Some((by, number)) => to.u8(1).node(by).u64(number),
+            Some(RequestId { by, number, key }) => to.u8(1).node(by).u64(number).raw(&key.0),
         };
         fact(&mut to, &self.fact);
         to.finish()
@@ -35,7 +35,12 @@ impl Event {
             return Err(from.wrong("an event of another version"));
         }
         let at = from.time()?;
-        let request = if from.bool()? { Some((from.node()?, from.u64()?)) } else { None };
+        let request = if from.bool()? {
+            let (by, number, key) = (from.node()?, from.u64()?, Token(from.array()?));
+            Some(RequestId { by, number, key })
+        } else {
+            None
+        };
         let fact = read_fact(&mut from)?;
         from.end()?;
         Ok(Event { at, request, fact })

@@ -52,6 +52,8 @@ pub struct Config {
     pub unbonding: Duration,
     /// How old a reported offence may be: 24 h.
     pub evidence_age_max: Duration,
+    /// How long a request that was done is known by its key: 24 h.
+    pub request_kept: Duration,
     /// How long a slash can be disputed: 24 h.
     pub dispute_window: Duration,
     /// How long a dispute can be voted on: 24 h.
@@ -108,6 +110,7 @@ impl Config {
             review_period: 24 * HOUR,
             unbonding: 48 * HOUR,
             evidence_age_max: 24 * HOUR,
+            request_kept: 24 * HOUR,
             dispute_window: 24 * HOUR,
             voting_window: 24 * HOUR,
             votes_min: 5,

@@ -7,15 +7,30 @@ use base::{NodeName, Ratio, Sequence, Time, Token};
 /// What somebody wants of the bank, under a number of its own.
 ///
 /// Each asker numbers its requests 1, 2, 3 … and has one under way at a time. A number names a
-/// request for ever: delivered again it is answered again, and done once.
+/// request for ever: delivered again it is answered again, and done once. Its key names it beyond a crash
+/// of the asker, which may have forgotten the number: asked again under another number it is not done
+/// again, for as long as [`Config::request_kept`](crate::Config::request_kept).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Who asks: whoever the message came from, never what it claims.
     pub by: NodeName,
     /// One more than the asker's last request that was done.
     pub number: u64,
+    /// The asker's name for it: whoever asks for the same again, however late, gives the same.
+    pub key: Token,
     /// What it wants.
     pub ask: Ask,
+}
+
+/// What a request is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Whose.
+    pub by: NodeName,
+    /// Its number.
+    pub number: u64,
+    /// Its key.
+    pub key: Token,
 }
 
 /// What can be asked.
@@ -129,7 +144,7 @@ pub struct Event {
     /// When it was decided, on a clock that goes on over restarts. Never before an earlier event.
     pub at: Time,
     /// The request that it does; `None` if nobody asked: a deadline passed or a vote was decided.
-    pub request: Option<(NodeName, u64)>,
+    pub request: Option<RequestId>,
     /// What happened.
     pub fact: Fact,
 }

@@ -15,7 +15,8 @@
 //! let mut bank = Bank::new(Config::new(authority, Units(1_000_000)));
 //! let mut log: Vec<Event> = Vec::new();
 //! let mut ask = |bank: &mut Bank, now, by, number, ask| {
-//!     let event = bank.decide(now, &Request { by, number, ask })?.expect("it is asked once");
+//!     let request = Request { by, number, key: Token::new(number.into()), ask };
+//!     let event = bank.decide(now, &request)?.expect("it is asked once");
 //!     log.push(event);
 //!     let sequence = Sequence(log.len() as u64);
 //!     bank.apply(sequence, &log[log.len() - 1]).expect("what was decided follows");
@@ -49,8 +50,8 @@
 //!
 //! - Units are moved, never made or lost: the sum of all balances is the supply, and that is asserted
 //!   at every entry. No balance is ever below zero.
-//! - A request is done at most once, however often it is delivered, and over any crash: its number is in
-//!   the log with what it did.
+//! - A request is done at most once, however often it is delivered, and over any crash of the bank or of
+//!   who asks: its number and its key are in the log with what it did.
 //! - A slash takes its part of all that stands behind the operator, rounded up, pro rata to the unit;
 //!   so stakes deplete, and nobody loses more than was there. What is on its way back is reached too.
 //! - A slash ends: by distinct votes or by its deadline.
@@ -93,7 +94,7 @@ pub use agreement::{Agreed, Disagreement, Opinion, agree};
 pub use bank::{Answer, Bank, IllegalTransition};
 pub use config::{AgreementConfig, Config, ConfigError, Majority};
 pub use escrow::{Escrow, EscrowCounts, Escrows, Stake, Verdict};
-pub use event::{Ask, Cause, Effect, Event, Fact, Offence, Refusal, Request};
+pub use event::{Ask, Cause, Effect, Event, Fact, Offence, Refusal, Request, RequestId};
 pub use ledger::{Account, EscrowId, Ledger, Posting, PostingError};
 pub use reputation::{Observation, Reputation, ReputationConfig};
 pub use units::{Units, apportion};

@@ -250,7 +250,8 @@ impl History {
 
     fn ask(&mut self, by: NodeName, ask: Ask, again: bool) {
         let number = self.bank.answer(by).map_or(0, |answer| answer.number) + 1;
-        let request = Request { by, number, ask };
+        let key = Token::new(self.log.len() as u128 + 1);
+        let request = Request { by, number, key, ask };
         match self.bank.decide(self.now, &request) {
             Ok(event) => {
                 self.append(event.expect("the number is new"));

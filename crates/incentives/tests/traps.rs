@@ -17,6 +17,7 @@ struct Desk {
     now: Time,
     sequence: u64,
     evidence: u128,
+    key: u128,
 }
 
 impl Desk {
@@ -24,7 +25,7 @@ impl Desk {
     fn with_stakes(nodes: u64) -> Desk {
         let config = Config::new(AUTHORITY, Units(1_000_000_000));
         let now = Time::ZERO + HOUR * 100;
-        let mut desk = Desk { bank: Bank::new(config), now, sequence: 0, evidence: 0 };
+        let mut desk = Desk { bank: Bank::new(config), now, sequence: 0, evidence: 0, key: 0 };
         for number in 1..=nodes {
             let to = node(number);
             desk.ask(AUTHORITY, Ask::Grant { to, units: Units(20_000) }).expect("enough is there");
@@ -42,7 +43,9 @@ impl Desk {
     fn ask(&mut self, by: NodeName, ask: Ask) -> Result<Fact, Refusal> {
         let number = self.bank.answer(by).map_or(0, |answer| answer.number) + 1;
         let before = self.bank.clone();
-        match self.bank.decide(self.now, &Request { by, number, ask }) {
+        self.key += 1;
+        let key = Token::new(self.key);
+        match self.bank.decide(self.now, &Request { by, number, key, ask }) {
             Ok(event) => {
                 let event = event.expect("the number is new");
                 self.apply(&event);
@@ -317,7 +320,8 @@ fn units_are_not_spent_twice() {
     let mut desk = Desk::with_stakes(3);
     let (by, number) = (node(1), 2);
     let ask = Ask::Transfer { to: node(2), units: Units(10_000) };
-    let request = Request { by, number, ask };
+    let key = Token::new(1 << 64);
+    let request = Request { by, number, key, ask };
     let event = desk.bank.decide(desk.now, &request).unwrap().unwrap();
     desk.apply(&event);
     // The message arrives again, and a second one tries the same units.
@@ -326,11 +330,41 @@ fn units_are_not_spent_twice() {
     assert_eq!(desk.bank.answer(by), Some(Answer { number, after }));
     let other = Ask::Transfer { to: node(3), units: Units(1) };
     assert_eq!(desk.ask(by, other), Err(Refusal::Insufficient { balance: Units::ZERO }));
-    let old = Request { number: 1, ..request.clone() };
+    let old = Request { number: 1, key: Token::new(2 << 64), ..request.clone() };
     assert_eq!(desk.bank.decide(desk.now, &old), Err(Refusal::WrongNumber { next: 3 }));
     let applied = desk.bank.apply(Sequence(desk.sequence + 1), &event);
     assert_eq!(applied, Err(IllegalTransition::WrongNumber { by, number }));
     assert_eq!([desk.wallet(1), desk.wallet(2)], [0, 20_000]);
+}
+
+/// An asker that crashed numbers its request anew, and does not know whether it was done.
+#[test]
+fn what_is_asked_again_after_a_crash_is_done_once_by_its_key() {
+    let mut desk = Desk::with_stakes(2);
+    let by = node(1);
+    let ask = Ask::Transfer { to: node(2), units: Units(4_000) };
+    let request = Request { by, number: 2, key: Token::new(1 << 64), ask };
+    let event = desk.bank.decide(desk.now, &request).unwrap().unwrap();
+    desk.apply(&event);
+    let after = Sequence(desk.sequence);
+    // Others are done meanwhile, the asker's too.
+    desk.ask(by, Ask::Transfer { to: node(2), units: Units(1) }).unwrap();
+    for number in [0, 2, 3, 4, u64::MAX] {
+        let again = Request { number, ..request.clone() };
+        assert_eq!(desk.bank.decide(desk.now, &again), Ok(None), "as number {number}");
+        assert_eq!(desk.bank.done(&again), Some(after));
+    }
+    // Under the same key somebody else has asked for nothing.
+    let other = Request { by: node(2), number: 2, ..request.clone() };
+    assert!(matches!(desk.bank.decide(desk.now, &other), Ok(Some(_)) | Err(Refusal::Nothing)));
+    let forged = Event { request: Some(RequestId { by, number: 4, key: request.key }), ..event };
+    let applied = desk.bank.apply(Sequence(desk.sequence + 1), &Event { at: desk.now, ..forged });
+    assert_eq!(applied, Err(IllegalTransition::CountedBefore));
+    assert_eq!([desk.wallet(1), desk.wallet(2)], [5_999, 14_001]);
+    // A day later it is forgotten, once something else happens.
+    desk.now += HOUR * 24;
+    desk.ask(by, Ask::Transfer { to: node(2), units: Units(1) }).unwrap();
+    assert_eq!(desk.bank.done(&Request { number: 9, ..request }), None);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A step that asks for bytes to be kept waits here until they are durable; only then the participant
 //! hears of it, and counts them as needed. What is not needed any more, durably, is removed.
 
+use crate::intent::Note;
 use crate::message::Message;
 use crate::node::{Config, ShardDone, StorageNode};
 use crate::record::FileRecord;
@@ -52,8 +53,8 @@ pub(crate) struct Holdings {
     cares: BTreeMap<Digest, NodeName>,
     /// What is being written: a removal waits for that, since nothing tells one write from another.
     writing: BTreeSet<Digest>,
-    /// Records that are being written.
-    fresh: BTreeMap<Digest, FileRecord>,
+    /// Records and intents that are being written.
+    fresh: BTreeMap<Digest, Note>,
     /// Every record here, by file, version and digest: two records may have the same version, of which at
     /// most one becomes current.
     versions: BTreeMap<Digest, BTreeMap<(u64, Digest), FileRecord>>,
@@ -89,8 +90,7 @@ impl Holdings {
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
-        let used: u64 = self.shards.stats().used_bytes;
-        self.capacity_bytes.saturating_sub(used)
+        self.capacity_bytes.saturating_sub(self.shards.used_bytes())
     }
 
     pub(crate) fn due(&self) -> Option<Time> {
@@ -115,6 +115,16 @@ impl Holdings {
     /// Whether this node has this record of a file, current or not.
     fn has_record(&self, file: Digest, version: u64, record: Digest) -> bool {
         self.versions.get(&file).is_some_and(|all| all.contains_key(&(version, record)))
+    }
+
+    /// The records here that are not current, and of which files.
+    pub(crate) fn superseded(&self) -> BTreeMap<Digest, Digest> {
+        let all = self.versions.iter().flat_map(|(file, versions)| {
+            let current = self.current_digest(*file);
+            let others = versions.keys().map(|(_, digest)| *digest);
+            others.filter(move |digest| Some(*digest) != current).map(|digest| (digest, *file))
+        });
+        all.collect()
     }
 
     /// Others may fetch these bytes here, until they are unstaged as often.
@@ -172,10 +182,15 @@ impl StorageNode {
                 let mut ops = Vec::new();
                 self.holdings.writing.remove(&digest);
                 let kept = self.holdings.shards.written(digest, durable, &mut ops).is_ok();
-                let record = self.holdings.fresh.remove(&digest);
-                if kept && let Some(record) = record {
+                let note = self.holdings.fresh.remove(&digest);
+                if kept {
+                    self.sweep.written(now, digest);
+                }
+                if kept && let Some(note) = note {
                     // Counted once it is pinned too: by its pin a record is found after a restart.
-                    self.take_record(digest, record);
+                    if let Note::Record(record) = note {
+                        self.take_record(digest, record);
+                    }
                     let _ = self.holdings.shards.pin(digest, &mut ops);
                 }
                 self.shard_ops(ops);
@@ -345,8 +360,8 @@ impl StorageNode {
             Ok(Put::Held) => self.kept(now, digest, disks),
             Ok(Put::Writing) => {
                 self.holdings.writing.insert(digest);
-                if let Ok(record) = FileRecord::decode(bytes) {
-                    self.holdings.fresh.insert(digest, record);
+                if let Some(note) = Note::of(bytes) {
+                    self.holdings.fresh.insert(digest, note);
                 }
                 // From now on it is the disk that is waited for.
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
@@ -378,6 +393,7 @@ impl StorageNode {
 
     pub(crate) fn challenged(&mut self, now: Time, from: NodeName, challenge: Challenge) {
         self.holdings.cares.insert(challenge.shard, from);
+        self.sweep.cares(now, challenge.shard);
         if !self.read(now, challenge.shard, Wanted::Prove(from, challenge)) {
             self.send(from, Message::Proof(respond(&challenge, None)));
         }
@@ -408,12 +424,13 @@ impl StorageNode {
                     self.send(to, Message::Scrubbed { digest, healthy });
                 }
                 Wanted::Scrub(None) => {}
-                Wanted::Record => {
-                    let record = read.as_deref().and_then(|bytes| FileRecord::decode(bytes).ok());
-                    if let Some(record) = record {
-                        self.take_record(digest, record);
+                Wanted::Record => match read.as_deref().and_then(Note::of) {
+                    Some(Note::Record(record)) => self.take_record(digest, record),
+                    Some(Note::Upload(intent)) => {
+                        self.transfers.left.insert(digest, *intent);
                     }
-                }
+                    None => {}
+                },
             }
         }
         // A bad copy is nobody's fault to hide: whoever keeps the record hears of it.
@@ -458,7 +475,7 @@ impl StorageNode {
                     }
                     None => self.directory.forget(&file.0),
                 }
-                self.record_turned(file);
+                self.record_turned(now, file);
             }
             if settled {
                 self.holdings.unsettled.remove(&file);
@@ -492,6 +509,7 @@ impl StorageNode {
             }
             let _ = self.holdings.shards.remove(digest, &mut ops);
             self.holdings.cares.remove(&digest);
+            self.sweep.forget(digest);
             self.holdings.awaited.remove(&digest);
             for (file, versions) in &mut self.holdings.versions {
                 let before = versions.len();
@@ -508,7 +526,7 @@ impl StorageNode {
     /// Time has passed: sources that are silent are not waited for, and a shard may be read again.
     pub(crate) fn holder_wake(&mut self, now: Time) {
         self.holdings.awaited.retain(|_, awaited| awaited.until > now);
-        let shards = self.holdings.shards.stats().shards;
+        let shards = self.holdings.shards.count();
         while shards > 0
             && let Some(digest) = {
                 let Holdings { scrubber, shards: store, .. } = &mut self.holdings;

@@ -3,9 +3,10 @@
 
 use crate::StorageDisks;
 use crate::message::Message;
-use crate::node::{Config, Purpose, StorageNode};
+use crate::node::{Config, StorageNode};
+use crate::operation::{Ended, Purpose};
 use crate::record::FileRecord;
-use crate::transfer::request_key;
+use crate::transfer::{TransferId, request_key};
 use base::prng::keyed_hash;
 use base::{NodeName, Ratio, RequestKey, ShardId, Time, Token};
 use incentives::{Ask, Observation, Offence, Reputation, ReputationConfig};
@@ -21,6 +22,16 @@ use store::Digest;
 
 /// The number of questions among keepers; a directory's own lookups are counted from 1.
 pub(crate) const COMPARING: LookupId = LookupId(u64::MAX);
+
+/// For so many times the time after which a silent node is dead most keepers of a record have to be gone
+/// before the others go on without them.
+const ORPHANED: u32 = 10;
+
+/// After so many times the time after which a silent node is dead a new one has heard of everybody.
+const MEETING: u32 = 3;
+
+/// How long a node that is away may come back to hear what it need not hold any more.
+const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 /// A record's next version, on its way.
 #[derive(Clone, Debug)]
@@ -42,6 +53,13 @@ pub(crate) struct Keeping {
     audit_every: Duration,
     next_audit: Time,
     plan_at: Option<Time>,
+    /// Files of whose keepers most are gone, and when they are looked at again.
+    revisits: BTreeMap<Digest, Time>,
+    /// Whether this node has been there for long enough to have heard of everybody.
+    has_met_all: bool,
+    met_all_at: Time,
+    /// Nodes that have said that they leave.
+    pub(crate) leaving: BTreeSet<NodeName>,
     /// Nodes that have failed to prove anything too often in a row.
     condemned: BTreeSet<NodeName>,
     /// Fetches under way, by whom and what.
@@ -61,11 +79,14 @@ pub(crate) struct Keeping {
     floor: BTreeMap<Digest, (u64, Time)>,
     attempts: u64,
     /// What ended operations have left to do, each in a round of its own.
-    pub(crate) batches: Vec<(u64, u32, Digest)>,
-    pub(crate) heads: Vec<(u64, u32)>,
+    pub(crate) batches: Vec<(TransferId, u32, Digest)>,
+    pub(crate) heads: Vec<(TransferId, u32)>,
     pub(crate) to_release: Vec<(NodeName, Digest)>,
     /// What uploads that failed have left, each under the key that it has every time.
     pub(crate) to_undo: Vec<(RequestKey, NodeName, Digest)>,
+    /// What is to be released at nodes that are not there, until they are back: since when, under which
+    /// key, and what.
+    owed: BTreeMap<NodeName, Vec<(Time, Option<RequestKey>, Digest)>>,
     verdicts: Vec<(Verdict, Token)>,
     pending: Vec<Output>,
     look: bool,
@@ -86,7 +107,12 @@ impl Keeping {
             audit_every: config.audit_every,
             next_audit: now + Duration::from_nanos(begin),
             plan_at: None,
+            revisits: BTreeMap::new(),
+            has_met_all: false,
+            met_all_at: now + MEETING * config.membership.alive,
+            leaving: BTreeSet::new(),
             condemned: BTreeSet::new(),
+            owed: BTreeMap::new(),
             fetching: BTreeMap::new(),
             placing: BTreeMap::new(),
             scrubbing: BTreeMap::new(),
@@ -108,11 +134,36 @@ impl Keeping {
     }
 
     pub(crate) fn due(&self) -> Option<Time> {
-        [Some(self.next_audit), self.plan_at, self.auditor.next_wake()].into_iter().flatten().min()
+        let revisit = self.revisits.values().min().copied();
+        let all = [Some(self.next_audit), self.plan_at, self.auditor.next_wake(), revisit];
+        all.into_iter().flatten().min()
     }
 
     pub(crate) fn repair_stats(&self) -> repair::Stats {
         self.planner.stats()
+    }
+
+    /// Of which file a shard is, if this node keeps that file's record.
+    pub(crate) fn file_of(&self, shard: Digest) -> Option<Digest> {
+        self.by_shard.get(&shard).copied()
+    }
+
+    /// Whether a file is being repaired here, or its record turned.
+    pub(crate) fn is_at(&self, file: Digest) -> bool {
+        self.next.contains_key(&file)
+            || self.changes.contains_key(&file)
+            || self.placing.values().any(|(_, shard)| self.file_of(*shard) == Some(file))
+            || self.scrubbing.keys().any(|(_, shard)| self.file_of(*shard) == Some(file))
+    }
+
+    /// A node is there again: it is released from what it need not hold any more.
+    pub(crate) fn is_back(&mut self, node: NodeName) {
+        for (_, key, digest) in self.owed.remove(&node).into_iter().flatten() {
+            match key {
+                Some(key) => self.to_undo.push((key, node, digest)),
+                None => self.to_release.push((node, digest)),
+            }
+        }
     }
 
     /// What is under way, in words.
@@ -129,34 +180,79 @@ impl Keeping {
 }
 
 impl StorageNode {
-    fn is_dead(&self, node: NodeName) -> bool {
-        let status = self.membership.member(node).map(|member| member.status);
-        node != self.name
-            && (status == Some(Status::Dead)
-                || self.keeping.condemned.contains(&node) && status != Some(Status::Alive))
+    pub(crate) fn is_dead(&self, node: NodeName) -> bool {
+        match self.membership.member(node).map(|member| member.status) {
+            _ if node == self.name => false,
+            Some(Status::Alive) => false,
+            Some(Status::Dead) => true,
+            Some(Status::Suspected) => self.keeping.condemned.contains(&node),
+            // It was dead before this node came, and nobody speaks of it any more; unless this node is new,
+            // and has not heard of everybody yet.
+            None => self.keeping.condemned.contains(&node) || self.keeping.has_met_all,
+        }
+    }
+
+    /// Whether a node is gone, or about to go.
+    fn goes(&self, node: NodeName) -> bool {
+        self.is_dead(node) || self.keeping.leaving.contains(&node)
+    }
+
+    /// How far from a file whoever a lookup of it asks is at most: as far as the last of the closest nodes
+    /// that this one knows. `None` while it knows too few.
+    fn reach(&self, file: Digest) -> Option<[u8; 32]> {
+        let all = self.candidates().into_iter();
+        let mut all: Vec<_> = all.map(|it| distance(it.node, &file.0)).collect();
+        all.sort_unstable();
+        all.get((self.config.lookup.bucket as usize).saturating_sub(1)).copied()
+    }
+
+    /// Whether a node may go on keeping a file's record: it is there, and is found. As nodes join, others
+    /// come to be closer to a file than those that keep it, and nobody asks these any more.
+    fn can_keep(&self, node: NodeName, file: Digest, reach: Option<[u8; 32]>) -> bool {
+        !self.goes(node) && reach.is_none_or(|reach| distance(node, &file.0) <= reach)
     }
 
     fn is_chief(&self, record: &FileRecord) -> bool {
         record.chief(|node| !self.is_dead(node)) == Some(self.name)
     }
 
-    /// Whether most of a record's keepers are there. Without them nothing is done: on the other side of a
-    /// partition there may be as many, and two versions of one number must not be.
-    fn has_majority(&self, record: &FileRecord) -> bool {
+    /// The number of a record's next version, if there may be one. Most of its keepers have to be there: on
+    /// the other side of a partition there may be as many, and two versions of one number must not be. If most
+    /// have been gone for so long that they do not come back, those who are left go on, and count from
+    /// higher up: what the others have done, if they are there after all, is older than that.
+    fn next_version(&self, now: Time, record: &FileRecord) -> Option<u64> {
         let there = record.keepers.iter().filter(|keeper| !self.is_dead(**keeper)).count();
-        2 * there > record.keepers.len()
+        if 2 * there > record.keepers.len() {
+            return Some(record.version + 1);
+        }
+        let long = ORPHANED * self.config.membership.alive;
+        let is_lost = |keeper: &NodeName| match self.membership.member(*keeper) {
+            Some(member) => member.status != Status::Dead || member.since + long <= now,
+            None => true,
+        };
+        let lost = record.keepers.iter().filter(|keeper| self.is_dead(**keeper)).all(is_lost);
+        lost.then_some(((record.version >> 32) + 1) << 32)
     }
 
     /// Another version of a file's record is current now, or none.
-    pub(crate) fn record_turned(&mut self, file: Digest) {
+    pub(crate) fn record_turned(&mut self, now: Time, file: Digest) {
         let Some(record) = self.holdings.current(file) else {
             self.keeping.floor.remove(&file);
+            self.keeping.changes.remove(&file);
             return;
         };
         let shards: Vec<Digest> = record.shards().map(|(.., shard, _)| shard.digest).collect();
         let manifest = record.manifest.id();
         self.keeping.by_manifest.insert(manifest, file);
         self.keeping.by_shard.extend(shards.into_iter().map(|shard| (shard, file)));
+        self.look_after(now, file);
+    }
+
+    /// Looks at what a file lacks, shards and keepers: whoever died while its record was being turned was
+    /// passed over.
+    fn look_after(&mut self, now: Time, file: Digest) {
+        self.assess(now, file);
+        self.replace_keepers(file);
         self.keeping.look = true;
     }
 
@@ -164,6 +260,12 @@ impl StorageNode {
     pub(crate) fn node_gone(&mut self, now: Time, node: NodeName) {
         self.keeping.bad.forget_node(node);
         self.keeping.reputation.observe(now, node, Observation::Uptime { alive: false });
+        self.keeping.leaving.remove(&node);
+        self.reassess(now, node);
+    }
+
+    /// Looks at every file whose record names this node.
+    pub(crate) fn reassess(&mut self, now: Time, node: NodeName) {
         let files: Vec<Digest> = self
             .holdings
             .all_current()
@@ -173,17 +275,17 @@ impl StorageNode {
             })
             .map(|record| record.file)
             .collect();
-        for file in files {
-            self.assess(now, file);
-            self.replace_keepers(file);
-        }
-        self.keeping.look = true;
+        files.into_iter().for_each(|file| self.look_after(now, file));
     }
 
-    /// A keeper that is gone is replaced, whatever the shards are like.
+    /// A keeper that is gone, about to go, or not found any more is replaced, whatever the shards are like.
     fn replace_keepers(&mut self, file: Digest) {
+        let floor = self.keeping.floor.get(&file).map_or(0, |floor| floor.0);
+        let reach = self.reach(file);
         let lacks = self.holdings.current(file).is_some_and(|record| {
-            self.is_chief(record) && record.keepers.iter().any(|keeper| self.is_dead(*keeper))
+            record.version >= floor
+                && self.is_chief(record)
+                && record.keepers.iter().any(|keeper| !self.can_keep(*keeper, file, reach))
         });
         if lacks {
             self.keeping.changes.entry(file).or_default();
@@ -196,7 +298,12 @@ impl StorageNode {
         let Some(record) = self.holdings.current(file) else { return };
         let floor = self.keeping.floor.get(&file).map_or(0, |floor| floor.0);
         let busy = self.keeping.next.contains_key(&file) || record.version < floor;
-        if busy || !self.is_chief(record) || !self.has_majority(record) {
+        if busy || !self.is_chief(record) {
+            return;
+        }
+        if self.next_version(now, record).is_none() {
+            let again = now + self.config.membership.alive;
+            self.keeping.revisits.entry(file).or_insert(again);
             return;
         }
         let scheme = record.manifest.scheme();
@@ -207,17 +314,22 @@ impl StorageNode {
             (0u32..).zip(record.manifest.chunks().iter().zip(&record.holders))
         {
             let mut lost = BTreeSet::new();
-            let mut sources = Vec::new();
+            let (mut sources, mut last) = (Vec::new(), Vec::new());
             for (index, (shard, &node)) in (0u16..).zip(entry.shards.iter().zip(nodes)) {
                 let moved = changes.and_then(|changes| changes.get(&(chunk, index)));
                 if let Some(&node) = moved {
                     sources.push(Source { index, node });
                 } else if self.is_dead(node) || self.keeping.bad.is_bad(node, shard.digest) {
                     lost.insert(index);
+                } else if self.keeping.leaving.contains(&node) {
+                    // It has it still, if the others are not enough.
+                    lost.insert(index);
+                    last.push(Source { index, node });
                 } else {
                     sources.push(Source { index, node });
                 }
             }
+            sources.append(&mut last);
             if !lost.is_empty() {
                 let digests = entry.shards.iter().map(|shard| shard.digest).collect();
                 let bytes = record.manifest.shard_bytes(entry);
@@ -242,7 +354,7 @@ impl StorageNode {
                 placer.place(name, bytes, &free, &BTreeSet::new());
             // Whose copy is bad can be given a good one, if nobody else takes it.
             let bad = lost.iter().map(|index| nodes[usize::from(*index)]);
-            candidates.extend(bad.filter(|node| !self.is_dead(*node)));
+            candidates.extend(bad.filter(|node| !self.goes(*node)));
             let stripe = StripeId { manifest, chunk };
             let damage = Damage { stripe, scheme, digests, lost, sources, candidates };
             // A full queue is emptied by repairs; the next audit reports it again.
@@ -253,6 +365,10 @@ impl StorageNode {
 
     /// What repairs have to do now, and what ended operations have left.
     pub(crate) fn plan_repairs(&mut self, now: Time, disks: &dyn StorageDisks) {
+        if !self.transactions.is_ready() {
+            // What is found at a start waits for whom it is asked of.
+            return;
+        }
         self.go_on_uploading(now, disks);
         for file in std::mem::take(&mut self.keeping.kept) {
             self.next_to_head(now, file, disks);
@@ -275,19 +391,25 @@ impl StorageNode {
         files.into_iter().for_each(|file| self.begin_next(now, file, disks));
         self.release_left(now, disks);
         let planner = self.keeping.planner.next_wake(now);
+        // Those whose time has come wait for what makes this node look again by itself.
         let floors = self.keeping.changes.keys().filter_map(|file| self.keeping.floor.get(file));
-        self.keeping.plan_at = Time::earliest(planner, floors.map(|floor| floor.1).min())
-            .map(|at| at.max(now + Duration::from_millis(1)));
+        let floors = floors.map(|floor| floor.1).filter(|at| *at > now);
+        self.keeping.plan_at =
+            Time::earliest(planner, floors.min()).map(|at| at.max(now + Duration::from_millis(1)));
     }
 
     fn release_left(&mut self, now: Time, disks: &dyn StorageDisks) {
         for (key, node, digest) in std::mem::take(&mut self.keeping.to_undo) {
-            if !self.is_dead(node) {
+            if self.is_dead(node) {
+                self.keeping.owed.entry(node).or_default().push((now, Some(key), digest));
+            } else {
                 self.release_once(now, key, node, digest, disks);
             }
         }
         for (node, digest) in std::mem::take(&mut self.keeping.to_release) {
-            if !self.is_dead(node) {
+            if self.is_dead(node) {
+                self.keeping.owed.entry(node).or_default().push((now, None, digest));
+            } else {
                 self.release(now, node, digest, disks);
             }
         }
@@ -371,8 +493,9 @@ impl StorageNode {
         plan: PlanId,
         index: u16,
         (node, shard): (NodeName, Digest),
-        well: bool,
+        ended: Ended,
     ) {
+        let well = ended == Ended::Done;
         self.holdings.unstage(shard);
         let mut out = Vec::new();
         let awaited = self.keeping.placing.get(&(plan, index)) == Some(&(node, shard));
@@ -512,10 +635,20 @@ impl StorageNode {
             let token = Token::new(keyed_hash(at, verdict.node.number(), shard));
             self.keeping.verdicts.push((verdict, token));
         }
+        let due = self.keeping.revisits.iter().filter(|(_, at)| **at <= now);
+        for file in due.map(|(file, _)| *file).collect::<Vec<Digest>>() {
+            self.keeping.revisits.remove(&file);
+            self.look_after(now, file);
+        }
         if self.keeping.next_audit > now {
             return;
         }
         self.keeping.next_audit = now + self.keeping.audit_every;
+        self.keeping.has_met_all = self.keeping.met_all_at <= now;
+        for all in self.keeping.owed.values_mut() {
+            all.retain(|(since, ..)| *since + OWED_KEPT > now);
+        }
+        self.keeping.owed.retain(|_, all| !all.is_empty());
         let all: Vec<FileRecord> = self.holdings.all_current().cloned().collect();
         all.iter().for_each(|record| self.compare_records(record));
         let files: Vec<Digest> = self
@@ -559,19 +692,21 @@ impl StorageNode {
         if before.version < floor {
             return;
         }
-        if !self.is_chief(&before) || !self.has_majority(&before) {
+        let Some(version) = self.next_version(now, &before).filter(|_| self.is_chief(&before))
+        else {
             // The next audit looks again, here or elsewhere.
             self.keeping.changes.remove(&file);
             return;
-        }
+        };
         let Some(before_digest) = self.holdings.current_digest(file) else { return };
         let changes = self.keeping.changes.remove(&file).unwrap_or_default();
         let mut record = before.clone();
-        record.version += 1;
+        record.version = version;
         for ((chunk, index), node) in changes {
             record.holders[chunk as usize][usize::from(index)] = node;
         }
-        record.keepers.retain(|keeper| !self.is_dead(*keeper));
+        let reach = self.reach(file);
+        record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
         let wanted = self.config.lookup.replication as usize;
         if record.keepers.len() < wanted {
             let mut others: Vec<_> = self
@@ -601,12 +736,21 @@ impl StorageNode {
     }
 
     /// The saga has ended that had a record's next version kept.
-    pub(crate) fn next_kept(&mut self, now: Time, file: Digest, well: bool) {
-        if well {
-            self.keeping.kept.push(file);
-        } else {
-            self.next_failed(now, file, false);
+    pub(crate) fn next_kept(&mut self, now: Time, file: Digest, ended: Ended) {
+        match ended {
+            Ended::Done => self.keeping.kept.push(file),
+            Ended::Undone => self.next_failed(now, file, false),
+            Ended::Unknown => self.next_unknown(now, file),
         }
+    }
+
+    /// Nobody can say whether the next version is kept, or current: nothing of it is released, and the next
+    /// audit looks at what is.
+    fn next_unknown(&mut self, now: Time, file: Digest) {
+        let Some(next) = self.keeping.next.remove(&file) else { return };
+        self.holdings.unstage(next.digest);
+        self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+        self.compare_records(&next.record);
     }
 
     fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
@@ -620,9 +764,11 @@ impl StorageNode {
     }
 
     /// The 2PC has ended that makes a record's next version current.
-    pub(crate) fn next_headed(&mut self, now: Time, file: Digest, well: bool) {
-        if !well {
-            return self.next_failed(now, file, true);
+    pub(crate) fn next_headed(&mut self, now: Time, file: Digest, ended: Ended) {
+        match ended {
+            Ended::Done => {}
+            Ended::Undone => return self.next_failed(now, file, true),
+            Ended::Unknown => return self.next_unknown(now, file),
         }
         let Some(next) = self.keeping.next.remove(&file) else { return };
         self.stats.versions += 1;
@@ -637,7 +783,7 @@ impl StorageNode {
                 left.push((old, shard.digest));
             }
         }
-        self.keeping.look = true;
+        self.look_after(now, file);
     }
 
     /// The next version does not become current: another came first, or a keeper was away.
@@ -664,7 +810,7 @@ impl StorageNode {
             }
         }
         self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
-        self.keeping.look = true;
+        self.look_after(now, file);
         self.compare_records(&next.record);
     }
 

@@ -148,18 +148,21 @@ impl Teller {
         let State::Running(running) = &mut self.state else { return };
         let (log, bank) = &mut **running;
         let (by, number) = (request.by, request.number);
-        let done = Message::Asked { number, done: true, next: number + 1 };
+        let done = |bank: &Bank| {
+            let next = bank.answer(by).map_or(1, |answer| answer.number + 1);
+            Message::Asked { number, done: true, next }
+        };
         match bank.decide(now, request) {
             Ok(Some(event)) => {
                 if let Some(sequence) = append(log, bank, &event, unix_ms) {
-                    self.owed.push_back((sequence, by, done));
+                    self.owed.push_back((sequence, by, done(bank)));
                 }
             }
             Ok(None) => {
-                let after = bank.answer(by).map_or(Sequence::NONE, |answer| answer.after);
+                let after = bank.done(request).unwrap_or(Sequence::NONE);
                 // Behind those that wait for an earlier record.
                 let at = self.owed.partition_point(|(other, ..)| *other <= after);
-                self.owed.insert(at, (after, by, done));
+                self.owed.insert(at, (after, by, done(bank)));
             }
             Err(Refusal::WrongNumber { next }) => {
                 out.push((by, Message::Asked { number, done: false, next }));

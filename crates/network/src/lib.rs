@@ -21,29 +21,34 @@
 //!
 //! - A shard is removed only once the log of its node says, durably, that no record needs it.
 //! - Two repairs of one file at the same time do not lose shards: one of them is aborted.
+//! - A node that leaves in order goes when no record needs what it holds.
 //! - Whatever is asked twice has its effect once: by token, by key, by number or by digest.
 //!
 //! # What it does not
 //!
-//! - A coordinator that crashes between a saga and the 2PC that follows leaves shards that no record
-//!   names, unless its client asks again with the same file. They take room; nothing is lost.
-//! - A node's own requests to the ledger are numbered in memory: one that was under way when the node
-//!   crashed may be asked again, unless its evidence names it.
+//! - A node that runs an upload and never comes back leaves shards that no record names. They take room;
+//!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
 mod holder;
+mod intent;
 mod keeper;
+mod leaving;
 mod ledger;
 mod locker;
 mod message;
 mod node;
+mod operation;
 mod record;
+mod sweep;
 mod transfer;
 pub mod work;
 
+pub use intent::is_note;
 pub use ledger::LEDGER_EVENT;
 pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
 pub use node::{
     Answer, Config, Input, Output, Request, ShardDone, Stats, StorageDisks, StorageNode,
 };
 pub use record::FileRecord;
+pub use sweep::{Claim, Doubt};

@@ -1,9 +1,10 @@
 //! What nodes of the storage network say to each other, and its bytes.
 
+use crate::sweep::{Claim, Doubt};
 use base::bytes::{Malformed, Reader, Writer};
-use base::{NodeName, ShardId};
+use base::{NodeName, ShardId, Token};
 use incentives::Ask;
-use locks::{Claim, FencingToken, Holder, Hypervector, Lease};
+use locks::{FencingToken, Holder, Hypervector, Lease};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
 use store::{Digest, merkle};
 
@@ -60,6 +61,8 @@ pub enum Message {
     Ask {
         /// The sender's number for it.
         number: u64,
+        /// Its key: the same whenever the same is asked for, also after a crash.
+        key: Token,
         /// What.
         ask: Ask,
     },
@@ -74,6 +77,12 @@ pub enum Message {
     },
     /// To the authority: what the sender has seen since it said so last.
     Report(Observed),
+    /// The sender is about to leave: give it nothing, and rebuild elsewhere what it holds.
+    Leaving,
+    /// The sender holds these, and does not know who needs them.
+    Doubts(Vec<Doubt>),
+    /// To whoever asked that: what the sender, a keeper of the files, knows of it.
+    Claims(Vec<Claim>),
 }
 
 /// What a table of locks says to a holder.
@@ -151,6 +160,9 @@ impl Message {
             Message::Ask { .. } => 11,
             Message::Asked { .. } => 12,
             Message::Report(_) => 13,
+            Message::Leaving => 14,
+            Message::Doubts(_) => 15,
+            Message::Claims(_) => 16,
         }
     }
 
@@ -161,6 +173,22 @@ impl Message {
         to.u8(self.kind());
         match self {
             Message::Transaction(_) => return None,
+            Message::Leaving => {}
+            Message::Doubts(doubts) => {
+                to.len(doubts.len());
+                for Doubt { digest, file } in doubts {
+                    to.raw(&digest.0).bool(file.is_some());
+                    if let Some(file) = file {
+                        to.raw(&file.0);
+                    }
+                }
+            }
+            Message::Claims(claims) => {
+                to.len(claims.len());
+                for Claim { digest, version, keepers, named } in claims {
+                    to.raw(&digest.0).u64(*version).u32(*keepers).bool(*named);
+                }
+            }
             Message::Get { digest } | Message::Scrub { digest } => {
                 to.raw(&digest.0);
             }
@@ -193,8 +221,8 @@ impl Message {
             Message::Directory(message) => directory(&mut to, message),
             Message::Lock(message) => lock(&mut to, message),
             Message::Locked(answer) => locked(&mut to, answer),
-            Message::Ask { number, ask } => {
-                to.u64(*number);
+            Message::Ask { number, key, ask } => {
+                to.u64(*number).raw(&key.0);
                 ask.encode(&mut to);
             }
             Message::Asked { number, done, next } => {
@@ -239,7 +267,10 @@ impl Message {
             8 => Message::Directory(read_directory(from)?),
             9 => Message::Lock(read_lock(from)?),
             10 => Message::Locked(read_locked(from)?),
-            11 => Message::Ask { number: from.u64()?, ask: Ask::decode(from)? },
+            11 => {
+                let (number, key) = (from.u64()?, Token(from.array()?));
+                Message::Ask { number, key, ask: Ask::decode(from)? }
+            }
             12 => Message::Asked { number: from.u64()?, done: from.bool()?, next: from.u64()? },
             13 => Message::Report(Observed {
                 proofs_ended: from.u64()?,
@@ -249,6 +280,24 @@ impl Message {
                 used_bytes: from.u64()?,
                 capacity_bytes: from.u64()?,
             }),
+            14 => Message::Leaving,
+            15 => {
+                let count = from.len(LIST_MAX, 33)?;
+                let doubt = |from: &mut Reader<'_>| {
+                    let digest = digest(from)?;
+                    let file = if from.bool()? { Some(Digest(from.array()?)) } else { None };
+                    Ok(Doubt { digest, file })
+                };
+                Message::Doubts((0..count).map(|_| doubt(from)).collect::<Result<_, Malformed>>()?)
+            }
+            16 => {
+                let count = from.len(LIST_MAX, 45)?;
+                let claim = |from: &mut Reader<'_>| {
+                    let (digest, version) = (digest(from)?, from.u64()?);
+                    Ok(Claim { digest, version, keepers: from.u32()?, named: from.bool()? })
+                };
+                Message::Claims((0..count).map(|_| claim(from)).collect::<Result<_, Malformed>>()?)
+            }
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;
@@ -391,15 +440,15 @@ fn tag(from: &mut Reader<'_>) -> Result<Hypervector, Malformed> {
     Hypervector::from_bytes(&bytes).ok_or(from.wrong("not a vector of trits"))
 }
 
-fn claim(to: &mut Writer, claim: &Claim) {
+fn claim(to: &mut Writer, claim: &locks::Claim) {
     to.raw(&claim.shard.0);
     holder(to, claim.holder);
     to.u64(claim.token.0).raw(&claim.tag.to_bytes());
 }
 
-fn read_claim(from: &mut Reader<'_>) -> Result<Claim, Malformed> {
+fn read_claim(from: &mut Reader<'_>) -> Result<locks::Claim, Malformed> {
     let (shard, holder) = (from.shard()?, read_holder(from)?);
-    Ok(Claim { shard, holder, token: FencingToken(from.u64()?), tag: tag(from)? })
+    Ok(locks::Claim { shard, holder, token: FencingToken(from.u64()?), tag: tag(from)? })
 }
 
 fn lock(to: &mut Writer, message: &locks::Message) {

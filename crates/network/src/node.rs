@@ -2,12 +2,16 @@
 
 use crate::holder::Holdings;
 use crate::keeper::{COMPARING, Keeping};
+use crate::leaving::Leaving;
 use crate::ledger::Teller;
 use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
+use crate::operation::Operations;
+use crate::sweep::Sweep;
 use crate::transfer::Transfers;
+use base::bytes::Writer;
 use base::prng::Key;
-use base::{BootCount, NodeName, RequestKey, ShardId, Time};
+use base::{BootCount, NodeName, RequestKey, ShardId, Time, Token};
 use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
 use node::{Disks, Node, Outcome};
@@ -95,12 +99,19 @@ pub enum Request {
         /// Which.
         shards: Vec<ShardId>,
     },
-    /// Something is wanted of the ledger, by this node.
+    /// Something is wanted of the ledger, by this node. Asked again under its number it is done once, also
+    /// after a crash, for as long as the ledger remembers ([`incentives::Config::request_kept`]).
     Ledger {
-        /// The client's number.
+        /// The client's number: another one for each thing that it wants.
         number: u64,
         /// What.
         ask: Ask,
+    },
+    /// Leave in order: take no new work, finish what is under way, and hold nothing that a record needs.
+    /// Asked again after a restart, it goes on.
+    Leave {
+        /// The client's number.
+        number: u64,
     },
     /// A saga or a transaction of a client's own.
     Submit(node::Request),
@@ -137,6 +148,10 @@ pub enum Answer {
         /// How.
         outcome: Outcome,
     },
+    /// This node is about to leave: ask another one. What was begun here before goes on, and is told.
+    Leaving,
+    /// The node has left: its process may be ended, and its disks may go.
+    Left,
     /// It was tried often enough. It may be asked again.
     Failed,
 }
@@ -244,27 +259,12 @@ pub struct Stats {
     pub versions: u64,
     /// Versions that were not, since another one came first or a keeper was missing.
     pub superseded: u64,
+    /// Shards and records that nobody needed, and that were let go.
+    pub let_go: u64,
     /// Messages that were no messages.
     pub malformed: u64,
     /// Proofs that were refused: wrong, or missing.
     pub failed_proofs: u64,
-}
-
-/// Who waits for an operation of this node's own coordinator.
-#[derive(Clone, Debug)]
-pub(crate) enum Purpose {
-    /// An upload: a batch of its shards, or its record.
-    Upload { number: u64, attempt: u32 },
-    /// The 2PC that makes an upload's record the current one.
-    Publish { number: u64, attempt: u32 },
-    /// A shard that repair has rebuilt.
-    Rebuilt { plan: repair::PlanId, index: u16, node: NodeName, shard: Digest },
-    /// A record's next version, at its keepers.
-    NextKept { file: Digest },
-    /// It becomes current.
-    NextHead { file: Digest },
-    /// Something is released: nobody waits.
-    Release,
 }
 
 /// One node of the storage network: see the crate's page.
@@ -283,19 +283,32 @@ pub struct StorageNode {
     pub(crate) teller: Option<Teller>,
     policy: Option<(SchemePolicy, BTreeMap<NodeName, Observed>)>,
     advice: Option<Advice>,
-    pub(crate) purposes: BTreeMap<Vec<u8>, Purpose>,
+    pub(crate) operations: Operations,
     pub(crate) drawn: u64,
     pub(crate) stats: Stats,
     pub(crate) observed: Observed,
-    /// What this node wants of the ledger, one after the other: for which client, and what.
-    asks: VecDeque<(u64, Ask)>,
+    /// What this node wants of the ledger, one after the other: for which client, under which key, and what.
+    asks: VecDeque<(u64, Token, Ask)>,
     ask_number: u64,
     ask_again: Option<Time>,
     report_at: Option<Time>,
     meet_at: Option<(Time, u32)>,
+    pub(crate) leaving: Option<Leaving>,
+    pub(crate) sweep: Sweep,
     /// Whether the participant has been seen to run.
     opened: bool,
     queue: VecDeque<Output>,
+}
+
+/// The key of what is wanted of the ledger: a client's number with what it asks for, so that a client that
+/// asks again after its node has crashed asks for the same. What nobody waits for is told apart by what it
+/// says, such as its evidence.
+fn ledger_key(number: u64, ask: &Ask) -> Token {
+    let mut bytes = Writer::default();
+    bytes.u64(number);
+    ask.encode(&mut bytes);
+    let digest = Digest::of(&bytes.finish());
+    Token(digest.0[..16].try_into().expect("a digest has 32 bytes"))
 }
 
 /// So many times somebody is met soon after the start; later once in a round of audits.
@@ -354,7 +367,9 @@ impl StorageNode {
             teller,
             policy,
             advice: None,
-            purposes: BTreeMap::new(),
+            operations: Operations::default(),
+            leaving: None,
+            sweep: Sweep::new(now, now + config.audit_every),
             drawn: 0,
             stats: Stats::default(),
             observed: Observed::default(),
@@ -410,6 +425,7 @@ impl StorageNode {
         }
         self.settle_records(now);
         self.remove_unneeded();
+        self.resume_uploads(now, disks);
         self.plan_repairs(now, disks);
         if let Some(teller) = &mut self.teller {
             let mut ops = Vec::new();
@@ -448,28 +464,12 @@ impl StorageNode {
                     self.send(to, Message::Transaction(message));
                 }
                 node::Output::Reply { key, outcome } => {
-                    match self.purposes.remove(key.as_bytes()) {
-                        Some(purpose) => self.ended(now, purpose, &outcome),
-                        None => self.tell(0, Answer::Ended { key, outcome }),
+                    if !self.replied(now, &key, &outcome) {
+                        self.tell(0, Answer::Ended { key, outcome });
                     }
                 }
                 other => self.queue.push_back(Output::Transactions(other)),
             }
-        }
-    }
-
-    /// An operation of this node's own has ended.
-    fn ended(&mut self, now: Time, purpose: Purpose, outcome: &Outcome) {
-        let well = matches!(outcome, Outcome::Completed | Outcome::Committed);
-        match purpose {
-            Purpose::Upload { number, attempt } => self.batch_ended(now, number, attempt, well),
-            Purpose::Publish { number, attempt } => self.published(now, number, attempt, well),
-            Purpose::Rebuilt { plan, index, node, shard } => {
-                self.rebuilt_kept(now, plan, index, (node, shard), well);
-            }
-            Purpose::NextKept { file } => self.next_kept(now, file, well),
-            Purpose::NextHead { file } => self.next_headed(now, file, well),
-            Purpose::Release => {}
         }
     }
 
@@ -509,16 +509,19 @@ impl StorageNode {
                 self.take_locks(out);
             }
             Message::Locked(answer) => self.locked(now, from, answer),
-            Message::Ask { number, ask } => {
+            Message::Ask { number, key, ask } => {
                 if let Some(teller) = &mut self.teller {
                     let mut told = Vec::new();
                     let ms = self.config.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
-                    let request = incentives::Request { by: from, number, ask };
+                    let request = incentives::Request { by: from, number, key, ask };
                     teller.ask(now, &request, ms, &mut told);
                     told.into_iter().for_each(|(to, message)| self.send(to, message));
                 }
             }
             Message::Asked { number, done, next } => self.asked(now, number, done, next),
+            Message::Leaving => self.node_leaves(now, from),
+            Message::Doubts(doubts) => self.doubted(from, &doubts),
+            Message::Claims(claims) => self.claimed(from, &claims),
             Message::Report(seen) => {
                 if let Some((_, all)) = &mut self.policy {
                     all.insert(from, seen);
@@ -545,7 +548,10 @@ impl StorageNode {
                         self.directory.gone(node);
                         self.node_gone(now, node);
                     }
-                    placement::Status::Alive => self.directory.seen(node),
+                    placement::Status::Alive => {
+                        self.directory.seen(node);
+                        self.keeping.is_back(node);
+                    }
                     placement::Status::Suspected => {}
                 },
             }
@@ -577,7 +583,21 @@ impl StorageNode {
     }
 
     fn request(&mut self, now: Time, request: Request, disks: &dyn StorageDisks) {
+        if self.leaving.is_some() {
+            let new = match &request {
+                Request::Put { number, .. } | Request::Get { number, .. } => {
+                    (!self.transfers.is_under_way(*number)).then_some(*number)
+                }
+                Request::Lock { number, .. } | Request::Ledger { number, .. } => Some(*number),
+                Request::Leave { .. } => None,
+                Request::Submit(_) => Some(0),
+            };
+            if let Some(number) = new {
+                return self.tell(number, Answer::Leaving);
+            }
+        }
         match request {
+            Request::Leave { number } => self.leave(now, number),
             Request::Put { number, file, manifest, shards } => {
                 self.put(now, number, file, manifest, shards, disks);
             }
@@ -590,22 +610,23 @@ impl StorageNode {
 
     /// Something is wanted of the ledger. Number 0: nobody waits.
     pub(crate) fn want(&mut self, now: Time, number: u64, ask: Ask) {
-        if number > 0 && self.asks.iter().any(|(other, _)| *other == number) {
+        let key = ledger_key(number, &ask);
+        if self.asks.iter().any(|(_, other, _)| *other == key) {
             return;
         }
-        self.asks.push_back((number, ask));
+        self.asks.push_back((number, key, ask));
         if self.asks.len() == 1 {
             self.ask_next(now);
         }
     }
 
     fn ask_next(&mut self, now: Time) {
-        let Some((_, ask)) = self.asks.front() else {
+        let Some((_, key, ask)) = self.asks.front() else {
             self.ask_again = None;
             return;
         };
         self.ask_again = Some(now + self.config.patience);
-        let message = Message::Ask { number: self.ask_number, ask: ask.clone() };
+        let message = Message::Ask { number: self.ask_number, key: *key, ask: ask.clone() };
         self.send(self.config.authority, message);
     }
 
@@ -620,7 +641,7 @@ impl StorageNode {
         if done {
             self.ask_number = next;
         }
-        if let Some((number, _)) = self.asks.pop_front()
+        if let Some((number, ..)) = self.asks.pop_front()
             && number > 0
         {
             self.tell(number, Answer::Ledger { done });
@@ -656,8 +677,9 @@ impl StorageNode {
             self.send(to, message);
             // Whom it asked first may not have known many yet, or may not have been there. And those who
             // met each other while they were cut off from all others hear of them by this alone.
-            let pause =
-                if times < MEETINGS { self.config.patience } else { self.config.audit_every };
+            let alone = self.membership.candidates().next().is_none();
+            let soon = times < MEETINGS || alone;
+            let pause = if soon { self.config.patience } else { self.config.audit_every };
             self.meet_at = Some((now + pause, times.wrapping_add(1)));
         }
         if due(self.ask_again) {
@@ -677,8 +699,11 @@ impl StorageNode {
             self.judge_health(now);
             self.see_to_parked(now, disks);
         }
+        self.operations_wake(now, disks);
         self.transfers_wake(now, disks);
         self.locks_wake(now);
+        self.leaving_wake(now);
+        self.sweep_wake(now);
         self.holder_wake(now);
         self.keeper_wake(now);
     }
@@ -726,8 +751,11 @@ impl StorageNode {
             self.meet_at.map(|(at, _)| at),
             self.ask_again,
             self.report_at,
+            self.operations.due(),
             self.transfers.due(),
             self.locking.due(),
+            self.leaving.as_ref().and_then(Leaving::due),
+            self.sweep.due(),
             self.holdings.due(),
             self.keeping.due(),
             self.teller.as_ref().and_then(Teller::next_wake),
@@ -817,11 +845,18 @@ impl StorageNode {
                 "operations",
                 engine.is_some_and(|engine| {
                     let parked = engine.active_sagas().filter(|saga| waits(saga)).count();
-                    engine.active() > parked
+                    // Decided, and all that lacks is that somebody who is gone says so.
+                    let owed = engine.active_transactions().filter(|transaction| {
+                        let members = transaction.members();
+                        transaction.decision().is_some()
+                            && members.iter().any(|member| self.is_dead(member.node))
+                    });
+                    engine.active() > parked + owed.count()
                 }),
             ),
             ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),
             ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
+            ("operations to be asked for again", self.operations.waits()),
             ("transfers", !self.transfers.is_empty()),
             ("lockings", !self.locking.is_empty()),
             ("requests to the ledger", !self.asks.is_empty()),

@@ -1,13 +1,15 @@
 //! Uploads and downloads of clients.
 
 use crate::StorageDisks;
+use crate::intent::Intent;
 use crate::message::Message;
-use crate::node::{Answer, Purpose, StorageNode};
+use crate::node::{Answer, StorageNode};
+use crate::operation::{Ended, Purpose};
 use crate::record::FileRecord;
 use crate::work::Work;
 use base::bytes::Writer;
 use base::{NodeName, RequestKey, ShardId, Time};
-use node::{Branch, Request, Work as Operation};
+use node::{Branch, Work as Operation};
 use placement::{Candidate, LookupId, Placer, PlacerConfig, Shortfall};
 use saga::{Action, Definition, Step};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +17,15 @@ use store::{Assembly, Digest, EncodedShard, Manifest};
 
 /// How many steps one saga of an upload has: below the coordinator's limit, with room for the record's.
 const BATCH: usize = 24;
+
+/// Whose transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TransferId {
+    /// A client's, by its number.
+    Client(u64),
+    /// One that this node goes on with by itself.
+    Own(u64),
+}
 
 #[derive(Clone, Debug)]
 enum Stage {
@@ -32,6 +43,7 @@ enum Stage {
 
 #[derive(Clone, Debug)]
 struct Fetching {
+    record: Digest,
     assembly: Assembly,
     /// Who holds each shard.
     holders: BTreeMap<(u32, u16), NodeName>,
@@ -42,7 +54,12 @@ struct Fetching {
 
 #[derive(Clone, Debug)]
 enum What {
-    Put { manifest: Box<Manifest>, shards: Vec<EncodedShard> },
+    Put {
+        manifest: Box<Manifest>,
+        shards: Vec<EncodedShard>,
+    },
+    /// An upload that an earlier life of this node began.
+    Resume,
     Get,
 }
 
@@ -51,19 +68,35 @@ struct Transfer {
     file: Digest,
     what: What,
     attempt: u32,
+    /// Of a download: records that led to too few shards. Who has one of those may be behind.
+    failed: BTreeSet<Digest>,
     stage: Stage,
 }
 
 /// What a node does for its clients now, by their numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transfers {
-    all: BTreeMap<u64, Transfer>,
-    by_lookup: BTreeMap<LookupId, u64>,
+    all: BTreeMap<TransferId, Transfer>,
+    by_lookup: BTreeMap<LookupId, TransferId>,
+    /// Uploads of an earlier life, by their intents' digests.
+    pub(crate) left: BTreeMap<Digest, Intent>,
 }
 
 impl Transfers {
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.all.is_empty() && self.left.is_empty()
+    }
+
+    /// Whether a client's transfer is.
+    pub(crate) fn is_under_way(&self, number: u64) -> bool {
+        self.all.contains_key(&TransferId::Client(number))
+    }
+
+    /// Whether an upload of this file has its shards kept now.
+    fn is_uploading(&self, file: Digest) -> bool {
+        let keeps =
+            |stage: &Stage| matches!(stage, Stage::Keeping { .. } | Stage::Publishing { .. });
+        self.all.values().any(|transfer| transfer.file == file && keeps(&transfer.stage))
     }
 
     pub(crate) fn due(&self) -> Option<Time> {
@@ -87,10 +120,15 @@ pub(crate) fn request_key(purpose: u8, about: &[&[u8]]) -> RequestKey {
     RequestKey::new(&key).expect("33 bytes are few")
 }
 
-/// Who has to keep what for a record to be true: every shard, and the record itself.
-fn wanted_by(record: &FileRecord, digest: Digest) -> Vec<(NodeName, Digest)> {
+/// Who has to keep what for an upload: this node the intent, others every shard, and the record itself.
+fn wanted_by(
+    record: &FileRecord,
+    digest: Digest,
+    intent: (NodeName, Digest),
+) -> Vec<(NodeName, Digest)> {
     let shards = record.shards().map(|(_, _, shard, node)| (node, shard.digest));
-    shards.chain(record.keepers.iter().map(|node| (*node, digest))).collect()
+    let records = record.keepers.iter().map(|node| (*node, digest));
+    [intent].into_iter().chain(shards).chain(records).collect()
 }
 
 /// What a keeper votes for when a file's record changes: each has a name of its own in the transaction.
@@ -154,9 +192,7 @@ impl StorageNode {
             builder.step(Step::new(Action::from_code(0), node, work.encode()));
         }
         let definition = builder.build().expect("a few steps that wait for nothing");
-        self.purposes.insert(key.as_bytes().to_vec(), purpose);
-        let request = Request { key, work: Operation::Saga(definition) };
-        self.feed(now, node::Input::Submit(request), disks);
+        self.operate(now, key, purpose, Operation::Saga(definition), disks);
     }
 
     /// Makes a record the current one at all of its keepers, or at none. `was` says which version has
@@ -177,9 +213,7 @@ impl StorageNode {
             Branch { shard: ballot(*file, keeper), node: keeper, work: work.encode() }
         };
         let branches = keepers.iter().map(branch).collect();
-        self.purposes.insert(key.as_bytes().to_vec(), purpose);
-        let request = Request { key, work: Operation::Transaction(branches) };
-        self.feed(now, node::Input::Submit(request), disks);
+        self.operate(now, key, purpose, Operation::Transaction(branches), disks);
     }
 
     pub(crate) fn put(
@@ -210,31 +244,33 @@ impl StorageNode {
         what: What,
         disks: &dyn StorageDisks,
     ) {
+        let id = TransferId::Client(number);
         // The same number again: the client has not heard, and what is under way goes on.
-        if self.transfers.all.contains_key(&number) {
+        if self.transfers.all.contains_key(&id) {
             if let What::Put { shards, .. } = what {
                 shards.iter().for_each(|shard| self.holdings.unstage(shard.digest));
             }
             return;
         }
-        let transfer = Transfer { file, what, attempt: 0, stage: Stage::Resting(now) };
-        self.transfers.all.insert(number, transfer);
-        self.look(now, number, disks);
+        let (failed, stage) = (BTreeSet::new(), Stage::Resting(now));
+        let transfer = Transfer { file, what, attempt: 0, failed, stage };
+        self.transfers.all.insert(id, transfer);
+        self.look(now, id, disks);
     }
 
-    fn look(&mut self, now: Time, number: u64, disks: &dyn StorageDisks) {
+    fn look(&mut self, now: Time, id: TransferId, disks: &dyn StorageDisks) {
         // A lookup takes whoever is silent out of the routing table. Who is there after all, by membership,
         // is asked again: otherwise a node that was cut off for a while knows hardly anybody for good.
         let alive = |member: &&placement::Member| member.status == placement::Status::Alive;
         for member in self.membership.members().filter(alive) {
             self.directory.seen(member.announcement.node);
         }
-        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
         let (key, mut out) = (transfer.file.0, Vec::new());
         match self.directory.fetch(now, key, &mut out) {
             Ok(lookup) => {
                 transfer.stage = Stage::Looking;
-                self.transfers.by_lookup.insert(lookup, number);
+                self.transfers.by_lookup.insert(lookup, id);
             }
             Err(_) => transfer.stage = Stage::Resting(now + self.config.patience),
         }
@@ -242,30 +278,33 @@ impl StorageNode {
     }
 
     /// It begins anew after a while, or is given up.
-    fn rest(&mut self, now: Time, number: u64) {
+    fn rest(&mut self, now: Time, id: TransferId) {
         let (patience, max) = (self.config.patience, self.config.attempts_max);
-        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
         transfer.attempt += 1;
-        if transfer.attempt >= max {
-            return self.finish_transfer(number, Answer::Failed);
+        if transfer.attempt >= max || matches!(transfer.what, What::Resume) {
+            return self.finish_transfer(id, Answer::Failed);
         }
         transfer.stage = Stage::Resting(now + patience);
     }
 
-    fn finish_transfer(&mut self, number: u64, answer: Answer) {
-        let Some(transfer) = self.transfers.all.remove(&number) else { return };
+    fn finish_transfer(&mut self, id: TransferId, answer: Answer) {
+        let Some(transfer) = self.transfers.all.remove(&id) else { return };
         if let What::Put { shards, .. } = transfer.what {
             shards.iter().for_each(|shard| self.holdings.unstage(shard.digest));
         }
-        self.tell(number, answer);
+        if let TransferId::Client(number) = id {
+            self.tell(number, answer);
+        }
     }
 
     /// Somebody says that this is a file's record.
     pub(crate) fn record_found(&mut self, now: Time, lookup: LookupId, record: &[u8]) {
-        let Some(&number) = self.transfers.by_lookup.get(&lookup) else { return };
-        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+        let Some(&id) = self.transfers.by_lookup.get(&lookup) else { return };
+        let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
+        let digest = Digest::of(record);
         let record = FileRecord::decode(record).ok().filter(|it| it.file == transfer.file);
-        let Some(record) = record else { return };
+        let Some(record) = record.filter(|_| !transfer.failed.contains(&digest)) else { return };
         self.transfers.by_lookup.remove(&lookup);
         self.directory.accept(lookup);
         match &transfer.what {
@@ -275,12 +314,14 @@ impl StorageNode {
                 } else {
                     Answer::NameTaken
                 };
-                self.finish_transfer(number, answer);
+                self.finish_transfer(id, answer);
             }
+            What::Resume => {}
             What::Get => {
                 let holders =
                     record.shards().map(|(stripe, index, _, node)| ((stripe.chunk, index), node));
                 let fetching = Fetching {
+                    record: digest,
                     holders: holders.collect(),
                     asked: BTreeMap::new(),
                     tried: BTreeSet::new(),
@@ -288,7 +329,7 @@ impl StorageNode {
                     assembly: Assembly::new(record.manifest),
                 };
                 transfer.stage = Stage::Fetching(Box::new(fetching));
-                self.fetch_more(now, number);
+                self.fetch_more(now, id);
             }
         }
     }
@@ -301,17 +342,24 @@ impl StorageNode {
         closest: Vec<NodeName>,
         disks: &dyn StorageDisks,
     ) {
-        let Some(number) = self.transfers.by_lookup.remove(&lookup) else { return };
-        let Some(transfer) = self.transfers.all.get(&number) else { return };
+        let Some(id) = self.transfers.by_lookup.remove(&lookup) else { return };
+        if let Some(transfer) = self.transfers.all.get_mut(&id) {
+            transfer.failed.clear();
+        }
+        let Some(transfer) = self.transfers.all.get(&id) else { return };
         let What::Put { manifest, .. } = &transfer.what else {
             // Its keepers may only be away.
             return if transfer.attempt < 3 {
-                self.rest(now, number);
+                self.rest(now, id);
             } else {
-                self.finish_transfer(number, Answer::NotFound);
+                self.finish_transfer(id, Answer::NotFound);
             };
         };
         let (file, attempt) = (transfer.file, transfer.attempt);
+        if self.transfers.is_uploading(file) {
+            // Another upload of it is under way, perhaps of this very record: it is waited for.
+            return self.wait(now, id);
+        }
         let mut keepers = closest;
         keepers.truncate(self.config.lookup.replication as usize);
         let manifest = manifest.clone();
@@ -322,100 +370,159 @@ impl StorageNode {
             let total = u32::from(manifest.scheme().total());
             match self.places(&manifest.id(), chunk, bytes, total, &candidates) {
                 Some(nodes) => holders.push(nodes),
-                None => return self.rest(now, number),
+                None => return self.rest(now, id),
             }
         }
         if keepers.len() < self.config.lookup.replication as usize {
-            return self.rest(now, number);
+            return self.rest(now, id);
         }
         let record = FileRecord { file, version: 1, keepers, manifest: *manifest, holders };
+        self.begin_keeping(now, id, Intent { attempt, record }, disks);
+    }
+
+    /// Has all that an upload needs kept, batch by batch.
+    fn begin_keeping(
+        &mut self,
+        now: Time,
+        id: TransferId,
+        intent: Intent,
+        disks: &dyn StorageDisks,
+    ) {
+        let note = intent.encode();
+        let own = (self.name, Digest::of(&note));
+        let Intent { attempt, record } = intent;
         let bytes = record.encode();
         let digest = Digest::of(&bytes);
-        self.holdings.stage(digest, bytes.into());
-        let wanted = wanted_by(&record, digest);
-        let batches = wanted.chunks(BATCH).map(<[_]>::to_vec).collect();
-        if let Some(transfer) = self.transfers.all.get_mut(&number) {
+        let batches = wanted_by(&record, digest, own).chunks(BATCH).map(<[_]>::to_vec).collect();
+        if let Some(transfer) = self.transfers.all.get_mut(&id) {
+            self.holdings.stage(digest, bytes.into());
+            self.holdings.stage(own.1, note.into());
             transfer.stage = Stage::Keeping { record: Box::new(record), batches, at: 0 };
-            self.keep_batch(now, number, attempt, digest, disks);
+            self.keep_batch(now, id, attempt, digest, disks);
         }
+    }
+
+    /// Goes on with the uploads that an earlier life of this node has begun.
+    pub(crate) fn resume_uploads(&mut self, now: Time, disks: &dyn StorageDisks) {
+        if self.transfers.left.is_empty() || !self.transactions.is_ready() {
+            return;
+        }
+        for (digest, intent) in std::mem::take(&mut self.transfers.left) {
+            let host = self.transactions.participant();
+            let needed = |host: &node::Host| host.store().value(crate::work::needed(digest)) > 0;
+            if !host.is_some_and(needed) {
+                continue;
+            }
+            let id = TransferId::Own(self.draw_number());
+            let (file, attempt) = (intent.record.file, intent.attempt);
+            let (what, failed, stage) = (What::Resume, BTreeSet::new(), Stage::Looking);
+            let transfer = Transfer { file, what, attempt, failed, stage };
+            self.transfers.all.insert(id, transfer);
+            self.begin_keeping(now, id, intent, disks);
+        }
+    }
+
+    /// It looks again after a while, and has not failed.
+    fn wait(&mut self, now: Time, id: TransferId) {
+        if let Some(transfer) = self.transfers.all.get_mut(&id) {
+            transfer.stage = Stage::Resting(now + self.config.patience);
+        }
+    }
+
+    /// What this node has given out for an upload is not asked for any more; the intent's digest.
+    fn unstage_notes(&mut self, record: &FileRecord, digest: Digest, attempt: u32) -> Digest {
+        let note = Intent { attempt, record: record.clone() }.encode();
+        let intent = Digest::of(&note);
+        self.holdings.unstage(digest);
+        self.holdings.unstage(intent);
+        intent
     }
 
     fn keep_batch(
         &mut self,
         now: Time,
-        number: u64,
+        id: TransferId,
         attempt: u32,
         record: Digest,
         disks: &dyn StorageDisks,
     ) {
         let Some(Transfer { stage: Stage::Keeping { batches, at, .. }, .. }) =
-            self.transfers.all.get(&number)
+            self.transfers.all.get(&id)
         else {
             return;
         };
         let (at, batch) = (*at as u32, batches[*at].clone());
         let (attempt_, at) = (attempt.to_le_bytes(), at.to_le_bytes());
         let key = request_key(b'u', &[&self.name.0, &record.0, &attempt_, &at]);
-        let purpose = Purpose::Upload { number, attempt };
+        let purpose = Purpose::Upload { id, attempt };
         self.keep_all(now, key, purpose, &batch, disks);
     }
 
     /// A saga of an upload has ended.
-    pub(crate) fn batch_ended(&mut self, now: Time, number: u64, attempt: u32, well: bool) {
-        let Some(transfer) = self.transfers.all.get_mut(&number) else { return };
+    pub(crate) fn batch_ended(&mut self, now: Time, id: TransferId, attempt: u32, ended: Ended) {
+        let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
         if transfer.attempt != attempt {
             return;
         }
         let Stage::Keeping { record, batches, at } = &mut transfer.stage else { return };
         let digest = Digest::of(&record.encode());
-        if !well {
-            let kept: Vec<(NodeName, Digest)> = batches[..*at].concat();
-            self.holdings.unstage(digest);
-            self.undo_upload(digest, attempt, kept);
-            return self.rest(now, number);
+        if ended != Ended::Done {
+            let (record, kept) = (record.clone(), batches[..*at].concat());
+            self.unstage_notes(&record, digest, attempt);
+            if ended == Ended::Undone {
+                self.undo_upload(digest, attempt, kept);
+            }
+            return self.rest(now, id);
         }
         *at += 1;
         if *at < batches.len() {
-            self.keeping.batches.push((number, attempt, digest));
+            self.keeping.batches.push((id, attempt, digest));
             return;
         }
         let record = record.clone();
         transfer.stage = Stage::Publishing { record, digest };
-        self.keeping.heads.push((number, attempt));
+        self.keeping.heads.push((id, attempt));
     }
 
     /// What an ended saga has left to do: in a round of its own, since it was told within one.
     pub(crate) fn go_on_uploading(&mut self, now: Time, disks: &dyn StorageDisks) {
-        for (number, attempt, digest) in std::mem::take(&mut self.keeping.batches) {
-            self.keep_batch(now, number, attempt, digest, disks);
+        for (id, attempt, digest) in std::mem::take(&mut self.keeping.batches) {
+            self.keep_batch(now, id, attempt, digest, disks);
         }
-        for (number, attempt) in std::mem::take(&mut self.keeping.heads) {
+        for (id, attempt) in std::mem::take(&mut self.keeping.heads) {
             let Some(Transfer { stage: Stage::Publishing { record, digest }, .. }) =
-                self.transfers.all.get(&number)
+                self.transfers.all.get(&id)
             else {
                 continue;
             };
             let (record, digest) = (record.clone(), *digest);
             let key = request_key(b'h', &[&self.name.0, &digest.0, &attempt.to_le_bytes()]);
-            let purpose = Purpose::Publish { number, attempt };
+            let purpose = Purpose::Publish { id, attempt };
             self.turn_head(now, key, purpose, (&record, digest), |_| 0, disks);
         }
     }
 
-    /// The 2PC of an upload has ended.
-    pub(crate) fn published(&mut self, now: Time, number: u64, attempt: u32, well: bool) {
-        let Some(transfer) = self.transfers.all.get(&number) else { return };
+    /// The 2PC of an upload has ended. If nobody can say how, everything stays, and the file is looked up
+    /// again: if its record is current, it is found.
+    pub(crate) fn published(&mut self, now: Time, id: TransferId, attempt: u32, ended: Ended) {
+        let Some(transfer) = self.transfers.all.get(&id) else { return };
         let Stage::Publishing { record, digest } = &transfer.stage else { return };
         if transfer.attempt != attempt {
             return;
         }
         let (record, digest) = (record.clone(), *digest);
-        self.holdings.unstage(digest);
-        if well {
-            return self.finish_transfer(number, Answer::Stored { version: record.version });
+        let intent = (self.name, self.unstage_notes(&record, digest, attempt));
+        match ended {
+            Ended::Done => {
+                self.undo_upload(digest, attempt, vec![intent]);
+                return self.finish_transfer(id, Answer::Stored { version: record.version });
+            }
+            Ended::Undone => {
+                self.undo_upload(digest, attempt, wanted_by(&record, digest, intent));
+            }
+            Ended::Unknown => {}
         }
-        self.undo_upload(digest, attempt, wanted_by(&record, digest));
-        self.rest(now, number);
+        self.rest(now, id);
     }
 
     /// Releases what the sagas of an upload's attempt have had kept. After a crash, or when the client asks
@@ -438,7 +545,8 @@ impl StorageNode {
             capacity_bytes: self.config.shards.capacity_bytes,
             free_bytes: self.holdings.free_bytes(),
         };
-        self.membership.candidates().chain([own]).collect()
+        let leaves = |candidate: &Candidate| self.keeping.leaving.contains(&candidate.node);
+        self.membership.candidates().chain([own]).filter(|it| !leaves(it)).collect()
     }
 
     /// A node for each shard of a stripe, in two regions at least if there are as many.
@@ -463,10 +571,10 @@ impl StorageNode {
     }
 
     /// Asks for as many shards of each chunk as are missing.
-    fn fetch_more(&mut self, now: Time, number: u64) {
+    fn fetch_more(&mut self, now: Time, id: TransferId) {
         let until = now + self.config.patience;
         let Some(Transfer { stage: Stage::Fetching(fetching), .. }) =
-            self.transfers.all.get_mut(&number)
+            self.transfers.all.get_mut(&id)
         else {
             return;
         };
@@ -478,7 +586,7 @@ impl StorageNode {
         }
         if wanted.is_empty() {
             let assembly = fetching.assembly.clone();
-            return self.finish_transfer(number, Answer::Got(Box::new(assembly)));
+            return self.finish_transfer(id, Answer::Got(Box::new(assembly)));
         }
         let mut asks = Vec::new();
         for (chunk, missing) in wanted {
@@ -498,13 +606,16 @@ impl StorageNode {
                 }
             }
         }
-        let idle = fetching.asked.is_empty();
+        let (idle, record) = (fetching.asked.is_empty(), fetching.record);
         for (node, digest) in asks {
             self.send(node, Message::Get { digest });
         }
         if idle {
-            // Who has shards may be back, or repair may have moved them: look again.
-            self.rest(now, number);
+            // Who has shards may be back, or repair may have moved them: look again, first elsewhere.
+            if let Some(transfer) = self.transfers.all.get_mut(&id) {
+                transfer.failed.insert(record);
+            }
+            self.rest(now, id);
         }
     }
 
@@ -520,7 +631,7 @@ impl StorageNode {
         self.bytes_to_keep(now, from, digest, bytes.as_deref(), disks);
         self.bytes_to_rebuild(now, from, digest, bytes.as_ref());
         let mut more = Vec::new();
-        for (number, transfer) in &mut self.transfers.all {
+        for (id, transfer) in &mut self.transfers.all {
             if let Stage::Fetching(fetching) = &mut transfer.stage
                 && fetching.asked.remove(&(from, digest)).is_some()
             {
@@ -528,25 +639,25 @@ impl StorageNode {
                     // A lie is as good as none.
                     let _ = fetching.assembly.offer(digest, bytes.clone());
                 }
-                more.push(*number);
+                more.push(*id);
             }
         }
-        for number in more {
-            self.fetch_more(now, number);
+        for id in more {
+            self.fetch_more(now, id);
         }
     }
 
     pub(crate) fn transfers_wake(&mut self, now: Time, disks: &dyn StorageDisks) {
-        let numbers: Vec<u64> = self.transfers.all.keys().copied().collect();
-        for number in numbers {
-            let Some(transfer) = self.transfers.all.get_mut(&number) else { continue };
+        let ids: Vec<TransferId> = self.transfers.all.keys().copied().collect();
+        for id in ids {
+            let Some(transfer) = self.transfers.all.get_mut(&id) else { continue };
             match &mut transfer.stage {
-                Stage::Resting(until) if *until <= now => self.look(now, number, disks),
+                Stage::Resting(until) if *until <= now => self.look(now, id, disks),
                 Stage::Fetching(fetching) => {
                     let before = fetching.asked.len();
                     fetching.asked.retain(|_, until| *until > now);
                     if fetching.asked.len() < before {
-                        self.fetch_more(now, number);
+                        self.fetch_more(now, id);
                     }
                 }
                 _ => {}

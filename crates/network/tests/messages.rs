@@ -81,13 +81,19 @@ fn all() -> Vec<Message> {
         Message::Scrub { digest },
         Message::Scrubbed { digest, healthy: true },
         Message::Asked { number: 1, done: false, next: 2 },
+        Message::Leaving,
+        Message::Doubts(vec![
+            network::Doubt { digest, file: None },
+            network::Doubt { digest, file: Some(digest) },
+        ]),
+        Message::Claims(vec![network::Claim { digest, version: 1, keepers: 3, named: true }]),
         Message::Report(Observed { proofs_ended: 3, ..Observed::default() }),
     ];
     all.extend(membership.map(Message::Membership));
     all.extend(directory.map(Message::Directory));
     all.extend(lock.map(Message::Lock));
     all.extend(locked.map(Message::Locked));
-    all.extend(asks.map(|ask| Message::Ask { number: 6, ask }));
+    all.extend(asks.map(|ask| Message::Ask { number: 6, key: base::Token::new(7), ask }));
     all
 }
 
@@ -95,7 +101,7 @@ fn all() -> Vec<Message> {
 fn every_message_comes_back_as_it_was() {
     let all = all();
     let kinds: std::collections::BTreeSet<u8> = all.iter().map(Message::kind).collect();
-    assert_eq!(kinds, (1..=13).collect(), "every kind that has bytes");
+    assert_eq!(kinds, (1..=16).collect(), "every kind that has bytes");
     for message in all {
         let bytes = message.encode().expect("it is no transaction's message");
         assert_eq!(Message::decode(&bytes), Ok(message));

@@ -79,6 +79,7 @@ mod phi;
 mod placer;
 mod rebalance;
 mod router;
+mod rumours;
 mod topology;
 
 pub use bandwidth::{Bandwidth, BandwidthConfig, Moved, Reconciled, ReportError, TransferReport};

@@ -94,8 +94,11 @@ impl RoutingTable {
         let all = self.buckets.values().flatten().copied();
         let mut sorted: Vec<([u8; 32], NodeName)> =
             all.map(|node| (distance(node, key), node)).collect();
+        if count < sorted.len() {
+            sorted.select_nth_unstable(count);
+            sorted.truncate(count);
+        }
         sorted.sort_unstable();
-        sorted.truncate(count);
         sorted.into_iter().map(|(_, node)| node).collect()
     }
 

@@ -1,6 +1,7 @@
 //! Who is there, by announcements, rumours and a failure detector.
 
 use crate::phi::Phi;
+use crate::rumours::Rumours;
 use crate::{Candidate, Region};
 use base::prng::Key;
 use base::{NodeName, Ratio, Time};
@@ -142,6 +143,11 @@ struct Watched {
     heard: bool,
 }
 
+/// So many members, by lot, hear the newest rumours with each beat.
+const GOSSIPS: u64 = 2;
+/// The number of the first of these lots; those of neighbours are lower.
+const GOSSIP_LOT: u64 = 1 << 32;
+
 /// Every so many beats one of the dead is asked whether it is.
 const RECONNECT_BEATS: u64 = 4;
 
@@ -171,8 +177,8 @@ pub struct Membership {
     suspected: BTreeSet<(Time, NodeName)>,
     /// Those of them that were not asked yet.
     unasked: BTreeSet<(Time, NodeName)>,
-    /// How often each rumour is still to be passed on; the most first.
-    rumours: BTreeMap<NodeName, u32>,
+    /// What is still to be passed on.
+    rumours: Rumours,
     next_beat: Time,
     beats: u64,
 }
@@ -195,7 +201,7 @@ impl Membership {
             excused: BTreeMap::new(),
             suspected: BTreeSet::new(),
             unasked: BTreeSet::new(),
-            rumours: BTreeMap::new(),
+            rumours: Rumours::default(),
             next_beat: now,
             beats: 0,
         }
@@ -334,7 +340,7 @@ impl Membership {
         };
         let node = oldest.announcement.node;
         self.members.remove(&node);
-        self.rumours.remove(&node);
+        self.rumours.remove(node);
         true
     }
 
@@ -459,17 +465,7 @@ impl Membership {
         let max = self.config.rumours_max as usize;
         for (number, &to) in (0..).zip(&neighbours) {
             let mut rumours: Vec<Rumour> = Vec::with_capacity(2 * max);
-            // The newest rumours first: those that are to be passed on most often.
-            let mut fresh: Vec<(u32, NodeName)> =
-                self.rumours.iter().map(|(node, left)| (*left, *node)).collect();
-            fresh.sort_unstable_by(|one, two| two.cmp(one));
-            for (_, node) in fresh.into_iter().filter(|(_, node)| *node != to).take(max) {
-                if let Some(left) = self.rumours.get_mut(&node) {
-                    *left -= 1;
-                    if *left == 0 {
-                        self.rumours.remove(&node);
-                    }
-                }
+            for node in self.rumours.pass_on(max, to) {
                 rumours.extend(self.members.get(&node).map(Member::rumour));
             }
             // What was told the neighbour itself, if it is missed; and some members by lot, for
@@ -487,6 +483,7 @@ impl Membership {
             out.push(Output::Send { to, message });
         }
         self.heard_by = neighbours;
+        self.gossip(out);
         // Now and then one of the dead is asked: after a partition each side takes the other for dead.
         if self.beats.is_multiple_of(RECONNECT_BEATS) {
             let dead = || self.members.values().filter(|member| member.status == Status::Dead);
@@ -496,6 +493,26 @@ impl Membership {
                 let to = dead().nth(pick as usize).map(|member| member.announcement.node);
                 let message = self.join();
                 out.extend(to.map(|to| Output::Send { to, message }));
+            }
+        }
+    }
+
+    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
+    /// there are eights of nodes.
+    fn gossip(&mut self, out: &mut Vec<Output>) {
+        if self.rumours.is_empty() || self.ring.is_empty() {
+            return;
+        }
+        let max = self.config.rumours_max as usize;
+        let newest = self.rumours.newest().take(max);
+        let told = newest.filter_map(|node| self.members.get(&node));
+        let rumours: Vec<Rumour> = told.map(Member::rumour).collect();
+        for number in 0..GOSSIPS {
+            let place = self.lots.draw(GOSSIP_LOT + number, self.beats).u64();
+            let mut from = self.ring.range((place, NodeName([0; 32]))..).chain(&self.ring);
+            if let Some(&(_, to)) = from.next() {
+                let rumours = rumours.clone();
+                out.push(Output::Send { to, message: Message::Members { rumours } });
             }
         }
     }

@@ -400,7 +400,11 @@ impl RepairPlanner {
         let asked = self.plans.values().flat_map(|plan| plan.asked.values().copied());
         let placing = self.plans.values().flat_map(|plan| plan.placing.values());
         let answers = asked.chain(placing.map(|placing| placing.deadline)).min();
-        let ready = self.queue.values().map(|job| job.not_before).min();
+        // A stripe that a plan is at waits for that plan's answers.
+        let busy: BTreeSet<StripeId> =
+            self.plans.values().map(|plan| plan.job.damage.stripe).collect();
+        let free = self.queue.iter().filter(|(stripe, _)| !busy.contains(stripe));
+        let ready = free.map(|(_, job)| job.not_before).min();
         let begin = ready.map(|ready| {
             let token = self.bucket.next_token(now);
             match self.breaker.position(now) {

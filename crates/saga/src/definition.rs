@@ -214,6 +214,8 @@ pub struct Definition {
     name: Option<DefinitionName>,
     timeout: Option<Duration>,
     steps: Vec<Step>,
+    /// Of all the above: every submission asks for it.
+    fingerprint: u128,
 }
 
 impl Definition {
@@ -245,32 +247,7 @@ impl Definition {
     /// have different ones but for chance. (Not against somebody who looks for two that do not.)
     #[must_use]
     pub fn fingerprint(&self) -> u128 {
-        let mut hash = Fingerprint(u128::from_le_bytes(*b"saga definition1"));
-        match &self.name {
-            None => hash.word(0, 0),
-            Some(DefinitionName { name, version }) => {
-                hash.word(1, u64::from(*version));
-                hash.bytes(name.as_str().as_bytes());
-            }
-        }
-        hash.duration(self.timeout);
-        hash.word(2, self.steps.len() as u64);
-        for step in &self.steps {
-            let output = step.output.map_or(u64::MAX, |value| u64::from(value.code()));
-            hash.word(u64::from(step.action.code()) << 8 | u64::from(step.kind.code()), output);
-            hash.word(step.dependencies.len() as u64, step.inputs.len() as u64);
-            step.dependencies.iter().for_each(|&on| hash.word(3, u64::from(on)));
-            for (from, value) in &step.inputs {
-                hash.word(u64::from(*from), u64::from(value.code()));
-            }
-            hash.bytes(&step.node.0);
-            hash.bytes(&step.body);
-            hash.duration(step.timeout);
-            for name in [&step.action_name, &step.undo_name] {
-                hash.bytes(name.as_ref().map_or("", Label::as_str).as_bytes());
-            }
-        }
-        hash.0
+        self.fingerprint
     }
 
     /// What the log says about it besides the steps.
@@ -278,6 +255,36 @@ impl Definition {
         let (definition, timeout) = (self.name.clone(), self.timeout);
         SagaTerms { definition, fingerprint: Some(self.fingerprint()), timeout }
     }
+}
+
+/// See [`Definition::fingerprint`].
+fn fingerprint(name: Option<&DefinitionName>, timeout: Option<Duration>, steps: &[Step]) -> u128 {
+    let mut hash = Fingerprint(u128::from_le_bytes(*b"saga definition1"));
+    match name {
+        None => hash.word(0, 0),
+        Some(DefinitionName { name, version }) => {
+            hash.word(1, u64::from(*version));
+            hash.bytes(name.as_str().as_bytes());
+        }
+    }
+    hash.duration(timeout);
+    hash.word(2, steps.len() as u64);
+    for step in steps {
+        let output = step.output.map_or(u64::MAX, |value| u64::from(value.code()));
+        hash.word(u64::from(step.action.code()) << 8 | u64::from(step.kind.code()), output);
+        hash.word(step.dependencies.len() as u64, step.inputs.len() as u64);
+        step.dependencies.iter().for_each(|&on| hash.word(3, u64::from(on)));
+        for (from, value) in &step.inputs {
+            hash.word(u64::from(*from), u64::from(value.code()));
+        }
+        hash.bytes(&step.node.0);
+        hash.bytes(&step.body);
+        hash.duration(step.timeout);
+        for name in [&step.action_name, &step.undo_name] {
+            hash.bytes(name.as_ref().map_or("", Label::as_str).as_bytes());
+        }
+    }
+    hash.0
 }
 
 /// A chain of keyed hashes: each one's key is the one before.
@@ -360,7 +367,8 @@ impl Builder {
         }
         kind::check(&self.steps)?;
         check_inputs(&self.steps)?;
-        Ok(Definition { name: self.name, timeout: self.timeout, steps: self.steps })
+        let fingerprint = fingerprint(self.name.as_ref(), self.timeout, &self.steps);
+        Ok(Definition { name: self.name, timeout: self.timeout, steps: self.steps, fingerprint })
     }
 }
 

@@ -122,6 +122,8 @@ pub enum Turn {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepState {
     number: u32,
+    /// Of its forward calls. Whatever answers, all that are owed are looked through.
+    token: Token,
     action: Action,
     /// `None`: the step before it, by number.
     dependencies: Option<Box<[u32]>>,
@@ -737,6 +739,7 @@ impl Saga {
                 }
                 self.add(StepState {
                     number: step,
+                    token: self.token(step, Direction::Forward),
                     action,
                     dependencies,
                     node,
@@ -1056,8 +1059,7 @@ impl Saga {
                         continue;
                     }
                     if let Ok(success) = self.ready(index) {
-                        let step = state.number;
-                        let token = self.token(step, Direction::Forward);
+                        let (step, token) = (state.number, state.token);
                         out.push(Effect::Run { step, token, after: since.max(success) });
                     }
                 }
@@ -1218,9 +1220,10 @@ impl Saga {
     /// nonce, with no attempt number in it. It needs no step of that number.
     #[must_use]
     pub fn token(&self, step: u32, direction: Direction) -> Token {
-        let way = match direction {
-            Direction::Forward => 0,
-            Direction::Backward => 1,
+        let way = match (direction, self.step(step)) {
+            (Direction::Forward, Some(known)) => return known.token,
+            (Direction::Forward, None) => 0,
+            (Direction::Backward, _) => 1,
         };
         Token::new(prng::keyed_hash(self.nonce, u64::from(step), way))
     }

@@ -1,6 +1,6 @@
 use crate::Digest;
 use base::{NodeName, Time};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::time::Duration;
 
 /// The numbers of a [`ShardStore`].
@@ -333,7 +333,7 @@ impl ShardStore {
     }
 
     /// Never evict this shard. In force at once, and after a restart once [`ShardStore::pin_durable`]
-    /// was called.
+    /// was called. Pinned again, nothing changes.
     ///
     /// # Errors
     /// [`Absent`]: it is not here.
@@ -341,7 +341,9 @@ impl ShardStore {
         if !self.entries.contains_key(&digest) {
             return Err(Absent(digest));
         }
-        if self.pins.insert(digest, false).is_none() {
+        // Pinned before: that pin is durable, or its write is under way.
+        if let btree_map::Entry::Vacant(pin) = self.pins.entry(digest) {
+            pin.insert(false);
             ops.push(Op::Pin { digest });
         }
         Ok(())
@@ -420,6 +422,18 @@ impl ShardStore {
     #[must_use]
     pub fn pinned(&self, digest: Digest) -> Option<bool> {
         self.pins.get(&digest).copied()
+    }
+
+    /// Bytes that shards take, bad ones and those being written included.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
+    /// How many shards are here, likewise.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.entries.len() as u64
     }
 
     /// Counters and sizes. Walks all shards.

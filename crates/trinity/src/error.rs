@@ -180,7 +180,7 @@ impl Error {
             FileError::HoldsStreams { streams, .. } => Error::NotALog {
                 why: "it holds streams, each of them a log",
                 remedy: format!(
-                    "name one of its {} streams, such as {}; `recover` and `verify` take all of them",
+                    "name one of its {} streams, such as {}; `recover`, `verify` and `salvage` take all of them",
                     streams.count(),
                     path.join(streams.folder_name(StreamId(0))).display()
                 ),

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use base::Epoch;
 use coordinator::{OperationKind, OperationReport, SalvageError, Salvaged};
 use serde::Serialize;
-use wal_core::{Config, Directory, FileStorage, SegmentId};
+use wal_core::{Config, Directory, FileStorage, MemoryStorage, SegmentId, StreamFiles, Streams};
 
 use crate::error::{Error, Exit};
 use crate::recover::{Damaged, Operation, print_operations};
 use crate::source::{FileNames, Source};
+use crate::streams::{Named, StreamSources};
 use crate::terminal::{Brake, Output, counted, notes, print_damage};
 
 /// What to salvage, and where to.
@@ -42,39 +43,91 @@ pub struct Args {
 /// # Errors
 /// [`Error`]; then there is no new log.
 pub fn run(args: &Args) -> Result<Exit, Error> {
+    if let Some(streams) = StreamSources::open(&args.dir)? {
+        return run_streams(args, &streams);
+    }
     let source = Source::open_directory(&args.dir)?;
     let Some(from) = source.directory() else {
         return Err(Error::not_a_log(&args.dir, "it is no directory"));
     };
-    let place = NewLog::begin(&args.dir, &args.to)?;
-    let salvaged = place.fill(&args.dir, from)?;
+    let place = NewLog::begin(&args.dir, &args.to, None)?;
+    let salvaged = place.fill(|to| {
+        let config = Config::default();
+        let made = coordinator::salvage(from, &mut to[0], &config, random_id(), unix_millis());
+        made.map_err(|error| salvage_error(&args.dir, &args.to, error))
+    })?;
     let files = source.file_names();
+    tell(args.json.then(|| Json::of(&salvaged, &files)), |to| print(to, &salvaged, &args.to))
+}
+
+/// The same of each stream.
+fn run_streams(args: &Args, streams: &StreamSources) -> Result<Exit, Error> {
+    // In the place of a stream that is not there.
+    let lost = MemoryStorage::new();
+    let from: Vec<&dyn Directory> = streams
+        .sources()
+        .map(|source| source.directory().map_or(&lost as &dyn Directory, |there| there))
+        .collect();
+    let place = NewLog::begin(&args.dir, &args.to, Some(streams.streams()))?;
+    let salvaged = place.fill(|to| {
+        let config = Config::default();
+        let made = coordinator::salvage_streams(&from, to, &config, random_id(), unix_millis());
+        made.map_err(|(stream, error)| {
+            let folder = streams.streams().folder_name(stream);
+            salvage_error(&args.dir.join(&folder), &args.to.join(folder), error)
+        })
+    })?;
+    let files: Vec<FileNames> = streams.sources().map(Source::file_names).collect();
+    let json = || {
+        let each = salvaged.iter().zip(&files).map(|(salvaged, files)| Json::of(salvaged, files));
+        JsonStreams { streams: streams.named(each) }
+    };
+    tell(args.json.then(json), |to| {
+        for (heading, salvaged) in streams.headings().zip(&salvaged) {
+            writeln!(to, "{heading}")?;
+            print(to, salvaged, &args.to)?;
+        }
+        Ok(())
+    })
+}
+
+/// Prints one or the other.
+fn tell(
+    json: Option<impl Serialize>,
+    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<Exit, Error> {
     let brake = Brake::default();
     let mut output = Output::new(&brake);
-    if args.json {
-        let json = Json::of(&salvaged, &files);
-        output.write(|to| {
+    match json {
+        Some(json) => output.write(|to| {
             serde_json::to_writer(&mut *to, &json)?;
             to.write_all(b"\n")
-        });
-    } else {
-        output.write(|to| print(to, &salvaged, &args.to));
+        }),
+        None => output.write(text),
     }
     output.finish()?;
     Ok(Exit::Clean)
+}
+
+fn salvage_error(from: &Path, to: &Path, error: SalvageError) -> Error {
+    match error {
+        SalvageError::Scan(error) => Error::scan(from, error),
+        error => Error::Salvage { path: to.to_owned(), error: Box::new(error) },
+    }
 }
 
 /// The place of a log that is not whole yet, and the name that it will have.
 struct NewLog {
     incomplete: PathBuf,
     to: PathBuf,
-    storage: FileStorage,
+    /// The one log's, or every stream's.
+    storages: Vec<FileStorage>,
 }
 
 impl NewLog {
     const SUFFIX: &'static str = ".incomplete";
 
-    fn begin(dir: &Path, to: &Path) -> Result<NewLog, Error> {
+    fn begin(dir: &Path, to: &Path, streams: Option<Streams>) -> Result<NewLog, Error> {
         let to = std::path::absolute(to).map_err(|error| Error::io(to, error))?;
         refuse_taken(&to)?;
         refuse_inside(dir, &to)?;
@@ -85,24 +138,28 @@ impl NewLog {
         incomplete.push(Self::SUFFIX);
         let incomplete = to.with_file_name(incomplete);
         refuse_foreign(&incomplete)?;
-        let storage = FileStorage::write(&incomplete);
-        let storage = storage.map_err(|error| Error::file(&incomplete, error))?;
-        let new = NewLog { incomplete, to, storage };
+        let storages = match streams {
+            None => {
+                let storage = FileStorage::write(&incomplete);
+                vec![storage.map_err(|error| Error::file(&incomplete, error))?]
+            }
+            Some(streams) => {
+                let storages = StreamFiles::create(&incomplete, streams);
+                storages.map_err(|error| Error::streams(&incomplete, error))?
+            }
+        };
+        let new = NewLog { incomplete, to, storages };
         // What a salvage left that came to no end.
         new.clear()?;
         Ok(new)
     }
 
-    /// Makes the log, and gives it its name.
-    fn fill(mut self, dir: &Path, from: &FileStorage) -> Result<Salvaged, Error> {
-        let config = Config::default();
-        let made =
-            coordinator::salvage(from, &mut self.storage, &config, random_id(), unix_millis());
-        let named = made.map_err(|error| match error {
-            SalvageError::Scan(error) => Error::scan(dir, error),
-            error => Error::Salvage { path: self.to.clone(), error: Box::new(error) },
-        });
-        let named = named.and_then(|salvaged| {
+    /// Has the log made, and gives it its name.
+    fn fill<R>(
+        mut self,
+        make: impl FnOnce(&mut [FileStorage]) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let named = make(&mut self.storages).and_then(|salvaged| {
             let io = |error| Error::io(&self.to, error);
             // Elsewhere a directory takes no other's place, not even an empty one's.
             #[cfg(not(unix))]
@@ -113,7 +170,10 @@ impl NewLog {
         });
         if named.is_err() && self.clear().is_ok() {
             // What is left goes too, if it can: its name says what it is.
-            let _ = fs::remove_file(self.incomplete.join(FileStorage::LOCK));
+            for storage in &self.storages {
+                let _ = fs::remove_file(self.incomplete.join(FileStorage::LOCK));
+                let _ = fs::remove_dir(storage.path());
+            }
             let _ = fs::remove_dir(&self.incomplete);
         }
         named
@@ -121,9 +181,11 @@ impl NewLog {
 
     /// Takes away what segments there are.
     fn clear(&self) -> Result<(), Error> {
-        let io = |error| Error::io(&self.incomplete, error);
-        for segment in self.storage.segments().map_err(io)? {
-            fs::remove_file(self.incomplete.join(segment.file_name())).map_err(io)?;
+        for storage in &self.storages {
+            let io = |error| Error::io(storage.path(), error);
+            for segment in storage.segments().map_err(io)? {
+                fs::remove_file(storage.path().join(segment.file_name())).map_err(io)?;
+            }
         }
         Ok(())
     }
@@ -155,7 +217,8 @@ fn refuse_inside(dir: &Path, to: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a salvage may have left is segments and a lock; anything else is somebody else's.
+/// What a salvage may have left is segments and a lock, and folders of streams with segments; anything
+/// else is somebody else's.
 fn refuse_foreign(incomplete: &Path) -> Result<(), Error> {
     let io = |error| Error::io(incomplete, error);
     let entries = match incomplete.read_dir() {
@@ -164,8 +227,10 @@ fn refuse_foreign(incomplete: &Path) -> Result<(), Error> {
     };
     for entry in entries {
         let name = entry.map_err(io)?.file_name();
-        let segment = name.to_str().and_then(SegmentId::from_file_name);
-        if segment.is_none() && name != FileStorage::LOCK {
+        let name = name.to_str().unwrap_or_default();
+        if Streams::from_folder_name(name).is_some() {
+            refuse_foreign(&incomplete.join(name))?;
+        } else if SegmentId::from_file_name(name).is_none() && name != FileStorage::LOCK {
             return Err(taken(incomplete, "it holds files that no salvage has left there"));
         }
     }
@@ -213,6 +278,11 @@ struct Json<'a> {
     unknown_ids_up_to_epoch: Option<u32>,
     corruption: Vec<Damaged>,
     corruption_left_out: u64,
+}
+
+#[derive(Serialize)]
+struct JsonStreams<'a> {
+    streams: Vec<Named<Json<'a>>>,
 }
 
 impl<'a> Json<'a> {

@@ -63,6 +63,16 @@ impl StreamSources {
         })
     }
 
+    /// How many there are to be.
+    pub fn streams(&self) -> Streams {
+        self.streams
+    }
+
+    /// Each of them.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.each.iter().map(|(_, source)| source)
+    }
+
     /// What to print above what is said of each.
     pub fn headings(&self) -> impl Iterator<Item = String> {
         self.each.iter().map(|(stream, _)| format!("stream {stream} of {}", self.streams.count()))

@@ -114,28 +114,10 @@ impl FileStreams {
         let count = u16::try_from(asked).ok().and_then(Streams::new);
         let streams = count.ok_or(FileStreamsError::Count { asked })?;
         let path = absolute(directory)?;
-        check(&path, create_durably(&path))?;
-        let lock = open_lock(&path)?;
-        locked(&path, lock.try_lock())?;
-        match streams_in(&path)? {
-            Some((there, _)) if there != streams => {
-                return Err(FileStreamsError::OtherCount { path, there, asked });
-            }
-            None if check(&path, holds_segments(&path))? => {
-                return Err(FileStreamsError::OneLog { path });
-            }
-            _ => {}
-        }
-        let lock = Some(Arc::new(lock));
-        let mut storages = Vec::with_capacity(asked);
-        for stream in streams.ids() {
-            let folder = path.join(streams.folder_name(stream));
-            // A stream that is not there is made: that it was lost is found out from the others.
-            check(&folder, create_durably(&folder))?;
-            remove_spares(&folder);
-            let mut storage = FileStorage::locked_by(folder, lock.clone());
+        let mut storages = storages(&path, streams)?;
+        for storage in &mut storages {
+            remove_spares(storage.path());
             storage.zero_fill_next(config.segment_bytes_first);
-            storages.push(storage);
         }
         let mode = OpenMode::Exclusive;
         let opened =
@@ -191,6 +173,32 @@ impl FileStreams {
     }
 }
 
+/// Where the streams of a directory are kept, which nobody else uses. What is not there is made: that a
+/// stream was lost is found out from the others.
+fn storages(path: &Path, streams: Streams) -> Result<Vec<FileStorage>, FileStreamsError> {
+    let to_path = || path.to_owned();
+    check(path, create_durably(path))?;
+    let lock = open_lock(path)?;
+    locked(path, lock.try_lock())?;
+    match streams_in(path)? {
+        Some((there, _)) if there != streams => {
+            let asked = usize::from(streams.count());
+            return Err(FileStreamsError::OtherCount { path: to_path(), there, asked });
+        }
+        None if check(path, holds_segments(path))? => {
+            return Err(FileStreamsError::OneLog { path: to_path() });
+        }
+        _ => {}
+    }
+    let lock = Some(Arc::new(lock));
+    let each = streams.ids().map(|stream| {
+        let folder = path.join(streams.folder_name(stream));
+        check(&folder, create_durably(&folder))?;
+        Ok(FileStorage::locked_by(folder, lock.clone()))
+    });
+    each.collect()
+}
+
 /// The streams of a directory, to be read: its lock is held, shared, as long as this lives.
 #[derive(Debug)]
 pub struct StreamFiles {
@@ -208,6 +216,18 @@ impl StreamFiles {
     /// [`FileError::Io`].
     pub fn count(directory: &Path) -> Result<Option<Streams>, FileError> {
         Ok(streams_in(directory)?.map(|(streams, _)| streams))
+    }
+
+    /// Makes a directory of streams for new logs to be written into, by whoever makes logs by hand; it is
+    /// excluded from everybody else's use as long as one of these lives.
+    ///
+    /// # Errors
+    /// [`FileStreamsError`]: in use, or it holds something else.
+    pub fn create(
+        directory: &Path,
+        streams: Streams,
+    ) -> Result<Vec<FileStorage>, FileStreamsError> {
+        storages(&absolute(directory)?, streams)
     }
 
     /// Opens a directory of streams for reading, excluding writers. A stream whose directory is not there

@@ -291,8 +291,7 @@ pub(crate) struct Opened {
 }
 
 impl Log {
-    const SPARE_MAX: usize = 4;
-    const SPARE_BYTES_MAX: usize = 64 << 10;
+    const SPARE_MAX: usize = 8;
 
     pub(crate) fn opened(opened: Opened, now: Time) -> Log {
         let Opened { config, claim, last, chain, stats, compaction } = opened;
@@ -626,12 +625,14 @@ impl Log {
         }
     }
 
-    /// Gives a flush's buffers back after it was performed. Optional: it saves allocations.
+    /// Gives a flush's buffers back after it was performed. Optional: it saves allocations, and of long
+    /// batches the clearing of fresh pages. Four batches' worth is kept at most.
     pub fn reuse(&mut self, mut spent: Flush) {
         for op in spent.ops.drain(..) {
             if let DiskOp::Write { mut bytes, .. } = op {
-                let fits = bytes.capacity() <= Self::SPARE_BYTES_MAX;
-                if fits && self.spare_bytes.len() < Self::SPARE_MAX {
+                let held: usize = self.spare_bytes.iter().map(Vec::capacity).sum();
+                let most = 4 * self.config.batch_bytes_max as usize;
+                if held + bytes.capacity() <= most && self.spare_bytes.len() < Self::SPARE_MAX {
                     bytes.clear();
                     self.spare_bytes.push(bytes);
                 }

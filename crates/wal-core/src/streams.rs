@@ -23,6 +23,15 @@ use crate::storage::Storage;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u16);
 
+impl StreamId {
+    /// The id of this stream's log in a directory of that id: by it a stream that was put into another's
+    /// place, or another directory's, is found out.
+    #[must_use]
+    pub fn log_id(self, directory_id: u64) -> u64 {
+        directory_id.wrapping_add(u64::from(self.0))
+    }
+}
+
 /// The number, in decimal.
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,10 +169,6 @@ fn directory_id_of(stream: StreamId, log_id: u64) -> u64 {
     log_id.wrapping_sub(u64::from(stream.0))
 }
 
-fn log_id_of(stream: StreamId, directory_id: u64) -> u64 {
-    directory_id.wrapping_add(u64::from(stream.0))
-}
-
 /// Streams that are open for writing.
 #[derive(Debug)]
 pub struct OpenStreams {
@@ -246,7 +251,7 @@ pub(crate) fn open_with<S: Storage + Send, V: Visitor + Send>(
     let epoch = highest.next().ok_or(exhausted)?;
 
     let claim = |one: &mut One<'_, S, V>| {
-        let ops = one.opening.claim(epoch, log_id_of(one.stream, id))?;
+        let ops = one.opening.claim(epoch, one.stream.log_id(id))?;
         one.storage.perform_all(&ops).map_err(|error| match error {
             error if error.is_already_there() => OpenError::ClaimedMeanwhile,
             error => OpenError::Disk(error),

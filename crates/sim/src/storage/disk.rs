@@ -63,7 +63,7 @@ impl ShardDisk {
         }
         match self.queue.pop_front()? {
             Op::Write { digest, bytes } => {
-                if !self.lies || bytes.starts_with(b"TRFR") {
+                if !self.lies || network::is_note(&bytes) {
                     self.bytes.insert(digest, bytes);
                 }
                 Some(ShardDone::Written { digest, durable: true })
@@ -139,9 +139,9 @@ impl ShardDisk {
         true
     }
 
-    /// Everything but records is thrown away, and so is what comes.
+    /// Everything but a node's notes is thrown away, and so is what comes.
     pub fn throw_away(&mut self) {
         self.lies = true;
-        self.bytes.retain(|_, bytes| bytes.starts_with(b"TRFR"));
+        self.bytes.retain(|_, bytes| network::is_note(bytes));
     }
 }

@@ -6,8 +6,9 @@
 //! | S2 | of a stored file every stripe has k different shards that are right on disks, at all times |
 //! | S3 | what a client fetches is its file, byte for byte, and a stored file is found |
 //! | S4 | a node removes nothing, if k right shards of a stripe would not be left |
-//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's stake is spent twice |
+//! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's units are spent twice, and whoever asks again for units is given them once |
 //! | S6 | once faults have ended and all is at rest, every shard of every stored file is right on a node |
+//! | S8 | of a node that says that it has left in order no current record names anything |
 //!
 //! The judge looks at disks, and knows files from their owners. It hashes by itself, and reads the
 //! ledger's log by itself: balances by what each event moves, without the bank.
@@ -182,17 +183,20 @@ impl Judge {
         }
     }
 
-    /// The ledger's log as it lies on the disk, and what the bank says of balances.
+    /// The ledger's log as it lies on the disk, and what the bank says of balances. `grants`: how many
+    /// clients were told that the treasury gave what they asked for, and how many asked.
     pub fn ledger(
         &mut self,
         at: Time,
         supply: u64,
+        grants: (u64, u64),
         log: &dyn wal_core::Directory,
         bank: &incentives::Bank,
     ) {
         let mut books = Books {
             balances: BTreeMap::from([("treasury".to_owned(), i128::from(supply))]),
             strange: 0,
+            grants: 0,
         };
         let config = wal_core::ScanConfig::default();
         if wal_core::scan(log, &config, &mut books).is_err() || books.strange > 0 {
@@ -200,6 +204,10 @@ impl Judge {
         }
         if let Some((account, balance)) = books.balances.iter().find(|(_, units)| **units < 0) {
             let what = format!("{account} has {balance}: it was spent twice");
+            self.object("S5", at, what);
+        }
+        if !(grants.0..=grants.1).contains(&books.grants) {
+            let what = format!("the treasury gave {} times: {grants:?} clients", books.grants);
             self.object("S5", at, what);
         }
         let sum: i128 = books.balances.values().sum();
@@ -222,6 +230,7 @@ impl Judge {
 struct Books {
     balances: BTreeMap<String, i128>,
     strange: u64,
+    grants: u64,
 }
 
 impl Books {
@@ -259,6 +268,7 @@ impl wal_core::Visitor for Books {
         };
         match event.fact {
             Fact::Granted { to, units } => {
+                self.grants += 1;
                 self.shift("treasury".to_owned(), name(Account::Wallet(to)), units.0);
             }
             Fact::Transferred { from, to, units } => {
@@ -361,9 +371,9 @@ mod tests {
         use incentives::{Bank, Config, Event, Fact, Units};
         let name = base::NodeName::numbered;
         let bank = Bank::new(Config::new(name(0), Units(1_000)));
-        let look = |facts: &[Fact]| {
+        let look = |facts: &[Fact], grants| {
             let mut disk = wal_core::MemoryStorage::default();
-            let mut nothing = Books { balances: BTreeMap::new(), strange: 0 };
+            let mut nothing = Books { balances: BTreeMap::new(), strange: 0, grants: 0 };
             let (config, mode) = (wal_core::Config::default(), wal_core::OpenMode::Exclusive);
             let (mut log, _) =
                 wal_core::open(&mut disk, &config, mode, 7, Time::ZERO, &mut nothing)
@@ -376,13 +386,18 @@ mod tests {
             }
             wal_core::close(&mut disk, &mut log, Time::ZERO);
             let mut judge = Judge::new(4, &[]);
-            judge.ledger(Time::ZERO, 1_000, &disk, &bank);
+            judge.ledger(Time::ZERO, 1_000, grants, &disk, &bank);
             judge.finding.map(|finding| finding.rule)
         };
-        assert_eq!(look(&[]), None);
+        assert_eq!(look(&[], (0, 1)), None);
         let units = Units(5);
-        assert_eq!(look(&[Fact::Granted { to: name(1), units }]), Some("S5"), "not the bank's");
+        assert_eq!(
+            look(&[Fact::Granted { to: name(1), units }], (1, 1)),
+            Some("S5"),
+            "not the bank's"
+        );
+        assert_eq!(look(&[], (1, 1)), Some("S5"), "a client was told what did not happen");
         let spent = Fact::Transferred { from: name(1), to: name(2), units };
-        assert_eq!(look(&[spent]), Some("S5"), "it was not there");
+        assert_eq!(look(&[spent], (0, 0)), Some("S5"), "it was not there");
     }
 }

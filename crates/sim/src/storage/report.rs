@@ -47,6 +47,12 @@ pub struct Totals {
     pub regions: (u64, u64),
     /// Bytes that shards take, and that there is room for.
     pub space: (u64, u64),
+    /// Shards and records that their holders let go, since nobody needed them.
+    pub let_go: u64,
+    /// Nodes that left in order, and how many seconds the slowest took.
+    pub drained: (u64, u64),
+    /// What lies on disks at the end without a current record that names it: shards and records, and bytes.
+    pub left: (u64, u64),
     /// Units by kind of account.
     pub units: BTreeMap<&'static str, u64>,
 }
@@ -150,6 +156,14 @@ impl Report {
                 "repair traffic",
                 format!("{} bytes; at least {} were needed", t.repair_bytes.0, t.repair_bytes.1),
             ),
+            ("left in order", format!("{} nodes, in {} s at most", t.drained.0, t.drained.1)),
+            (
+                "left behind",
+                format!(
+                    "{} shards and records of {} bytes; {} let go by their holders",
+                    t.left.0, t.left.1, t.let_go
+                ),
+            ),
             (
                 "routing",
                 format!("{} % of the nodes first ask one in their own region", t.regions.1),
@@ -200,6 +214,7 @@ impl Report {
             "gave_up": t.repaired.1,
             "repair_bytes": t.repair_bytes.0,
             "repair_bytes_min": t.repair_bytes.1,
+            "left": t.left.0,
             "escrows": t.escrows.0,
         })
     }

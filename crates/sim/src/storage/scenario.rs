@@ -74,6 +74,8 @@ pub struct Storage {
     pub stake: u64,
     /// How long a message is waited for.
     pub patience: Span,
+    /// How long nodes meet before clients ask; four times the patience, if 0.
+    pub settle: Span,
     /// How often every shard is asked a proof of.
     pub audit_every: Span,
     /// How long a prover has.
@@ -116,6 +118,7 @@ impl Default for Storage {
             locks: 0,
             stake: 0,
             patience: seconds(5),
+            settle: seconds(0),
             audit_every: seconds(300),
             audit_deadline: seconds(60),
             scrub_round: seconds(600),
@@ -153,12 +156,21 @@ pub struct Faults {
     pub window: Between,
     /// Which part of the nodes leaves for good in an hour; as many new ones join.
     pub churn: Share,
+    /// So many more leave within `lasts`.
+    pub leaves: u32,
+    /// Which part of those who leave says so before, and goes only when nothing of it is needed.
+    pub drain: Share,
     /// A region that is cut off, 0 to 8, at the beginning of `window` until its end.
     pub region: Option<u32>,
     /// Nodes whose disks of shards are a thousand times as slow.
     pub slow_disks: u32,
     /// Nodes that throw their shards away and say that all is well, with proofs that they forge or repeat.
     pub liars: u32,
+    /// Which part of the clients that store a file asks once, and never again.
+    pub clients_leave: Share,
+    /// How many operations a node's coordinator has under way at once, of sagas and of transactions each; the
+    /// rest it refuses. 0: as many as it takes by default.
+    pub active_max: u32,
     /// Eight nodes spend the same units three times at once.
     pub spend_twice: bool,
     /// Slashed operators dispute, at the end of `window`, and voters vote this part of the slashes down.
@@ -178,9 +190,13 @@ impl Default for Faults {
             rot_nodes: 0,
             window: Between(Duration::ZERO, 60 * second),
             churn: Share::default(),
+            leaves: 0,
+            drain: Share::default(),
             region: None,
             slow_disks: 0,
             liars: 0,
+            clients_leave: Share::default(),
+            active_max: 0,
             spend_twice: false,
             disputes: None,
         }
@@ -274,6 +290,10 @@ pub fn small(seed: u64) -> String {
     let (sagas, transactions) = (stream.below(3), stream.below(3));
     let mode = stream.below(3);
     let torn = ["byte", "sector", "both"][mode as usize];
+    // Drawn apart, so that what a seed has drawn before stays.
+    let mut more = base::prng::Key::root(seed).child("storage.small.more").stream();
+    let (leaves, away) = (more.below(3), more.below(3) / 2 * 40);
+    let active = more.below(4) / 3 * more.between(1, 3);
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -283,6 +303,7 @@ pub fn small(seed: u64) -> String {
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
          repairs_per_minute = 60\nevents = 3000000\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
-         rot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n"
+         rot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
+         leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
     )
 }

@@ -14,7 +14,8 @@ use base::prng::{Draw, Key};
 use base::{BootCount, NodeName, Time};
 use erasure::Codec;
 use incentives::{Ask, Units};
-use network::{Answer, Config, Input, Message, Output, ShardDone, StorageDisks, StorageNode};
+use network::{Answer, Config, Input, Message, Output, Request, ShardDone};
+use network::{StorageDisks, StorageNode};
 use node::{Disks, LogSlot, MessageKind, Outcome};
 use placement::Region;
 use std::any::Any;
@@ -69,6 +70,11 @@ enum Event {
     Leave {
         number: u32,
     },
+    /// A node that leaves in order may have done so.
+    Drain {
+        process: u32,
+        since: Time,
+    },
     /// Slashes are disputed (0), and voted on (1); units are given (2), and spent twice (3).
     Ledger {
         stage: u32,
@@ -98,6 +104,7 @@ impl Event {
             Event::Heal => 13,
             Event::Look => 14,
             Event::Ledger { .. } => 15,
+            Event::Drain { .. } => 16,
         }
     }
 }
@@ -156,6 +163,10 @@ struct Machine {
     gone: bool,
     slow: bool,
     liar: bool,
+    /// It was asked to leave.
+    drains: bool,
+    /// It said that it has left.
+    drained: bool,
     /// What a liar repeats.
     proof: Option<repair::Answer>,
 }
@@ -188,6 +199,8 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 /// A client that was told to, or whose node is not there, asks again after this long.
 const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// How long a node may take to leave in order.
+const DRAIN_MAX: Duration = Duration::from_secs(4 * 3_600);
 /// Between two stages of what is asked of the ledger.
 const LEDGER_PAUSE: Duration = Duration::from_secs(120);
 /// Nodes below this try to spend what they have three times.
@@ -220,6 +233,8 @@ pub struct World<'a> {
     rest_by: Time,
     out: Vec<Output>,
     compared: u64,
+    /// Clients that were told that the treasury gave what they asked for.
+    grants: u64,
 }
 
 impl<'a> World<'a> {
@@ -252,6 +267,7 @@ impl<'a> World<'a> {
             rest_by: Time::NEVER,
             out: Vec::new(),
             compared: 0,
+            grants: 0,
         };
         for node in 0..nodes {
             // One after the other, so that those who come later meet somebody.
@@ -262,7 +278,8 @@ impl<'a> World<'a> {
         (0..slow).for_each(|node| world.machines[(nodes - 1 - node) as usize].slow = true);
         world.plan_crashes();
         // Members have to have met before anybody asks.
-        let begin = Time::ZERO + 4 * scenario.storage.patience.0;
+        let settle = Some(scenario.storage.settle.0).filter(|settle| !settle.is_zero());
+        let begin = Time::ZERO + settle.unwrap_or(4 * scenario.storage.patience.0);
         world.start_clients(begin);
         world
     }
@@ -371,6 +388,7 @@ impl<'a> World<'a> {
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),
+            Event::Drain { process, since } => self.drain(target, process, since),
             Event::Ledger { stage } => self.ledger(stage),
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
@@ -395,10 +413,16 @@ impl<'a> World<'a> {
             engine.step_timeout = 6 * patience.0;
             engine.prepare_timeout = 4 * patience.0;
             engine.output_bytes_max = 8;
+            if let active @ 1.. = self.scenario.faults.active_max {
+                engine.active_sagas_max = active;
+                engine.active_transactions_max = active;
+            }
         }
-        let total = u64::from(self.scenario.storage.nodes);
+        // Whoever starts a node names some that are there.
+        let there: Vec<u64> =
+            (0u64..).zip(&self.machines).filter(|(_, it)| !it.gone).map(|(at, _)| at).collect();
         let meet = (0..4)
-            .map(|nth| secret.draw(1, nth).below(total))
+            .map(|nth| there[secret.draw(1, nth).below(there.len() as u64) as usize])
             .filter(|other| *other != u64::from(node));
         let authority = NodeName::numbered(0);
         let bank = (node == 0).then(|| incentives::Config::new(authority, Units(SUPPLY)));
@@ -532,6 +556,9 @@ impl<'a> World<'a> {
                 }
             }
             Output::Send { to, message } => self.send(node, to.number() as u32, message),
+            Output::Tell { answer: Answer::Left, .. } => {
+                self.machines[node as usize].drained = true;
+            }
             Output::Tell { number, answer } => self.told(number, answer),
         }
     }
@@ -760,6 +787,14 @@ impl<'a> World<'a> {
             return self.schedule(self.now + CLIENT_PAUSE, 0, Event::Client(number));
         };
         let request = workload::request(self.scenario, &self.root, number, &client, &self.files);
+        let leaves = &self.scenario.faults.clients_leave.0;
+        let draw = self.root.child("client.leaves").draw(number, 0);
+        if matches!(client.want, Want::Put(_)) && leaves.holds(&draw) {
+            // Whatever comes of it, nobody waits for it.
+            self.feed(node, id, Input::Request(request));
+            self.totals.faults.entry("clients left").and_modify(|n| *n += 1).or_insert(1);
+            return self.answered(number, "nobody waits");
+        }
         self.schedule(self.now + CLIENT_PATIENCE, 0, Event::Client(number));
         self.feed(node, id, Input::Request(request));
     }
@@ -796,12 +831,11 @@ impl<'a> World<'a> {
                     u64::from(locks);
                 "lockings"
             }
-            (Answer::Ledger { done: true }, _) => "ledger requests",
-            (Answer::Ledger { done: false }, Want::Ledger(_)) => "ledger requests refused",
-            // Its node crashed when it was done, and has asked again: the ledger shows it.
-            (Answer::Ledger { done: false }, Want::Stake(node)) if self.has_staked(node) => {
+            (Answer::Ledger { done: true }, want) => {
+                self.grants += u64::from(is_grant(&want));
                 "ledger requests"
             }
+            (Answer::Ledger { done: false }, Want::Ledger(_)) => "ledger requests refused",
             (Answer::Ended { outcome, .. }, _) => match outcome {
                 Outcome::Completed => "sagas completed",
                 Outcome::Compensated | Outcome::SagaAborted => "sagas undone",
@@ -812,10 +846,20 @@ impl<'a> World<'a> {
                     return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number));
                 }
             },
+            (Answer::Leaving, _) => {
+                self.clients[at].node = (self.clients[at].node + 1) % self.machines.len() as u32;
+                return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number));
+            }
             // Not yet: it asks again.
             _ => return self.schedule(now + CLIENT_PAUSE, 0, Event::Client(number)),
         };
-        self.clients[at].answered = true;
+        self.answered(number, kind);
+    }
+
+    /// A client waits no more.
+    fn answered(&mut self, number: u64, kind: &'static str) {
+        let now = self.now;
+        self.clients[number as usize - 1].answered = true;
         self.trace.word(number);
         *self.totals.answers.entry(kind).or_default() += 1;
         self.open -= 1;
@@ -823,12 +867,6 @@ impl<'a> World<'a> {
         if self.open == 0 && self.next_client == self.clients.len() {
             self.served();
         }
-    }
-
-    fn has_staked(&self, node: u32) -> bool {
-        let bank = self.node(0).and_then(StorageNode::bank);
-        let stake = bank.map(|bank| bank.stake(NodeName::numbered(u64::from(node))));
-        stake.is_some_and(|it| it.own.0 + it.escrowed.0 >= self.scenario.storage.stake)
     }
 
     /// Every client of this phase has its answer.
@@ -861,7 +899,8 @@ impl<'a> World<'a> {
         }
         let parts = u64::from(churn.0.parts_per_million());
         let hours = self.scenario.storage.lasts.0.as_nanos() as u64 / 1_000_000_000;
-        let leaving = u64::from(self.scenario.storage.nodes) * parts * hours / 3_600 / 1_000_000;
+        let leaving = u64::from(self.scenario.storage.nodes) * parts * hours / 3_600 / 1_000_000
+            + u64::from(self.scenario.faults.leaves);
         for number in 0..leaving {
             let draw = key.child("churn").draw(number, 0);
             let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
@@ -885,7 +924,7 @@ impl<'a> World<'a> {
             let thrown: Vec<Digest> = machine
                 .shards
                 .all()
-                .filter(|(_, bytes)| !bytes.starts_with(b"TRFR"))
+                .filter(|(_, bytes)| !network::is_note(bytes))
                 .map(|(digest, _)| digest)
                 .collect();
             machine.shards.throw_away();
@@ -1033,7 +1072,7 @@ impl<'a> World<'a> {
         self.judge.spare(digest, &right)
     }
 
-    /// A node leaves for good with all that it has, and another one joins.
+    /// A node leaves for good, with all that it has or in order, and another one joins.
     fn leave(&mut self, number: u32) {
         if self.healed {
             return;
@@ -1042,18 +1081,80 @@ impl<'a> World<'a> {
         // The authority and those who have just come stay.
         let all: Vec<u32> = (1u32..)
             .zip(&self.machines[1..])
-            .filter(|(_, machine)| !machine.gone && machine.process.is_some())
+            .filter(|(_, machine)| !machine.gone && !machine.drains && machine.process.is_some())
             .map(|(node, _)| node)
             .collect();
         if all.is_empty() {
             return;
         }
         let node = all[draw.below(all.len() as u64) as usize];
+        if self.scenario.faults.drain.0.holds(&draw.nth(1)) {
+            let machine = &mut self.machines[node as usize];
+            machine.drains = true;
+            let process = machine.process.as_ref().map_or(0, |process| process.id);
+            self.feed(node, process, Input::Request(Request::Leave { number: 0 }));
+            return self.schedule(
+                self.now + LOOK_PAUSE,
+                node,
+                Event::Drain { process, since: self.now },
+            );
+        }
+        *self.totals.faults.entry("nodes left without a word").or_default() += 1;
+        self.goes(node);
+    }
+
+    /// Whether a node that leaves in order has done so: then it goes, and nothing may be missed. One that
+    /// takes too long goes without.
+    fn drain(&mut self, node: u32, process: u32, since: Time) {
+        if self.machines[node as usize].drained {
+            let taken = (self.now - since).as_secs();
+            self.totals.drained.0 += 1;
+            self.totals.drained.1 = self.totals.drained.1.max(taken);
+            let named = self.named_at(node);
+            if !named.is_empty() {
+                let what = format!("n{node} said that it has left, and records name it: {named:?}");
+                self.judge.object("S8", self.now, what);
+            }
+            *self.totals.faults.entry("nodes left in order").or_default() += 1;
+            self.goes(node);
+        } else if since + DRAIN_MAX <= self.now && !self.healed {
+            *self.totals.faults.entry("nodes left before they might").or_default() += 1;
+            self.goes(node);
+        } else {
+            // After a restart it has to be told again.
+            let up = self.machines[node as usize].process.as_ref().map(|up| up.id);
+            if let Some(id) = up.filter(|id| *id != process) {
+                self.feed(node, id, Input::Request(Request::Leave { number: 0 }));
+            }
+            let process = up.unwrap_or(process);
+            self.schedule(self.now + LOOK_PAUSE, node, Event::Drain { process, since });
+        }
+    }
+
+    /// The files whose current records name a node.
+    fn named_at(&self, node: u32) -> Vec<u32> {
+        let name = NodeName::numbered(u64::from(node));
+        let mut newest: BTreeMap<Digest, &network::FileRecord> = BTreeMap::new();
+        for record in self.nodes().flat_map(StorageNode::records) {
+            match newest.get(&record.file) {
+                Some(other) if other.version >= record.version => {}
+                _ => drop(newest.insert(record.file, record)),
+            }
+        }
+        let names = |record: &&network::FileRecord| {
+            record.keepers.contains(&name) || record.holders.iter().flatten().any(|at| *at == name)
+        };
+        let shard = |record: &network::FileRecord| record.shards().next();
+        let named = newest.values().filter(|record| names(record)).filter_map(|it| shard(it));
+        named.filter_map(|(.., shard, _)| self.judge.file_of(shard.digest)).collect()
+    }
+
+    /// A node is gone for good with all that it has, and another one joins.
+    fn goes(&mut self, node: u32) {
         let lost: Vec<Digest> =
             self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
         self.machines[node as usize] =
             Machine { gone: true, boots: self.machines[node as usize].boots, ..Machine::default() };
-        *self.totals.faults.entry("nodes left").or_default() += 1;
         for digest in lost {
             self.hurt_one(digest, "lost with its node");
         }
@@ -1125,16 +1226,45 @@ impl<'a> World<'a> {
 
     fn all_rest(&self) -> bool {
         self.machines.iter().filter(|machine| !machine.gone).all(|machine| {
-            machine.process.as_ref().is_some_and(|process| process.node.is_at_rest(self.now))
+            // Who leaves in order has still to go.
+            !machine.drains
+                && machine.process.as_ref().is_some_and(|process| process.node.is_at_rest(self.now))
         })
     }
 
+    /// What lies on disks at the end, and no current record names there.
+    fn look_for_leaks(&mut self) {
+        let mut newest: BTreeMap<Digest, (&network::FileRecord, Digest)> = BTreeMap::new();
+        for record in self.nodes().flat_map(StorageNode::records) {
+            let digest = Digest::of(&record.encode());
+            match newest.get(&record.file) {
+                Some((other, _)) if other.version >= record.version => {}
+                _ => drop(newest.insert(record.file, (record, digest))),
+            }
+        }
+        let mut named: BTreeSet<(NodeName, Digest)> = BTreeSet::new();
+        for (record, digest) in newest.values() {
+            named.extend(record.shards().map(|(.., shard, node)| (node, shard.digest)));
+            named.extend(record.keepers.iter().map(|node| (*node, *digest)));
+        }
+        let mut leaks = Vec::new();
+        for (node, disk) in self.disks() {
+            let name = NodeName::numbered(u64::from(node));
+            let left = disk.shards().filter(|(digest, _)| !named.contains(&(name, *digest)));
+            leaks.extend(left.map(|(digest, bytes)| (node, digest, bytes)));
+        }
+        self.totals.left = (leaks.len() as u64, leaks.iter().map(|(.., bytes)| bytes).sum());
+    }
+
     fn end(&mut self) -> Ending {
+        self.look_for_leaks();
         let machine = &self.machines[0];
         if let Some(process) = &machine.process
             && let Some(bank) = process.node.bank()
         {
-            self.judge.ledger(self.now, SUPPLY, machine.disks.ledger(), bank);
+            let asks = self.clients.iter().filter(|client| is_grant(&client.want)).count();
+            let grants = (self.grants, asks as u64);
+            self.judge.ledger(self.now, SUPPLY, grants, machine.disks.ledger(), bank);
             if process.node.ledger_anomalies() > 0 {
                 self.judge.object("S5", self.now, "a record of the ledger did not follow".into());
             }
@@ -1160,6 +1290,16 @@ impl<'a> World<'a> {
         let open = self.clients.iter().zip(1u64..).filter(|(client, _)| !client.answered);
         for (client, number) in open.take(3) {
             found.push(format!("client {number} of n{} waits: {:?}", client.node, client.want));
+            if let Want::Get(file) | Want::Put(file) = client.want {
+                let name = self.files[file as usize].name;
+                let versions = (0u32..).zip(&self.machines).filter_map(|(at, machine)| {
+                    let record = machine.process.as_ref()?.node.record(name)?;
+                    let keepers = record.keepers.iter().map(|keeper| keeper.number());
+                    let keepers: Vec<u64> = keepers.collect();
+                    Some(format!("n{at} has version {} of {keepers:?}", record.version))
+                });
+                found.push(versions.collect::<Vec<String>>().join(", "));
+            }
         }
         for (at, machine) in self.machines.iter().enumerate().filter(|(_, m)| !m.gone) {
             match &machine.process {
@@ -1177,7 +1317,7 @@ impl<'a> World<'a> {
                 _ => {}
             }
         }
-        found.truncate(6);
+        found.truncate(9);
         found.extend(self.unmended());
         found.join("; ")
     }
@@ -1221,6 +1361,7 @@ impl<'a> World<'a> {
             totals.gave_up.iter_mut().zip(why).for_each(|(sum, more)| *sum += more);
             totals.repair_bytes.0 += stats.repair_bytes;
             totals.repair_bytes.1 += stats.repair_bytes_min;
+            totals.let_go += stats.let_go;
             totals.versions.0 += stats.versions;
             totals.versions.1 += stats.superseded;
             totals.proofs.0 += seen.proofs_ended;
@@ -1277,6 +1418,11 @@ impl<'a> World<'a> {
         }
         (local * 100).checked_div(all).unwrap_or(0)
     }
+}
+
+/// Whether a client wants units of the treasury.
+fn is_grant(want: &Want) -> bool {
+    matches!(want, Want::Grant(_) | Want::Ledger(Ask::Grant { .. }))
 }
 
 /// Whether some node that has not left has a right copy of a shard on its disk.

@@ -163,6 +163,9 @@ fn only_what_another_node_keeps_is_evicted_and_no_pin() {
     host.store.pin(a.0, &mut host.ops).expect("it holds it");
     assert_eq!(host.put(at(162), shard(3, 50)), full(0, 0), "pinned");
     assert_eq!(host.store.pinned(a.0), Some(true));
+    // Pinned again it stays as durable as it is: nothing is written, so nothing would say so again.
+    host.store.pin(a.0, &mut host.ops).expect("it holds it");
+    assert_eq!((host.store.pinned(a.0), host.ops.len()), (Some(true), 0));
     host.store.unpin(a.0, &mut host.ops);
     assert_eq!(host.put(at(162), shard(3, 50)), Ok(Put::Writing));
     assert_eq!((host.shards.len(), host.shards.contains_key(&a.0)), (2, false));
