@@ -142,7 +142,9 @@ struct Watched {
     heard: bool,
 }
 
-/// So many members, by lot, hear with each beat who is missed.
+/// After so many beats a node begins to tell rumours to members by lot.
+const GOSSIP_AFTER: u64 = 32;
+/// So many members hear the newest of them with each beat.
 const GOSSIPS: u64 = 2;
 /// The number of the first of these lots; those of neighbours are lower.
 const GOSSIP_LOT: u64 = 1 << 32;
@@ -506,19 +508,15 @@ impl Membership {
         }
     }
 
-    /// The newest of those who are missed are told to some by lot as well: along the ring alone that would
-    /// take as many beats as there are eights of nodes.
+    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
+    /// there are eights of nodes. Not at first, when everybody who joins is news.
     fn gossip(&mut self, out: &mut Vec<Output>) {
-        let max = self.config.rumours_max as usize;
-        let missed = |node: &NodeName| {
-            self.members.get(node).is_some_and(|member| member.status != Status::Alive)
-        };
-        let mut fresh: Vec<(u32, NodeName)> =
-            self.rumours.iter().map(|(node, left)| (*left, *node)).collect();
-        fresh.retain(|(_, node)| missed(node));
-        if fresh.is_empty() || self.ring.is_empty() {
+        if self.rumours.is_empty() || self.ring.is_empty() || self.beats < GOSSIP_AFTER {
             return;
         }
+        let max = self.config.rumours_max as usize;
+        let mut fresh: Vec<(u32, NodeName)> =
+            self.rumours.iter().map(|(node, left)| (*left, *node)).collect();
         fresh.sort_unstable_by(|one, two| two.cmp(one));
         let told = fresh.iter().take(max).filter_map(|(_, node)| self.members.get(node));
         let rumours: Vec<Rumour> = told.map(Member::rumour).collect();
