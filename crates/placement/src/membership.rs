@@ -143,7 +143,9 @@ struct Watched {
     heard: bool,
 }
 
-/// So many members, by lot, hear with each beat who is missed.
+/// After so many beats a node begins to tell rumours to members by lot.
+const GOSSIP_AFTER: u64 = 32;
+/// So many members hear the newest of them with each beat.
 const GOSSIPS: u64 = 2;
 /// The number of the first of these lots; those of neighbours are lower.
 const GOSSIP_LOT: u64 = 1 << 32;
@@ -497,14 +499,16 @@ impl Membership {
         }
     }
 
-    /// The newest of those who are missed are told to some by lot as well: along the ring alone that would
-    /// take as many beats as there are eights of nodes.
+    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
+    /// there are eights of nodes. Not at first, when everybody who joins is news.
     fn gossip(&mut self, out: &mut Vec<Output>) {
+        if self.ring.is_empty() || self.beats < GOSSIP_AFTER {
+            return;
+        }
         let max = self.config.rumours_max as usize;
-        let members = self.rumours.newest().filter_map(|node| self.members.get(&node));
-        let missed = members.filter(|member| member.status != Status::Alive);
-        let rumours: Vec<Rumour> = missed.take(max).map(Member::rumour).collect();
-        if rumours.is_empty() || self.ring.is_empty() {
+        let newest = self.rumours.newest().filter_map(|node| self.members.get(&node));
+        let rumours: Vec<Rumour> = newest.take(max).map(Member::rumour).collect();
+        if rumours.is_empty() {
             return;
         }
         for number in 0..GOSSIPS {

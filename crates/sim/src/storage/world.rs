@@ -210,7 +210,7 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 /// How long a node may take to leave in order.
-const DRAIN_MAX: Duration = Duration::from_secs(4 * 3_600);
+const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 /// Between two stages of what is asked of the ledger.
 const LEDGER_PAUSE: Duration = Duration::from_secs(120);
 /// Events between two looks of whoever watches.
@@ -1234,7 +1234,7 @@ impl<'a> World<'a> {
             }
             *self.totals.faults.entry("nodes left in order").or_default() += 1;
             self.goes(node);
-        } else if since + DRAIN_MAX <= self.now && !self.healed {
+        } else if since + DRAIN_MAX <= self.now {
             *self.totals.faults.entry("nodes left before they might").or_default() += 1;
             self.goes(node);
         } else {
