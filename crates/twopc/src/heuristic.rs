@@ -172,7 +172,7 @@ impl Forced {
         })
     }
 
-    /// The events that say all of it, each with its record: the first is the [`Forced`] one.
+    /// The events that say all of it, in the order of their records: the first is the [`Forced`] one.
     ///
     /// [`Forced`]: crate::participant::Event::Forced
     pub fn events(
@@ -186,8 +186,10 @@ impl Forced {
         let noted = self.noted.map(|at| (at, Finding::Noted));
         let seen = self.forgotten.clone();
         let seen = seen.map(|(at, audit)| (at, Finding::Forgotten { audit }));
-        let found = decided.into_iter().chain(noted).chain(seen);
-        let found = found.map(move |(at, found)| (at, Event::Heuristic { key, found }));
+        // An operator may see to it before it is decided, or before that is noted.
+        let mut found: Vec<_> = decided.into_iter().chain(noted).chain(seen).collect();
+        found.sort_unstable_by_key(|(at, _)| *at);
+        let found = found.into_iter().map(move |(at, found)| (at, Event::Heuristic { key, found }));
         std::iter::once(forced).chain(found)
     }
 
