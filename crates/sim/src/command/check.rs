@@ -572,9 +572,9 @@ mod tests {
 
     #[test]
     fn a_source_of_disorder_is_named_at_its_first_event() {
-        let scenario = sim::random_small(38);
-        let local = |queue| Local { scenario: &scenario, seed: 38, queue };
-        let report = sim::run(&scenario, 38);
+        let scenario = sim::random_small(47);
+        let local = |queue| Local { scenario: &scenario, seed: 47, queue };
+        let report = sim::run(&scenario, 47);
         let events = report.counters.events;
         assert!(events > 2 * WINDOW, "checkpoints are needed: {events}");
         let every: Vec<u64> = (1..=events).collect();
