@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn a_watched_run_is_the_same_run() {
         let mut looks = 0u64;
-        for seed in [3, 11] {
+        for seed in [3, 4, 5, 6, 7, 8, 11] {
             let scenario = storage::Scenario::parse(&storage::small(seed)).expect("a scenario");
             let mut board = Board::default();
             let watched = storage::run_watched(&scenario, seed, &mut |world| {
@@ -472,6 +472,6 @@ mod tests {
             assert!(logs["participant"].records > 0 && logs["participant"].flushes.count() > 0);
             assert_eq!(shown.network.expect("there is one").nodes["down"], 0);
         }
-        assert!(looks > 2, "more often than at the end of each: {looks}");
+        assert!(looks > 10, "{looks}");
     }
 }
