@@ -23,12 +23,9 @@ pub fn open(
 ) -> Result<(Log, Scanned), OpenError> {
     let mut opening = Opening::scan(&*storage, config.clone(), mode, visitor)?;
     let ops = opening.claim(Epoch::NONE, new_log_id)?;
-    storage.perform_all(&ops).map_err(|error| match error {
-        error if error.is_already_there() => OpenError::ClaimedMeanwhile,
-        error => OpenError::Disk(error),
-    })?;
+    storage.perform_all(&ops).map_err(OpenError::of_claim)?;
     let ops = opening.read_tail(&*storage, visitor)?;
-    storage.perform_all(&ops).map_err(OpenError::Disk)?;
+    storage.perform_all(&ops).map_err(OpenError::of)?;
     let scanned = opening.scanned().clone();
     Ok((opening.finish(&*storage, now)?, scanned))
 }

@@ -22,6 +22,9 @@ pub(crate) struct Conditions {
     pub list_sector_lost: bool,
     /// The batch is zero from a byte of the list to its end.
     pub cut_in_list: bool,
+    /// An opening that was cut short may have been writing B again, and a sector that the list touches
+    /// ends in a zero.
+    pub list_half_rewritten: bool,
     /// The guard's CRC-32 is right.
     pub crc: bool,
     /// Some sector fails, and every one that does is zero within the batch.
@@ -29,6 +32,9 @@ pub(crate) struct Conditions {
     /// The batch is zero from some byte to its end, and every failing sector before that byte's is
     /// zero within the batch.
     pub cut: bool,
+    /// An opening that was cut short may have been writing B again, and every sector that fails ends in a
+    /// zero.
+    pub half_rewritten: bool,
 }
 
 /// How a log ends.
@@ -57,20 +63,22 @@ pub(crate) enum Reason {
 type Row = (fn(&Conditions) -> bool, End);
 
 /// The rows exclude each other; together they cover everything. The test walks all patterns.
-const TABLE: [Row; 12] = [
+const TABLE: [Row; 14] = [
     (|c| c.all_zero, End::Clean),
     (|c| !c.all_zero && c.covered, End::Corrupt(Reason::Synced)),
     (|c| open(c) && c.head && !c.in_order, End::Corrupt(Reason::OutOfOrder)),
     (|c| open(c) && !c.head && c.head_edge_zero, End::Torn),
     (|c| open(c) && !c.head && !c.head_edge_zero, End::Corrupt(Reason::Head)),
-    (|c| headed(c) && !c.list && c.list_sector_lost, End::Torn),
-    (|c| headed(c) && !c.list && !c.list_sector_lost && c.cut_in_list, End::Torn),
-    (|c| headed(c) && !c.list && !c.list_sector_lost && !c.cut_in_list, End::Corrupt(Reason::List)),
+    (|c| unlisted(c) && c.list_sector_lost, End::Torn),
+    (|c| unlisted(c) && !c.list_sector_lost && c.cut_in_list, End::Torn),
+    (|c| unlisted(c) && !list_ends_early(c) && c.list_half_rewritten, End::Torn),
+    (|c| unlisted(c) && !list_ends_early(c) && !c.list_half_rewritten, End::Corrupt(Reason::List)),
     (|c| headed(c) && c.list && !c.crc, End::Corrupt(Reason::Crc)),
-    (|c| headed(c) && c.list && c.crc && c.lost_sectors_only, End::Torn),
-    (|c| headed(c) && c.list && c.crc && !c.lost_sectors_only && c.cut, End::Torn),
+    (|c| listed(c) && c.lost_sectors_only, End::Torn),
+    (|c| listed(c) && !c.lost_sectors_only && c.cut, End::Torn),
+    (|c| listed(c) && !c.lost_sectors_only && !c.cut && c.half_rewritten, End::Torn),
     (
-        |c| headed(c) && c.list && c.crc && !c.lost_sectors_only && !c.cut,
+        |c| listed(c) && !c.lost_sectors_only && !c.cut && !c.half_rewritten,
         End::Corrupt(Reason::Body),
     ),
 ];
@@ -85,6 +93,21 @@ fn headed(c: &Conditions) -> bool {
     open(c) && c.head && c.in_order
 }
 
+/// ... and its list is not as it was written.
+fn unlisted(c: &Conditions) -> bool {
+    headed(c) && !c.list
+}
+
+/// ... as a write that lost a sector or was cut leaves it.
+fn list_ends_early(c: &Conditions) -> bool {
+    c.list_sector_lost || c.cut_in_list
+}
+
+/// ... and so is all that says what the batch was.
+fn listed(c: &Conditions) -> bool {
+    headed(c) && c.list && c.crc
+}
+
 /// Decides by the table.
 pub(crate) fn decide(conditions: &Conditions) -> End {
     let row = TABLE.iter().find(|(holds, _)| holds(conditions));
@@ -96,7 +119,7 @@ mod tests {
     use super::*;
 
     fn patterns() -> impl Iterator<Item = Conditions> {
-        (0u32..1 << 11).map(|bits| {
+        (0u32..1 << 13).map(|bits| {
             let bit = |at: u32| bits >> at & 1 == 1;
             Conditions {
                 all_zero: bit(0),
@@ -110,6 +133,8 @@ mod tests {
                 crc: bit(8),
                 lost_sectors_only: bit(9),
                 cut: bit(10),
+                list_half_rewritten: bit(11),
+                half_rewritten: bit(12),
             }
         })
     }
@@ -123,12 +148,13 @@ mod tests {
             claims[rows[0]] += 1;
         }
         assert!(claims.iter().all(|&n| n > 0), "every row decides something: {claims:?}");
-        assert_eq!(claims.iter().sum::<i32>(), 2048);
+        assert_eq!(claims.iter().sum::<i32>(), 8192);
     }
 
     /// The rules of the log's specification, "Where a log ends", in their order and not by rows: written
     /// down again from there, so that table and text can be held against each other. Rule 2's sealed
-    /// lengths are asked before the table is, and its batches out of order stand at the end of rule 3.
+    /// lengths are asked before the table is, and its batches out of order stand at the end of rule 3. What
+    /// an opening that was cut short leaves is this format's own addition to (b) and (c).
     fn by_the_rules(c: &Conditions) -> &'static str {
         // 1. Only zeros, or the file's end.
         if c.all_zero {
@@ -144,11 +170,11 @@ mod tests {
             (false, _) => c.head_edge_zero,
             // (b) the head verifies and the list does not, and the write has lost a sector of it, or ends
             // in it;
-            (true, false) => c.list_sector_lost || c.cut_in_list,
+            (true, false) => c.list_sector_lost || c.cut_in_list || c.list_half_rewritten,
             // (c) head and list verify, and all that fails are sectors that were never written; or (d) the
             // write ends early, and so much fails before. The guard's CRC-32 is over what head and list
             // have proved: no crash makes it alone wrong, so a wrong one is a flipped bit.
-            (true, true) => c.crc && (c.lost_sectors_only || c.cut),
+            (true, true) => c.crc && (c.lost_sectors_only || c.cut || c.half_rewritten),
         };
         // A head that verifies with the wrong sequence or chain is corruption.
         let misplaced = c.head && !c.in_order;
@@ -168,10 +194,10 @@ mod tests {
             assert_eq!(by_table, by_the_rules(&conditions), "{conditions:?}");
             *said.entry(by_table).or_insert(0) += 1;
         }
-        // Of the 2048 patterns half are zeros, and half of the rest are covered.
-        assert_eq!(said["clean"], 1024);
-        assert_eq!(said["corrupt"] + said["torn"], 1024);
-        assert!(said["torn"] > 100 && said["corrupt"] > 512, "{said:?}");
+        // Of the 8192 patterns half are zeros, and half of the rest are covered.
+        assert_eq!(said["clean"], 4096);
+        assert_eq!(said["corrupt"] + said["torn"], 4096);
+        assert!(said["torn"] > 100 && said["corrupt"] > 2048, "{said:?}");
     }
 
     #[test]
@@ -191,8 +217,9 @@ mod tests {
     #[test]
     fn without_a_zero_nothing_is_torn() {
         for c in patterns() {
-            let zeros = c.head_edge_zero || c.list_sector_lost || c.cut_in_list;
-            if !zeros && !c.lost_sectors_only && !c.cut && !c.all_zero {
+            let in_list = c.list_sector_lost || c.cut_in_list || c.list_half_rewritten;
+            let in_body = c.lost_sectors_only || c.cut || c.half_rewritten;
+            if !c.head_edge_zero && !in_list && !in_body && !c.all_zero {
                 assert!(matches!(decide(&c), End::Corrupt(_)), "{c:?}");
             }
         }

@@ -332,6 +332,25 @@ impl<'a> Batch<'a> {
             .all(|(sector, verifies)| verifies || self.is_zero_in(sector))
     }
 
+    /// Some sector that the list touches ends in a zero.
+    pub(crate) fn list_sector_ends_in_zero(&self) -> bool {
+        let head_last = (self.offset + HEAD_BYTES as u64 - 1) / SECTOR;
+        let list_last = (self.offset + self.list_end() as u64 - 1) / SECTOR;
+        (head_last..=list_last).any(|sector| self.ends_in_zero(sector))
+    }
+
+    /// Some sector fails, and every one that does ends in a zero.
+    pub(crate) fn failing_sectors_end_in_zero(&self) -> bool {
+        let mut failing = self.failing_sectors().peekable();
+        failing.peek().is_some() && failing.all(|sector| self.ends_in_zero(sector))
+    }
+
+    /// The last byte of the batch in that sector is zero.
+    fn ends_in_zero(&self, sector: u64) -> bool {
+        let end = ((sector + 1) * SECTOR - self.offset).min(self.bytes.len() as u64);
+        self.bytes[end as usize - 1] == 0
+    }
+
     /// Whether exactly the guard's records lie between the list and the mark.
     pub(crate) fn records_fit(&self) -> bool {
         let mut rest = &self.bytes[self.list_end()..];

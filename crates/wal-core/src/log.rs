@@ -961,9 +961,14 @@ impl Log {
 }
 
 /// Creates a segment and makes its claim and its name durable.
+///
+/// A replaced writer may get so far after its successors have taken a segment of that name out of the log.
+/// So it looks again before it writes anything: a reader knows by the file without a header that it is
+/// none of the log. What takes the name away later takes the open file with it.
 pub(crate) fn claim_ops(claim: &Claim, ops: &mut Vec<DiskOp>) {
     let segment = claim.segment;
     ops.push(DiskOp::Create(segment));
+    ops.push(DiskOp::CheckEpoch { newest: segment });
     ops.push(DiskOp::Write { segment, offset: 0, bytes: encode_claim(claim) });
     ops.push(DiskOp::Sync(segment));
     ops.push(DiskOp::SyncDirectory);

@@ -78,6 +78,21 @@ impl From<io::Error> for OpenError {
     }
 }
 
+impl OpenError {
+    /// What an operation of [`Opening::claim`] has come to.
+    pub(crate) fn of_claim(error: DiskError) -> OpenError {
+        if error.is_already_there() { OpenError::ClaimedMeanwhile } else { OpenError::of(error) }
+    }
+
+    /// What an operation of [`Opening::read_tail`] has come to.
+    pub(crate) fn of(error: DiskError) -> OpenError {
+        match error {
+            DiskError::Fenced => OpenError::Fenced,
+            error @ DiskError::Io(_) => OpenError::Disk(error),
+        }
+    }
+}
+
 fn first_of(scanned: &Scanned) -> String {
     scanned.corruption.first().map_or_else(String::new, ToString::to_string)
 }
@@ -149,7 +164,7 @@ impl Opening {
     /// has no id yet gets `new_log_id`.
     ///
     /// If its `Create` fails with `AlreadyExists` somebody else was faster: start over with
-    /// [`Opening::scan`].
+    /// [`Opening::scan`]. If its `CheckEpoch` fails somebody newer has claimed the log: give up.
     ///
     /// # Errors
     /// [`OpenError::EpochsExhausted`].

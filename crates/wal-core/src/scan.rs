@@ -539,7 +539,7 @@ impl View {
 /// All segments before their batches are read.
 pub(crate) struct Survey {
     pub views: Vec<View>,
-    /// Segments in front of a gap, which do not count; ascending.
+    /// Segments in front of where the log begins, which do not count; ascending.
     pub remainders: Vec<SegmentId>,
 }
 
@@ -595,23 +595,34 @@ pub(crate) fn survey(
 /// A recycling takes the newest segment first. If one was cut short, there is a gap behind what it has
 /// left, and the log begins behind the gap, with a whole snapshot. Any other gap is damage, and what is in
 /// front of it counts.
+///
+/// A replaced writer may have made a segment anew that was recycled. It writes nothing there, and that may
+/// be in front of the snapshot without a gap.
 fn split_remainders(
     directory: &dyn Directory,
     ids: &mut Vec<SegmentId>,
 ) -> Result<Vec<SegmentId>, ScanError> {
-    let Some(gap) = ids.windows(2).rposition(|two| two[1] != two[0].next()) else {
+    let gap = ids.windows(2).rposition(|two| two[1] != two[0].next());
+    let mut begins = gap.map_or(0, |gap| gap + 1);
+    let mut window = Window::new(directory);
+    while begins + 1 < ids.len() && view(&mut window, ids[begins])?.header.abandoned {
+        begins += 1;
+    }
+    if begins == 0 {
         return Ok(Vec::new());
-    };
-    let behind = ids[gap + 1..].to_vec();
-    let survey = survey_of(directory, behind)?;
+    }
+    let survey = survey_of(directory, ids[begins..].to_vec())?;
     let config = ScanConfig { enable_checksums: false, ..ScanConfig::default() };
     let mut nobody = ();
     let mut scanner = Scanner::new(directory, &config, &mut nobody, Progress::new());
+    if !scanner.begins_with_snapshot(&survey.views[0])? {
+        return Ok(Vec::new());
+    }
     scanner.read(&survey, None, Ending::Defer)?;
     if !scanner.progress.snapshots.base_is_whole {
         return Ok(Vec::new());
     }
-    let counting = ids.split_off(gap + 1);
+    let counting = ids.split_off(begins);
     Ok(std::mem::replace(ids, counting))
 }
 
@@ -850,6 +861,8 @@ pub(crate) struct Scanner<'a> {
     config: &'a ScanConfig,
     visitor: &'a mut dyn Visitor,
     pub progress: Progress,
+    /// Behind the open segment stands one that was claimed and seals nothing.
+    claimed_behind: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -859,7 +872,7 @@ impl<'a> Scanner<'a> {
         visitor: &'a mut dyn Visitor,
         progress: Progress,
     ) -> Scanner<'a> {
-        Scanner { window: Window::new(directory), config, visitor, progress }
+        Scanner { window: Window::new(directory), config, visitor, progress, claimed_behind: false }
     }
 
     /// Reads the surveyed segments: all of them, or from `resume` on.
@@ -879,6 +892,8 @@ impl<'a> Scanner<'a> {
         scanned.stats.recoveries = (epochs.len() as u64).saturating_sub(1);
         scanned.lost_header_copies = 0;
         scanned.abandoned_starts = 0;
+        let behind = survey.views.iter().rev().take_while(|view| view.extent == Extent::Passed);
+        self.claimed_behind = behind.filter_map(|view| view.header.claim).next().is_some();
         let mut expected = SegmentId::FIRST;
         for view in &survey.views {
             let start = match resume {
@@ -1196,6 +1211,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// What the table of ends asks, but for what lies behind the batch.
+    ///
+    /// After a failed sync the page cache may show more than the disk has. Then the next opening has read a
+    /// batch whole and written it again over one that lacks sectors; where the power has failed meanwhile,
+    /// that write may be cut inside a sector. Only one whose claim is there writes so, and only until it seals.
     fn conditions(&mut self, reader: &SegmentReader) -> io::Result<Conditions> {
         let head = self.window.at(reader.at, HEAD_BYTES as u64)?;
         let head_edge_zero = head[0] == 0 || head[HEAD_BYTES - 1] == 0;
@@ -1214,9 +1233,11 @@ impl<'a> Scanner<'a> {
             list: batch.list_verifies(),
             list_sector_lost: batch.list_sector_is_lost(),
             cut_in_list: batch.is_cut_in_list(),
+            list_half_rewritten: self.claimed_behind && batch.list_sector_ends_in_zero(),
             crc: batch.crc_verifies(),
             lost_sectors_only: batch.lost_sectors_only(),
             cut: batch.is_cut(),
+            half_rewritten: self.claimed_behind && batch.failing_sectors_end_in_zero(),
         })
     }
 

@@ -252,10 +252,7 @@ pub(crate) fn open_with<S: Storage + Send, V: Visitor + Send>(
 
     let claim = |one: &mut One<'_, S, V>| {
         let ops = one.opening.claim(epoch, one.stream.log_id(id))?;
-        one.storage.perform_all(&ops).map_err(|error| match error {
-            error if error.is_already_there() => OpenError::ClaimedMeanwhile,
-            error => OpenError::Disk(error),
-        })
+        one.storage.perform_all(&ops).map_err(OpenError::of_claim)
     };
     // Of two that open at once, whoever has claimed the first stream goes on.
     let (first, others) = streams.split_at_mut(1);
@@ -263,7 +260,7 @@ pub(crate) fn open_with<S: Storage + Send, V: Visitor + Send>(
     on_each(shell, others, claim)?;
     on_each(shell, &mut streams, |one| {
         let ops = one.opening.read_tail(&*one.storage, one.visitor)?;
-        one.storage.perform_all(&ops).map_err(OpenError::Disk)
+        one.storage.perform_all(&ops).map_err(OpenError::of)
     })?;
 
     let mut opened = OpenStreams { logs: Vec::new(), scanned: Vec::new(), epoch, id };

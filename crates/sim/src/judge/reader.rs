@@ -700,7 +700,7 @@ fn load(disk: &dyn Directory) -> Result<(Vec<Segment>, bool), Unreadable> {
     if let Some(gap) = ids.windows(2).rposition(|two| two[1].0 != two[0].0 + 1) {
         ids.drain(..=gap);
     }
-    let recycled = ids.first().is_some_and(|id| id.0 > 1);
+    let mut recycled = ids.first().is_some_and(|id| id.0 > 1);
     for (at, id) in ids.into_iter().enumerate() {
         let length = disk.len(id).map_err(Unreadable::io(id.0))?;
         let mut bytes = vec![0; length as usize];
@@ -725,6 +725,9 @@ fn load(disk: &dyn Directory) -> Result<(Vec<Segment>, bool), Unreadable> {
         }
         segments.push(Segment { id: id.0, claim, seal, bytes, sealed: None });
     }
+    // A name that was taken out may be there again, by a replaced writer that wrote nothing under it.
+    let first = segments.first().and_then(|first| first.seal);
+    recycled |= first.is_some_and(|seal| seal.segment != 0);
     Ok((segments, recycled))
 }
 

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use base::{Sequence, Time};
 use wal_core::{
-    Config, Corruption, Damage, DiskOp, EventType, FileStorage, MemoryStorage, OpenError, OpenMode,
-    Place, Record, ScanConfig, Scanned, SnapshotPart, Storage, Visitor, Zeros,
+    Config, Corruption, Damage, Directory, DiskError, DiskOp, EventType, FileStorage,
+    MemoryStorage, OpenError, OpenMode, Place, Record, ScanConfig, Scanned, SegmentId,
+    SnapshotPart, Storage, Visitor, Zeros,
 };
 
 use crate::support::{Choices, Entry, Journal};
@@ -313,7 +314,7 @@ fn g11_a_log_begins_with_its_first_segment_or_a_whole_snapshot() {
     let mut disk = journal.visible.clone();
     let whole = read(&disk);
     assert!(!whole.1.is_corrupt() && whole.0.map.len() == 2, "it does not count yet");
-    disk.remove(wal_core::SegmentId::FIRST);
+    disk.remove(SegmentId::FIRST);
     let (replay, scanned) = read(&disk);
     let what: Vec<Damage> = scanned.corruption.iter().map(|damage| damage.what).collect();
     assert_eq!(what, [Damage::SnapshotIncomplete]);
@@ -342,6 +343,72 @@ fn g11_what_a_recycling_has_left_does_not_count() {
         life.check(state, 0, &|| "cut short".to_owned());
     });
     assert!(left > 0, "nothing was left in front of a gap");
+}
+
+/// A replaced writer goes on into a new segment after its successor has come by that number and recycled
+/// it. It finds out before it writes anything there, and the empty file is none of the log.
+#[test]
+fn g11_a_segment_made_anew_by_a_replaced_writer_does_not_count() {
+    let mut life = Life::new();
+    let mut choices = Choices::seeded(8);
+    life.run(20, &mut choices, OpenMode::Exclusive);
+    let (mut old, _, replay) = open(&mut life.journal).unwrap();
+    let flush = loop {
+        // The same as is there: the successor's map need not know of it.
+        let (key, value) = replay.map.first_key_value().unwrap();
+        let sequence =
+            old.append(EventType::SAGA_CREATED, 0, &[&[*key], &value[..]].concat()).unwrap();
+        life.maps.insert(sequence.0, replay.map.clone());
+        old.force(sequence);
+        let flush = old.next_flush(Time::ZERO).unwrap();
+        if flush.ops.iter().any(|op| matches!(op, DiskOp::Create(_))) {
+            break flush;
+        }
+        life.journal.perform_all(&flush.ops).unwrap();
+        old.flushed(Time::ZERO, Ok(()));
+        old.reuse(flush);
+    };
+    while life.journal.segments().unwrap()[0] <= old.segment() {
+        life.run(60, &mut choices, OpenMode::TakeOver);
+    }
+    let before = read(&life.journal.visible);
+    // What stands in front goes to a file that is none of the log any more.
+    let create = flush.ops.iter().position(|op| matches!(op, DiskOp::Create(_))).unwrap();
+    let error = life.journal.perform_all(&flush.ops[create..]).unwrap_err();
+    assert!(matches!(error, DiskError::Fenced), "{error}");
+    let disk = &life.journal.visible;
+    let (first, bytes) = disk.files().next().unwrap();
+    assert!(first == old.segment() && bytes.iter().all(|byte| *byte == 0));
+
+    let check = |disk: MemoryStorage, remainders: u64| {
+        let (replay, scanned) = read(&disk);
+        assert!(!scanned.is_corrupt(), "{:?}", scanned.corruption);
+        assert_eq!((&replay, scanned.base), (&before.0, before.1.base));
+        assert_eq!(scanned.remainders, remainders);
+        let after = life.check(disk, 0, &|| "a name was there again".to_owned());
+        assert_eq!(after.segments().unwrap().first().copied(), before.1.base, "it was taken away");
+    };
+    check(disk.clone(), 1);
+    // Directly in front of the snapshot, alone and behind a gap, and several.
+    let base = before.1.base.unwrap();
+    let in_front = |n: u64| SegmentId(base.0 - n);
+    for names in [&[1][..], &[2, 1], &[3, 1], &[4, 2, 1]] {
+        let mut disk = MemoryStorage::new();
+        for (id, bytes) in life.journal.visible.files().filter(|(id, _)| *id >= base) {
+            *disk.file_mut(id) = bytes.to_vec();
+        }
+        for &n in names {
+            *disk.file_mut(in_front(n)) = vec![0; 3000 * (n as usize - 1)];
+        }
+        check(disk, names.len() as u64);
+    }
+    // With anything in it, it is damage: it cannot have come to be so.
+    let mut disk = life.journal.visible.clone();
+    disk.remove(old.segment());
+    let mut bytes = vec![0; 3000];
+    bytes[2000] = 1;
+    *disk.file_mut(in_front(1)) = bytes;
+    assert!(read(&disk).1.is_corrupt());
 }
 
 /// On files: what goes is used again, and nothing of what it held is ever seen.

@@ -1,9 +1,11 @@
 //! G1-G4, G6, G21: a crash at any operation, whatever becomes of what was not synced.
 
 use base::{Sequence, Time};
-use wal_core::{Config, DiskOp, EventType, MemoryStorage, OpenMode, Place, Record, Visitor};
+use wal_core::{
+    Config, DiskOp, EventType, MemoryStorage, OpenMode, Opening, Place, Record, Storage, Visitor,
+};
 
-use crate::support::{Choices, Entry, Journal, Seen, config, open, payload, scan};
+use crate::support::{Choices, Entry, Journal, Seen, config, open, payload, scan, sector_parts};
 
 /// What was promised when the journal was so long.
 #[derive(Clone, Copy, Debug)]
@@ -227,6 +229,82 @@ fn g4_a_failed_sync_poisons_and_reopening_makes_the_tail_durable() {
         }
     }
     assert!(poisoned > 30, "{poisoned}");
+}
+
+/// G4, G21. A sync fails and the page cache goes on showing a batch of which the disk lacks sectors. The next
+/// opening writes it again, and the power fails: that write is cut at any byte, over any of the sectors
+/// that are there. The batch is there or not, and no log refuses to open.
+#[test]
+fn g4_a_batch_that_is_written_again_may_be_cut_over_what_the_disk_lacks() {
+    let claimed_behind = |storage: &MemoryStorage| {
+        let mode = OpenMode::Exclusive;
+        let mut claimed = storage.clone();
+        let mut opening = Opening::scan(&claimed, config(), mode, &mut ()).unwrap();
+        claimed.perform_all(&opening.claim(base::Epoch::NONE, 1).unwrap()).unwrap();
+        (opening.scanned().end.unwrap().0, claimed)
+    };
+    let mut refused_without = 0u64;
+    for (records, bytes) in [(2, 700), (40, 10), (7, 200)] {
+        let mut storage = MemoryStorage::new();
+        let (mut log, ..) = open(&mut storage).unwrap();
+        let mut appended = Vec::new();
+        let mut flush = |log: &mut wal_core::Log, batch: &[Vec<u8>]| {
+            for payload in batch {
+                let sequence = log.append(EventType::TX_CREATED, 0, payload).unwrap();
+                log.force(sequence);
+                appended.push(payload.clone());
+            }
+            let before = storage.clone();
+            assert!(wal_core::drive(&mut storage, log, Time::ZERO));
+            before
+        };
+        flush(&mut log, &[b"before".to_vec()]);
+        // Zeros at the end of many sectors: what is cut there looks like what was written.
+        let batch: Vec<Vec<u8>> = (0..records).map(|n| vec![n % 3; bytes]).collect();
+        let before = flush(&mut log, &batch);
+        let (segment, claimed) = claimed_behind(&storage);
+        let whole = storage.clone().file_mut(segment).clone();
+        let begins = before.clone().file_mut(segment).len();
+        let parts = sector_parts(begins, whole.len() - begins);
+        let parts: Vec<_> = parts.iter().map(|(from, to)| (begins + from, begins + to)).collect();
+        assert!(parts.len() >= 3);
+        for there in 0..1u32 << parts.len() {
+            let mut lacks = whole.clone();
+            for (n, &(from, to)) in parts.iter().enumerate() {
+                if there >> n & 1 == 0 {
+                    lacks[from..to].fill(0);
+                }
+            }
+            for cut in begins..=whole.len() {
+                let mut state = claimed.clone();
+                let left = [&whole[..cut], &lacks[cut..]].concat();
+                *state.file_mut(segment) = left.clone();
+                let what = || format!("{records} of {bytes}, {there:b} there, cut at {cut}");
+                let whole_again = left == whole;
+                let at_least = if whole_again { appended.len() as u64 } else { 1 };
+                if cut % 7 == 0 || whole_again {
+                    check(state, &appended, at_least, &what);
+                } else {
+                    let (seen, scanned) = scan(&state);
+                    assert!(!scanned.is_corrupt(), "{} {:?}", what(), scanned.corruption);
+                    assert!(seen.payloads.len() as u64 >= at_least);
+                }
+                let mut nobody_claimed = storage.clone();
+                *nobody_claimed.file_mut(segment) = left;
+                refused_without += u64::from(scan(&nobody_claimed).1.is_corrupt());
+            }
+        }
+        // Without a sector that ends in a zero, a claim behind excuses nothing.
+        for bit in begins * 8..whole.len() * 8 {
+            let mut state = claimed.clone();
+            state.file_mut(segment)[bit / 8] ^= 1 << (bit % 8);
+            let sector = parts.iter().find(|(_, to)| bit / 8 < *to).unwrap();
+            let ends_in_zero = state.file_mut(segment)[sector.1 - 1] == 0;
+            let corrupt = scan(&state).1.is_corrupt();
+            assert!(corrupt || ends_in_zero, "{records} of {bytes}: bit {bit}");
+        }
+    }
+    assert!(refused_without > 100, "{refused_without}: it is no state that only an opening leaves");
 }
 
 /// What a writer may leave unproven at most, an opening writes again.

@@ -104,7 +104,7 @@ fn rotation_syncs_before_it_seals_and_seals_before_it_writes() {
         log.force(sequence);
         let flush = log.next_flush(at(0)).unwrap();
         if flush.ops.len() > 3 {
-            assert_eq!(kinds(&flush.ops), "scwsdwswswse");
+            assert_eq!(kinds(&flush.ops), "scewsdwswswse");
             rotations += 1;
         }
         storage.perform_all(&flush.ops).unwrap();
