@@ -50,6 +50,8 @@ fn seeds_of(worlds: &[&str], seeds: u32) -> u32 {
 }
 
 const PLAIN: &[&str] = &["random", "--no-shrink"];
+const ENUMERATED: &[&str] =
+    &["enumerate", "--depth", "2", "--cuts", "2", "--every", "3", "--first"];
 
 /// What a planted bug takes besides, of the same name: two places guard against it, and each alone is
 /// enough.
@@ -188,7 +190,7 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
         }
         let found = {
             let _planted = cage.plant_all(canary)?;
-            cage.build()?;
+            cage.build(worlds)?;
             let found = cage.first_objection(worlds, seeds)?;
             if let (true, Some(objection)) = (shrink, &found) {
                 smaller.push((canary.name, cage.shrink(objection.seed)?));
@@ -214,7 +216,7 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
     for disorder in DISORDERS.iter().filter(|disorder| names.contains(&disorder.name)) {
         let found = {
             let _planted = cage.plant(disorder)?;
-            cage.build()?;
+            cage.build(PLAIN)?;
             cage.first_difference(seeds)?
         };
         match found {
@@ -228,7 +230,6 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
             }
         }
     }
-    cage.build()?;
     taken.sort_unstable();
     let found = taken.len() + named;
     match taken.get(taken.len() / 2) {
@@ -239,6 +240,7 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
         called.push(PLAIN);
     }
     for worlds in called {
+        cage.build(worlds)?;
         let shown = worlds.join(" ");
         if let Some(Objection { seed, what }) = cage.first_objection(worlds, seeds)? {
             let error = format!("the clean build fails at seed {seed} of sim {shown}: {what}");
@@ -325,7 +327,7 @@ fn enumerate(names: &[&str]) -> Result<(), Failure> {
     for canary in CANARIES.iter().filter(|canary| names.contains(&canary.name)) {
         let found = {
             let _planted = cage.plant_all(canary)?;
-            cage.build()?;
+            cage.build(ENUMERATED)?;
             cage.first_crash_point()?
         };
         match found {
@@ -336,7 +338,7 @@ fn enumerate(names: &[&str]) -> Result<(), Failure> {
             }
         }
     }
-    cage.build()?;
+    cage.build(ENUMERATED)?;
     if let Some(what) = cage.first_crash_point()? {
         return Err(Failure::Missed(format!("the clean build fails: {what}")));
     }
@@ -380,6 +382,13 @@ impl Cage {
         {
             mirror(&root().join(part), &cage.sources.join(part))?;
         }
+        let built = cage.built();
+        if !built.exists()
+            && take_over_dependencies(&target().join("debug"), &built.join("debug")).is_err()
+        {
+            // Cargo builds them then.
+            fs::remove_dir_all(&built)?;
+        }
         Ok(cage)
     }
 
@@ -404,8 +413,16 @@ impl Cage {
         Ok(Planted { file, clean })
     }
 
-    fn build(&self) -> Result<(), Failure> {
-        let built = cargo(&["build", "--quiet", "--package", "sim"])
+    /// For small worlds our own crates are built without optimisation: that takes seconds where it took two
+    /// minutes, and most bugs are found after few seeds. Worlds of storage nodes take longer than a build.
+    fn build(&self, worlds: &[&str]) -> Result<(), Failure> {
+        let mut build = cargo(&["build", "--quiet", "--package", "sim"]);
+        if worlds == PLAIN {
+            for package in our_packages()? {
+                build.arg("--config").arg(format!("profile.dev.package.{package}.opt-level=0"));
+            }
+        }
+        let built = build
             .current_dir(&self.sources)
             .env("CARGO_TARGET_DIR", self.built())
             .stderr(std::process::Stdio::piped())
@@ -506,8 +523,7 @@ impl Cage {
 impl Cage {
     /// What the simulator says against the first crash point that ends badly, at one of each three.
     fn first_crash_point(&self) -> Result<Option<String>, Failure> {
-        let arguments = ["enumerate", "--depth", "2", "--cuts", "2", "--every", "3", "--first"];
-        let output = self.sim().args(arguments).output()?;
+        let output = self.sim().args(ENUMERATED).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         match output.status.code() {
             Some(0) => return Ok(None),
@@ -525,6 +541,55 @@ impl Cage {
         let what = text.lines().rev().find(verdict).unwrap_or("a panic");
         Ok(Some(what.chars().take(130).collect()))
     }
+}
+
+/// The packages under `crates/`, each called as its folder.
+fn our_packages() -> std::io::Result<BTreeSet<String>> {
+    let folders = fs::read_dir(root().join("crates"))?;
+    folders.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Copies what cargo has built of other people's packages, with its times, so that they are not built again.
+/// What is not there, or not as cargo wants it, cargo builds.
+fn take_over_dependencies(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut ours = BTreeSet::from(["tests".to_owned(), "xtask".to_owned()]);
+    ours.extend(our_packages()?.iter().map(|name| name.replace('-', "_")));
+    // `lib<name>-<hash>.rlib`, `<name>-<hash>/`: the hash has 16 digits.
+    let is_theirs = |name: &str| {
+        let (stem, _) = name.split_once('.').unwrap_or((name, ""));
+        stem.rsplit_once('-').is_some_and(|(package, hash)| {
+            let package = package.replace('-', "_");
+            let bare = package.strip_prefix("lib").unwrap_or(&package);
+            hash.len() == 16 && !ours.contains(&package) && !ours.contains(bare)
+        })
+    };
+    for part in [".fingerprint", "build", "deps"] {
+        let Ok(entries) = fs::read_dir(from.join(part)) else { continue };
+        fs::create_dir_all(to.join(part))?;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_library = part != "deps" || entry.path().extension().is_some();
+            if is_library && name.to_str().is_some_and(is_theirs) {
+                copy_with_times(&entry.path(), &to.join(part).join(name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy_with_times(from: &Path, to: &Path) -> std::io::Result<()> {
+    let metadata = fs::metadata(from)?;
+    if metadata.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let name = entry?.file_name();
+            copy_with_times(&from.join(&name), &to.join(&name))?;
+        }
+        return Ok(());
+    }
+    fs::copy(from, to)?;
+    fs::OpenOptions::new().append(true).open(to)?.set_modified(metadata.modified()?)
 }
 
 /// The value behind `key` in a line of JSON, up to the next quote, comma or brace.
