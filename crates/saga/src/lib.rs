@@ -117,12 +117,13 @@ mod event;
 mod kind;
 mod machine;
 mod order;
+mod performer;
 mod terms;
 
 pub use definition::{Action, Builder, Definition, DefinitionError, Limits, Step};
 pub use event::{
-    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome,
-    STEP_TIMED_OUT,
+    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, OPERATION_FAILED,
+    Outcome, STEP_TIMED_OUT,
 };
 pub use kind::StepKind;
 pub use machine::{
@@ -130,6 +131,7 @@ pub use machine::{
     Turn,
 };
 pub use order::{Order, OrderRefusal, What};
+pub use performer::{Branch, Performer, Undo};
 pub use terms::{
     DefinitionName, Label, LabelLength, Output, SagaTerms, StepInput, StepTerms, ValueType,
 };

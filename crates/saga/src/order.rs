@@ -89,6 +89,13 @@ pub enum OrderRefusal {
         /// Which.
         step: u32,
     },
+    /// No call undoes it: it is undone by a transaction or by the compensations of a sub-saga. Order
+    /// something about the step of that saga.
+    #[error("step {step} is undone by an operation of its own, not by a call")]
+    NotACall {
+        /// Which.
+        step: u32,
+    },
     /// Shorten it.
     #[error("{bytes} bytes for who or why: at most {} are kept", Order::TEXT_BYTES_MAX)]
     TextTooLong {
