@@ -646,6 +646,7 @@ impl Replay {
                     coordinator: CoordinatorId::default(),
                     request_key: None,
                     fingerprint: None,
+                    parent: None,
                 };
                 let mut machine =
                     Transaction::created(id, sequence, &created).expect("a creation creates");
@@ -748,8 +749,8 @@ pub(crate) fn begun(
     members: &[Member],
     request_key: Option<RequestKey>,
 ) -> (Transaction, Trail) {
-    let (coordinator, fingerprint) = (CoordinatorId::default(), None);
-    let created = TransactionEvent::Created { coordinator, request_key, fingerprint };
+    let (coordinator, fingerprint, parent) = (CoordinatorId::default(), None, None);
+    let created = TransactionEvent::Created { coordinator, request_key, fingerprint, parent };
     let joined = members.iter().copied().map(TransactionEvent::ParticipantAdded);
     let mut trail = Trail::default();
     let mut push = |event: &TransactionEvent| {
@@ -875,6 +876,7 @@ mod tests {
                 coordinator: CoordinatorId::numbered(1),
                 request_key: None,
                 fingerprint: None,
+                parent: None,
             },
             TransactionEvent::ParticipantAdded(member),
             TransactionEvent::PrepareStart,
