@@ -201,7 +201,7 @@ pub enum Effect {
         token: Token,
         /// The last of the record that turned the saga and, for every step that depends on this
         /// one, the record that took it off the undo list: the success of its compensation, or a
-        /// late refusal.
+        /// late refusal. Of a step that was a transaction or a saga, its success as well.
         after: Sequence,
     },
     /// Tell the step's participant that an operator has undone it by hand.

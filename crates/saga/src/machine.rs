@@ -671,7 +671,9 @@ impl Saga {
         if !state.undoable() {
             return Err(OrderRefusal::DependentsRemain { step, count: state.dependents });
         }
-        let by_call = matches!(state.terms.undo, Undo::Call);
+        // What became of an operation is known before anything is undone.
+        let known = matches!(state.terms.performer, Performer::Node) || state.outcome.is_some();
+        let by_call = matches!(state.terms.undo, Undo::Call) && known;
         if !by_call && order.what != What::RetryNow {
             return Err(OrderRefusal::NotACall { step });
         }
@@ -1122,7 +1124,13 @@ impl Saga {
             }
             State::Compensating { .. } => {
                 for state in self.steps.iter().rev().filter(|step| step.undoable()) {
-                    let (step, after) = (state.number, state.free);
+                    // An operation is undone as what it is known to have done. A call may have had an effect of
+                    // which no record says so, and is undone all the same.
+                    let done = match state.terms.performer {
+                        Performer::Node => Sequence::NONE,
+                        _ => state.success().unwrap_or(Sequence::NONE),
+                    };
+                    let (step, after) = (state.number, state.free.max(done));
                     let token = self.token(step, Direction::Backward);
                     match state.care {
                         Care::Undone => out.push(Effect::Compensate { step, token, after }),

@@ -397,6 +397,10 @@ impl Engine {
             return self.is_gone(saga);
         };
         if !op.machine.awaits(step, direction) {
+            // It knows already; a sub-saga that it may still turn is let go of elsewhere.
+            if let OpRef::Transaction(_) = child {
+                self.forget_child(parent, child);
+            }
             return true;
         }
         let outcome = match came {

@@ -160,15 +160,15 @@ pub(super) struct Calls {
     epochs: Vec<[u32; 2]>,
     request: Option<u32>,
     /// Undone by hand, says an operator.
-    marked: StepSet,
+    pub(super) marked: StepSet,
     /// Closed by an operator without an answer.
-    closed: StepSet,
+    pub(super) closed: StepSet,
     /// What steps gave, by their places.
     outputs: Vec<(u8, Box<[u8]>)>,
     /// How often each step was called while it waited for an operator.
     parked: Vec<(u8, u32)>,
     /// What each step has added, going forward and back, by its place.
-    added: Vec<(u8, Added)>,
+    pub(super) added: Vec<(u8, Added)>,
     /// What each step was answered, forward and backward: see [`survey::answer_sum`]; 0: nothing.
     answers: Vec<[u32; 2]>,
     /// What steps gave and were given, by their places: see [`survey::brought_sum`].
@@ -748,7 +748,10 @@ impl Facts {
         // was done leaves the difference.
         let stays = seen_to | saga.overridden;
         let added = std::mem::take(&mut calls.added);
-        if end != End::Completed {
+        if let (End::Completed, Some(parent)) = (end, saga.parent) {
+            let all = added.into_iter().map(|(_, added)| added).collect();
+            self.step_added(node, parent, all);
+        } else if end != End::Completed {
             let stay = added.into_iter().filter(|(at, _)| stays >> at & 1 == 1);
             self.expected.extend(stay.map(|(_, added)| added));
         }
@@ -955,6 +958,9 @@ impl Facts {
             sum: 0,
         });
         let request = spread.request;
+        let added = payload::changes(work);
+        let added = added.map(|it| Added { node, cell: it.cell, amount: it.adds() }).collect();
+        self.branch_added(by, id, added);
         let participant = &mut self.participants[node as usize];
         for change in payload::changes(work) {
             let cell = participant.cells.at(change.cell);
@@ -999,9 +1005,13 @@ impl Facts {
         spread.committed += 1;
         let (aborted, committing) = (spread.aborted, spread.committing);
         let place = spread.place(shard);
+        let held = spread.held.iter().filter(|held| held.shard == shard);
+        let added = held.map(|held| Added { node, cell: held.cell, amount: held.add }).collect();
         if let Some(place) = place {
             spread.close(place, node, at, true, &mut self.participants[node as usize]);
         }
+        self.branch_added(by, id, added);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
         let branch = place.map(|place| &mut spread.branches[place]);
         let Some(branch) = branch.filter(|b| b.node == node && b.promise == Promise::Prepared)
         else {

@@ -4,7 +4,7 @@
 //! All of it is in one coordinator's log, so each record is held against those before it. That a
 //! transaction's participants have committed is held against their own logs.
 
-use super::facts::{Calls, Coordinator, Facts, Spread, ensure};
+use super::facts::{Added, Calls, Coordinator, Facts, Spread, ensure};
 use super::ledger::Checked;
 use super::model::{self, Parent, Saga, StepSet, Transaction};
 use base::{NodeName, OperationId};
@@ -132,7 +132,10 @@ impl Facts {
         ensure(due, "nested", || {
             format!("n{node}: transaction {id} commits for {of:?}, which waits for nothing")
         })?;
-        let there = calls.get(of.saga).map_or(0, |calls| calls.changed & !calls.taken_back);
+        // What an operator has seen to is there, and is undone by hand.
+        let there = calls
+            .get(of.saga)
+            .map_or(0, |calls| calls.changed & !calls.taken_back & !calls.marked & !calls.closed);
         let before = if of.undo { saga.dependents(index) & there & saga.has_undo } else { 0 };
         ensure(before == 0, "I5", || {
             format!("n{node}: transaction {id} undoes {of:?} before steps {before:#b}")
@@ -161,6 +164,24 @@ impl Facts {
         calls.done |= step;
         calls.changed |= step;
         Ok(())
+    }
+
+    /// What the operation of a step has added: an operator who undoes the step by hand leaves it there.
+    pub(super) fn step_added(&mut self, node: u32, of: Parent, added: Vec<Added>) {
+        let Coordinator { model, calls, .. } = &mut self.coordinators[node as usize];
+        let index = model.sagas.get(of.saga).and_then(|saga| saga.index(of.step));
+        if let (Some(index), false) = (index, of.undo) {
+            let added = added.into_iter().map(|added| (index as u8, added));
+            calls.entry(of.saga, Calls::default).added.extend(added);
+        }
+    }
+
+    /// The same, of a branch of a transaction that may be one.
+    pub(super) fn branch_added(&mut self, node: u32, id: OperationId, added: Vec<Added>) {
+        let tx = self.coordinators[node as usize].model.transactions.get(id);
+        if let Some(of) = tx.and_then(|tx| tx.parent) {
+            self.step_added(node, of, added);
+        }
     }
 
     /// A step that is an operation has failed: nothing of the operation is there.
