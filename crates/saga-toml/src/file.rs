@@ -305,8 +305,9 @@ impl SagaFile {
     /// Never, for a file that [`SagaFile::parse`] made: it was built once then.
     #[must_use]
     pub fn definition(&self, place: impl FnMut(&FileStep) -> (NodeName, Arc<[u8]>)) -> Definition {
-        let (steps_max, dependencies_max) = (u32::MAX, u32::MAX);
-        let builder = self.builder(Limits { steps_max, dependencies_max }, place);
+        let most = u32::MAX;
+        let limits = Limits { steps_max: most, dependencies_max: most, depth_max: most };
+        let builder = self.builder(limits, place);
         builder.build().expect("a file is checked when it is read")
     }
 }
