@@ -211,6 +211,7 @@ impl Replay {
                 evidence: class.evidence,
                 last: class.last,
                 created_ms: saga.created_ms,
+                parent: saga.machine.terms().parent,
             });
         }
         for (id, orphan) in &self.orphan_sagas {
@@ -239,6 +240,7 @@ impl Replay {
                 evidence: machine.evidence(),
                 last: machine.last(),
                 created_ms: transaction.created_ms,
+                parent: machine.parent(),
             });
         }
         for (id, orphan) in &self.orphan_transactions {
@@ -255,6 +257,7 @@ impl Replay {
                 evidence: at,
                 last: at,
                 created_ms: self.promised_ms.get(&key).copied(),
+                parent: None,
             });
         }
         let mut completed_sagas = Capped::default();
@@ -807,6 +810,7 @@ impl Orphan {
             evidence: self.first,
             last: self.last,
             created_ms: None,
+            parent: None,
         }
     }
 }

@@ -107,6 +107,12 @@ pub const RETRIABLE: u8 = 2;
 /// A step without an effect.
 pub const READ_ONLY: u8 = 3;
 
+impl Parent {
+    fn named(self) -> base::ParentStep {
+        base::ParentStep { saga: self.saga, step: self.step, undo: self.undo }
+    }
+}
+
 /// What a log says of one saga.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saga {
@@ -309,6 +315,7 @@ impl Saga {
             evidence: Sequence(evidence),
             last: Sequence(self.last),
             created_ms: Some(self.created_ms),
+            parent: self.parent.map(Parent::named),
         })
     }
 
@@ -701,6 +708,7 @@ impl Transaction {
             evidence: Sequence(evidence),
             last: Sequence(self.last),
             created_ms: Some(self.created_ms),
+            parent: self.parent.map(Parent::named),
         })
     }
 
