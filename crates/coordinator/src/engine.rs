@@ -838,12 +838,11 @@ impl Engine {
         let active_max = self.desk.config.active_sagas_max;
         // One that waits for an operator does not keep others waiting, and one that is a step of another
         // was let in with that one.
-        let counts = |op: &&Box<SagaOp>| {
-            op.machine.parked_count() == 0 && op.machine.terms().parent.is_none()
+        let of_clients = || {
+            let sagas = self.sagas.values().map(|op| &op.machine);
+            sagas.filter(|it| it.parked_count() == 0 && it.terms().parent.is_none()).count()
         };
-        if self.sagas.len() >= active_max as usize
-            && self.sagas.values().filter(counts).count() >= active_max as usize
-        {
+        if self.sagas.len() >= active_max as usize && of_clients() >= active_max as usize {
             return Err(Refusal::TooManyActive { active_max });
         }
         self.check_definition(definition)?;
@@ -1208,8 +1207,10 @@ impl Engine {
 
     /// What is kept of a transaction that has ended: the answers to those who ask late.
     fn end_transaction(&mut self, now: Time, id: OperationId) {
-        let waits = |op: &Box<TransactionOp>| op.machine.parent().is_some() && !op.told_parent;
-        if self.transactions.get(&id).is_some_and(waits) {
+        if let Some(op) = self.transactions.get(&id)
+            && op.machine.parent().is_some()
+            && !op.told_parent
+        {
             // Its only participant has said so: whose step it does has still to be told.
             self.desk.errands.push_back(Errand::Child(OpRef::Transaction(id)));
             return;

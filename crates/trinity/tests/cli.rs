@@ -1481,7 +1481,7 @@ fn nested() -> Vec<u8> {
     outer.step(Step::transaction([branch]).undone_at(node, *b"back"));
     outer.step(Step::saga(inner.clone()));
     let coordinator = CoordinatorId::numbered(1);
-    let saga = |id, event| (coordinator::codec::Fact::Saga { id: OperationId(id), event });
+    let saga = |id, event| coordinator::codec::Fact::Saga { id: OperationId(id), event };
     let tx = |event| coordinator::codec::Fact::Transaction { id: OperationId(1), event };
     let parent = |step| ParentStep { saga: OperationId(1), step, undo: false };
     let outer = Saga::admission(&outer.build().unwrap(), coordinator, 1, None);

@@ -4,6 +4,7 @@
 
 #[rustfmt::skip]
 mod generated;
+#[expect(dead_code, reason = "of this one only the definitions are asked for")]
 #[rustfmt::skip]
 mod trip;
 
