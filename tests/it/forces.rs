@@ -51,6 +51,28 @@ fn a_saga_of_five_steps_in_a_row_costs_six_forces() {
     assert_eq!(forces(&mut village, "row", work, &Outcome::Completed), 6);
 }
 
+/// A step that is an operation costs no more than one that is a call, or than those that are in it.
+#[test]
+fn steps_that_are_operations_cost_no_force_of_their_own() {
+    let mut village = Village::new(4);
+    assert_eq!(village.submit("to know them", transaction(0)), Outcome::Committed);
+    let Work::Transaction(branches) = transaction(0) else { unreachable!("it is one") };
+    let row = |steps: Vec<Step>| {
+        let mut builder = Definition::builder();
+        let mut last: Option<u32> = None;
+        for step in steps {
+            last = Some(builder.step(last.into_iter().fold(step, Step::after)));
+        }
+        builder.build().expect("a row")
+    };
+    let pay = Step::transaction(branches.clone()).undone_by_transaction(branches);
+    let work = Work::Saga(row(vec![step(0), pay, step(2)]));
+    assert_eq!(forces(&mut village, "three", work, &Outcome::Completed), 4);
+    let inner = Step::saga(row(vec![step(1), step(2)]));
+    let work = Work::Saga(row(vec![step(0), inner, step(3)]));
+    assert_eq!(forces(&mut village, "four", work, &Outcome::Completed), 5);
+}
+
 #[test]
 fn sixteen_steps_in_parallel_and_a_join_cost_three_forces() {
     let mut village = Village::new(4);

@@ -7,5 +7,6 @@ mod forces;
 mod histories;
 mod limits;
 mod readme;
+mod steps;
 mod vectors;
 mod village;

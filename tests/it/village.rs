@@ -15,6 +15,9 @@ pub struct Village {
     pub sent: BTreeMap<MessageKind, u64>,
     /// Messages of this kind are lost.
     pub lost: Option<MessageKind>,
+    /// After so many more of its outputs the coordinator's process ends, and another one starts. What it had
+    /// said and nobody has performed is gone.
+    pub crash_in: Option<u32>,
 }
 
 impl Village {
@@ -33,6 +36,7 @@ impl Village {
             told: BTreeMap::new(),
             sent: BTreeMap::new(),
             lost: None,
+            crash_in: None,
         };
         for number in 0..count {
             let name = NodeName::numbered(number as u64);
@@ -57,11 +61,15 @@ impl Village {
 
     /// The node's process ends and another one starts on the same disks.
     pub fn restart(&mut self, number: usize) {
+        self.start(number);
+        self.run();
+    }
+
+    fn start(&mut self, number: usize) {
         let (config, mut out) = (self.configs[number].clone(), Vec::new());
         let (node, disks) = &mut self.nodes[number];
         *node = Node::start(config, OpenMode::Exclusive, self.now, &*disks, &mut out);
         self.todo.extend(out.into_iter().map(|output| (number, output)));
-        self.run();
     }
 
     pub fn disks(&self, number: usize) -> &MemoryDisks {
@@ -84,6 +92,21 @@ impl Village {
             self.run();
         }
         self.told.remove(&key).expect("every request is answered")
+    }
+
+    /// As [`submit`](Self::submit), of a client that asks again when it hears nothing. `None`: it never heard.
+    pub fn submit_until_told(&mut self, key: &str, work: &Work) -> Option<Outcome> {
+        let key = RequestKey::new(key.as_bytes()).expect("short");
+        for _ in 0..120 {
+            if !self.told.contains_key(&key) {
+                self.input(0, Input::Submit(Request { key: key.clone(), work: work.clone() }));
+            }
+            self.run();
+            self.now += std::time::Duration::from_millis(500);
+            (0..self.nodes.len()).for_each(|number| self.input(number, Input::Wake));
+            self.run();
+        }
+        self.told.remove(&key)
     }
 
     /// Submits requests that come together, in one round. How many flushes that is, at once.
@@ -112,6 +135,17 @@ impl Village {
 
     fn run(&mut self) {
         while let Some((number, output)) = self.todo.pop_front() {
+            if number == 0
+                && let Some(left) = self.crash_in.as_mut()
+            {
+                *left = left.wrapping_sub(1);
+                if *left == u32::MAX {
+                    self.crash_in = None;
+                    self.todo.retain(|(number, _)| *number != 0);
+                    self.start(0);
+                    continue;
+                }
+            }
             match output {
                 Output::Disk { slot, ops } => {
                     let result = self.nodes[number].1.perform(slot, &ops);

@@ -109,6 +109,28 @@ impl fmt::Display for OperationId {
     }
 }
 
+/// On behalf of which step of which saga an operation runs, and which way: a transaction or a saga that
+/// is itself a step's doing or undoing, in the same log.
+///
+/// A step has one such operation after the other, never two that count: this names what they are for, and
+/// [`OperationId`] which of them it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParentStep {
+    /// The saga.
+    pub saga: OperationId,
+    /// Its step.
+    pub step: u32,
+    /// It undoes the step.
+    pub undo: bool,
+}
+
+impl fmt::Display for ParentStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.undo { "the undo of step" } else { "step" };
+        write!(f, "{way} {} of saga {}", self.step, self.saga)
+    }
+}
+
 /// The first eight bytes, as the number that orders as they do.
 #[inline]
 fn first_word(name: &[u8; 32]) -> u64 {

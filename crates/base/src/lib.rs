@@ -31,8 +31,8 @@ mod ratio;
 mod time;
 
 pub use ids::{
-    BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, RequestKeyTooLong,
-    Sequence, ShardId, StoreId, Token,
+    BootCount, CoordinatorId, Epoch, NodeName, OperationId, ParentStep, RequestKey,
+    RequestKeyTooLong, Sequence, ShardId, StoreId, Token,
 };
 pub use latency::Latency;
 pub use ratio::{ParseRatioError, Ratio};

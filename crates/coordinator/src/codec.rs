@@ -5,9 +5,11 @@
 //! that are not known here are skipped.
 
 use crate::message::{SagaKey, StepAnswer};
-use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, ShardId};
+use base::{
+    BootCount, CoordinatorId, Epoch, NodeName, OperationId, ParentStep, RequestKey, ShardId,
+};
 use base::{StoreId, Token};
-use saga::{Action, Direction, FailedEffect, Output};
+use saga::{Action, Branch, Definition, Direction, FailedEffect, Output, Performer, Undo};
 use std::fmt;
 use std::sync::Arc;
 use twopc::coordinator::Member;
@@ -99,6 +101,17 @@ pub mod tag {
     /// 3 an operator has seen to it; on `tx_heuristic` 1 the branch is lost, 2 it has aborted, 3 it has
     /// committed, 4 an operator has seen to it.
     pub const FOUND: u8 = 48;
+    /// u8: 0 its node, 1 a transaction: its branches, 2 a saga: its definition. On `saga_step_added`; without
+    /// it 0. See [`super::put_branches`] and [`super::put_definition`].
+    pub const PERFORMER: u8 = 49;
+    /// u8: 0 a call, 1 a transaction: its branches, 2 the compensations of the sub-saga's own steps. On
+    /// `saga_step_added`; without it 0.
+    pub const UNDO: u8 = 50;
+    /// u32: so many transactions are voted down before the step is refused. On `saga_step_added`.
+    pub const ATTEMPTS: u8 = 51;
+    /// Saga u64, step u32, u8 (0 it does the step, 1 it undoes it): on whose behalf an operation runs. On
+    /// `saga_created` and `tx_created`.
+    pub const PARENT: u8 = 52;
     /// Highest id u64, then the active ids up to it, u64 each, ascending: the finished-watermark. On
     /// `coordinator_seen`.
     pub const FINISHED: u8 = 75;
@@ -358,6 +371,77 @@ fn put_timeout(tags: &mut Tags<'_>, timeout: Option<std::time::Duration>) {
     }
 }
 
+const PARENT_BYTES: usize = 13;
+
+fn parent_bytes(parent: ParentStep) -> [u8; PARENT_BYTES] {
+    let mut bytes = [0; PARENT_BYTES];
+    bytes[..8].copy_from_slice(&parent.saga.0.to_le_bytes());
+    bytes[8..12].copy_from_slice(&parent.step.to_le_bytes());
+    bytes[12] = u8::from(parent.undo);
+    bytes
+}
+
+/// Behind the code of who does it or undoes it: for each branch its shard, its node, the length of its work
+/// u32, and the work.
+fn put_branches(tags: &mut Tags<'_>, tag: u8, code: u8, branches: &[Branch]) {
+    let mut value = vec![code];
+    for Branch { shard, node, work } in branches {
+        value.extend_from_slice(&shard.0);
+        value.extend_from_slice(&node.0);
+        put_long(work, &mut value);
+    }
+    tags.put(tag, &value);
+}
+
+/// A length u32, and so many bytes.
+fn put_long(bytes: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(bytes.len()).expect("a payload is far shorter than 4 GiB");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Behind the code: the payloads of the `saga_created` and the `saga_step_added` that would begin a saga of
+/// the definition, whose id, coordinator and nonce are 0, each behind its length u32.
+fn put_definition(tags: &mut Tags<'_>, definition: &Definition) {
+    let mut value = vec![SAGA];
+    let nobody = CoordinatorId([0; 32]);
+    for event in saga::Saga::admission(definition, nobody, 0, None) {
+        if event != saga::Event::ExecuteStart {
+            let mut payload = Vec::new();
+            encode_saga(OperationId(0), &event, &mut payload);
+            put_long(&payload, &mut value);
+        }
+    }
+    tags.put(tag::PERFORMER, &value);
+}
+
+/// The codes of [`tag::PERFORMER`] and [`tag::UNDO`].
+const CALL: u8 = 0;
+const TRANSACTION: u8 = 1;
+const SAGA: u8 = 2;
+
+fn put_performer(tags: &mut Tags<'_>, terms: &saga::StepTerms) {
+    match &terms.performer {
+        Performer::Node => {}
+        Performer::Transaction(branches) => {
+            put_branches(tags, tag::PERFORMER, TRANSACTION, branches);
+        }
+        Performer::Saga(definition) => put_definition(tags, definition),
+        _ => unreachable!("this version knows no other performer"),
+    }
+    match &terms.undo {
+        Undo::Call => {}
+        Undo::Transaction(branches) => put_branches(tags, tag::UNDO, TRANSACTION, branches),
+        Undo::Reverse => {
+            tags.put(tag::UNDO, &[SAGA]);
+        }
+        _ => unreachable!("this version knows no other undo"),
+    }
+    if let Some(attempts) = terms.attempts {
+        tags.put(tag::ATTEMPTS, &attempts.to_le_bytes());
+    }
+}
+
 fn put_order(tags: &mut Tags<'_>, order: &saga::Order) {
     let who = &order.who.as_bytes()[..order.who.len().min(usize::from(u16::MAX))];
     let head = u16::try_from(who.len()).expect("cut to fit").to_le_bytes();
@@ -395,6 +479,9 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
                 tags.put(tag::FINGERPRINT, &fingerprint.to_le_bytes());
             }
             put_timeout(&mut tags, terms.timeout);
+            if let Some(parent) = terms.parent {
+                tags.put(tag::PARENT, &parent_bytes(parent));
+            }
             EventType::SAGA_CREATED
         }
         Event::StepAdded { step, action, dependencies, node, body, terms } => {
@@ -424,6 +511,7 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             if let Some(output) = terms.output {
                 tags.put(tag::OUTPUT_TYPE, &[output.code()]);
             }
+            put_performer(&mut tags, terms);
             EventType::SAGA_STEP_ADDED
         }
         Event::ExecuteStart => {
@@ -493,7 +581,7 @@ pub fn encode_transaction(
         event
     };
     match event {
-        Event::Created { coordinator, request_key, fingerprint } => {
+        Event::Created { coordinator, request_key, fingerprint, parent } => {
             Fixed::<40>::of(id).put(&coordinator.0).append(out);
             let mut tags = Tags::behind(out);
             if let Some(key) = request_key {
@@ -501,6 +589,9 @@ pub fn encode_transaction(
             }
             if let Some(fingerprint) = fingerprint {
                 tags.put(tag::FINGERPRINT, &fingerprint.to_le_bytes());
+            }
+            if let Some(parent) = parent {
+                tags.put(tag::PARENT, &parent_bytes(*parent));
             }
             EventType::TX_CREATED
         }
@@ -574,10 +665,11 @@ pub fn transaction_payload_bytes(event: &twopc::coordinator::Event) -> usize {
     use twopc::coordinator::Event;
     const VERSION: usize = 1;
     ID + match event {
-        Event::Created { request_key: None, fingerprint: None, .. } => NAME,
-        Event::Created { request_key, fingerprint, .. } => {
+        Event::Created { request_key: None, fingerprint: None, parent: None, .. } => NAME,
+        Event::Created { request_key, fingerprint, parent, .. } => {
             let key = request_key.as_ref().map_or(0, |key| Tags::bytes(key.as_bytes().len()));
-            NAME + VERSION + key + fingerprint.map_or(0, |_| Tags::bytes(16))
+            let parent = parent.map_or(0, |_| Tags::bytes(PARENT_BYTES));
+            NAME + VERSION + key + fingerprint.map_or(0, |_| Tags::bytes(16)) + parent
         }
         Event::ParticipantAdded(Member { store: None, .. }) => 2 * NAME,
         Event::ParticipantAdded(Member { store: Some(_), .. }) => {
@@ -798,6 +890,15 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// See [`put_long`].
+    fn long(&mut self) -> Result<&'a [u8], CodecError> {
+        let len = usize::try_from(self.u32()?).unwrap_or(usize::MAX);
+        let short = CodecError::Short(self.event);
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or(short)?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
     fn coordinator(&mut self) -> Result<CoordinatorId, CodecError> {
         self.array().map(CoordinatorId)
     }
@@ -950,6 +1051,41 @@ impl<'a> Extensions<'a> {
         self.find(tag::REQUEST_KEY).map(|key| RequestKey::new(key).map_err(|_| bad)).transpose()
     }
 
+    fn parent(self, event: EventType) -> Result<Option<ParentStep>, CodecError> {
+        let Some(value) = self.array::<PARENT_BYTES>(tag::PARENT, event)? else { return Ok(None) };
+        let mut reader = Reader { event, rest: &value };
+        let (saga, step) = (OperationId(reader.u64()?), reader.u32()?);
+        match reader.array()? {
+            [undo @ (0 | 1)] => Ok(Some(ParentStep { saga, step, undo: undo == 1 })),
+            _ => Err(CodecError::Value(event)),
+        }
+    }
+
+    fn performer(self, event: EventType, depth: u32) -> Result<Performer, CodecError> {
+        let value = self.bytes(tag::PERFORMER);
+        match value.split_first() {
+            None if self.find(tag::PERFORMER).is_none() => Ok(Performer::Node),
+            Some((&CALL, [])) => Ok(Performer::Node),
+            Some((&TRANSACTION, rest)) => branches(event, rest).map(Performer::Transaction),
+            Some((&SAGA, rest)) => {
+                let definition = decode_definition(event, rest, depth + 1)?;
+                Ok(Performer::Saga(Arc::new(definition)))
+            }
+            _ => Err(CodecError::Value(event)),
+        }
+    }
+
+    fn undo(self, event: EventType) -> Result<Undo, CodecError> {
+        let value = self.bytes(tag::UNDO);
+        match value.split_first() {
+            None if self.find(tag::UNDO).is_none() => Ok(Undo::Call),
+            Some((&CALL, [])) => Ok(Undo::Call),
+            Some((&TRANSACTION, rest)) => branches(event, rest).map(Undo::Transaction),
+            Some((&SAGA, [])) => Ok(Undo::Reverse),
+            _ => Err(CodecError::Value(event)),
+        }
+    }
+
     fn epoch(self, event: EventType) -> Result<Epoch, CodecError> {
         let value = self.array(tag::EPOCH, event)?.map_or(0, u32::from_le_bytes);
         if value > Epoch::MAX.value() {
@@ -975,6 +1111,39 @@ impl<'a> Extensions<'a> {
     }
 }
 
+/// See [`put_branches`].
+fn branches(event: EventType, value: &[u8]) -> Result<Arc<[Branch]>, CodecError> {
+    let mut reader = Reader { event, rest: value };
+    let mut branches = Vec::new();
+    while !reader.rest.is_empty() {
+        let (shard, node) = (ShardId(reader.array()?), NodeName(reader.array()?));
+        branches.push(Branch { shard, node, work: reader.long()?.into() });
+    }
+    Ok(branches.into())
+}
+
+/// See [`put_definition`].
+fn decode_definition(event: EventType, value: &[u8], depth: u32) -> Result<Definition, CodecError> {
+    let bad = CodecError::Value(event);
+    if depth > DEPTH_MAX {
+        return Err(bad);
+    }
+    let mut whole = Reader { event, rest: value };
+    let mut payloads = Vec::new();
+    while !whole.rest.is_empty() {
+        payloads.push(whole.long()?);
+    }
+    let mut events = payloads.into_iter().enumerate().map(|(at, payload)| {
+        let event = if at == 0 { EventType::SAGA_CREATED } else { EventType::SAGA_STEP_ADDED };
+        let mut payload = Reader { event, rest: payload };
+        payload.u64()?;
+        decode_saga(event, payload, depth)
+    });
+    let Some(Ok(saga::Event::Created { terms, .. })) = events.next() else { return Err(bad) };
+    let steps = events.collect::<Result<Vec<_>, _>>()?;
+    Definition::from_log(&terms, &steps).ok_or(bad)
+}
+
 /// Reads a record's payload as what its type says.
 ///
 /// # Errors
@@ -991,7 +1160,7 @@ pub fn decode(event: EventType, payload: &[u8]) -> Result<Fact, CodecError> {
     }
     let id = OperationId(reader.u64()?);
     if event.is_saga() {
-        decode_saga(event, reader).map(|event| Fact::Saga { id, event })
+        decode_saga(event, reader, 0).map(|event| Fact::Saga { id, event })
     } else if event.is_transaction() {
         decode_transaction(event, reader).map(|event| Fact::Transaction { id, event })
     } else {
@@ -999,7 +1168,15 @@ pub fn decode(event: EventType, payload: &[u8]) -> Result<Fact, CodecError> {
     }
 }
 
-fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, CodecError> {
+/// Sagas within sagas are read so deep, whatever a payload says.
+const DEPTH_MAX: u32 = 16;
+
+/// `depth`: how many definitions the payload lies in.
+fn decode_saga(
+    event: EventType,
+    mut reader: Reader<'_>,
+    depth: u32,
+) -> Result<saga::Event, CodecError> {
     use saga::Event;
     Ok(match event {
         EventType::SAGA_CREATED => {
@@ -1015,7 +1192,8 @@ fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, 
                 }
             };
             let fingerprint = tags.array(tag::FINGERPRINT, event)?.map(u128::from_le_bytes);
-            let terms = saga::SagaTerms { definition, fingerprint, timeout: tags.timeout(event)? };
+            let (timeout, parent) = (tags.timeout(event)?, tags.parent(event)?);
+            let terms = saga::SagaTerms { definition, fingerprint, timeout, parent };
             Event::Created { coordinator, nonce, request_key: tags.request_key(event)?, terms }
         }
         EventType::SAGA_STEP_ADDED => {
@@ -1042,6 +1220,9 @@ fn decode_saga(event: EventType, mut reader: Reader<'_>) -> Result<saga::Event, 
                 undo_name: tags.label(tag::UNDO_NAME, event)?,
                 inputs: tags.numbers(tag::INPUTS, event)?.unwrap_or_default(),
                 output,
+                performer: tags.performer(event, depth)?,
+                undo: tags.undo(event)?,
+                attempts: tags.array(tag::ATTEMPTS, event)?.map(u32::from_le_bytes),
             };
             Event::StepAdded { step, action, dependencies, node, body, terms }
         }
@@ -1096,7 +1277,8 @@ fn decode_transaction(
             let tags = reader.extensions()?;
             let request_key = tags.request_key(event)?;
             let fingerprint = tags.array(tag::FINGERPRINT, event)?.map(u128::from_le_bytes);
-            Event::Created { coordinator, request_key, fingerprint }
+            let parent = tags.parent(event)?;
+            Event::Created { coordinator, request_key, fingerprint, parent }
         }
         EventType::TX_PARTICIPANT_ADDED => {
             let (shard, node) = (ShardId(reader.array()?), NodeName(reader.array()?));
@@ -1338,7 +1520,8 @@ mod tests {
         };
         let definition = Some(saga::DefinitionName { name: label("order"), version: 9 });
         let timeout = Some(Duration::from_nanos(u64::MAX));
-        let terms = saga::SagaTerms { definition, fingerprint: Some(u128::MAX - 5), timeout };
+        let (fingerprint, parent) = (Some(u128::MAX - 5), None);
+        let terms = saga::SagaTerms { definition, fingerprint, timeout, parent };
         let request_key = RequestKey::new(b"key").ok();
         let mut events = vec![
             E::Created { coordinator, nonce: 5, request_key, terms },
@@ -1363,6 +1546,7 @@ mod tests {
                 undo_name: Some(label("refund")),
                 inputs: vec![0, 2],
                 output: Some(ValueType::Text),
+                ..StepTerms::default()
             };
             let action = Action::Custom;
             events.push(E::StepAdded { step: 3, action, dependencies, node, body, terms });
@@ -1377,6 +1561,78 @@ mod tests {
                 assert_ne!(cut, Ok(Fact::Saga { id, event: event.clone() }), "{len} bytes");
             }
         }
+    }
+
+    /// Steps that are operations, and operations that are steps'. A definition within a definition is
+    /// read to any depth that can be built, and not to one that only a forged payload has.
+    #[test]
+    fn what_steps_do_and_are_done_by_reads_as_written() {
+        use saga::{Event as E, Label, Step, StepKind, ValueType};
+        let label = |name: &str| Label::new(name).expect("a short name");
+        let node = NodeName([4; 32]);
+        let branch = |byte: u8, len: usize| Branch {
+            shard: ShardId([byte; 32]),
+            node,
+            work: vec![byte; len].into(),
+        };
+        let build = |steps: Vec<Step>| {
+            let mut builder = Definition::builder();
+            let most = saga::Limits { depth_max: 64, ..saga::Limits::default() };
+            builder.limits(most).name(label("inner"), 3).timeout(std::time::Duration::from_secs(9));
+            let mut last: Option<u32> = None;
+            for step in steps {
+                let step = last.into_iter().fold(step, Step::after);
+                last = Some(builder.step(step));
+            }
+            builder.build().expect("steps that go together")
+        };
+        let (none, long) = (vec![branch(1, 0)], vec![branch(1, 40_000), branch(2, 40_000)]);
+        let leaf = || Step::new(Action::ShardWrite, node, [7; 9]).gives(ValueType::U64);
+        let inner = build(vec![leaf().named(label("a")), leaf().takes(0, ValueType::U64)]);
+        let middle = build(vec![
+            Step::saga(inner.clone()).gives(ValueType::U64),
+            Step::transaction(none.clone()).undone_at(node, [1, 2]).attempts(5),
+            Step::transaction(long.clone()).undone_by_transaction(none.clone()),
+            Step::saga(inner.clone()).undone_by_transaction(long),
+            Step::saga(inner).undone_at(node, []),
+            Step::transaction(none).kind(StepKind::Pivot),
+        ]);
+        let (coordinator, id) = (CoordinatorId([3; 32]), OperationId(77));
+        let deep = (0..14)
+            .fold(middle.clone(), |inner, _| build(vec![Step::saga(inner).kind(StepKind::Pivot)]));
+        for definition in [middle, deep.clone()] {
+            for undo in [false, true] {
+                let parent = ParentStep { saga: OperationId(u64::MAX - 1), step: 4, undo };
+                let admission = saga::Saga::admission(&definition, coordinator, 5, None);
+                for event in saga::Saga::on_behalf_of(parent, admission) {
+                    let mut payload = Vec::new();
+                    let kind = encode_saga(id, &event, &mut payload);
+                    let whole = Ok(Fact::Saga { id, event });
+                    assert_eq!(decode(kind, &payload), whole);
+                    let cuts = (0..payload.len().min(400)).chain((0..payload.len()).step_by(997));
+                    for len in cuts.chain([payload.len() - 1]) {
+                        assert_ne!(decode(kind, &payload[..len]), whole, "{len} bytes");
+                    }
+                }
+                let created = twopc::coordinator::Event::Created {
+                    coordinator,
+                    request_key: None,
+                    fingerprint: None,
+                    parent: Some(parent),
+                };
+                let mut payload = Vec::new();
+                let kind = encode_transaction(id, &created, &mut payload);
+                assert_eq!(payload.len(), transaction_payload_bytes(&created));
+                assert_eq!(decode(kind, &payload), Ok(Fact::Transaction { id, event: created }));
+            }
+        }
+        let too_deep = build(vec![Step::saga(deep).kind(StepKind::Pivot)]);
+        let too_deep = build(vec![Step::saga(too_deep).kind(StepKind::Pivot)]);
+        let events = saga::Saga::admission(&too_deep, coordinator, 5, None);
+        let E::StepAdded { .. } = &events[1] else { panic!("a step") };
+        let mut payload = Vec::new();
+        let kind = encode_saga(id, &events[1], &mut payload);
+        assert_eq!(decode(kind, &payload), Err(CodecError::Value(kind)));
     }
 
     /// Whatever an operator has forced, and what came of it, reads as it was written, and what is cut is
@@ -1461,8 +1717,8 @@ mod tests {
         let coordinator = CoordinatorId::numbered(1);
         let mut member = Member::new(ShardId::numbered(2), NodeName::numbered(3));
         let mut events = vec![
-            Tx::Created { coordinator, request_key: None, fingerprint: None },
-            Tx::Created { coordinator, request_key: None, fingerprint: Some(7) },
+            Tx::Created { coordinator, request_key: None, fingerprint: None, parent: None },
+            Tx::Created { coordinator, request_key: None, fingerprint: Some(7), parent: None },
             Tx::ParticipantAdded(member),
             Tx::PrepareStart,
             Tx::OnePhaseStart,
@@ -1483,7 +1739,7 @@ mod tests {
             let request_key = RequestKey::new(&vec![7; bytes]).ok();
             assert!(request_key.is_some());
             let fingerprint = (bytes > 0).then_some(u128::MAX - 9);
-            events.push(Tx::Created { coordinator, request_key, fingerprint });
+            events.push(Tx::Created { coordinator, request_key, fingerprint, parent: None });
         }
         for event in events {
             let (id, mut payload) = (OperationId(6), Vec::new());

@@ -3,6 +3,7 @@
 mod compaction;
 mod force;
 mod operator;
+mod steps;
 
 use crate::codec;
 use crate::gated::GatedLog;
@@ -11,14 +12,16 @@ use crate::output::{Branch, LogSlot, Outcome, Output, Refusal, Request, Work};
 use crate::replay::{EndedOperation, InDoubt, Replay};
 use crate::snapshot::{DoubtfulTrail, Ended, EndedHow, Trail};
 use base::prng::Key;
-use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
-use base::{StoreId, Time};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, ParentStep, RequestKey};
+use base::{Sequence, StoreId, Time};
 pub use operator::{CancelRefusal, Retrying};
 use saga::{Direction, Label, Saga};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+pub use steps::StepOperation;
+use steps::{Errand, Origin};
 use twopc::coordinator::{Decision, Member};
 use twopc::heuristic::Heuristics;
 use twopc::{Peer, Transaction, TxKey, Verdict};
@@ -49,6 +52,11 @@ pub struct Config {
     pub undo_attempts_max: u32,
     /// A saga may have at most so many steps.
     pub steps_max: u32,
+    /// Steps that are sagas may nest so many definitions deep, the outermost included.
+    pub depth_max: u32,
+    /// A step that is a transaction is refused once so many of its transactions have been voted down, unless
+    /// it cannot fail or its definition says otherwise. Counted from this start.
+    pub step_transactions_max: u32,
     /// The most bytes that a step may bring. More stay where it ran, and are known by their hash.
     pub output_bytes_max: u32,
     /// How an operation ended is told to whoever asks with its key for so long, unless
@@ -89,6 +97,8 @@ impl Config {
             saga_timeout: Duration::from_secs(300),
             undo_attempts_max: 16,
             steps_max: 32,
+            depth_max: 4,
+            step_transactions_max: 3,
             output_bytes_max: 4_096,
             results_kept: Duration::from_secs(24 * 3_600),
             actions: None,
@@ -188,6 +198,8 @@ struct TransactionOp {
     sent: Sent,
     pace: Pace,
     aborts_sent: u32,
+    /// It does a step of a saga's, which knows what it came to.
+    told_parent: bool,
     /// Its records, for the next snapshot.
     trail: Trail,
 }
@@ -213,6 +225,10 @@ struct Called {
     /// When it was first called.
     since: Time,
     attempts: u32,
+    /// How many transactions on its behalf have been voted down.
+    refused: u32,
+    /// Nobody waits any longer for what runs on its behalf: it is being ended.
+    given_up: bool,
 }
 
 impl SagaOp {
@@ -237,7 +253,11 @@ impl SagaOp {
         let known = |call: &&mut Called| call.step == step && call.direction == direction;
         match self.calls.iter_mut().find(known) {
             Some(call) => call.attempts = call.attempts.saturating_add(1),
-            None => self.calls.push(Called { step, direction, since: now, attempts: 1 }),
+            None => {
+                let (refused, given_up) = (0, false);
+                let call = Called { step, direction, since: now, attempts: 1, refused, given_up };
+                self.calls.push(call);
+            }
         }
     }
 
@@ -251,7 +271,7 @@ impl SagaOp {
     fn deadline(machine: &Saga, call: &Called, usual: Duration) -> Option<Time> {
         let terms = machine.step(call.step)?.terms();
         let may_fail = terms.kind.fails_unanswered() && machine.past_pivot().is_none();
-        let forward = call.direction == Direction::Forward;
+        let forward = call.direction == Direction::Forward && !call.given_up;
         (forward && may_fail).then(|| call.since + terms.timeout.unwrap_or(usual))
     }
 }
@@ -264,7 +284,7 @@ fn missing_action(machine: &Saga, known: &BTreeSet<Label>) -> Option<Label> {
 
 #[derive(Clone, Debug)]
 struct Waiting {
-    request_key: RequestKey,
+    origin: Origin,
     branches: Vec<Branch>,
     /// The places of their nodes.
     places: Vec<u32>,
@@ -358,6 +378,8 @@ struct Desk {
     stats: Stats,
     owed_transaction: Vec<twopc::coordinator::Effect>,
     owed_saga: Vec<saga::Effect>,
+    /// What operations owe each other.
+    errands: VecDeque<Errand>,
 }
 
 /// All sagas and transactions of one coordinator, on one log.
@@ -375,6 +397,8 @@ pub struct Engine {
     transactions: BTreeMap<OperationId, Box<TransactionOp>>,
     sagas: BTreeMap<OperationId, Box<SagaOp>>,
     waiting: BTreeMap<u64, Waiting>,
+    /// What runs on behalf of steps.
+    children: BTreeMap<ParentStep, OpRef>,
     requests: BTreeMap<RequestKey, Asked>,
     /// What the steps of ended sagas have brought, as long as their results are kept.
     outputs: BTreeMap<RequestKey, Trail>,
@@ -428,10 +452,12 @@ impl Engine {
                 stats: Stats::default(),
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
+                errands: VecDeque::new(),
             },
             transactions: BTreeMap::new(),
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            children: BTreeMap::new(),
             requests: BTreeMap::new(),
             outputs: BTreeMap::new(),
             decided: BTreeMap::new(),
@@ -503,6 +529,7 @@ impl Engine {
                     sent: Sent::default(),
                     pace: Pace::new(now),
                     aborts_sent: 0,
+                    told_parent: false,
                     trail: found.transaction_trails.remove(&id).unwrap_or_default(),
                 }),
             );
@@ -521,6 +548,8 @@ impl Engine {
             engine.sagas.insert(id, Box::new(op));
             engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
         }
+        engine.find_children();
+        engine.run_errands(now, out);
         engine
     }
 
@@ -580,6 +609,7 @@ impl Engine {
             }
             Err(refusal) => out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) }),
         }
+        self.run_errands(now, out);
     }
 
     /// Cancels an operation by its key: a saga is compensated, a transaction without a decision is
@@ -606,6 +636,7 @@ impl Engine {
                     return Err(CancelRefusal::TooLate);
                 }
                 let told = self.tell_saga(now, id, &saga::Input::Cancel, out);
+                self.run_errands(now, out);
                 if told { Ok(()) } else { Err(CancelRefusal::LogBusy) }
             }
             Some(&Known::Active(OpRef::Transaction(id))) => {
@@ -638,6 +669,10 @@ impl Engine {
                     return;
                 }
                 let (step, direction) = (*step, *direction);
+                // Nobody was called who could answer.
+                if !op.machine.step(step).is_some_and(|step| steps::is_called(step, direction)) {
+                    return;
+                }
                 let outcome = match (*answer, output) {
                     (StepAnswer::Done, None) => saga::Outcome::Done,
                     (StepAnswer::Done, Some(output)) => {
@@ -667,6 +702,7 @@ impl Engine {
             Message::AskFinished => self.tell_finished(from, out),
             Message::StepCall { .. } | Message::Hello | Message::Finished { .. } => {}
         }
+        self.run_errands(now, out);
     }
 
     /// The flush that was handed out last is done, or has failed.
@@ -702,6 +738,7 @@ impl Engine {
                     }
                 }
             }
+            self.run_errands(now, out);
         }
     }
 
@@ -799,43 +836,45 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let active_max = self.desk.config.active_sagas_max;
-        // One that waits for an operator does not keep others waiting.
-        if self.sagas.len() >= active_max as usize
-            && self.sagas.values().filter(|op| op.machine.parked_count() == 0).count()
-                >= active_max as usize
-        {
+        // One that waits for an operator does not keep others waiting, and one that is a step of another
+        // was let in with that one.
+        let of_clients = || {
+            let sagas = self.sagas.values().map(|op| &op.machine);
+            sagas.filter(|it| it.parked_count() == 0 && it.terms().parent.is_none()).count()
+        };
+        if self.sagas.len() >= active_max as usize && of_clients() >= active_max as usize {
             return Err(Refusal::TooManyActive { active_max });
         }
-        let steps_max = self.desk.config.steps_max;
-        if definition.steps().len() > steps_max as usize {
-            return Err(Refusal::TooManySteps { steps_max });
-        }
-        if let Some(known) = &self.desk.config.actions {
-            let steps = definition.steps().iter();
-            let mut names = steps.flat_map(|step| step.action_name.iter().chain(&step.undo_name));
-            if let Some(action) = names.find(|name| !known.contains(*name)) {
-                return Err(Refusal::UnknownAction { action: action.clone() });
-            }
-        }
+        self.check_definition(definition)?;
+        self.start_saga(now, Origin::Client(key.clone()), definition, out)
+    }
+
+    /// Its definition was checked.
+    fn start_saga(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        definition: &saga::Definition,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
         let id = self.draw_id()?;
         let nonce = base::prng::keyed_hash(
             u128::from(self.desk.config.key.draw(id.0, 0).u64()),
             self.desk.config.key.draw(id.0, 1).u64(),
             id.0,
         );
-        let events = Saga::admission(definition, self.desk.config.id, nonce, Some(key.clone()));
+        let coordinator = self.desk.config.id;
+        let admission = |key| Saga::admission(definition, coordinator, nonce, key);
+        let events = match &origin {
+            Origin::Client(key) => admission(Some(key.clone())),
+            Origin::Step(parent) => Saga::on_behalf_of(*parent, admission(None)),
+        };
         let mut scratch = Vec::new();
         self.desk.check_admission(events.iter().map(|event| {
             scratch.clear();
             codec::encode_saga(id, event, &mut scratch);
             scratch.len()
         }))?;
-        let output_max = self.desk.config.output_bytes_max as usize;
-        for step in definition.steps() {
-            let output = step.output.map(|_| output_max);
-            self.desk.check_payload(codec::step_outcome_bytes(step.body.len(), output))?;
-            self.desk.check_payload(codec::step_succeeded_bytes(output.unwrap_or(0)))?;
-        }
         let mut events = events.into_iter();
         let created = events.next().expect("an admission begins with a creation");
         let mut trail = Trail::default();
@@ -846,12 +885,20 @@ impl Engine {
             Saga::created(id, at, &created).expect("the first event of an admission is a creation");
         let op = SagaOp::new(machine, now, None, trail);
         let op = self.sagas.entry(id).or_insert_with(|| Box::new(op));
-        let known = Known::Active(OpRef::Saga(id));
-        self.requests.insert(key.clone(), Asked { known, fingerprint: None });
+        let child = OpRef::Saga(id);
+        match origin {
+            Origin::Client(key) => {
+                self.requests.insert(key, Asked { known: Known::Active(child), fingerprint: None });
+            }
+            Origin::Step(parent) => _ = self.children.insert(parent, child),
+        }
         for event in events {
             let recorded = self.desk.record_saga(now, op, &event, out);
             assert!(recorded, "the log had room for the whole admission");
         }
+        // A definition that a log holds may name what this start has no code for.
+        op.held =
+            self.desk.config.actions.as_ref().and_then(|known| missing_action(&op.machine, known));
         self.advance_saga(now, id, out);
         Ok(())
     }
@@ -865,9 +912,29 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let active_max = self.desk.config.active_transactions_max;
-        if self.transactions.len() + self.waiting.len() >= active_max as usize {
+        // One that does a step of a saga was let in with that one.
+        let of_clients = || {
+            let waiting = self.waiting.values().filter(|it| matches!(it.origin, Origin::Client(_)));
+            let begun = self.transactions.values().filter(|op| op.machine.parent().is_none());
+            waiting.count() + begun.count()
+        };
+        if self.transactions.len() + self.waiting.len() >= active_max as usize
+            && of_clients() >= active_max as usize
+        {
             return Err(Refusal::TooManyActive { active_max });
         }
+        self.begin_or_wait(now, Origin::Client(key.clone()), branches, fingerprint, out)
+    }
+
+    /// Begins a transaction once every one of its nodes has announced itself.
+    fn begin_or_wait(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        branches: Vec<Branch>,
+        fingerprint: u128,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
         let nodes = &mut self.nodes;
         let places: Vec<u32> = branches.iter().map(|branch| nodes.place(branch.node)).collect();
         let named = branches.iter().map(|branch| branch.node).zip(&places);
@@ -876,7 +943,7 @@ impl Engine {
             .map(|(node, place)| (node, *place))
             .collect();
         if unknown.is_empty() {
-            return self.begin_transaction(now, key, branches, &places, fingerprint, out);
+            return self.begin_transaction(now, origin, branches, &places, fingerprint, out);
         }
         unknown.sort_unstable();
         unknown.dedup();
@@ -896,9 +963,13 @@ impl Engine {
         let mut pace = Pace::new(now);
         self.desk.schedule(&mut pace, now, OpRef::Waiting(number));
         let known = Known::Active(OpRef::Waiting(number));
-        self.requests.insert(key.clone(), Asked { known, fingerprint: None });
-        let request_key = key.clone();
-        let waiting = Waiting { request_key, branches, places, missing, fingerprint, pace };
+        match &origin {
+            Origin::Client(key) => {
+                self.requests.insert(key.clone(), Asked { known, fingerprint: None });
+            }
+            Origin::Step(parent) => _ = self.children.insert(*parent, OpRef::Waiting(number)),
+        }
+        let waiting = Waiting { origin, branches, places, missing, fingerprint, pace };
         self.waiting.insert(number, waiting);
         Ok(())
     }
@@ -907,7 +978,7 @@ impl Engine {
     fn begin_transaction(
         &mut self,
         now: Time,
-        key: &RequestKey,
+        origin: Origin,
         branches: Vec<Branch>,
         places: &[u32],
         fingerprint: u128,
@@ -924,14 +995,21 @@ impl Engine {
         }
         let members: Vec<Member> = peers.iter().copied().map(Member::at).collect();
         let id = self.draw_id()?;
-        let (coordinator, request_key) = (self.desk.config.id, Some(key.clone()));
-        let fingerprint = Some(fingerprint);
+        let coordinator = self.desk.config.id;
+        let (request_key, fingerprint) = match &origin {
+            Origin::Client(key) => (Some(key.clone()), Some(fingerprint)),
+            Origin::Step(_) => (None, None),
+        };
         let events = match members[..] {
             [member] if self.desk.config.one_phase => {
                 Transaction::one_phase_admission(coordinator, request_key, fingerprint, member)
             }
             _ => Transaction::admission(coordinator, request_key, fingerprint, &members)
                 .map_err(Refusal::Participants)?,
+        };
+        let events = match origin {
+            Origin::Client(_) => events,
+            Origin::Step(parent) => Transaction::on_behalf_of(parent, events),
         };
         let decision = twopc::coordinator::Event::CommitStart { members };
         let lengths = || events.iter().chain([&decision]).map(codec::transaction_payload_bytes);
@@ -955,14 +1033,20 @@ impl Engine {
             sent: Sent::default(),
             pace: Pace::new(now),
             aborts_sent: 0,
+            told_parent: false,
             trail,
         };
         let op = self.transactions.entry(id).or_insert_with(|| Box::new(op));
         let known = Known::Active(OpRef::Transaction(id));
-        match self.requests.get_mut(key) {
-            Some(asked) => asked.known = known,
-            None => {
-                self.requests.insert(key.clone(), Asked { known, fingerprint: None });
+        match origin {
+            Origin::Client(key) => match self.requests.get_mut(&key) {
+                Some(asked) => asked.known = known,
+                None => {
+                    self.requests.insert(key, Asked { known, fingerprint: None });
+                }
+            },
+            Origin::Step(parent) => {
+                self.children.insert(parent, OpRef::Transaction(id));
             }
         }
         for event in events {
@@ -1013,12 +1097,11 @@ impl Engine {
         }
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
-            let key = waiting.request_key;
-            let Waiting { branches, places, fingerprint, .. } = waiting;
-            let begun = self.begin_transaction(now, &key, branches, &places, fingerprint, out);
+            let Waiting { origin, branches, places, fingerprint, .. } = waiting;
+            let of = origin.clone();
+            let begun = self.begin_transaction(now, of, branches, &places, fingerprint, out);
             if let Err(refusal) = begun {
-                self.requests.remove(&key);
-                out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
+                self.forget_waiting(number, origin, Outcome::Refused(refusal), out);
             }
         }
     }
@@ -1124,6 +1207,14 @@ impl Engine {
 
     /// What is kept of a transaction that has ended: the answers to those who ask late.
     fn end_transaction(&mut self, now: Time, id: OperationId) {
+        if let Some(op) = self.transactions.get(&id)
+            && op.machine.parent().is_some()
+            && !op.told_parent
+        {
+            // Its only participant has said so: whose step it does has still to be told.
+            self.desk.errands.push_back(Errand::Child(OpRef::Transaction(id)));
+            return;
+        }
         let Some(op) = self.transactions.remove(&id) else { return };
         let Some(decision) = op.machine.ended() else { return };
         self.decided.insert(id, decision);
@@ -1183,12 +1274,28 @@ impl Engine {
         }
     }
 
+    /// What waited for its nodes has not begun. A step asks anew when its saga is looked at again.
+    fn forget_waiting(
+        &mut self,
+        number: u64,
+        origin: Origin,
+        outcome: Outcome,
+        out: &mut Vec<Output>,
+    ) {
+        match origin {
+            Origin::Client(key) => {
+                self.requests.remove(&key);
+                out.push(Output::Reply { key, outcome });
+            }
+            Origin::Step(parent) => self.forget_child(parent, OpRef::Waiting(number)),
+        }
+    }
+
     fn wake_waiting(&mut self, now: Time, number: u64, out: &mut Vec<Output>) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
         if now >= waiting.pace.started + self.desk.config.prepare_timeout {
             let Some(waiting) = self.waiting.remove(&number) else { return };
-            self.requests.remove(&waiting.request_key);
-            out.push(Output::Reply { key: waiting.request_key, outcome: Outcome::Aborted });
+            self.forget_waiting(number, waiting.origin, Outcome::Aborted, out);
             return;
         }
         for (branch, place) in waiting.branches.iter().zip(&waiting.places) {
@@ -1238,8 +1345,15 @@ impl Engine {
         }
         op.pace.attempt = 0;
         self.desk.send_saga(now, op, false, out);
+        if steps::waits_for_parent(&op.machine) {
+            self.desk.errands.push_back(Errand::Child(OpRef::Saga(id)));
+        }
         if let saga::Phase::Ended(how) = op.machine.phase() {
             let Some(op) = self.sagas.remove(&id) else { return };
+            if let Some(parent) = op.machine.terms().parent {
+                self.forget_child(parent, OpRef::Saga(id));
+            }
+            self.release_children(id);
             let at = op.machine.last();
             let request_key = op.machine.request_key().cloned();
             let fingerprint = op.machine.terms().fingerprint;
@@ -1278,19 +1392,31 @@ impl Engine {
                 let deadline = SagaOp::deadline(&op.machine, call, usual);
                 deadline.is_some_and(|deadline| now >= deadline)
             });
-            if let Some(&Called { step, .. }) = late
-                && self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out)
-            {
-                return;
+            if let Some(&Called { step, .. }) = late {
+                let called = op.machine.step(step);
+                let called = called.is_some_and(|it| steps::is_called(it, Direction::Forward));
+                let told = match called {
+                    true => self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out),
+                    false => self.give_up_step(now, id, step, out),
+                };
+                if told {
+                    return;
+                }
             }
+        }
+        let Some(op) = self.sagas.get_mut(&id) else { return };
+        if steps::waits_for_parent(&op.machine) {
+            self.desk.errands.push_back(Errand::Child(OpRef::Saga(id)));
         }
         // Every compensation that nobody answers: each parks its own branch, and the others go on.
         let attempts_max = self.desk.config.undo_attempts_max;
         while let Some(op) = self.sagas.get_mut(&id) {
             let given_up = op.calls.iter().find_map(|call| {
                 let input = saga::Input::GiveUpUndo { step: call.step };
+                let called = op.machine.step(call.step);
+                let called = called.is_some_and(|it| steps::is_called(it, call.direction));
                 let last = call.direction == Direction::Backward && call.attempts >= attempts_max;
-                (last && op.machine.decide(&input).is_some()).then_some(input)
+                (last && called && op.machine.decide(&input).is_some()).then_some(input)
             });
             let Some(input) = given_up else { break };
             if !self.tell_saga(now, id, &input, out) {
@@ -1356,10 +1482,17 @@ impl Desk {
         out: &mut Vec<Output>,
     ) {
         while let Some(event) = op.machine.settle() {
+            let step = op.machine.parent().is_some();
+            if step && !op.told_parent && steps::is_end(&event) {
+                break;
+            }
             if !self.record_transaction(now, op, &event, out) {
                 return;
             }
             owes_more = true;
+        }
+        if op.machine.parent().is_some() && !op.told_parent {
+            self.errands.push_back(Errand::Child(OpRef::Transaction(op.machine.id())));
         }
         if owes_more {
             op.pace.attempt = 0;
@@ -1526,9 +1659,17 @@ impl Desk {
                     (step, Direction::Backward, token, after, UndoOrder::MarkDone)
                 }
             };
+            let Some(spec) = op.machine.step(step) else { continue };
+            if !steps::is_called(spec, direction) {
+                self.errands.push_back(Errand::Step { saga: id, step, direction });
+                continue;
+            }
             if !fresh && !self.log.is_durable(after) {
                 continue;
             }
+            let alone = !matches!(spec.performer(), saga::Performer::Node);
+            let order =
+                if alone && order != UndoOrder::MarkDone { UndoOrder::Alone } else { order };
             op.called(step, direction, now);
             let Some(spec) = op.machine.step(step) else { continue };
             let (to, kind) = (spec.node(), spec.kind());
@@ -1546,18 +1687,28 @@ impl Desk {
         let machine = &op.machine;
         op.calls.retain(|call| SagaOp::is_owed(machine, call));
         self.schedule(&mut op.pace, now, OpRef::Saga(id));
-        if op.held.is_none() && op.machine.phase() == saga::Phase::Executing {
-            let machine = &op.machine;
-            let usual = self.config.step_timeout;
-            let steps = op.calls.iter().filter_map(|call| SagaOp::deadline(machine, call, usual));
-            let usual = self.config.saga_timeout;
-            let whole = (machine.past_pivot().is_none())
-                .then(|| op.pace.started + machine.terms().timeout.unwrap_or(usual));
-            let deadline = steps.chain(whole).min();
-            // A deadline that this wake found passed, and could not log, is tried again in time.
-            if let Some(deadline) = deadline.filter(|deadline| !resend || *deadline > now) {
-                self.not_later_than(&mut op.pace, deadline, OpRef::Saga(id));
-            }
+        // A deadline that this wake found passed, and could not log, is tried again in time.
+        self.watch_deadlines(op, |deadline| !resend || deadline > now);
+    }
+
+    /// The saga is looked at no later than its next time-out.
+    fn watch_saga(&mut self, now: Time, op: &mut SagaOp) {
+        self.watch_deadlines(op, |deadline| deadline > now);
+    }
+
+    fn watch_deadlines(&mut self, op: &mut SagaOp, counts: impl Fn(Time) -> bool) {
+        if op.held.is_some() || op.machine.phase() != saga::Phase::Executing {
+            return;
+        }
+        let machine = &op.machine;
+        let usual = self.config.step_timeout;
+        let steps = op.calls.iter().filter_map(|call| SagaOp::deadline(machine, call, usual));
+        let usual = self.config.saga_timeout;
+        let whole = (machine.past_pivot().is_none() && machine.through().is_none())
+            .then(|| op.pace.started + machine.terms().timeout.unwrap_or(usual));
+        let deadline = steps.chain(whole).min();
+        if let Some(deadline) = deadline.filter(|deadline| counts(*deadline)) {
+            self.not_later_than(&mut op.pace, deadline, OpRef::Saga(op.machine.id()));
         }
     }
 

@@ -29,6 +29,10 @@ impl OperationReport {
                  nothing is done about it"
             }
             OperationKind::Saga { run, undo, parked, .. } => match self.action {
+                RecoveryAction::SagaResumeExecute if run.is_empty() && self.parent.is_some() => {
+                    "every step has succeeded: it ends when the saga that it is a step of has ended, \
+                     or cannot turn it any more"
+                }
                 RecoveryAction::SagaResumeExecute if run.is_empty() => {
                     "every step has succeeded and saga_completed is missing: only the end is left to \
                      write"
@@ -58,6 +62,14 @@ impl OperationReport {
                 "delegated" => {
                     "its only participant decides it by itself, and its answer is not in this log: it \
                      is asked, and whatever it has decided stands"
+                }
+                "committing" if self.parent.is_some() => {
+                    "the decision to commit is durable: when everybody has acknowledged it, the saga \
+                     whose step it is hears that it is done"
+                }
+                "aborting" | "rolling_back" if self.parent.is_some() => {
+                    "it was decided to abort, and the end is missing: the saga whose step it is \
+                     begins another one, unless it knows already"
                 }
                 "committing" => {
                     "the decision to commit is durable and not everybody is known to have heard it: it \
@@ -103,7 +115,7 @@ pub fn explain_decision(decision: Decision) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::{OperationId, Sequence};
+    use base::{OperationId, ParentStep, Sequence};
     use std::collections::BTreeSet;
 
     fn saga(state: &'static str, action: RecoveryAction, steps: &[u32]) -> OperationReport {
@@ -128,15 +140,19 @@ mod tests {
 
     fn report(state: &'static str, action: RecoveryAction, kind: OperationKind) -> OperationReport {
         let (evidence, last) = (Sequence(1), Sequence(1));
-        let (id, in_doubt, created_ms) = (OperationId(1), false, None);
-        OperationReport { id, kind, state, action, in_doubt, evidence, last, created_ms }
+        let (id, in_doubt, created_ms, parent) = (OperationId(1), false, None, None);
+        OperationReport { id, kind, state, action, in_doubt, evidence, last, created_ms, parent }
     }
 
     #[test]
     fn each_row_of_the_table_has_its_sentence() {
         use RecoveryAction::{None, SagaResumeCompensate, SagaResumeExecute};
         let (yes, no) = (Vote::Commit, Vote::Abort);
+        let parent = Some(ParentStep { saga: OperationId(9), step: 2, undo: false });
         let rows = [
+            OperationReport { parent, ..saga("executing", SagaResumeExecute, &[]) },
+            OperationReport { parent, ..transaction("committing", &[yes, yes]) },
+            OperationReport { parent, ..transaction("aborting", &[yes, no]) },
             saga("created", None, &[]),
             saga("executing", SagaResumeExecute, &[1]),
             saga("executing", SagaResumeExecute, &[]),
@@ -155,9 +171,9 @@ mod tests {
         assert_eq!(sentences.len(), rows.len(), "{sentences:?}");
         // The same row has the same one.
         for same in [transaction("created", &[]), transaction("preparing", &[yes, no])] {
-            assert_eq!(same.explanation(), rows[5].explanation());
+            assert_eq!(same.explanation(), rows[8].explanation());
         }
         let rolling_back = transaction("rolling_back", &[yes]);
-        assert_eq!(rolling_back.explanation(), rows[7].explanation());
+        assert_eq!(rolling_back.explanation(), rows[10].explanation());
     }
 }

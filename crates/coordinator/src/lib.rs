@@ -56,7 +56,7 @@ mod snapshot_writer;
 pub mod wire;
 
 pub use codec::{Doubt, StepOutcome};
-pub use engine::{CancelRefusal, Config, Engine, Retrying, Stats};
+pub use engine::{CancelRefusal, Config, Engine, Retrying, Stats, StepOperation};
 pub use explain::{explain_decision, explain_end};
 pub use gate::Gate;
 pub use gated::GatedLog;

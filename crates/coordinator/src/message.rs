@@ -58,6 +58,9 @@ pub enum UndoOrder {
     None,
     /// The call's body is the operator's: it counts, whatever the node knows of the step.
     Override,
+    /// Nothing; but the node has not done the step, and so knows nothing of it that could be undone: it was a
+    /// transaction or a saga, which succeeded. The call's body says what is to be undone.
+    Alone,
     /// The operator has undone it by hand. The node records the call as done, and changes nothing.
     MarkDone,
 }
@@ -308,6 +311,7 @@ impl Message {
                     UndoOrder::None => {}
                     UndoOrder::Override => word(1),
                     UndoOrder::MarkDone => word(2),
+                    UndoOrder::Alone => word(3),
                 }
                 for input in inputs.iter() {
                     word(u64::from(input.step));

@@ -1,5 +1,6 @@
 use crate::{Message, RecoveryReport};
 use base::{NodeName, OperationId, RequestKey, Sequence, ShardId};
+pub use saga::Branch;
 use saga::{Definition, End, Label};
 use std::fmt;
 use std::sync::Arc;
@@ -260,6 +261,11 @@ pub enum Refusal {
         /// The limit.
         steps_max: u32,
     },
+    /// Its steps that are sagas nest deeper than the configuration allows: put the innermost ones together.
+    TooDeep {
+        /// The limit.
+        depth_max: u32,
+    },
     /// There is no code for an action of this name here.
     UnknownAction {
         /// The name.
@@ -292,6 +298,9 @@ impl fmt::Display for Refusal {
             Self::TooManySteps { steps_max } => {
                 write!(f, "a saga may have at most {steps_max} steps here")
             }
+            Self::TooDeep { depth_max } => {
+                write!(f, "sagas may nest at most {depth_max} deep here")
+            }
             Self::UnknownAction { action } => {
                 write!(f, "there is no code for the action \"{action}\" here")
             }
@@ -308,17 +317,6 @@ impl fmt::Display for Refusal {
             Self::OutOfIds => f.write_str("this epoch has no id left: restart the coordinator"),
         }
     }
-}
-
-/// One participant's part of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Branch {
-    /// The shard that it touches; each at most once in a transaction.
-    pub shard: ShardId,
-    /// The node that serves it.
-    pub node: NodeName,
-    /// What it is asked to do; opaque here.
-    pub work: Arc<[u8]>,
 }
 
 /// What a client may ask for.

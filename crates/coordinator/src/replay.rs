@@ -211,6 +211,7 @@ impl Replay {
                 evidence: class.evidence,
                 last: class.last,
                 created_ms: saga.created_ms,
+                parent: saga.machine.terms().parent,
             });
         }
         for (id, orphan) in &self.orphan_sagas {
@@ -239,6 +240,7 @@ impl Replay {
                 evidence: machine.evidence(),
                 last: machine.last(),
                 created_ms: transaction.created_ms,
+                parent: machine.parent(),
             });
         }
         for (id, orphan) in &self.orphan_transactions {
@@ -255,6 +257,7 @@ impl Replay {
                 evidence: at,
                 last: at,
                 created_ms: self.promised_ms.get(&key).copied(),
+                parent: None,
             });
         }
         let mut completed_sagas = Capped::default();
@@ -646,6 +649,7 @@ impl Replay {
                     coordinator: CoordinatorId::default(),
                     request_key: None,
                     fingerprint: None,
+                    parent: None,
                 };
                 let mut machine =
                     Transaction::created(id, sequence, &created).expect("a creation creates");
@@ -748,8 +752,8 @@ pub(crate) fn begun(
     members: &[Member],
     request_key: Option<RequestKey>,
 ) -> (Transaction, Trail) {
-    let (coordinator, fingerprint) = (CoordinatorId::default(), None);
-    let created = TransactionEvent::Created { coordinator, request_key, fingerprint };
+    let (coordinator, fingerprint, parent) = (CoordinatorId::default(), None, None);
+    let created = TransactionEvent::Created { coordinator, request_key, fingerprint, parent };
     let joined = members.iter().copied().map(TransactionEvent::ParticipantAdded);
     let mut trail = Trail::default();
     let mut push = |event: &TransactionEvent| {
@@ -806,6 +810,7 @@ impl Orphan {
             evidence: self.first,
             last: self.last,
             created_ms: None,
+            parent: None,
         }
     }
 }
@@ -875,6 +880,7 @@ mod tests {
                 coordinator: CoordinatorId::numbered(1),
                 request_key: None,
                 fingerprint: None,
+                parent: None,
             },
             TransactionEvent::ParticipantAdded(member),
             TransactionEvent::PrepareStart,

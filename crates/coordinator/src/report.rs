@@ -1,4 +1,4 @@
-use base::{CoordinatorId, Epoch, OperationId, Sequence, ShardId};
+use base::{CoordinatorId, Epoch, OperationId, ParentStep, Sequence, ShardId};
 use saga::End;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,6 +76,8 @@ pub struct OperationReport {
     pub last: Sequence,
     /// The timestamp of its creation, Unix milliseconds; `None` where the log does not hold it.
     pub created_ms: Option<i64>,
+    /// The step of a saga in this log that it does or undoes; `None` if it is a client's.
+    pub parent: Option<ParentStep>,
 }
 
 /// What an unfinished operation is, and what its kind has to say.

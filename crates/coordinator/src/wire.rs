@@ -106,6 +106,7 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
                     UndoOrder::None => 0,
                     UndoOrder::Override => 1,
                     UndoOrder::MarkDone => 2,
+                    UndoOrder::Alone => 3,
                 },
             ]);
             to.count(call.inputs.len());
@@ -358,7 +359,12 @@ fn step_call(from: &mut Reader<'_>) -> Result<Message, WireError> {
         direction: from.direction()?,
         kind: StepKind::from_code(from.u8()?).ok_or(WireError::Value)?,
         cannot_fail: from.flag()?,
-        order: from.one_of(&[UndoOrder::None, UndoOrder::Override, UndoOrder::MarkDone])?,
+        order: from.one_of(&[
+            UndoOrder::None,
+            UndoOrder::Override,
+            UndoOrder::MarkDone,
+            UndoOrder::Alone,
+        ])?,
         inputs: from.list(INPUT_BYTES_MIN, Reader::input)?.into(),
     });
     Ok(Message::StepCall { key, epoch, token, body, call })
@@ -535,7 +541,8 @@ mod tests {
         let order = prop_oneof![
             Just(UndoOrder::None),
             Just(UndoOrder::Override),
-            Just(UndoOrder::MarkDone)
+            Just(UndoOrder::MarkDone),
+            Just(UndoOrder::Alone)
         ];
         let kind = prop::sample::select(StepKind::ALL.to_vec());
         let inputs = prop::collection::vec(input, 0..4);

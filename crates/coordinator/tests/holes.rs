@@ -61,7 +61,7 @@ fn record(name: &str) -> Written {
         "completed" => saga(S::Completed),
         "compensated" => saga(S::Compensated),
         "aborted" => saga(S::Aborted),
-        "TX" => tx(Tx::Created { coordinator, request_key: None, fingerprint: None }),
+        "TX" => tx(Tx::Created { coordinator, request_key: None, fingerprint: None, parent: None }),
         "MEMBER" => tx(Tx::ParticipantAdded(member)),
         "PREPARE" => tx(Tx::PrepareStart),
         "YES" => tx(Tx::VoteReceived { shard: member.shard, vote: Vote::Commit }),

@@ -49,7 +49,7 @@ fn saga(id: OperationId, event: &saga::Event) -> Written {
 
 fn admission(id: OperationId, name: &str) -> Vec<Written> {
     let (coordinator, request_key) = (COORDINATOR, Some(key(name)));
-    let created = Tx::Created { coordinator, request_key, fingerprint: None };
+    let created = Tx::Created { coordinator, request_key, fingerprint: None, parent: None };
     let events = [created, Tx::ParticipantAdded(member()), Tx::PrepareStart];
     events.iter().map(|event| tx(id, event)).collect()
 }

@@ -451,8 +451,8 @@ impl Host {
             steps::Verdict::Known { answer, after } => return (answer, after),
             // Whatever was done here, its operator has seen to it: from now on nothing is.
             _ if marked => (StepAnswer::Done, false),
-            steps::Verdict::NothingToUndo => (StepAnswer::Done, false),
-            steps::Verdict::Fresh => {
+            steps::Verdict::NothingToUndo if order != UndoOrder::Alone => (StepAnswer::Done, false),
+            steps::Verdict::NothingToUndo | steps::Verdict::Fresh => {
                 match direction {
                     Direction::Forward => match work::resolve(body, inputs) {
                         Some(resolved) => work = resolved,

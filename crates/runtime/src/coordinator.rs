@@ -9,7 +9,7 @@ use crate::stats::Observer;
 use ::coordinator::{StepAnswer, UndoOrder};
 use base::{NodeName, RequestKey, Token};
 use node::{Branch, Message, Node, Outcome, RecoveryReport, Request, Work};
-use saga::{Definition, Direction, Step, StepInput};
+use saga::{Definition, Direction, Performer, Step, StepInput, Undo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +47,38 @@ pub(crate) fn text_of(name: &NodeName) -> String {
 /// [`NameError`]
 pub fn step(action: &str, input: impl Into<Arc<[u8]>>) -> Result<Step, NameError> {
     Ok(Step::new(saga::Action::Custom, name_of(action)?, input))
+}
+
+/// The branches of a transaction: of [`transaction_step`] and [`Step::undone_by_transaction`].
+///
+/// # Errors
+/// [`NameError`]
+pub fn branches(build: impl FnOnce(&mut Transaction)) -> Result<Vec<Branch>, NameError> {
+    let mut transaction = Transaction { branches: Vec::new() };
+    build(&mut transaction);
+    let named = transaction.branches.into_iter().map(|(name, work)| {
+        let node = name_of(&name)?;
+        Ok(Branch { shard: shard_of(node), node, work })
+    });
+    named.collect()
+}
+
+/// A saga's step that is a transaction: it is done when all of its branches are, and refused when none is. If
+/// it can be undone, say by what: [`Step::undone_by_transaction`] with [`branches`], or [`undone_by`].
+///
+/// # Errors
+/// [`NameError`]
+pub fn transaction_step(build: impl FnOnce(&mut Transaction)) -> Result<Step, NameError> {
+    Ok(Step::transaction(branches(build)?))
+}
+
+/// The same step, a transaction's or a saga's, undone by the action of this name: that is
+/// [run](Action::run) with this input, under a token of its own, until it is done.
+///
+/// # Errors
+/// [`NameError`]
+pub fn undone_by(step: Step, action: &str, input: impl Into<Arc<[u8]>>) -> Result<Step, NameError> {
+    Ok(step.undone_at(name_of(action)?, input))
 }
 
 /// Why a coordinator did not open. Nothing that is in its log or in a store is lost.
@@ -268,6 +300,37 @@ struct Known {
     participants: BTreeSet<NodeName>,
 }
 
+impl Known {
+    /// Whether everybody is bound whom a saga asks for something, in steps that are sagas too.
+    fn check(&self, saga: &Definition) -> Result<(), SubmitError> {
+        for step in saga.steps() {
+            let mut called = matches!(step.performer, Performer::Node);
+            match &step.performer {
+                Performer::Transaction(branches) => self.check_branches(branches)?,
+                Performer::Saga(inner) => self.check(inner)?,
+                _ => {}
+            }
+            match &step.undo {
+                Some(Undo::Transaction(branches)) => self.check_branches(branches)?,
+                Some(Undo::Call) => called = true,
+                _ => {}
+            }
+            if called && !self.actions.contains(&step.node) {
+                return Err(SubmitError::UnknownAction { name: text_of(&step.node) });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_branches(&self, branches: &[Branch]) -> Result<(), SubmitError> {
+        let mut names = branches.iter().map(|branch| branch.node);
+        match names.find(|name| !self.participants.contains(name)) {
+            Some(name) => Err(SubmitError::UnknownParticipant { name: text_of(&name) }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Sagas and transactions of this process, over a log in a folder.
 ///
 /// Dropping it is as good as a crash: nothing is lost, and the next start goes on.
@@ -309,10 +372,7 @@ impl Coordinator {
         key: impl AsRef<[u8]>,
         saga: Definition,
     ) -> Result<Operation, SubmitError> {
-        let mut names = saga.steps().iter().map(|step| step.node);
-        if let Some(name) = names.find(|name| !self.known.actions.contains(name)) {
-            return Err(SubmitError::UnknownAction { name: text_of(&name) });
-        }
+        self.known.check(&saga)?;
         self.begin(key.as_ref(), Work::Saga(saga))
     }
 
@@ -325,16 +385,8 @@ impl Coordinator {
         key: impl AsRef<[u8]>,
         build: impl FnOnce(&mut Transaction),
     ) -> Result<Operation, SubmitError> {
-        let mut transaction = Transaction { branches: Vec::new() };
-        build(&mut transaction);
-        let mut branches = Vec::with_capacity(transaction.branches.len());
-        for (name, work) in transaction.branches {
-            let node = name_of(&name)?;
-            if !self.known.participants.contains(&node) {
-                return Err(SubmitError::UnknownParticipant { name });
-            }
-            branches.push(Branch { shard: shard_of(node), node, work });
-        }
+        let branches = branches(build)?;
+        self.known.check_branches(&branches)?;
         self.begin(key.as_ref(), Work::Transaction(branches))
     }
 
@@ -569,6 +621,10 @@ impl Desk {
             let _under_way = UnderWay { running, attempt };
             let answer = match (direction, order) {
                 (Direction::Forward, _) => action.run(call).await,
+                // It is what undoes a transaction or a saga, and is done as any other.
+                (Direction::Backward, UndoOrder::Alone) => {
+                    action.run(Call { token: attempt, ..call }).await
+                }
                 (Direction::Backward, UndoOrder::MarkDone) => action.mark_undone(call).await,
                 (Direction::Backward, _) => action.undo(call).await,
             };

@@ -110,6 +110,10 @@
 //! local transaction each. The examples `order` and `transfer` do both over SQLite files, and survive being
 //! killed at any moment.
 //!
+//! A step may be a transaction ([`transaction_step`]) or a saga of its own ([`Step::saga`](saga::Step::saga)), in
+//! the same log; what undoes it is a transaction too, an action ([`undone_by`]), or the sub-saga's own
+//! compensations. [`Coordinator::stuck`] says which step waits for which.
+//!
 //! Guaranteed:
 //!
 //! - an outcome is told once it is durable, and is the same for the same key ever after, over crashes;
@@ -170,16 +174,18 @@ mod stats;
 
 pub use crate::action::{Action, Answer, Call};
 pub use crate::coordinator::{
-    Builder, Coordinator, Drained, NameError, OpenError, Operation, SubmitError, Transaction, step,
+    Builder, Coordinator, Drained, NameError, OpenError, Operation, SubmitError, Transaction,
+    branches, step, transaction_step, undone_by,
 };
 pub use crate::force::{BranchOf, ForceRefused, ForcedBranch, HeuristicBranch};
 pub use crate::participant::{Change, Entry, Opened, Participant, StoreError, Write, Written};
-pub use base::RequestKeyTooLong;
+pub use ::coordinator::StepOperation;
+pub use base::{ParentStep, RequestKeyTooLong};
 pub use links::{LinkStats, Links};
 pub use network::Network;
 pub use node::{Doubtful, Force, ForceError, OrderError, Outcome, RecoveryReport, Refusal};
 pub use operator::{OrderRefused, Parked, Retrying, Stuck};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
-pub use saga::{Definition, DefinitionError, Output, StepInput, StepKind, ValueType, What};
+pub use saga::{Definition, DefinitionError, Output, Step, StepInput, StepKind, ValueType, What};
 pub use stats::{LogStats, Observer, Stats};
 pub use twopc::{Audit, ForceRefusal, Heuristic};

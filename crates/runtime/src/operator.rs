@@ -4,8 +4,8 @@ use crate::coordinator::{Coordinator, text_of};
 use crate::force::{BranchOf, ForcedBranch, HeuristicBranch, branches, heuristics};
 use crate::participant::Mail;
 use crate::process::{Arrival, Handle, Stopped};
-use ::coordinator::{Engine, OrderError};
-use base::{OperationId, RequestKey};
+use ::coordinator::{Engine, OrderError, StepOperation};
+use base::{OperationId, ParentStep, RequestKey};
 use node::Node;
 use saga::{Direction, Order, What};
 use std::sync::Arc;
@@ -47,6 +47,9 @@ pub struct Stuck {
     pub parked: Vec<Parked>,
     /// Calls that are made again and again.
     pub retrying: Vec<Retrying>,
+    /// Steps for which a transaction or a saga of their own runs, and which that is. What keeps it from its end
+    /// is in the other lists under its own id: a sub-saga's parked step, say.
+    pub nested: Vec<(ParentStep, StepOperation)>,
     /// Sagas with a step whose action this start was opened without.
     pub held: Vec<OperationId>,
     /// Transactions that their only participant decides, and of which it has not told how.
@@ -157,6 +160,7 @@ pub(crate) fn stuck(node: &Node) -> Stuck {
     Stuck {
         parked: parked(engine),
         retrying: retrying.collect(),
+        nested: engine.step_operations().collect(),
         held: engine.held().map(|(id, _)| id).collect(),
         delegated: delegated.map(|tx| tx.id()).collect(),
         sagas_in_doubt: engine.sagas_in_doubt().collect(),

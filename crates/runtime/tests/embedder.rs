@@ -6,8 +6,9 @@ use base::Token;
 use runtime::{
     Action, Answer, BranchOf, Call, Change, Coordinator, Definition, Drained, Entry, Force,
     ForceError, ForceRefusal, ForceRefused, Heuristic, OpenError, Opened, Operation, OrderError,
-    OrderRefused, Outcome, Output, Parked, Participant, Refusal, Status, StepInput, Stuck,
-    SubmitError, ValueType, What, Write, Written, step,
+    OrderRefused, Outcome, Output, Parked, Participant, Refusal, Status, Step, StepInput, StepKind,
+    Stuck, SubmitError, ValueType, What, Write, Written, branches, step, transaction_step,
+    undone_by,
 };
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -521,6 +522,94 @@ async fn a_store_that_refuses_aborts_all_of_it() -> Result {
         let stored = store.0.lock().unwrap();
         assert_eq!((stored.held, stored.done.len()), (0, 1));
     }
+    Ok(())
+}
+
+/// A saga that pays by a transaction and delivers by a saga of its own: done as a whole, or undone as one, the
+/// transaction by another one or by an action that is run for it.
+#[tokio::test]
+async fn steps_may_be_transactions_and_sagas() -> Result {
+    for (refused, by_action) in [(false, false), (true, false), (true, true)] {
+        let folder = tempfile::tempdir()?;
+        let (north, south) = (Memory::default(), Memory::default());
+        let (pack, ship) = (Recorder::default(), Recorder::default());
+        let last = Recorder { refuses: refused, ..Recorder::default() };
+        let refund = Recorder::default();
+        let shop = Coordinator::open(&folder)
+            .resend_after(Duration::from_millis(5))
+            .participant("north", north.clone())
+            .participant("south", south.clone())
+            .action("pack", pack.clone())
+            .action("ship", ship.clone())
+            .action("last", last)
+            .action("refund", refund.clone())
+            .start()
+            .await?;
+        let pay = transaction_step(|tx| {
+            tx.at("north", *b"pay").at("south", *b"receive");
+        })?;
+        let pay = match by_action {
+            true => undone_by(pay, "refund", *b"40 coins")?,
+            false => pay.undone_by_transaction(branches(|tx| {
+                tx.at("north", *b"take back").at("south", *b"give back");
+            })?),
+        };
+        let mut order = Definition::builder();
+        let paid = order.step(pay);
+        let delivered = order.step(Step::saga(row(&["pack", "ship"])?).after(paid));
+        order.step(step("last", *b"")?.after(delivered));
+        let (told, done) = match refused {
+            true => (Outcome::Compensated, 2),
+            false => (Outcome::Completed, 1),
+        };
+        assert_eq!(outcome(shop.submit("a", order.build()?)?).await?, told);
+        assert_eq!(shop.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+        let done = if by_action { 1 } else { done };
+        for store in [north, south] {
+            let stored = store.0.lock().unwrap();
+            assert_eq!((stored.held, stored.done.len()), (0, done), "{refused} {by_action}");
+        }
+        for action in [pack, ship] {
+            let names: Vec<_> = action.calls().into_iter().map(|(name, _)| name).collect();
+            assert_eq!(names, if refused { vec!["run", "undo"] } else { vec!["run"] });
+        }
+        assert_eq!(refund.calls().len(), usize::from(by_action));
+    }
+    Ok(())
+}
+
+/// What a saga of a saga asks for has to be bound as well, and what waits for whom can be asked.
+#[tokio::test]
+async fn a_sub_saga_that_waits_is_seen_from_its_saga() -> Result {
+    let folder = tempfile::tempdir()?;
+    let waits = Recorder { waits: Some(Arc::default()), ..Recorder::default() };
+    let shop = Coordinator::open(&folder).action("wait", waits.clone()).start().await?;
+    let nest = |actions: &[&str]| -> Result<Definition> {
+        let mut outer = Definition::builder();
+        outer.step(Step::saga(row(actions)?));
+        Ok(outer.build()?)
+    };
+    let unknown = shop.submit("a", nest(&["wait", "gone"])?);
+    assert!(matches!(unknown, Err(SubmitError::UnknownAction { name }) if name == "gone"));
+    let mut outer = Definition::builder();
+    outer.step(transaction_step(|tx| _ = tx.at("nowhere", *b""))?.kind(StepKind::Pivot));
+    let unknown = shop.submit("a", outer.build()?);
+    assert!(matches!(unknown, Err(SubmitError::UnknownParticipant { name }) if name == "nowhere"));
+
+    let operation = shop.submit("a", nest(&["wait"])?)?;
+    let nested = loop {
+        if let Some(nested) = shop.stuck().await?.nested.pop() {
+            break nested;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!((nested.0.step, nested.0.undo), (0, false));
+    assert!(matches!(nested.1, runtime::StepOperation::Saga(id) if id != nested.0.saga));
+    // Cancelled as a whole: the sub-saga is undone, and the saga with it.
+    operation.cancel();
+    waits.waits.as_ref().unwrap().notify_one();
+    assert_eq!(outcome(operation).await?, Outcome::Compensated);
+    assert_eq!(shop.stuck().await?.nested, []);
     Ok(())
 }
 

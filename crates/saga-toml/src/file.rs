@@ -1,10 +1,11 @@
 //! The file: what it may say, and what is wrong with one that says something else.
 
 use crate::generate::camel;
-use base::NodeName;
+use crate::nested::Sagas;
+use base::{NodeName, ShardId};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use saga::{
-    Action, Builder, Definition, DefinitionError, Label, Limits, Step, StepKind, ValueType,
+    Action, Branch, Builder, Definition, DefinitionError, Label, Limits, Step, StepKind, ValueType,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -48,6 +49,81 @@ pub struct FileStep {
     pub gives: Option<ValueType>,
     /// It is given up so long after it was first called.
     pub timeout: Option<Duration>,
+    /// Who does it.
+    pub performer: FilePerformer,
+    /// The participants of the transaction that undoes it; none: it is undone otherwise.
+    pub undo_transaction: Vec<Label>,
+    /// After so many transactions that were voted down it is refused.
+    pub attempts: Option<u32>,
+}
+
+/// Who does a [`FileStep`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilePerformer {
+    /// Its node, by its action.
+    Node,
+    /// A transaction of these participants.
+    Transaction(Vec<Label>),
+    /// A saga of this definition, which is in the same file.
+    Saga(Arc<SagaFile>),
+}
+
+impl FileStep {
+    /// Whether its node is called, to do it or to undo it.
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        self.performer == FilePerformer::Node || self.undo.is_some()
+    }
+
+    /// Whether a transaction does or undoes it.
+    #[must_use]
+    pub fn has_transaction(&self) -> bool {
+        matches!(self.performer, FilePerformer::Transaction(_)) || !self.undo_transaction.is_empty()
+    }
+}
+
+/// Where the steps of a saga run and what they are asked: what a file does not say. Steps of sagas within
+/// the saga are asked about like its own.
+pub trait Places {
+    /// Of a step that a call does or undoes: where, and what is asked.
+    fn call(&mut self, saga: &SagaFile, step: &FileStep) -> (NodeName, Arc<[u8]>);
+
+    /// A participant's part of the transaction that does the step, or undoes it.
+    fn branch(
+        &mut self,
+        saga: &SagaFile,
+        step: &FileStep,
+        participant: &Label,
+        undo: bool,
+    ) -> Branch;
+}
+
+/// Calls alone.
+struct Calls<F>(F);
+
+impl<F: FnMut(&FileStep) -> (NodeName, Arc<[u8]>)> Places for Calls<F> {
+    fn call(&mut self, _: &SagaFile, step: &FileStep) -> (NodeName, Arc<[u8]>) {
+        self.0(step)
+    }
+
+    fn branch(&mut self, _: &SagaFile, step: &FileStep, _: &Label, _: bool) -> Branch {
+        panic!("step \"{}\" has a transaction: say with `definition_with` of whom", step.name)
+    }
+}
+
+/// Nowhere, and nothing is asked; each participant has a shard of its own.
+struct Nowhere(u64);
+
+impl Places for Nowhere {
+    fn call(&mut self, _: &SagaFile, _: &FileStep) -> (NodeName, Arc<[u8]>) {
+        (NodeName::default(), Arc::from([]))
+    }
+
+    fn branch(&mut self, _: &SagaFile, _: &FileStep, _: &Label, _: bool) -> Branch {
+        self.0 += 1;
+        let (shard, node) = (ShardId::numbered(self.0), NodeName::default());
+        Branch { shard, node, work: Arc::from([]) }
+    }
 }
 
 /// Something that is wrong with a file, and where.
@@ -107,11 +183,24 @@ struct Raw {
     timeout: Option<Spanned<String>>,
     #[serde(default)]
     step: Vec<Spanned<RawStep>>,
+    #[serde(default)]
+    saga: Vec<Spanned<RawSaga>>,
+}
+
+/// A saga of the same file, for steps to name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSaga {
+    pub name: Spanned<String>,
+    pub version: Spanned<u32>,
+    pub timeout: Option<Spanned<String>>,
+    #[serde(default)]
+    pub step: Vec<Spanned<RawStep>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawStep {
+pub(crate) struct RawStep {
     name: Spanned<String>,
     action: Option<Spanned<String>>,
     undo: Option<Spanned<String>>,
@@ -122,16 +211,21 @@ struct RawStep {
     takes: Vec<Spanned<String>>,
     gives: Option<Spanned<String>>,
     timeout: Option<Spanned<String>>,
+    transaction: Option<Spanned<Vec<Spanned<String>>>>,
+    saga: Option<Spanned<String>>,
+    #[serde(rename = "undo-transaction")]
+    undo_transaction: Option<Spanned<Vec<Spanned<String>>>>,
+    attempts: Option<u32>,
 }
 
 /// The mistakes of one file, as they are found.
-struct Found {
+pub(crate) struct Found {
     source: Arc<NamedSource<String>>,
     mistakes: Vec<Mistake>,
 }
 
 impl Found {
-    fn add(&mut self, place: Range<usize>, message: String, help: Option<String>) {
+    pub fn add(&mut self, place: Range<usize>, message: String, help: Option<String>) {
         self.mistakes.push(Mistake {
             message: printable(&message),
             span: place.into(),
@@ -203,7 +297,7 @@ impl Found {
         found.map(|(_, value)| *value)
     }
 
-    fn unknown(&mut self, what: &str, text: &Spanned<String>, valid: &[&str]) {
+    pub fn unknown(&mut self, what: &str, text: &Spanned<String>, valid: &[&str]) {
         let message = format!("unknown {what} \"{}\"", text.get_ref());
         let help = match nearest(text.get_ref(), valid) {
             Some(near) => format!("did you mean \"{near}\"?"),
@@ -241,48 +335,53 @@ impl SagaFile {
                 return Err(found.only(name, place, error.message().to_owned()));
             }
         };
-        let saga_name = found.name(&raw.name);
-        if *raw.version.get_ref() == 0 {
-            found.add(raw.version.span(), "versions count from 1".to_owned(), None);
-        }
-        let timeout = found.duration(raw.timeout.as_ref());
-        if raw.step.is_empty() {
-            found.add(raw.name.span(), "a saga needs at least one step".to_owned(), None);
-        }
-        let order = order(&raw.step, &mut found);
-        let steps = read_steps(&raw.step, order.as_deref(), &mut found);
-        let (Some(steps), Some(saga_name)) = (steps, saga_name) else {
-            let ended = found.end(name);
-            return Err(ended.expect_err("what is missing was found to be wrong"));
-        };
+        let mut sagas = Sagas::new(&raw.saga, limits, &mut found);
+        let Raw { name: called, version, timeout, step: steps, .. } = &raw;
+        let head = Head { name: called, version, timeout: timeout.as_ref(), steps };
+        let file = read_saga(&head, &mut sagas, &mut found);
+        // What no step names has to be right as well.
+        sagas.read_all(&mut found);
         found.end(name)?;
-        let version = *raw.version.get_ref();
-        let file = SagaFile { name: saga_name, version, timeout, steps };
-        let order = order.expect("without an order there are no steps");
-        let node = NodeName::default();
-        if let Err(error) = file.builder(limits, |_| (node, Arc::from([]))).build() {
-            let source = Arc::new(NamedSource::new(name, shown(text)));
-            let found = Found { source, mistakes: Vec::new() };
-            let place = place_of(&error, &raw, &order);
-            return Err(found.only(name, place, in_names(&error, &file)));
-        }
-        Ok(file)
+        Ok(file.expect("what is missing was found to be wrong"))
     }
 
-    fn builder(
-        &self,
-        limits: Limits,
-        mut place: impl FnMut(&FileStep) -> (NodeName, Arc<[u8]>),
-    ) -> Builder {
+    fn builder(&self, limits: Limits, places: &mut impl Places) -> Builder {
         let mut builder = Definition::builder();
         builder.limits(limits).name(self.name.clone(), self.version);
         if let Some(timeout) = self.timeout {
             builder.timeout(timeout);
         }
         for step in &self.steps {
-            let (node, body) = place(step);
-            let mut made = Step::new(Action::Custom, node, body).kind(step.kind);
-            made = made.named(step.action.clone());
+            let branches = |places: &mut _, participants: &[Label], undo| -> Vec<Branch> {
+                let branch = |participant| Places::branch(places, self, step, participant, undo);
+                participants.iter().map(branch).collect()
+            };
+            let mut made = match &step.performer {
+                FilePerformer::Node => {
+                    let (node, body) = places.call(self, step);
+                    Step::new(Action::Custom, node, body).named(step.action.clone())
+                }
+                FilePerformer::Transaction(participants) => {
+                    Step::transaction(branches(places, participants, false))
+                }
+                FilePerformer::Saga(inner) => {
+                    // It was built once on its own.
+                    let inner = inner.builder(limits, places).build();
+                    Step::saga(inner.expect("a saga within a file is checked when it is read"))
+                }
+            };
+            if step.performer != FilePerformer::Node && step.undo.is_some() {
+                let (node, body) = places.call(self, step);
+                made = made.undone_at(node, body);
+            }
+            if !step.undo_transaction.is_empty() {
+                let back = branches(places, &step.undo_transaction, true);
+                made = made.undone_by_transaction(back);
+            }
+            made = made.kind(step.kind);
+            if let Some(attempts) = step.attempts {
+                made = made.attempts(attempts);
+            }
             if let Some(undo) = &step.undo {
                 made = made.undone_by(undo.clone());
             }
@@ -299,16 +398,72 @@ impl SagaFile {
         builder
     }
 
-    /// A saga of it, with `place` saying where each step runs and what it is asked.
+    /// A saga of it, with `place` saying where each step runs and what it is asked, those of sagas within it
+    /// too.
     ///
     /// # Panics
-    /// Never, for a file that [`SagaFile::parse`] made: it was built once then.
+    /// If a step is done or undone by a transaction, of whose participants nothing is said here: for those
+    /// there is [`definition_with`](Self::definition_with).
     #[must_use]
     pub fn definition(&self, place: impl FnMut(&FileStep) -> (NodeName, Arc<[u8]>)) -> Definition {
-        let (steps_max, dependencies_max) = (u32::MAX, u32::MAX);
-        let builder = self.builder(Limits { steps_max, dependencies_max }, place);
+        self.definition_with(&mut Calls(place))
+    }
+
+    /// A saga of it that runs nowhere and asks nothing, by whose fingerprint one file is told from another.
+    #[must_use]
+    pub fn bare(&self) -> Definition {
+        self.definition_with(&mut Nowhere(0))
+    }
+
+    /// A saga of it, with `places` saying where each step runs and what it is asked.
+    ///
+    /// # Panics
+    /// If two participants of one transaction are given the same shard. Else never, for a file that
+    /// [`SagaFile::parse`] made: it was built once then.
+    #[must_use]
+    pub fn definition_with(&self, places: &mut impl Places) -> Definition {
+        let most = u32::MAX;
+        let limits = Limits { steps_max: most, dependencies_max: most, depth_max: most };
+        let builder = self.builder(limits, places);
         builder.build().expect("a file is checked when it is read")
     }
+}
+
+/// What stands at the head of a saga in a file, and its steps.
+pub(crate) struct Head<'a> {
+    pub name: &'a Spanned<String>,
+    pub version: &'a Spanned<u32>,
+    pub timeout: Option<&'a Spanned<String>>,
+    pub steps: &'a [Spanned<RawStep>],
+}
+
+/// Reads one saga; `None` if there is a mistake in it, or in one that it holds.
+pub(crate) fn read_saga(
+    head: &Head<'_>,
+    sagas: &mut Sagas<'_>,
+    found: &mut Found,
+) -> Option<SagaFile> {
+    let before = found.mistakes.len();
+    let name = found.name(head.name);
+    if *head.version.get_ref() == 0 {
+        found.add(head.version.span(), "versions count from 1".to_owned(), None);
+    }
+    let timeout = found.duration(head.timeout);
+    if head.steps.is_empty() {
+        found.add(head.name.span(), "a saga needs at least one step".to_owned(), None);
+    }
+    let order = order(head.steps, found);
+    let steps = read_steps(head.steps, order.as_deref(), sagas, found);
+    let (name, steps, order) = (name?, steps?, order?);
+    if found.mistakes.len() > before {
+        return None;
+    }
+    let file = SagaFile { name, version: *head.version.get_ref(), timeout, steps };
+    if let Err(error) = file.builder(sagas.limits, &mut Nowhere(0)).build() {
+        found.add(place_of(&error, head, &order), in_names(&error, &file), None);
+        return None;
+    }
+    Some(file)
 }
 
 /// The steps' places in the file, each behind what it depends on; `None` if there is a mistake.
@@ -382,6 +537,7 @@ fn circle(steps: &[Spanned<RawStep>], needs: &[Vec<usize>], placed: &[bool], fou
 fn read_steps(
     raw: &[Spanned<RawStep>],
     order: Option<&[usize]>,
+    sagas: &mut Sagas<'_>,
     found: &mut Found,
 ) -> Option<Vec<FileStep>> {
     let before = found.mistakes.len();
@@ -397,7 +553,10 @@ fn read_steps(
     for &at in order.unwrap_or(&in_file) {
         let step = raw[at].get_ref();
         let kind = step.kind.as_ref().map(|kind| (kind, found.word("kind of step", kind, &kinds)));
+        // A sub-saga has compensations of its own.
+        let otherwise = step.undo_transaction.is_some() || step.saga.is_some();
         match (&kind, &step.undo) {
+            (None | Some((_, Some(StepKind::Compensatable))), None) if otherwise => {}
             (None, None) => {
                 let message = format!("step \"{}\" has no compensation", step.name.get_ref());
                 let help = "say `undo = \"…\"`, or that it needs none: `kind = \"pivot\"`, \
@@ -415,6 +574,19 @@ fn read_steps(
             }
             _ => {}
         }
+        if let (Some((_, Some(kind))), Some(undo)) = (&kind, &step.undo_transaction)
+            && !kind.has_undo()
+        {
+            let message = format!("a {} step is never undone", kind.name());
+            let help = "take `undo-transaction` away, or make the step compensatable";
+            found.add(undo.span(), message, Some(help.to_owned()));
+        }
+        if let (Some(_), Some(undo)) = (&step.undo, &step.undo_transaction) {
+            let help = "take `undo` or `undo-transaction` away";
+            found.add(undo.span(), "it is undone twice".to_owned(), Some(help.to_owned()));
+        }
+        let performer = read_performer(step, sagas, found);
+        let undo_transaction = participants(step.undo_transaction.as_ref(), found);
         let name = found.name(&step.name);
         let action = step.action.as_ref().map_or(name.clone(), |action| found.label(action));
         let undo = step.undo.as_ref().and_then(|undo| found.label(undo));
@@ -444,15 +616,62 @@ fn read_steps(
         let kind = kind.and_then(|(_, kind)| kind).unwrap_or_default();
         if let (Some(name), Some(action)) = (name, action) {
             let gives = gives[at];
-            steps.push(FileStep { name, action, undo, kind, after, takes, gives, timeout });
+            steps.push(FileStep {
+                name,
+                action,
+                undo,
+                kind,
+                after,
+                takes,
+                gives,
+                timeout,
+                performer,
+                undo_transaction,
+                attempts: step.attempts,
+            });
         }
     }
     (order.is_some() && found.mistakes.len() == before).then_some(steps)
 }
 
+fn read_performer(step: &RawStep, sagas: &mut Sagas<'_>, found: &mut Found) -> FilePerformer {
+    let help = "a step is done by its action, by a transaction, or by a saga";
+    let other = step.saga.as_ref().map(Spanned::span).or(step.action.as_ref().map(Spanned::span));
+    if let (Some(_), Some(place)) = (&step.transaction, &other) {
+        found.add(place.clone(), "it is done twice".to_owned(), Some(help.to_owned()));
+    } else if let (Some(_), Some(action)) = (&step.saga, &step.action) {
+        found.add(action.span(), "it is done twice".to_owned(), Some(help.to_owned()));
+    }
+    match (&step.transaction, &step.saga) {
+        (Some(list), _) => FilePerformer::Transaction(participants(Some(list), found)),
+        (None, Some(name)) => {
+            sagas.named(name, found).map_or(FilePerformer::Node, FilePerformer::Saga)
+        }
+        (None, None) => FilePerformer::Node,
+    }
+}
+
+/// Who takes part in a transaction, each once.
+fn participants(list: Option<&Spanned<Vec<Spanned<String>>>>, found: &mut Found) -> Vec<Label> {
+    let Some(list) = list else { return Vec::new() };
+    if list.get_ref().is_empty() {
+        found.add(list.span(), "a transaction without participants".to_owned(), None);
+    }
+    let mut labels: Vec<Label> = Vec::new();
+    for name in list.get_ref() {
+        let Some(label) = found.label(name) else { continue };
+        if labels.contains(&label) {
+            found.add(name.span(), format!("\"{label}\" takes part twice"), None);
+        } else {
+            labels.push(label);
+        }
+    }
+    labels
+}
+
 /// Where in the file the mistake stands that a definition was refused for.
-fn place_of(error: &DefinitionError, raw: &Raw, order: &[usize]) -> Range<usize> {
-    let step = |number: u32| raw.step[order[number as usize]].get_ref();
+fn place_of(error: &DefinitionError, head: &Head<'_>, order: &[usize]) -> Range<usize> {
+    let step = |number: u32| head.steps[order[number as usize]].get_ref();
     let kind = |number: u32| {
         let step = step(number);
         step.kind.as_ref().map_or(step.name.span(), Spanned::span)
@@ -482,7 +701,20 @@ fn place_of(error: &DefinitionError, raw: &Raw, order: &[usize]) -> Range<usize>
         DefinitionError::DuplicateInput { step: number, input } => {
             listed(&step(number).takes, input, number, true)
         }
-        _ => raw.name.span(),
+        DefinitionError::ReadOnlyOperation { step: number } => kind(number),
+        DefinitionError::Irreversible { step: number, .. } => {
+            step(number).saga.as_ref().map_or(step(number).name.span(), Spanned::span)
+        }
+        DefinitionError::UndoneOtherwise { step: number } => {
+            let undo = &step(number).undo_transaction;
+            undo.as_ref().map_or(step(number).name.span(), Spanned::span)
+        }
+        DefinitionError::OperationOutput { step: number, .. } => {
+            step(number).gives.as_ref().map_or(step(number).name.span(), Spanned::span)
+        }
+        DefinitionError::OperationTakesInput { step: number }
+        | DefinitionError::NoUndo { step: number } => step(number).name.span(),
+        _ => head.name.span(),
     }
 }
 
@@ -522,6 +754,31 @@ fn in_names(error: &DefinitionError, file: &SagaFile) -> String {
             name(step),
             name(input)
         ),
+        DefinitionError::ReadOnlyOperation { step } => {
+            format!("{} is a transaction or a saga, and cannot be read-only", name(step))
+        }
+        DefinitionError::OperationTakesInput { step } => {
+            format!("{} is a transaction or a saga, and takes no outputs", name(step))
+        }
+        DefinitionError::UndoneOtherwise { step } => {
+            format!("{} is done by a call, and a call is undone by a call", name(step))
+        }
+        DefinitionError::OperationOutput { step, expected, found } => format!(
+            "{} gives {}, and what does it gives {}",
+            name(step),
+            expected.name(),
+            found.map_or("nothing", ValueType::name)
+        ),
+        DefinitionError::Irreversible { step, inner } => {
+            let inner = match &file.steps[step as usize].performer {
+                FilePerformer::Saga(saga) => saga.steps[inner as usize].name.to_string(),
+                _ => inner.to_string(),
+            };
+            format!(
+                "{} is undone by its own compensations, and \"{inner}\" has none: name an undo",
+                name(step)
+            )
+        }
         error => error.to_string(),
     }
 }

@@ -1,7 +1,7 @@
 //! Rust for a saga: an enumeration of its steps, a trait with a typed function for each, the definition,
 //! and what takes a call apart.
 
-use crate::file::{FileStep, SagaFile};
+use crate::file::{FilePerformer, FileStep, SagaFile};
 use saga::{StepKind, ValueType};
 use std::fmt::Write;
 
@@ -11,17 +11,44 @@ impl SagaFile {
     /// no way to refuse, and an undo is given what its step gave, if that is known.
     #[must_use]
     pub fn rust(&self, origin: &str) -> String {
-        let name = self.name.as_str();
-        let (camel, snake) = (camel(name), snake(name));
         let origin: String = origin.chars().filter(|c| !c.is_control()).collect();
         let mut out = format!(
             "// Made from {origin} by `trinity saga generate`: change that file, and make it anew.\n\n"
         );
-        self.write_steps(&mut out, &camel);
-        self.write_definition(&mut out, &camel, &snake);
-        self.write_actions(&mut out, &camel);
-        self.write_call(&mut out, &camel, &snake);
+        self.write_saga(&mut out);
         out
+    }
+
+    /// What belongs to one saga; each saga that is a step of it has a module of its own.
+    fn write_saga(&self, out: &mut String) {
+        let name = self.name.as_str();
+        let (camel, snake_name) = (camel(name), snake(name));
+        self.write_steps(out, &camel);
+        self.write_definition(out, &camel, &snake_name);
+        self.write_actions(out, &camel);
+        self.write_call(out, &camel, &snake_name);
+        let mut written: Vec<&str> = Vec::new();
+        for step in &self.steps {
+            let FilePerformer::Saga(inner) = &step.performer else { continue };
+            if !written.contains(&inner.name.as_str()) {
+                written.push(inner.name.as_str());
+                let module = snake(inner.name.as_str());
+                let _ = write!(
+                    out,
+                    "\n/// The saga `{}`, a step of `{name}`.\npub mod {module} {{\n\n",
+                    inner.name
+                );
+                inner.write_saga(out);
+                out.push_str("}\n");
+            }
+        }
+    }
+
+    /// The steps that are asked about in one of three ways: called, done or undone by a transaction, sagas.
+    fn asks(&self) -> [bool; 3] {
+        let saga = |step: &FileStep| matches!(step.performer, FilePerformer::Saga(_));
+        let any = |of: &dyn Fn(&FileStep) -> bool| self.steps.iter().any(of);
+        [any(&FileStep::is_called), any(&FileStep::has_transaction), any(&saga)]
     }
 
     fn write_steps(&self, out: &mut String, camel: &str) {
@@ -60,16 +87,42 @@ impl SagaFile {
         let (name, version) = (&self.name, self.version);
         let steps_max = self.steps.len();
         let widest = self.steps.iter().map(|step| step.after.len()).max().unwrap_or(0);
+        let depth = self.bare().depth();
+        let [called, transactions, sagas] = self.asks();
+        let mut parameters = String::new();
+        let mut says = Vec::new();
+        if called || !transactions && !sagas {
+            says.push("`place` says where each step runs, and what it is asked");
+            let _ = writeln!(
+                parameters,
+                "    mut place: impl FnMut({camel}Step) -> (base::NodeName, std::sync::Arc<[u8]>),"
+            );
+        }
+        if transactions {
+            says.push(
+                "`branch` what a participant of a step's transaction is asked, or of its undo's",
+            );
+            let _ = writeln!(
+                parameters,
+                "    mut branch: impl FnMut({camel}Step, &'static str, bool) -> saga::Branch,"
+            );
+        }
+        if sagas {
+            says.push("`inner` which saga a step is: see the modules");
+            let _ =
+                writeln!(parameters, "    mut inner: impl FnMut({camel}Step) -> saga::Definition,");
+        }
+        let says = says.join(", ");
         let _ = writeln!(
             out,
-            "/// The saga `{name}`, version {version}: `place` says where each step runs, and what it is asked.\n\
+            "/// The saga `{name}`, version {version}: {says}.\n\
              #[must_use]\n\
-             pub fn {snake}_definition(\n    \
-                 mut place: impl FnMut({camel}Step) -> (base::NodeName, std::sync::Arc<[u8]>),\n\
+             pub fn {snake}_definition(\n\
+                 {parameters}\
              ) -> saga::Definition {{\n    \
                  let label = |name| saga::Label::new(name).expect(\"the generator has checked its length\");\n    \
                  let mut builder = saga::Definition::builder();\n    \
-                 builder.limits(saga::Limits {{ steps_max: {steps_max}, dependencies_max: {widest} }});\n    \
+                 builder.limits(saga::Limits {{ steps_max: {steps_max}, dependencies_max: {widest}, depth_max: {depth} }});\n    \
                  builder.name(label({:?}), {version});",
             name.as_str()
         );
@@ -79,17 +132,38 @@ impl SagaFile {
                 writeln!(out, "    builder.timeout(std::time::Duration::from_millis({millis}));");
         }
         for step in &self.steps {
-            let _ = writeln!(
-                out,
-                "    let (node, body) = place({camel}Step::{});\n    \
-                     builder.step(\n        \
-                     saga::Step::new(saga::Action::Custom, node, body)\n            \
-                         .named(label({:?}))\n            \
-                         .kind(saga::StepKind::{:?})",
-                variant(step),
-                step.action.as_str(),
-                step.kind
-            );
+            let of = format!("{camel}Step::{}", variant(step));
+            if step.is_called() {
+                let _ = writeln!(out, "    let (node, body) = place({of});");
+            }
+            let branches = |participants: &[saga::Label], undo: bool| {
+                let names: Vec<&str> = participants.iter().map(saga::Label::as_str).collect();
+                format!("{names:?}.map(|who| branch({of}, who, {undo}))")
+            };
+            out.push_str("    builder.step(\n        ");
+            let _ = match &step.performer {
+                FilePerformer::Node => writeln!(
+                    out,
+                    "saga::Step::new(saga::Action::Custom, node, body)\n            \
+                         .named(label({:?}))",
+                    step.action.as_str()
+                ),
+                FilePerformer::Transaction(participants) => {
+                    writeln!(out, "saga::Step::transaction({})", branches(participants, false))
+                }
+                FilePerformer::Saga(_) => writeln!(out, "saga::Step::saga(inner({of}))"),
+            };
+            if step.performer != FilePerformer::Node && step.undo.is_some() {
+                out.push_str("            .undone_at(node, body)\n");
+            }
+            if !step.undo_transaction.is_empty() {
+                let back = branches(&step.undo_transaction, true);
+                let _ = writeln!(out, "            .undone_by_transaction({back})");
+            }
+            let _ = writeln!(out, "            .kind(saga::StepKind::{:?})", step.kind);
+            if let Some(attempts) = step.attempts {
+                let _ = writeln!(out, "            .attempts({attempts})");
+            }
             if let Some(undo) = &step.undo {
                 let _ = writeln!(out, "            .undone_by(label({:?}))", undo.as_str());
             }
@@ -136,6 +210,10 @@ impl SagaFile {
              pub trait {camel}Actions {{\n"
         );
         for step in &self.steps {
+            if step.performer != FilePerformer::Node {
+                self.write_undo_of_operation(out, step, camel);
+                continue;
+            }
             let gives = step.gives.map_or("()", rust_type);
             let answer = self.answer(step, camel, gives);
             let _ = writeln!(
@@ -156,9 +234,7 @@ impl SagaFile {
                 "    fn do_{function}(&mut self, token: base::Token, body: &[u8]{takes}) -> {answer};"
             );
             if let Some(undo) = &step.undo {
-                let given = step.gives.map_or(String::new(), |value| {
-                    format!(", given: Option<{}>", rust_type(value))
-                });
+                let given = step.gives.map_or(String::new(), given_type);
                 let _ = writeln!(
                     out,
                     "    /// The action `{undo}`, which undoes it, whether or not it ever ran. A refusal fails\n    \
@@ -168,6 +244,18 @@ impl SagaFile {
             }
         }
         out.push_str("}\n\n");
+    }
+
+    fn write_undo_of_operation(&self, out: &mut String, step: &FileStep, camel: &str) {
+        let Some(undo) = &step.undo else { return };
+        let function = snake(step.name.as_str());
+        let given = step.gives.map_or(String::new(), given_type);
+        let _ = writeln!(
+            out,
+            "    /// The action `{undo}`, which undoes what a transaction or a saga has done. A refusal fails\n    \
+                 /// this attempt only.\n    \
+                 fn undo_{function}(&mut self, token: base::Token, body: &[u8]{given}) -> {camel}Answer<()>;"
+        );
     }
 
     /// A step that cannot fail is done, or not yet.
@@ -181,6 +269,8 @@ impl SagaFile {
 
     fn write_call(&self, out: &mut String, camel: &str, snake_name: &str) {
         let name = &self.name;
+        let called = self.steps.iter().any(FileStep::is_called);
+        let unused = if called { "" } else { "let _ = (actions, token, body);\n    " };
         let _ = write!(
             out,
             "/// Calls the code of a step of `{name}`, or of its compensation, with what it is given, and says\n\
@@ -195,9 +285,25 @@ impl SagaFile {
              ) -> saga::Outcome {{\n    \
                  // Not every saga has each of these.\n    \
                  let _ = inputs;\n    \
+                 {unused}\
                  match ({camel}Step::of(step), direction) {{\n"
         );
         for step in &self.steps {
+            self.write_forward(out, step, camel);
+            self.write_backward(out, step, camel);
+        }
+        out.push_str(
+            "        // No saga of this definition calls anything else.\n        \
+             _ => saga::Outcome::Unknown,\n    }\n}\n",
+        );
+        self.write_helpers(out, camel);
+    }
+
+    fn write_forward(&self, out: &mut String, step: &FileStep, camel: &str) {
+        if step.performer != FilePerformer::Node {
+            return;
+        }
+        {
             let function = snake(step.name.as_str());
             let variant = variant(step);
             let _ = writeln!(
@@ -229,6 +335,12 @@ impl SagaFile {
             } else {
                 let _ = writeln!(out, "            answered({call}, {done})\n        }}");
             }
+        }
+    }
+
+    fn write_backward(&self, out: &mut String, step: &FileStep, camel: &str) {
+        let (function, variant) = (snake(step.name.as_str()), variant(step));
+        {
             if step.undo.is_some() {
                 let number = self.steps.iter().position(|other| other.name == step.name);
                 let number = number.unwrap_or_default();
@@ -243,19 +355,18 @@ impl SagaFile {
                 );
             }
         }
-        out.push_str(
-            "        // No saga of this definition calls anything else.\n        \
-             _ => saga::Outcome::Unknown,\n    }\n}\n",
-        );
-        let fallible = self
-            .steps
-            .iter()
-            .any(|step| step.undo.is_some() || !self.answer(step, camel, "").starts_with("Option"));
-        let plain = self.steps.iter().any(|step| step.gives.is_none() || step.undo.is_some());
+    }
+
+    fn write_helpers(&self, out: &mut String, camel: &str) {
+        let called = || self.steps.iter().filter(|step| step.performer == FilePerformer::Node);
+        let undone = self.steps.iter().any(|step| step.undo.is_some());
+        let fallible =
+            undone || called().any(|step| !self.answer(step, camel, "").starts_with("Option"));
+        let plain = undone || called().any(|step| step.gives.is_none());
         if plain {
             out.push_str("\nfn done((): ()) -> saga::Outcome {\n    saga::Outcome::Done\n}\n");
         }
-        if self.steps.iter().any(|step| step.gives.is_some()) {
+        if called().any(|step| step.gives.is_some()) {
             out.push_str(
                 "\nfn done_with(bytes: impl Into<std::sync::Arc<[u8]>>) -> saga::Outcome {\n    \
                  saga::Outcome::DoneWith(saga::Output::Inline(bytes.into()))\n}\n",
@@ -285,6 +396,11 @@ impl SagaFile {
             );
         }
     }
+}
+
+/// What an undo is given of what its step gave.
+fn given_type(value: ValueType) -> String {
+    format!(", given: Option<{}>", rust_type(value))
 }
 
 fn rust_type(value: ValueType) -> &'static str {

@@ -1,6 +1,6 @@
 //! A saga's graph, drawn.
 
-use crate::file::{FileStep, SagaFile};
+use crate::file::{FilePerformer, FileStep, SagaFile};
 use saga::StepKind;
 use std::fmt::Write;
 
@@ -143,10 +143,19 @@ fn arc(svg: &mut String, from: (usize, usize), to: (usize, usize)) {
 
 /// What stands below a step's name.
 fn below(step: &FileStep) -> String {
-    let mut text = match &step.undo {
-        Some(undo) => format!("undo {undo}"),
-        None => step.kind.name().to_owned(),
+    let mut text = match &step.performer {
+        FilePerformer::Node => String::new(),
+        FilePerformer::Transaction(who) => {
+            let who: Vec<&str> = who.iter().map(saga::Label::as_str).collect();
+            format!("transaction of {}, ", who.join(" and "))
+        }
+        FilePerformer::Saga(inner) => format!("saga {} {}, ", inner.name, inner.version),
     };
+    match &step.undo {
+        Some(undo) => _ = write!(text, "undo {undo}"),
+        None if !step.undo_transaction.is_empty() => text.push_str("undo by transaction"),
+        None => text.push_str(step.kind.name()),
+    }
     if let Some(gives) = step.gives {
         let _ = write!(text, ", gives {}", gives.name());
     }

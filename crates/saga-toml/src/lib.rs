@@ -38,8 +38,47 @@
 //! # Ok::<(), saga_toml::Mistakes>(())
 //! ```
 
+//!
+//! A step may be a transaction of the participants that it names, or a saga of the same file:
+//!
+//! ```
+//! use saga_toml::{FilePerformer, SagaFile};
+//!
+//! let file = SagaFile::parse(
+//!     "order.toml",
+//!     r#"
+//!     format = 1
+//!     name = "order"
+//!     version = 1
+//!
+//!     [[step]]
+//!     name = "pay"
+//!     transaction = ["buyer", "seller"]
+//!     undo-transaction = ["buyer", "seller"]    # or an action: undo = "refund"
+//!
+//!     [[step]]
+//!     name = "deliver"
+//!     saga = "delivery"                         # undone by its own compensations
+//!     after = ["pay"]
+//!
+//!     [[saga]]
+//!     name = "delivery"
+//!     version = 2
+//!
+//!     [[saga.step]]
+//!     name = "pack"
+//!     undo = "unpack"
+//!     "#,
+//! )?;
+//! let FilePerformer::Saga(delivery) = &file.steps[1].performer else { panic!("a saga") };
+//! assert_eq!(delivery.version, 2);
+//! assert_eq!(file.bare().depth(), 2);
+//! # Ok::<(), saga_toml::Mistakes>(())
+//! ```
+
 mod file;
 mod generate;
 mod graph;
+mod nested;
 
-pub use file::{FORMAT, FileStep, Mistake, Mistakes, SagaFile};
+pub use file::{FORMAT, FilePerformer, FileStep, Mistake, Mistakes, Places, SagaFile};

@@ -3,9 +3,11 @@
 //! A step may depend only on steps that were added before it, so a graph with a cycle cannot be
 //! written down.
 
+use crate::event::Event;
 use crate::kind::{self, StepKind};
+use crate::performer::{self, Branch, Performer, Undo};
 use crate::terms::{DefinitionName, Label, SagaTerms, StepTerms, ValueType};
-use base::{NodeName, prng};
+use base::{NodeName, ShardId, prng};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +111,13 @@ pub struct Step {
     pub inputs: Vec<(u32, ValueType)>,
     /// What its success brings; `None`: nothing.
     pub output: Option<ValueType>,
+    /// Who does it.
+    pub performer: Performer,
+    /// Who undoes it. `None`: as is usual, that is, the same node, or the sub-saga's own compensations; a
+    /// transaction's has to be named.
+    pub undo: Option<Undo>,
+    /// After so many transactions that were voted down it is refused. `None`: as the engine is configured.
+    pub attempts: Option<u32>,
 }
 
 impl Step {
@@ -126,6 +135,9 @@ impl Step {
             undo_name: None,
             inputs: Vec::new(),
             output: None,
+            performer: Performer::Node,
+            undo: None,
+            attempts: None,
         }
     }
 
@@ -180,6 +192,9 @@ impl Step {
             undo_name: self.undo_name.clone(),
             inputs: self.inputs.iter().map(|(step, _)| *step).collect(),
             output: self.output,
+            performer: self.performer.clone(),
+            undo: self.undo_or_usual(),
+            attempts: self.attempts,
         }
     }
 
@@ -198,12 +213,14 @@ pub struct Limits {
     pub steps_max: u32,
     /// Dependencies of one step, at most.
     pub dependencies_max: u32,
+    /// How many definitions deep steps that are sagas may nest, at most: 1 for none.
+    pub depth_max: u32,
 }
 
 impl Default for Limits {
-    /// 32 steps with 8 dependencies each.
+    /// 32 steps with 8 dependencies each, 4 deep.
     fn default() -> Limits {
-        Limits { steps_max: 32, dependencies_max: 8 }
+        Limits { steps_max: 32, dependencies_max: 8, depth_max: 4 }
     }
 }
 
@@ -250,10 +267,55 @@ impl Definition {
         self.fingerprint
     }
 
+    /// How many definitions deep it nests: 1 if no step is a saga of its own.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        performer::depth(&self.steps)
+    }
+
     /// What the log says about it besides the steps.
     pub(crate) fn terms(&self) -> SagaTerms {
         let (definition, timeout) = (self.name.clone(), self.timeout);
-        SagaTerms { definition, fingerprint: Some(self.fingerprint()), timeout }
+        SagaTerms { definition, fingerprint: Some(self.fingerprint()), timeout, parent: None }
+    }
+
+    /// The definition that these terms and steps, read from a log, were written from. `None`: from none.
+    #[must_use]
+    pub fn from_log(terms: &SagaTerms, added: &[Event]) -> Option<Definition> {
+        let mut steps: Vec<Step> = Vec::with_capacity(added.len());
+        for (expected, event) in (0..).zip(added) {
+            let Event::StepAdded { step, action, dependencies, node, body, terms } = event else {
+                return None;
+            };
+            (*step == expected).then_some(())?;
+            let input = |from: &u32| {
+                let found = steps.get(*from as usize).and_then(|step| step.output);
+                found.map(|value| (*from, value))
+            };
+            let inputs = terms.inputs.iter().map(input).collect::<Option<Vec<_>>>()?;
+            let usual =
+                Step { performer: terms.performer.clone(), ..Step::new(*action, *node, []) };
+            let named = terms.performer.needs_undo() && terms.kind.has_undo();
+            let undo = (named || usual.undo_or_usual() != terms.undo).then(|| terms.undo.clone());
+            steps.push(Step {
+                dependencies: dependencies.clone()?,
+                body: Arc::clone(body),
+                kind: terms.kind,
+                timeout: terms.timeout,
+                action_name: terms.action_name.clone(),
+                undo_name: terms.undo_name.clone(),
+                inputs,
+                output: terms.output,
+                undo,
+                attempts: terms.attempts,
+                ..usual
+            });
+        }
+        let most = u32::MAX;
+        let limits = Limits { steps_max: most, dependencies_max: most, depth_max: most };
+        let name = terms.definition.clone();
+        let built = Builder { limits, name, timeout: terms.timeout, steps }.build().ok()?;
+        (terms.fingerprint == Some(built.fingerprint)).then_some(built)
     }
 }
 
@@ -283,6 +345,24 @@ fn fingerprint(name: Option<&DefinitionName>, timeout: Option<Duration>, steps: 
         for name in [&step.action_name, &step.undo_name] {
             hash.bytes(name.as_ref().map_or("", Label::as_str).as_bytes());
         }
+        // What came later adds to it only where it is used: fingerprints are in logs.
+        match &step.performer {
+            Performer::Node => {}
+            Performer::Transaction(branches) => hash.branches(7, branches),
+            Performer::Saga(definition) => {
+                let inner = definition.fingerprint;
+                hash.word(8, 0);
+                hash.word(inner as u64, (inner >> 64) as u64);
+            }
+        }
+        match step.undo_or_usual() {
+            Undo::Call => {}
+            Undo::Transaction(branches) => hash.branches(9, &branches),
+            Undo::Reverse => hash.word(10, 0),
+        }
+        if let Some(attempts) = step.attempts {
+            hash.word(11, u64::from(attempts));
+        }
     }
     hash.0
 }
@@ -303,6 +383,15 @@ impl Fingerprint {
             whole[..chunk.len()].copy_from_slice(chunk);
             let both = u128::from_le_bytes(whole);
             self.word(both as u64, (both >> 64) as u64);
+        }
+    }
+
+    fn branches(&mut self, what: u64, branches: &[Branch]) {
+        self.word(what, branches.len() as u64);
+        for branch in branches {
+            [&branch.shard.0[..], &branch.node.0, &branch.work]
+                .into_iter()
+                .for_each(|bytes| self.bytes(bytes));
         }
     }
 
@@ -367,6 +456,7 @@ impl Builder {
         }
         kind::check(&self.steps)?;
         check_inputs(&self.steps)?;
+        performer::check(&self.steps, self.limits.depth_max)?;
         let fingerprint = fingerprint(self.name.as_ref(), self.timeout, &self.steps);
         Ok(Definition { name: self.name, timeout: self.timeout, steps: self.steps, fingerprint })
     }
@@ -537,12 +627,91 @@ pub enum DefinitionError {
         /// What it gives.
         found: ValueType,
     },
+    /// What a transaction or a sub-saga does can be seen: make it compensatable, a pivot or retriable.
+    #[error("step {step} is a transaction or a saga, and cannot be read-only")]
+    ReadOnlyOperation {
+        /// The step's index.
+        step: u32,
+    },
+    /// What a transaction or a sub-saga is asked is fixed when its saga is submitted. Let a step that its
+    /// node does take the output.
+    #[error("step {step} is a transaction or a saga, and takes no outputs")]
+    OperationTakesInput {
+        /// The step's index.
+        step: u32,
+    },
+    /// A transaction brings nothing, and a sub-saga what its last step brings.
+    #[error("step {step} gives {}, and what does it gives {}", .expected.name(), Found(*.found))]
+    OperationOutput {
+        /// The step's index.
+        step: u32,
+        /// What it is to give.
+        expected: ValueType,
+        /// What it would.
+        found: Option<ValueType>,
+    },
+    /// Name the transaction or the action that undoes it, or let it be the pivot, or retriable behind it.
+    #[error("step {step} is a transaction that can be undone, and nothing says how")]
+    NoUndo {
+        /// The step's index.
+        step: u32,
+    },
+    /// What its node does its node undoes, since nobody else can refuse a call that comes late; and only a
+    /// sub-saga has compensations of its own.
+    #[error(
+        "step {step} cannot be undone so: a call is undone by a call, and only a saga by its own \
+             compensations"
+    )]
+    UndoneOtherwise {
+        /// The step's index.
+        step: u32,
+    },
+    /// Once it is done, a sub-saga with a pivot cannot go backward: name another undo, or let this step be
+    /// the pivot, or retriable behind it.
+    #[error("step {step} is undone by its own compensations, and its step {inner} has none")]
+    Irreversible {
+        /// The step's index.
+        step: u32,
+        /// The index of a pivot or a retriable step within the sub-saga.
+        inner: u32,
+    },
+    /// A transaction has at least one participant.
+    #[error("step {step} is a transaction without participants")]
+    NoBranches {
+        /// The step's index.
+        step: u32,
+    },
+    /// A transaction would wait for itself.
+    #[error("step {step} names shard {shard} twice in one transaction")]
+    DuplicateShard {
+        /// The step's index.
+        step: u32,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Put the innermost steps into one saga, or raise [`Limits::depth_max`].
+    #[error("sagas within sagas, {depth} deep: at most {depth_max} are allowed")]
+    TooDeep {
+        /// How deep they nest.
+        depth: u32,
+        /// How deep they may.
+        depth_max: u32,
+    },
     /// Without a pivot before it, its saga could go backward, and it has no undo.
     #[error("step {step} is retriable, and no pivot stands before it")]
     RetriableWithoutPivot {
         /// The step's index.
         step: u32,
     },
+}
+
+/// An output's type, for people.
+struct Found(Option<ValueType>);
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.map_or("nothing", ValueType::name))
+    }
 }
 
 #[cfg(test)]
@@ -566,7 +735,10 @@ mod tests {
     fn mistakes_are_named_with_their_place() {
         use DefinitionError::*;
         let check = |steps: &[&[u32]], error| {
-            assert_eq!(build(Limits { steps_max: 4, dependencies_max: 2 }, steps), Err(error));
+            assert_eq!(
+                build(Limits { steps_max: 4, dependencies_max: 2, ..Limits::default() }, steps),
+                Err(error)
+            );
         };
         check(&[], Empty);
         check(&[NONE; 5], TooManySteps { steps: 5, steps_max: 4 });
@@ -638,11 +810,115 @@ mod tests {
         assert_eq!(other, Err(InputType { step: 2, input: 0, expected, found }));
     }
 
+    #[test]
+    fn operations_fit_their_steps_or_are_named() {
+        use DefinitionError::*;
+        use StepKind::{Compensatable as C, Pivot as P, ReadOnly as O, Retriable as R};
+        let at = NodeName::numbered;
+        let call = |kind| Step::new(Action::Custom, at(1), []).kind(kind);
+        let branch = |shard| Branch {
+            shard: ShardId::numbered(shard),
+            node: at(shard),
+            work: Arc::from([]),
+        };
+        let two = || vec![branch(1), branch(2)];
+        let row = |steps: Vec<Step>| {
+            let mut builder = Definition::builder();
+            let mut last: Option<u32> = None;
+            for step in steps {
+                last = Some(builder.step(last.into_iter().fold(step, Step::after)));
+            }
+            builder.build()
+        };
+        let whole = |steps| row(steps).unwrap();
+        let back = || whole(vec![call(C), call(O).gives(ValueType::U64)]);
+        let forth = || whole(vec![call(C), call(P), call(R)]);
+        let transaction = || Step::transaction(two());
+        for good in [
+            vec![transaction().undone_by_transaction(two())],
+            vec![transaction().undone_at(at(1), [1])],
+            vec![transaction().kind(P), transaction().kind(R)],
+            vec![Step::saga(back()), Step::saga(back()).gives(ValueType::U64)],
+            vec![Step::saga(forth()).undone_at(at(1), [])],
+            vec![Step::saga(forth()).undone_by_transaction(two())],
+            vec![Step::saga(forth()).kind(P), Step::saga(forth()).kind(R)],
+            vec![Step::saga(whole(vec![Step::saga(back())]))],
+        ] {
+            let definition = row(good.clone()).unwrap();
+            let admission =
+                crate::Saga::admission(&definition, base::CoordinatorId::numbered(1), 2, None);
+            let [Event::Created { terms, .. }, added @ .., Event::ExecuteStart] = &admission[..]
+            else {
+                panic!("{admission:?}");
+            };
+            assert_eq!(Definition::from_log(terms, added).as_ref(), Some(&definition));
+            // One step less, or a step from elsewhere, is another definition, or none.
+            assert_eq!(Definition::from_log(terms, &added[1..]), None);
+            assert_eq!(Definition::from_log(terms, &admission[..1]), None);
+        }
+        let shard = ShardId::numbered(1);
+        let (expected, found) = (ValueType::Bool, Some(ValueType::U64));
+        for (bad, error) in [
+            (vec![transaction()], NoUndo { step: 0 }),
+            (vec![call(C), transaction().kind(O)], ReadOnlyOperation { step: 1 }),
+            (vec![Step::saga(back()).kind(O)], ReadOnlyOperation { step: 0 }),
+            (vec![Step::transaction([]).kind(P)], NoBranches { step: 0 }),
+            (vec![transaction().undone_by_transaction([])], NoBranches { step: 0 }),
+            (
+                vec![Step::transaction([branch(1), branch(2), branch(1)]).kind(P)],
+                DuplicateShard { step: 0, shard },
+            ),
+            (
+                vec![Step::saga(back()).undone_by_transaction([branch(1), branch(1)])],
+                DuplicateShard { step: 0, shard },
+            ),
+            (vec![Step::saga(forth())], Irreversible { step: 0, inner: 1 }),
+            (vec![call(C).undone_by_transaction(two())], UndoneOtherwise { step: 0 }),
+            (
+                vec![Step { undo: Some(Undo::Reverse), ..transaction() }],
+                UndoneOtherwise { step: 0 },
+            ),
+            (vec![Step { undo: Some(Undo::Reverse), ..call(C) }], UndoneOtherwise { step: 0 }),
+            (
+                vec![transaction().kind(P).gives(expected)],
+                OperationOutput { step: 0, expected, found: None },
+            ),
+            (
+                vec![Step::saga(back()).gives(expected)],
+                OperationOutput { step: 0, expected, found },
+            ),
+            (
+                vec![call(C).gives(expected), Step::saga(back()).takes(0, expected)],
+                OperationTakesInput { step: 1 },
+            ),
+        ] {
+            assert_eq!(row(bad.clone()), Err(error), "{bad:?}");
+            assert!(!error.to_string().is_empty());
+        }
+        // Four deep by default, however wide.
+        let mut nested = back();
+        for depth in 2..=4 {
+            nested = whole(vec![Step::saga(nested), call(C)]);
+            assert_eq!(nested.depth(), depth);
+        }
+        let too_deep = row(vec![call(C), Step::saga(nested)]);
+        assert_eq!(too_deep, Err(TooDeep { depth: 5, depth_max: 4 }));
+    }
+
     /// Whatever is changed in a definition changes its fingerprint.
     #[test]
     fn a_fingerprint_tells_definitions_apart() {
         type Edit = fn(&mut Builder, &mut [Step; 2]);
-        let edits: [Edit; 13] = [
+        fn branch(shard: u64, work: u8) -> Branch {
+            let (shard, node) = (ShardId::numbered(shard), NodeName::numbered(1));
+            Branch { shard, node, work: Arc::from([work]) }
+        }
+        fn inner(body: u8) -> Definition {
+            let mut builder = Definition::builder();
+            builder.step(Step::new(Action::Custom, NodeName::numbered(1), [body]));
+            builder.build().unwrap()
+        }
+        let edits: [Edit; 20] = [
             |_, _| {},
             |builder, _| _ = builder.name(Label::new("a").unwrap(), 1),
             |builder, _| _ = builder.name(Label::new("a").unwrap(), 2),
@@ -656,6 +932,22 @@ mod tests {
             |_, steps| steps[1].node = NodeName::numbered(2),
             |_, steps| steps[1].timeout = Some(Duration::from_nanos(1)),
             |_, steps| steps[1].output = Some(ValueType::Bytes),
+            |_, steps| {
+                steps[1] = Step::transaction([branch(1, 1)]).undone_at(NodeName::numbered(1), [])
+            },
+            |_, steps| {
+                steps[1] = Step::transaction([branch(1, 2)]).undone_at(NodeName::numbered(1), [])
+            },
+            |_, steps| {
+                steps[1] = Step::transaction([branch(1, 1)]).undone_by_transaction([branch(1, 1)])
+            },
+            |_, steps| {
+                let first = Step::transaction([branch(1, 1)]);
+                steps[1] = first.undone_by_transaction([branch(1, 1)]).attempts(1);
+            },
+            |_, steps| steps[1] = Step::saga(inner(0)),
+            |_, steps| steps[1] = Step::saga(inner(1)),
+            |_, steps| steps[1] = Step::saga(inner(1)).undone_at(NodeName::default(), []),
         ];
         let mut found = Vec::new();
         for edit in edits {
@@ -678,8 +970,11 @@ mod tests {
 
     #[test]
     fn the_limits_themselves_are_allowed() {
-        let definition =
-            build(Limits { steps_max: 3, dependencies_max: 2 }, &[&[], &[0], &[1, 0]]).unwrap();
+        let definition = build(
+            Limits { steps_max: 3, dependencies_max: 2, depth_max: 1 },
+            &[&[], &[0], &[1, 0]],
+        )
+        .unwrap();
         assert_eq!(definition.steps().len(), 3);
         assert!(build(Limits::default(), &[NONE; 32]).is_ok());
         assert!(build(Limits::default(), &[NONE; 33]).is_err());

@@ -11,6 +11,10 @@ use std::sync::Arc;
 /// time-out. Always with [`FailedEffect::Maybe`].
 pub const STEP_TIMED_OUT: u32 = u32::MAX;
 
+/// The error code in the [`Event::StepFailed`] of a step whose transaction was aborted, or whose sub-saga was
+/// compensated. Always with [`FailedEffect::None`].
+pub const OPERATION_FAILED: u32 = u32::MAX - 1;
+
 /// A fact in the log. The names are those of the log's events without `saga_`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -168,6 +172,8 @@ pub enum Input {
     Cancel,
     /// The saga's own deadline passed.
     TimedOut,
+    /// The saga that this one is a step of knows how it went, and will not turn it any more.
+    Released,
     /// The process started anew and has replayed the log: the whole of recovery's own logic.
     Restarted {
         /// The new start's epoch.
@@ -195,7 +201,7 @@ pub enum Effect {
         token: Token,
         /// The last of the record that turned the saga and, for every step that depends on this
         /// one, the record that took it off the undo list: the success of its compensation, or a
-        /// late refusal.
+        /// late refusal. Of a step that was a transaction or a saga, its success as well.
         after: Sequence,
     },
     /// Tell the step's participant that an operator has undone it by hand.

@@ -47,6 +47,42 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A step may be a transaction, or a saga of its own, and is checked with the others when the definition is built:
+//!
+//! ```
+//! use base::{NodeName, ShardId};
+//! use saga::{Action, Branch, Definition, DefinitionError, Step, StepKind};
+//!
+//! let call = |node, body: &[u8]| Step::new(Action::Custom, NodeName::numbered(node), body);
+//! let branch = |node, work: &[u8]| {
+//!     let (shard, node) = (ShardId::numbered(node), NodeName::numbered(node));
+//!     Branch { shard, node, work: work.into() }
+//! };
+//! // Packing can be taken back, and so the whole of it can, in reverse.
+//! let mut delivery = Definition::builder();
+//! let packed = delivery.step(call(3, b"pack"));
+//! delivery.step(call(4, b"book a van").after(packed));
+//! let delivery = delivery.build()?;
+//!
+//! let mut order = Definition::builder();
+//! let paid = order.step(
+//!     Step::transaction([branch(1, b"-40"), branch(2, b"+40")])
+//!         .undone_by_transaction([branch(1, b"+40"), branch(2, b"-40")]),
+//! );
+//! let delivered = order.step(Step::saga(delivery.clone()).after(paid));
+//! order.step(call(5, b"send a letter").kind(StepKind::Pivot).after(delivered));
+//! assert_eq!(order.build()?.depth(), 2);
+//!
+//! // What has a point of no return within cannot be undone as if it had none.
+//! let mut sent = Definition::builder();
+//! sent.step(call(5, b"send a letter").kind(StepKind::Pivot));
+//! let sent = sent.build()?;
+//! let mut order = Definition::builder();
+//! order.step(Step::saga(sent));
+//! assert_eq!(order.build(), Err(DefinitionError::Irreversible { step: 0, inner: 0 }));
+//! # Ok::<(), DefinitionError>(())
+//! ```
+//!
 //! # What it guarantees
 //!
 //! Given a log that keeps a prefix of what was appended, with everything in it that was durable; a
@@ -64,7 +100,7 @@
 //!
 //! # What it does not
 //!
-//! There are no steps that are transactions or sagas themselves. How often and how soon a call is
+//! It does not run the transactions and sagas that steps may be: it is told what became of them. How often and how soon a call is
 //! tried, and after how many attempts a compensation is given up, is the shell's matter, as are all
 //! clocks.
 //!
@@ -99,6 +135,11 @@
 //!   saga: not a cancel, not a time-out, not what a step behind it says. A pivot or a retriable step
 //!   does not fail because nobody answers. A step without an undo is on no undo list, and yet it stands
 //!   between those before and those behind it: what it depends on is undone after what depends on it.
+//! - **An operation is undone as what it is known to have done.** What became of a transaction or a sub-saga is
+//!   in the log of whoever runs it, so such a step never fails with an unknown effect; going backward it is
+//!   first ended, and undone if it succeeded. Its undo waits for the record of that success.
+//! - **A saga that is a step of another one ends when that one says so**: by then that one knows how, and will
+//!   not turn it any more.
 //! - **An attempt that fails for the last time parks its branch**, and others go on. Only an operator
 //!   has it called again, and that order is what the call waits for. A success that comes late counts.
 //!   An operator who has undone a step by hand has its participant told so, under the token of the
@@ -117,12 +158,13 @@ mod event;
 mod kind;
 mod machine;
 mod order;
+mod performer;
 mod terms;
 
 pub use definition::{Action, Builder, Definition, DefinitionError, Limits, Step};
 pub use event::{
-    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, Outcome,
-    STEP_TIMED_OUT,
+    AttemptNote, Direction, Effect, End, Event, EventKind, FailedEffect, Input, OPERATION_FAILED,
+    Outcome, STEP_TIMED_OUT,
 };
 pub use kind::StepKind;
 pub use machine::{
@@ -130,6 +172,7 @@ pub use machine::{
     Turn,
 };
 pub use order::{Order, OrderRefusal, What};
+pub use performer::{Branch, Performer, Undo};
 pub use terms::{
     DefinitionName, Label, LabelLength, Output, SagaTerms, StepInput, StepTerms, ValueType,
 };

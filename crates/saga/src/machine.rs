@@ -7,8 +7,9 @@ use crate::event::{
 };
 use crate::kind::StepKind;
 use crate::order::{Order, OrderRefusal, What};
+use crate::performer::{Performer, Undo};
 use crate::terms::{Output, SagaTerms, StepInput, StepTerms};
-use base::{CoordinatorId, NodeName, OperationId, RequestKey, Sequence, Token, prng};
+use base::{CoordinatorId, NodeName, OperationId, ParentStep, RequestKey, Sequence, Token, prng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -239,6 +240,18 @@ impl StepState {
     #[must_use]
     pub const fn kind(&self) -> StepKind {
         self.terms.kind
+    }
+
+    /// Who does it.
+    #[must_use]
+    pub const fn performer(&self) -> &Performer {
+        &self.terms.performer
+    }
+
+    /// Who undoes it, if it has an undo.
+    #[must_use]
+    pub const fn undo(&self) -> &Undo {
+        &self.terms.undo
     }
 
     /// What its success brought, if it brought anything.
@@ -508,6 +521,16 @@ impl Saga {
         events
     }
 
+    /// The same events, of a saga that is a step of another one. Its end is then owed only when that one
+    /// says so: see [`Input::Released`].
+    #[must_use]
+    pub fn on_behalf_of(parent: ParentStep, mut admission: Vec<Event>) -> Vec<Event> {
+        if let Some(Event::Created { terms, .. }) = admission.first_mut() {
+            terms.parent = Some(parent);
+        }
+        admission
+    }
+
     /// The saga that begins with `event`, the record `sequence`.
     ///
     /// # Errors
@@ -569,6 +592,13 @@ impl Saga {
                 let (attempt, note) = (state.attempts, AttemptNote::Ordered(order.clone()));
                 Some(Event::CompensationFailed { step: *step, attempt, note })
             }
+            // It waits for nothing but the saga that it is a step of.
+            Input::TimedOut if self.through().is_some() && self.terms.parent.is_some() => None,
+            Input::Released => self.through().map(|end| match end {
+                End::Completed => Event::Completed,
+                End::Compensated => Event::Compensated,
+                End::Aborted => unreachable!("an abort is never owed"),
+            }),
             Input::Cancel | Input::TimedOut => match self.state {
                 State::Created => Some(Event::Aborted),
                 State::Executing { .. } if self.past_pivot().is_some() => None,
@@ -641,6 +671,12 @@ impl Saga {
         if !state.undoable() {
             return Err(OrderRefusal::DependentsRemain { step, count: state.dependents });
         }
+        // What became of an operation is known before anything is undone.
+        let known = matches!(state.terms.performer, Performer::Node) || state.outcome.is_some();
+        let by_call = matches!(state.terms.undo, Undo::Call) && known;
+        if !by_call && order.what != What::RetryNow {
+            return Err(OrderRefusal::NotACall { step });
+        }
         if order.what == What::CloseUnanswered && state.care != Care::Marked {
             return Err(OrderRefusal::NotMarked { step });
         }
@@ -680,11 +716,33 @@ impl Saga {
         self.past_pivot().map_or(Ok(()), |pivot| Err(Reason::PastPivot { pivot }))
     }
 
+    /// How it ends, once nothing is left to do.
+    #[must_use]
+    pub fn through(&self) -> Option<End> {
+        match self.state {
+            State::Executing { .. } if self.unsucceeded() == 0 => Some(End::Completed),
+            State::Compensating { undo: 0, .. } => Some(End::Compensated),
+            _ => None,
+        }
+    }
+
+    /// Whether what became of a step, or of its undo, is still to be told: its operation counts.
+    #[must_use]
+    pub fn awaits(&self, step: u32, direction: Direction) -> bool {
+        match direction {
+            Direction::Forward => self.in_flight(step).is_ok(),
+            Direction::Backward => self.to_undo(step).is_ok(),
+        }
+    }
+
     /// The fact that this state owes the log without any input: the end, once it is reached, of a step
-    /// that an operator has closed, or of the whole.
+    /// that an operator has closed, or of the whole. The end of a saga that is a step of another one is
+    /// owed only when that one [has released it](Input::Released), so that no such saga has ended while the
+    /// other one does not know how.
     #[must_use]
     pub fn settle(&self) -> Option<Event> {
         match self.state {
+            _ if self.through().is_some() && self.terms.parent.is_some() => None,
             State::Executing { .. } if self.unsucceeded() == 0 => Some(Event::Completed),
             State::Compensating { undo: 0, .. } => Some(Event::Compensated),
             State::Compensating { .. } => {
@@ -1066,7 +1124,13 @@ impl Saga {
             }
             State::Compensating { .. } => {
                 for state in self.steps.iter().rev().filter(|step| step.undoable()) {
-                    let (step, after) = (state.number, state.free);
+                    // An operation is undone as what it is known to have done. A call may have had an effect of
+                    // which no record says so, and is undone all the same.
+                    let done = match state.terms.performer {
+                        Performer::Node => Sequence::NONE,
+                        _ => state.success().unwrap_or(Sequence::NONE),
+                    };
+                    let (step, after) = (state.number, state.free.max(done));
                     let token = self.token(step, Direction::Backward);
                     match state.care {
                         Care::Undone => out.push(Effect::Compensate { step, token, after }),
@@ -1278,6 +1342,44 @@ mod tests {
             saga.apply(Sequence(2), &added(step, Some(on))).unwrap();
         }
         assert_eq!(saga.step(2).unwrap().dependencies(), Some(&[0, 1][..]));
+    }
+
+    /// A saga that is a step of another one owes its end only to that one's word, and until then it can be
+    /// turned by it, but not by its own clock.
+    #[test]
+    fn a_sub_saga_ends_when_it_is_released() {
+        let parent = ParentStep { saga: OperationId(9), step: 3, undo: false };
+        let mut builder = Definition::builder();
+        builder.step(crate::Step::new(Action::Custom, NodeName::numbered(1), []));
+        let definition = builder.build().unwrap();
+        let admission = Saga::admission(&definition, CoordinatorId::numbered(1), 7, None);
+        let admission = Saga::on_behalf_of(parent, admission);
+        let mut saga = Saga::created(OperationId(1), Sequence(1), &admission[0]).unwrap();
+        for event in &admission[1..] {
+            saga.apply(Sequence(2), event).unwrap();
+        }
+        assert_eq!(saga.terms().parent, Some(parent));
+        assert_eq!(saga.through(), None);
+        assert_eq!(saga.decide(&Input::Released), None);
+        assert_eq!(saga.decide(&Input::TimedOut), Some(Event::CompensationStart { cause: None }));
+        assert!(saga.awaits(0, Direction::Forward) && !saga.awaits(0, Direction::Backward));
+        saga.apply(Sequence(3), &Event::StepSucceeded { step: 0, output: None }).unwrap();
+        assert!(!saga.awaits(0, Direction::Forward));
+        assert_eq!(saga.through(), Some(End::Completed));
+        assert_eq!((saga.settle(), saga.decide(&Input::TimedOut)), (None, None));
+        assert_eq!(saga.decide(&Input::Restarted { epoch: base::Epoch::new(2) }), None);
+        assert_eq!(saga.decide(&Input::Released), Some(Event::Completed));
+
+        let turn = saga.decide(&Input::Cancel).unwrap();
+        saga.apply(Sequence(4), &turn).unwrap();
+        assert!(saga.awaits(0, Direction::Backward));
+        assert_eq!(saga.decide(&Input::Released), None);
+        let undone = Event::CompensationSucceeded { step: 0, heuristic: false };
+        saga.apply(Sequence(5), &undone).unwrap();
+        assert_eq!((saga.through(), saga.settle()), (Some(End::Compensated), None));
+        assert_eq!(saga.decide(&Input::Released), Some(Event::Compensated));
+        saga.apply(Sequence(6), &Event::Compensated).unwrap();
+        assert_eq!((saga.through(), saga.decide(&Input::Released)), (None, None));
     }
 
     /// Numbers that descend, or that are far apart, cost a replay no more than others; nor does a

@@ -89,6 +89,15 @@ pub enum OrderRefusal {
         /// Which.
         step: u32,
     },
+    /// No call undoes it: it is undone by a transaction or by the compensations of a sub-saga, or what it was
+    /// done by has not come to its end yet. Order something about the step of that saga, or wait for it.
+    #[error(
+        "step {step} is undone by an operation of its own, not by a call, or that one still runs"
+    )]
+    NotACall {
+        /// Which.
+        step: u32,
+    },
     /// Shorten it.
     #[error("{bytes} bytes for who or why: at most {} are kept", Order::TEXT_BYTES_MAX)]
     TextTooLong {

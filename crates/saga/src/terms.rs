@@ -2,6 +2,8 @@
 //! what flows from step to step.
 
 use crate::kind::StepKind;
+use crate::performer::{Performer, Undo};
+use base::ParentStep;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +75,8 @@ pub struct SagaTerms {
     /// It is undone if it is not done so long after it was started, or resumed. `None`: as the shell
     /// has it.
     pub timeout: Option<Duration>,
+    /// The step of another saga that it is, if it is no client's.
+    pub parent: Option<ParentStep>,
 }
 
 /// What saga_step_added says about a step, besides where it stands and what is asked of whom.
@@ -91,6 +95,12 @@ pub struct StepTerms {
     pub inputs: Vec<u32>,
     /// What its success brings; `None`: nothing.
     pub output: Option<ValueType>,
+    /// Who does it.
+    pub performer: Performer,
+    /// Who undoes it, if it has an undo.
+    pub undo: Undo,
+    /// After so many transactions that were voted down it is refused. `None`: as the shell has it.
+    pub attempts: Option<u32>,
 }
 
 /// What kind of bytes an output is.

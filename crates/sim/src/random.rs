@@ -59,6 +59,11 @@ pub fn small(seed: u64) -> String {
     let (alone, looks) = (percent(terms, 60), percent(terms, 60));
     let forced = &mut Key::root(seed).child("small").child("forces").stream();
     let forces = if forced.below(8) == 0 { forced.between(5, 60) } else { 0 };
+    // What an operator ends against its coordinator a saga cannot undo.
+    let nested = &mut Key::root(seed).child("small").child("nests").stream();
+    let nests = if forces == 0 && nested.below(4) == 0 { nested.between(20, 100) } else { 0 };
+    // A definition within a definition is one record.
+    let batch = if nests > 0 { 32_768 } else { batch };
     let records = [12, 40, 200][s.below(3) as usize];
     format!(
         "format = 1\nname = \"small-{seed}\"\nseed = {seed}\n\n\
@@ -67,7 +72,8 @@ pub fn small(seed: u64) -> String {
          participants = {participants}\nsteps = {steps}\nin_flight = {in_flight}\ncells = {cells}\n\
          vote_no = \"{no}%\"\nalone = \"{alone}%\"\nlooks = \"{looks}%\"\nrefuse = \"{refuse}%\"\n\
          kinds = {kinds}\nfeeds = \"{feeds}%\"\nstuck = \"{stuck}%\"\ncancels = \"{cancels}%\"\n\
-         asks_again = \"{asks_again}%\"\nchanges = {changes}\nforces = \"{forces}%\"\n\n\
+         asks_again = \"{asks_again}%\"\nchanges = {changes}\nforces = \"{forces}%\"\n\
+         nests = \"{nests}%\"\n\n\
          [network]\nlatency = \"{latency}\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\n\
          reorder = \"{reorder}%\"\n\n\
          [clock]\noffset = \"{offset}ms\"\ndrift_ppm = {drift}\n\n\

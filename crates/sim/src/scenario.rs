@@ -364,6 +364,10 @@ pub struct Workload {
     /// How often a step's compensation fails whenever it is called: an operator has to see to it.
     #[serde(default)]
     pub stuck: Share,
+    /// How often a step is a transaction or a saga of its own, of which steps may be so too. Steps that give or
+    /// take something, or only look, are none.
+    #[serde(default)]
+    pub nests: Share,
     /// How often an operator who looks, four times a second, ends a branch of a transaction that has promised
     /// and waits for its outcome: to commit or to abort, as it is drawn.
     #[serde(default)]

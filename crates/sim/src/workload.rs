@@ -4,6 +4,8 @@
 //! with the same request key when its coordinator has recovered, so that every operation ends with
 //! an answer.
 
+mod nest;
+
 use crate::scenario::{Kind, Scenario, Shape, Share};
 use base::prng::{Key, Stream};
 use base::{NodeName, RequestKey, ShardId};
@@ -44,6 +46,7 @@ pub struct Workload {
     kinds: bool,
     feeds: Share,
     stuck: Share,
+    nests: Share,
     cancels: Share,
     asks_again: Share,
     changes: u32,
@@ -83,6 +86,7 @@ impl Workload {
             kinds: workload.kinds,
             feeds: workload.feeds,
             stuck: workload.stuck,
+            nests: workload.nests,
             cancels: workload.cancels,
             asks_again: workload.asks_again,
             changes: *workload.changes.get_ref(),
@@ -297,6 +301,7 @@ impl Workload {
         // What was added to sagas later is drawn apart, so that the others stay as they are.
         let mut terms = self.key.keyed(u64::from(operation)).child("terms").stream();
         let (terms, more) = (&mut terms, &mut self.more(operation));
+        let nests = &mut self.key.keyed(u64::from(operation)).child("nests").stream();
         let pivot = (self.kinds && terms.below(4) > 0)
             .then(|| terms.below(u64::from(self.steps)) as u32)
             .map(|pivot| if self.shape == Shape::Join { self.steps - 1 } else { pivot });
@@ -337,6 +342,7 @@ impl Workload {
             let step = Step::new(action, node, body).kind(kind);
             let step = before.into_iter().fold(step, Step::after);
             let step = self.feed(step, &steps, terms);
+            let step = self.nest(step, refuse, nests);
             builder.step(step.clone());
             steps.push(step);
         }

@@ -327,9 +327,19 @@ pub struct Records {
     last_sequence: u64,
     created_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<Parent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     explanation: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     evidence: Option<Evidence>,
+}
+
+/// The step that an operation does, or undoes.
+#[derive(Serialize)]
+struct Parent {
+    saga: u64,
+    step: u32,
+    undo: bool,
 }
 
 /// The record that proves a class, and where it is.
@@ -532,6 +542,11 @@ impl<'a> Operation<'a> {
             evidence_sequence: operation.evidence.0,
             last_sequence: operation.last.0,
             created_ms,
+            parent: operation.parent.map(|it| Parent {
+                saga: it.saga.0,
+                step: it.step,
+                undo: it.undo,
+            }),
             explanation: evidence.is_some().then(|| operation.explanation()),
             evidence,
         };
@@ -794,6 +809,9 @@ fn row(operation: &OperationReport) -> [String; 8] {
             format!("shard {shard}, asks coordinator {coordinator}")
         }
     };
+    if let Some(parent) = operation.parent {
+        detail += &format!(", for {parent}");
+    }
     if operation.in_doubt {
         detail += ", IN DOUBT";
     }

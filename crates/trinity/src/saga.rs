@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use saga_toml::{Mistakes, SagaFile};
+use saga_toml::{FilePerformer, Mistakes, SagaFile};
 use serde::Serialize;
 
 use crate::error::{Error, Exit};
@@ -87,6 +87,15 @@ struct Step<'a> {
     after: &'a [u32],
     takes: Vec<u32>,
     gives: Option<&'static str>,
+    /// Its participants, if it is a transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction: Option<Vec<&'a str>>,
+    /// Which definition it is, if it is a saga.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saga: Option<&'a str>,
+    /// The participants of the transaction that undoes it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    undo_transaction: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -120,8 +129,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, Error> {
 fn json(checked: &Result<SagaFile, Mistakes>) -> String {
     let told = match checked {
         Ok(file) => {
-            let node = base::NodeName::default();
-            let bare = file.definition(|_| (node, [].into()));
+            let bare = file.bare();
             Checked {
                 valid: true,
                 name: Some(file.name.as_str()),
@@ -151,7 +159,18 @@ fn json(checked: &Result<SagaFile, Mistakes>) -> String {
 }
 
 fn step_of(number: usize, step: &saga_toml::FileStep) -> Step<'_> {
+    fn names(labels: &[saga::Label]) -> Vec<&str> {
+        labels.iter().map(saga::Label::as_str).collect()
+    }
+    let (transaction, saga) = match &step.performer {
+        FilePerformer::Node => (None, None),
+        FilePerformer::Transaction(participants) => (Some(names(participants)), None),
+        FilePerformer::Saga(inner) => (None, Some(inner.name.as_str())),
+    };
     Step {
+        transaction,
+        saga,
+        undo_transaction: names(&step.undo_transaction),
         number,
         name: step.name.as_str(),
         action: step.action.as_str(),

@@ -13,6 +13,7 @@ use base::{CoordinatorId, Epoch, OperationId, ShardId};
 use coordinator::{OperationReport, RecoveryReport, Replay};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use twopc::Transaction;
 use wal_core::{Config, EventType, FileLog, MemoryStorage, ScanConfig, SegmentId};
 
 // ---- running it ----
@@ -1464,6 +1465,79 @@ fn an_explanation_has_its_fields_in_order() {
         r#""completed":{"saga":{},"tx":{}},"completed_left_out":0,"anomalies":[]"#,
     );
     assert!(report.text().contains(expected), "{}", report.text());
+}
+
+/// A saga whose first step is a transaction that commits, and whose second is a saga that is done.
+fn nested() -> Vec<u8> {
+    use base::{NodeName, ParentStep};
+    use saga::{Action, Branch, Definition, Saga, Step};
+    use twopc::coordinator::{Event as Tx, Member};
+    let node = NodeName::numbered(1);
+    let mut inner = Definition::builder();
+    inner.step(Step::new(Action::Custom, node, *b"inner"));
+    let inner = inner.build().unwrap();
+    let mut outer = Definition::builder();
+    let branch = Branch { shard: ShardId::numbered(1), node, work: b"work".as_slice().into() };
+    outer.step(Step::transaction([branch]).undone_at(node, *b"back"));
+    outer.step(Step::saga(inner.clone()));
+    let coordinator = CoordinatorId::numbered(1);
+    let saga = |id, event| coordinator::codec::Fact::Saga { id: OperationId(id), event };
+    let tx = |event| coordinator::codec::Fact::Transaction { id: OperationId(1), event };
+    let parent = |step| ParentStep { saga: OperationId(1), step, undo: false };
+    let outer = Saga::admission(&outer.build().unwrap(), coordinator, 1, None);
+    let inner = Saga::admission(&inner, coordinator, 2, None);
+    let mut facts: Vec<_> = outer.into_iter().map(|event| saga(1, event)).collect();
+    let member = Member::new(ShardId::numbered(1), node);
+    let transaction = Transaction::admission(coordinator, None, None, &[member]).unwrap();
+    facts.extend(Transaction::on_behalf_of(parent(0), transaction).into_iter().map(tx));
+    facts.push(tx(Tx::VoteReceived { shard: member.shard, vote: twopc::Vote::Commit }));
+    facts.push(tx(Tx::CommitStart { members: vec![member] }));
+    facts.extend(Saga::on_behalf_of(parent(1), inner).into_iter().map(|event| saga(2, event)));
+    facts.push(saga(2, saga::Event::StepSucceeded { step: 0, output: None }));
+    let mut stream = Vec::new();
+    for (sequence, fact) in (1..).zip(&facts) {
+        let mut payload = Vec::new();
+        let event = match fact {
+            coordinator::codec::Fact::Saga { id, event } => {
+                coordinator::codec::encode_saga(*id, event, &mut payload)
+            }
+            coordinator::codec::Fact::Transaction { id, event } => {
+                coordinator::codec::encode_transaction(*id, event, &mut payload)
+            }
+            other => panic!("{other:?}"),
+        };
+        let (sequence, timestamp_ms) = (base::Sequence(sequence), 1_000);
+        let record = wal_core::Record { sequence, event, timestamp_ms, payload: &payload };
+        wal_core::encode_record(&record, &mut stream);
+    }
+    stream
+}
+
+#[test]
+fn operations_of_steps_are_listed_with_their_steps() {
+    let folder = TempDir::new().unwrap();
+    let stream = folder.path().join("nested.bin");
+    fs::write(&stream, nested()).unwrap();
+    let (_inside, dir) = imported(&stream);
+    for path in [&stream, &dir] {
+        let text = check("recover", path, &["--explain"], 0);
+        for expected in [
+            "1 step, for step 1 of saga 1",
+            "1 participant, 1 voted commit, 0 abort, for step 0 of saga 1",
+            "saga 2: every step has succeeded: it ends when the saga that it is a step of has ended",
+            "tx 1: the decision to commit is durable: when everybody has acknowledged it, the saga",
+        ] {
+            assert!(text.text().contains(expected), "{}", text.text());
+        }
+        let report = check("recover", path, &["--json"], 0).json();
+        let parents: Vec<_> = report["operations"].as_array().unwrap().iter().collect();
+        let parents: Vec<_> = parents.iter().map(|operation| &operation["parent"]).collect();
+        let of = |step: u32| json!({ "saga": 1, "step": step, "undo": false });
+        assert_eq!(parents, [&Value::Null, &of(1), &of(0)]);
+    }
+    // What they are comes through the lines of a dump as well.
+    let exported = check("export", &dir, &[], 0);
+    assert_eq!(exported.out, fs::read(&stream).unwrap());
 }
 
 #[test]

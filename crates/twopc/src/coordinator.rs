@@ -11,8 +11,8 @@
 //! it asks what was decided, and a participant that has decided nothing never commits from then on.
 
 use crate::{Audit, ForceRefusal, IllegalTransition, Peer, Vote};
-use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence};
-use base::{ShardId, StoreId};
+use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, ParentStep, RequestKey};
+use base::{Sequence, ShardId, StoreId};
 use std::fmt;
 use std::sync::Arc;
 
@@ -52,6 +52,8 @@ pub enum Event {
         request_key: Option<RequestKey>,
         /// By which the same request is known again.
         fingerprint: Option<u128>,
+        /// The step of a saga that it does or undoes, if it is no client's.
+        parent: Option<ParentStep>,
     },
     /// `tx_participant_added`
     ParticipantAdded(Member),
@@ -260,6 +262,7 @@ pub struct Transaction {
     coordinator: CoordinatorId,
     request_key: Option<RequestKey>,
     fingerprint: Option<u128>,
+    parent: Option<ParentStep>,
     phase: Phase,
     members: Vec<Member>,
     prints: Prints,
@@ -360,7 +363,7 @@ impl Transaction {
             }
         }
         let mut events = Vec::with_capacity(members.len() + 2);
-        events.push(Event::Created { coordinator, request_key, fingerprint });
+        events.push(Event::Created { coordinator, request_key, fingerprint, parent: None });
         events.extend(members.iter().copied().map(Event::ParticipantAdded));
         events.push(Event::PrepareStart);
         Ok(events)
@@ -374,8 +377,17 @@ impl Transaction {
         fingerprint: Option<u128>,
         member: Member,
     ) -> Vec<Event> {
-        let created = Event::Created { coordinator, request_key, fingerprint };
+        let created = Event::Created { coordinator, request_key, fingerprint, parent: None };
         vec![created, Event::ParticipantAdded(member), Event::OnePhaseStart]
+    }
+
+    /// The same facts, of a transaction that does or undoes a step of a saga.
+    #[must_use]
+    pub fn on_behalf_of(parent: ParentStep, mut admission: Vec<Event>) -> Vec<Event> {
+        if let Some(Event::Created { parent: none, .. }) = admission.first_mut() {
+            *none = Some(parent);
+        }
+        admission
     }
 
     /// The machine that a `tx_created` begins.
@@ -387,7 +399,7 @@ impl Transaction {
         sequence: Sequence,
         event: &Event,
     ) -> Result<Transaction, IllegalTransition> {
-        let Event::Created { coordinator, request_key, fingerprint } = event else {
+        let Event::Created { coordinator, request_key, fingerprint, parent } = event else {
             return Err(IllegalTransition::Unknown { event: event.name() });
         };
         Ok(Transaction {
@@ -395,6 +407,7 @@ impl Transaction {
             coordinator: *coordinator,
             request_key: request_key.clone(),
             fingerprint: *fingerprint,
+            parent: *parent,
             phase: Phase::Created,
             members: Vec::new(),
             prints: Prints([0; MEMBERS_MAX as usize]),
@@ -679,6 +692,19 @@ impl Transaction {
         self.fingerprint
     }
 
+    /// The step of a saga that it does or undoes, if it is no client's.
+    #[must_use]
+    pub fn parent(&self) -> Option<ParentStep> {
+        self.parent
+    }
+
+    /// Whether somebody has voted against it, or, deciding alone, has refused.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        let alone = self.one_phase_at.is_some() && !self.forced;
+        !self.voted_no.is_empty() || alone && self.decision() == Some(Decision::Abort)
+    }
+
     /// The participants, in the order in which they joined.
     #[must_use]
     pub fn members(&self) -> &[Member] {
@@ -853,6 +879,7 @@ mod tests {
             coordinator: CoordinatorId::numbered(1),
             request_key: None,
             fingerprint: None,
+            parent: None,
         };
         let mut transaction = Transaction::created(OperationId(1), Sequence(1), &created).unwrap();
         let shards: Vec<ShardId> = (0..300).map(ShardId::numbered).collect();
@@ -887,7 +914,8 @@ mod tests {
     fn a_commit_decision_that_names_a_stranger_is_unbacked() {
         let member = |number| Member::new(ShardId::numbered(number), NodeName::numbered(number));
         let (id, coordinator) = (OperationId(1), CoordinatorId::numbered(1));
-        let created = Event::Created { coordinator, request_key: None, fingerprint: None };
+        let (request_key, fingerprint, parent) = (None, None, None);
+        let created = Event::Created { coordinator, request_key, fingerprint, parent };
         let mut transaction = Transaction::created(id, Sequence(1), &created).unwrap();
         let voted = Event::VoteReceived { shard: member(1).shard, vote: Vote::Commit };
         for (at, event) in

@@ -27,6 +27,7 @@ impl Engine {
         };
         let result = done.map(|_| ());
         let told = Output::Intervened(Box::new(Intervened { of, force, result }));
+        self.run_errands(now, out);
         match done {
             Ok(after) => self.desk.log.owe(after, told, out),
             Err(_) => out.push(told),
@@ -109,6 +110,7 @@ impl Engine {
             sent: Sent::default(),
             pace: Pace::new(now),
             aborts_sent: 0,
+            told_parent: false,
             trail,
         };
         let op = self.transactions.entry(id).or_insert_with(|| Box::new(op));

@@ -77,6 +77,7 @@ impl Engine {
         if let Err(error) = result {
             out.push(Output::Operated(Box::new(Operated { id, step, result: Err(error) })));
         }
+        self.run_errands(now, out);
     }
 
     fn take(

@@ -39,7 +39,7 @@ pub fn order_definition(
 ) -> saga::Definition {
     let label = |name| saga::Label::new(name).expect("the generator has checked its length");
     let mut builder = saga::Definition::builder();
-    builder.limits(saga::Limits { steps_max: 5, dependencies_max: 2 });
+    builder.limits(saga::Limits { steps_max: 5, dependencies_max: 2, depth_max: 1 });
     builder.name(label("order"), 3);
     builder.timeout(std::time::Duration::from_millis(300000));
     let (node, body) = place(OrderStep::Reserve);

@@ -4,6 +4,9 @@
 
 #[rustfmt::skip]
 mod generated;
+#[expect(dead_code, reason = "of this one only the definitions are asked for")]
+#[rustfmt::skip]
+mod trip;
 
 use base::{CoordinatorId, NodeName, OperationId, Sequence, Token};
 use generated::{OrderActions, OrderAnswer, OrderStep, call_order, order_definition};
@@ -128,7 +131,7 @@ fn all_mistakes_are_told_at_once_and_limits_count() {
     assert_eq!(mistakes.to_string(), "x: 3 mistakes");
     let other = SagaFile::parse("x", "format = 2\nanything = 1\n").expect_err("another format");
     assert!(other.mistakes[0].message.contains("this build reads format 1"));
-    let few = saga::Limits { steps_max: 4, dependencies_max: 8 };
+    let few = saga::Limits { steps_max: 4, ..saga::Limits::default() };
     let many = SagaFile::parse_within("order.toml", ORDER, few).expect_err("five steps");
     assert!(many.mistakes[0].message.contains("at most 4"), "{many:?}");
 }
@@ -144,6 +147,99 @@ fn no_text_panics() {
             report.render_report(&mut String::new(), &mistakes).unwrap();
         }
     }
+}
+
+#[test]
+fn mistakes_of_operations_have_their_places() {
+    let saga = "[[saga]]\nname = \"b\"\nversion = 1\n[[saga.step]]\nname = \"z\"\n";
+    let (undo, pivot) = ("undo = \"u\"\n", "kind = \"pivot\"\n");
+    let step = "[[step]]\nname = \"a\"\n";
+    for (text, line, expected) in [
+        (format!("{step}transaction = [\"p\"]"), 5, "step \"a\" has no compensation"),
+        (format!("{step}{undo}transaction = []"), 7, "a transaction without participants"),
+        (format!("{step}{undo}transaction = [\"p\", \"p\"]"), 7, "\"p\" takes part twice"),
+        (format!("{step}undo-transaction = [\"p\"]"), 6, "a call is undone by a call"),
+        (format!("{step}{undo}undo-transaction = [\"p\"]"), 7, "it is undone twice"),
+        (format!("{step}{pivot}undo-transaction = [\"p\"]"), 7, "a pivot step is never undone"),
+        (format!("{step}saga = \"c\"\n{saga}{undo}"), 6, "unknown saga \"c\""),
+        (format!("{step}saga = \"b\"\n{saga}"), 11, "step \"z\" has no compensation"),
+        (format!("{step}saga = \"b\"\n{saga}{pivot}"), 6, "and \"z\" has none: name an undo"),
+        (format!("{step}saga = \"b\"\n{saga}saga = \"b\""), 12, "b holds b"),
+        (
+            format!("{step}saga = \"b\"\ntransaction = [\"p\"]\n{undo}{saga}{undo}"),
+            6,
+            "it is done twice",
+        ),
+        (
+            format!("{step}saga = \"b\"\ngives = \"u64\"\n{saga}{undo}"),
+            7,
+            "gives u64, and what does it gives nothing",
+        ),
+        (
+            format!("{step}saga = \"b\"\nkind = \"read-only\"\n{saga}{undo}"),
+            7,
+            "cannot be read-only",
+        ),
+        (format!("{step}{undo}{saga}{undo}{saga}{undo}"), 14, "the name \"b\" is taken"),
+    ] {
+        let (at, _, message) = wrong(&text);
+        assert!(message.contains(expected), "{text}: {message}");
+        assert_eq!(at, line, "{text}: {message}");
+    }
+}
+
+/// What is generated for a file is the definition that the file is.
+#[test]
+fn generated_operations_are_those_of_the_file() {
+    let text = include_str!("trip.toml");
+    let file = SagaFile::parse("trip.toml", text).unwrap();
+    same("trip.rs", &file.rust("trip.toml"));
+    same("trip.dot", &file.dot());
+    struct At;
+    let (node, shard) = (NodeName::numbered, base::ShardId::numbered);
+    fn body(undo: bool) -> std::sync::Arc<[u8]> {
+        std::sync::Arc::from([u8::from(undo)])
+    }
+    impl saga_toml::Places for At {
+        fn call(
+            &mut self,
+            _: &SagaFile,
+            _: &saga_toml::FileStep,
+        ) -> (NodeName, std::sync::Arc<[u8]>) {
+            (NodeName::numbered(1), body(false))
+        }
+
+        fn branch(
+            &mut self,
+            _: &SagaFile,
+            _: &saga_toml::FileStep,
+            participant: &saga::Label,
+            undo: bool,
+        ) -> saga::Branch {
+            let number = participant.as_str().len() as u64;
+            let (shard, node) = (base::ShardId::numbered(number), NodeName::numbered(number));
+            saga::Branch { shard, node, work: body(undo) }
+        }
+    }
+    let branch = |who: &str, undo| {
+        let number = who.len() as u64;
+        saga::Branch { shard: shard(number), node: node(number), work: body(undo) }
+    };
+    let place = || (node(1), body(false));
+    let generated = trip::trip_definition(
+        |_| place(),
+        |_, who, undo| branch(who, undo),
+        |step| match step {
+            trip::TripStep::Book => {
+                trip::booking::booking_definition(|_| place(), |_, who, undo| branch(who, undo))
+            }
+            _ => trip::letters::letters_definition(|_| place()),
+        },
+    );
+    let read = file.definition_with(&mut At);
+    assert_eq!(read, generated);
+    assert_eq!(read.fingerprint(), generated.fingerprint());
+    assert_ne!(file.bare().fingerprint(), read.fingerprint());
 }
 
 #[test]

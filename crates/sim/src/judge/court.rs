@@ -25,6 +25,7 @@ use wal_core::{Directory, SegmentId};
 /// | `G13`, `G14` | a commit without every durable YES; a promise broken or decided alone |
 /// | `I1`, `I2`, `I3` | two ends of one transaction, at participants, to clients, in messages; unless an operator has ended a branch, and then its coordinator lists it |
 /// | `I4`, `I5`, `G20` | a token with two effects, an effect behind its tombstone, an undo out of order, an end with effects missing or left |
+/// | `nested` | an operation that runs on behalf of a step which it must not do or undo now, or while another one does; a step that succeeds, fails or is undone otherwise than its operation; an operation that ends before its saga knows how |
 /// | `key` | one request key for two operations; a client that asks again is not told the same, or not that its key is taken |
 /// | `I6`, `G15` | at a quiet end: a saga without an end, stores that differ from what clients were promised |
 /// | `I7` | a recovery that finds another state than the model does in the same bytes |

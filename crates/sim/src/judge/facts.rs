@@ -149,26 +149,26 @@ impl Spread {
 
 /// A saga's calls, as the nodes that run its steps have them in their logs.
 #[derive(Clone, Debug, Default)]
-struct Calls {
-    done: StepSet,
+pub(super) struct Calls {
+    pub(super) done: StepSet,
     refused: StepSet,
-    changed: StepSet,
-    compensated: StepSet,
+    pub(super) changed: StepSet,
+    pub(super) compensated: StepSet,
     not_compensated: StepSet,
-    taken_back: StepSet,
+    pub(super) taken_back: StepSet,
     /// The highest epoch that has called each step, forward and backward.
     epochs: Vec<[u32; 2]>,
     request: Option<u32>,
     /// Undone by hand, says an operator.
-    marked: StepSet,
+    pub(super) marked: StepSet,
     /// Closed by an operator without an answer.
-    closed: StepSet,
+    pub(super) closed: StepSet,
     /// What steps gave, by their places.
     outputs: Vec<(u8, Box<[u8]>)>,
     /// How often each step was called while it waited for an operator.
     parked: Vec<(u8, u32)>,
     /// What each step has added, going forward and back, by its place.
-    added: Vec<(u8, Added)>,
+    pub(super) added: Vec<(u8, Added)>,
     /// What each step was answered, forward and backward: see [`survey::answer_sum`]; 0: nothing.
     answers: Vec<[u32; 2]>,
     /// What steps gave and were given, by their places: see [`survey::brought_sum`].
@@ -178,9 +178,11 @@ struct Calls {
 /// A coordinator: its log, and what became of its operations elsewhere.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Coordinator {
-    model: Model,
+    pub(super) model: Model,
     pub(super) spread: IdMap<Spread>,
-    calls: IdMap<Calls>,
+    pub(super) calls: IdMap<Calls>,
+    /// What has run on behalf of each step, and whether it is a saga.
+    pub(super) children: BTreeMap<model::Parent, Vec<(OperationId, bool)>>,
     /// The highest of its epochs that each participant's log holds.
     seen: Vec<u32>,
     /// The branches that ended otherwise and that no operator has seen to, by its log: transaction and shard.
@@ -315,6 +317,12 @@ pub(super) struct Seen {
     pub(super) heuristic_commit: u64,
     pub(super) heuristic_abort: u64,
     pub(super) heuristic_forgotten: u64,
+    pub(super) step_transaction: u64,
+    pub(super) step_saga: u64,
+    pub(super) step_begun_anew: u64,
+    pub(super) step_refused: u64,
+    pub(super) undone_by_transaction: u64,
+    pub(super) saga_reversed: u64,
 }
 
 /// Everything that is durable somewhere, and what was said.
@@ -373,9 +381,7 @@ impl Facts {
             Work::Transaction(branches) => {
                 branches.iter().for_each(|branch| add(branch.node, &branch.work));
             }
-            Work::Saga(definition) => {
-                definition.steps().iter().for_each(|step| add(step.node, &step.body));
-            }
+            Work::Saga(definition) => super::nested::works(definition, &mut add),
         }
         self.requests.push(Asked {
             adds,
@@ -540,18 +546,34 @@ impl Facts {
                     })?;
                 }
                 let coordinator = &mut self.coordinators[node as usize];
-                if change == Change::SagaCreated {
+                let is_saga = change == Change::SagaCreated;
+                if is_saga {
                     coordinator.calls.entry(id, Calls::default).request = request;
                 } else {
                     coordinator.spread.entry(id, Spread::new).request = request;
                 }
-                Ok(())
+                self.child_created(node, id, is_saga)
             }
             Change::Voted(shard, vote) => self.voted(node, id, shard, vote),
-            Change::CommitStart => self.commit_decided(node, id),
+            Change::CommitStart => {
+                self.child_commits(node, id)?;
+                self.commit_decided(node, id)
+            }
             Change::RefusedAlone => self.refused_alone(node, id),
             Change::NothingToDecide => self.nothing_to_decide(node, id),
-            Change::CommitComplete => self.commit_complete(node, id),
+            Change::CommitComplete => {
+                self.child_ended(node, id, false)?;
+                self.commit_complete(node, id)
+            }
+            Change::StepSucceeded(step) if self.is_operation(node, id, step) => {
+                self.operation_succeeded(node, id, step)
+            }
+            Change::StepFailed { step, unknown } if self.is_operation(node, id, step) => {
+                self.operation_failed(node, id, step, unknown)
+            }
+            Change::Undone(step) if self.is_undone_by_operation(node, id, step) => {
+                self.operation_undone(node, id, step)
+            }
             Change::StepSucceeded(step) => {
                 let index = step.trailing_zeros() as usize;
                 if let Some(saga) = self.saga(node, id) {
@@ -593,7 +615,11 @@ impl Facts {
                 self.seen.parked += 1;
                 Ok(())
             }
-            Change::SagaEnded(end) => self.saga_ended(node, id, end),
+            Change::SagaEnded(end) => {
+                self.child_ended(node, id, true)?;
+                self.children_at_the_end(node, id, end)?;
+                self.saga_ended(node, id, end)
+            }
         }
     }
 
@@ -722,7 +748,10 @@ impl Facts {
         // was done leaves the difference.
         let stays = seen_to | saga.overridden;
         let added = std::mem::take(&mut calls.added);
-        if end != End::Completed {
+        if let (End::Completed, Some(parent)) = (end, saga.parent) {
+            let all = added.into_iter().map(|(_, added)| added).collect();
+            self.step_added(node, parent, all);
+        } else if end != End::Completed {
             let stay = added.into_iter().filter(|(at, _)| stays >> at & 1 == 1);
             self.expected.extend(stay.map(|(_, added)| added));
         }
@@ -929,6 +958,9 @@ impl Facts {
             sum: 0,
         });
         let request = spread.request;
+        let added = payload::changes(work);
+        let added = added.map(|it| Added { node, cell: it.cell, amount: it.adds() }).collect();
+        self.branch_added(by, id, added);
         let participant = &mut self.participants[node as usize];
         for change in payload::changes(work) {
             let cell = participant.cells.at(change.cell);
@@ -973,9 +1005,13 @@ impl Facts {
         spread.committed += 1;
         let (aborted, committing) = (spread.aborted, spread.committing);
         let place = spread.place(shard);
+        let held = spread.held.iter().filter(|held| held.shard == shard);
+        let added = held.map(|held| Added { node, cell: held.cell, amount: held.add }).collect();
         if let Some(place) = place {
             spread.close(place, node, at, true, &mut self.participants[node as usize]);
         }
+        self.branch_added(by, id, added);
+        let spread = self.coordinators[by as usize].spread.entry(id, Spread::new);
         let branch = place.map(|place| &mut spread.branches[place]);
         let Some(branch) = branch.filter(|b| b.node == node && b.promise == Promise::Prepared)
         else {
@@ -1553,6 +1589,13 @@ impl Facts {
             format!("n{by} calls step {step} of saga {id} at n{to}; it belongs to n{on}")
         })?;
         let bit: StepSet = 1 << index;
+        let by = match direction {
+            Direction::Forward => saga.steps[index].performer,
+            Direction::Backward => saga.steps[index].undo,
+        };
+        ensure(by == model::BY_NODE, "gate", || {
+            format!("n{by} calls step {step} of saga {id}, which is an operation of its own")
+        })?;
         match direction {
             Direction::Forward => {
                 let may_run = if saga.turned > 0 {
@@ -1605,6 +1648,10 @@ impl Facts {
                     UndoOrder::None => true,
                     UndoOrder::Override => saga.overridden & bit > 0,
                     UndoOrder::MarkDone => saga.ever_marked & bit > 0,
+                    // There is no call that could be undone, and it is done.
+                    UndoOrder::Alone => {
+                        saga.steps[index].performer != model::BY_NODE && saga.succeeded & bit > 0
+                    }
                 };
                 ensure(ordered, "gate", || {
                     format!(
@@ -1934,6 +1981,12 @@ impl Facts {
             ("heuristic_commit", seen.heuristic_commit),
             ("heuristic_abort", seen.heuristic_abort),
             ("heuristic_forgotten", seen.heuristic_forgotten),
+            ("step_transaction", seen.step_transaction),
+            ("step_saga", seen.step_saga),
+            ("step_begun_anew", seen.step_begun_anew),
+            ("step_refused", seen.step_refused),
+            ("undone_by_transaction", seen.undone_by_transaction),
+            ("saga_reversed", seen.saga_reversed),
         ] {
             *into.entry(name).or_default() += count;
         }

@@ -11,6 +11,7 @@ mod forced;
 mod ids;
 mod ledger;
 pub mod model;
+mod nested;
 pub(crate) mod payload;
 pub mod reader;
 mod survey;

@@ -76,6 +76,28 @@ pub struct Step {
     pub takes: StepSet,
     /// It brings something.
     pub gives: bool,
+    /// Who does it: [`BY_NODE`], [`BY_TRANSACTION`] or [`BY_SAGA`].
+    pub performer: u8,
+    /// Who undoes it, likewise; the last means the saga that did it.
+    pub undo: u8,
+}
+
+/// A step that its node does, or undoes.
+pub const BY_NODE: u8 = 0;
+/// A step that a transaction does, or undoes.
+pub const BY_TRANSACTION: u8 = 1;
+/// A step that a saga of its own does, or undoes.
+pub const BY_SAGA: u8 = 2;
+
+/// The step that an operation does or undoes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Parent {
+    /// Its saga.
+    pub saga: OperationId,
+    /// Its number.
+    pub step: u32,
+    /// It is undone.
+    pub undo: bool,
 }
 
 /// A step that is the point of no return.
@@ -85,9 +107,17 @@ pub const RETRIABLE: u8 = 2;
 /// A step without an effect.
 pub const READ_ONLY: u8 = 3;
 
+impl Parent {
+    fn named(self) -> base::ParentStep {
+        base::ParentStep { saga: self.saga, step: self.step, undo: self.undo }
+    }
+}
+
 /// What a log says of one saga.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saga {
+    /// The step of another saga that it is.
+    pub parent: Option<Parent>,
     /// Its `saga_created`.
     pub created: u64,
     /// That record's timestamp.
@@ -285,6 +315,7 @@ impl Saga {
             evidence: Sequence(evidence),
             last: Sequence(self.last),
             created_ms: Some(self.created_ms),
+            parent: self.parent.map(Parent::named),
         })
     }
 
@@ -305,12 +336,14 @@ impl Saga {
         match event {
             EventType::SAGA_STEP_ADDED => {
                 let (number, _action) = (fields.u32()?, fields.u8()?);
-                let [node, needs, kind, takes, gives] = fields.extensions([
+                let [node, needs, kind, takes, gives, performer, undo] = fields.extensions([
                     tag::NODE,
                     tag::DEPENDENCIES,
                     tag::KIND,
                     tag::INPUTS,
                     tag::OUTPUT_TYPE,
+                    tag::PERFORMER,
+                    tag::UNDO,
                 ])?;
                 let fits = !started && self.step(number).is_none();
                 let mut step = self.added(number, node, needs).filter(|_| fits)?;
@@ -321,6 +354,12 @@ impl Saga {
                 };
                 step.takes = self.earlier(number, takes.unwrap_or(&[]))?;
                 step.gives = gives.is_some();
+                let by = |value: Option<&[u8]>| match value {
+                    None => Some(BY_NODE),
+                    Some([by @ BY_NODE..=BY_SAGA, ..]) => Some(*by),
+                    Some(_) => None,
+                };
+                (step.performer, step.undo) = (by(performer)?, by(undo)?);
                 let second = step.kind == PIVOT && self.steps.iter().any(|s| s.kind == PIVOT);
                 (!second).then_some(())?;
                 assert!(self.steps.len() < STEPS_MAX as usize, "a saga of at most 128 steps");
@@ -452,12 +491,12 @@ impl Saga {
             None => NodeName::default(),
             Some(_) => NodeName(array(node)?),
         };
-        let (kind, takes, gives) = (0, 0, false);
-        let Some(list) = needs else {
-            return Some(Step { number, node, needs: None, kind, takes, gives });
+        let needs = match needs {
+            None => None,
+            Some(list) => Some(self.earlier(number, list)?),
         };
-        let needs = Some(self.earlier(number, list)?);
-        Some(Step { number, node, needs, kind, takes, gives })
+        let (kind, takes, gives, performer, undo) = (0, 0, false, BY_NODE, BY_NODE);
+        Some(Step { number, node, needs, kind, takes, gives, performer, undo })
     }
 
     /// Steps that stand before this one, by number, as a set.
@@ -567,6 +606,8 @@ const MEMBERS_USUAL: usize = 8;
 /// What a log says of one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
+    /// The step of a saga that it does or undoes.
+    pub parent: Option<Parent>,
     /// Its `tx_created`.
     pub created: u64,
     /// That record's timestamp.
@@ -667,6 +708,7 @@ impl Transaction {
             evidence: Sequence(evidence),
             last: Sequence(self.last),
             created_ms: Some(self.created_ms),
+            parent: self.parent.map(Parent::named),
         })
     }
 
@@ -939,11 +981,13 @@ impl Model {
             }
             0x01 => {
                 let id = fields.id()?;
+                let parent = parent(fields)?;
                 created(&mut fields)?;
                 let other = !rules.two_name_spaces && self.transactions.get(id).is_some();
                 (!other && self.sagas.get(id).is_none()).then_some(())?;
                 let saga = self.sagas.entry(id, Saga::default);
                 (saga.created, saga.last, saga.created_ms) = (sequence, sequence, timestamp_ms);
+                saga.parent = parent;
                 Some(Change::SagaCreated)
             }
             0x02..=0x0B => {
@@ -952,11 +996,13 @@ impl Model {
             }
             0x10 => {
                 let id = fields.id()?;
+                let parent = parent(fields)?;
                 created(&mut fields)?;
                 let other = !rules.two_name_spaces && self.sagas.get(id).is_some();
                 (!other && self.transactions.get(id).is_none()).then_some(())?;
                 let tx = self.transactions.entry(id, Transaction::default);
                 (tx.created, tx.last, tx.created_ms) = (sequence, sequence, timestamp_ms);
+                tx.parent = parent;
                 Some(Change::TransactionCreated)
             }
             0x11..=0x19 => {
@@ -1071,4 +1117,14 @@ pub fn created<'a>(fields: &mut Fields<'a>) -> Option<Option<&'a [u8]>> {
     fields.coordinator()?;
     let [key] = fields.extensions([tag::REQUEST_KEY])?;
     key.is_none_or(|key| key.len() <= RequestKey::BYTES_MAX as usize).then_some(key)
+}
+
+/// The step that stands behind a created record's id as what the operation is for, if one does.
+fn parent(mut fields: Fields<'_>) -> Option<Option<Parent>> {
+    fields.coordinator()?;
+    let [parent] = fields.extensions([tag::PARENT])?;
+    let Some(value) = parent else { return Some(None) };
+    let mut value = Fields(value);
+    let (saga, step, undo) = (value.id()?, value.u32()?, value.u8()?);
+    (undo <= 1 && value.0.is_empty()).then_some(Some(Parent { saga, step, undo: undo == 1 }))
 }

@@ -55,6 +55,12 @@ pub mod tag {
     pub const FOUND: u8 = 48;
     /// u8, 1, on `tx_prepare_start` and `tx_participant_committed`: the only participant decides.
     pub const ONE_PHASE: u8 = 46;
+    /// u8 and more, on `saga_step_added`: 0 its node does it, 1 a transaction, 2 a saga.
+    pub const PERFORMER: u8 = 49;
+    /// u8 and more, on `saga_step_added`: 0 a call undoes it, 1 a transaction, 2 the saga that did it.
+    pub const UNDO: u8 = 50;
+    /// Saga u64, step u32, undo u8, on the created records.
+    pub const PARENT: u8 = 52;
 }
 
 /// A participant as `tx_commit_start` lists it, 76 bytes: shard, node, store, boot count.

@@ -106,7 +106,8 @@ impl CoordinatorRecord {
         match self.kind {
             Kind::Created => {
                 let coordinator = tx_key(self.transaction).coordinator;
-                Event::Created { coordinator, request_key: None, fingerprint: None }
+                let (request_key, fingerprint, parent) = (None, None, None);
+                Event::Created { coordinator, request_key, fingerprint, parent }
             }
             Kind::Added => Event::ParticipantAdded(Member::at(peers[self.participant])),
             Kind::PrepareStart => Event::PrepareStart,
