@@ -51,7 +51,8 @@ pub(crate) struct Holdings {
     doubtful: BTreeSet<Digest>,
     /// Who asked for a proof of a shard last: it keeps the file's record.
     cares: BTreeMap<Digest, NodeName>,
-    /// What is being written: a removal waits for that, since nothing tells one write from another.
+    /// What is being written, or pinned: a removal waits for that. Nothing tells one write from another, so
+    /// the report of what was removed meanwhile would be taken for that of what was asked for anew.
     writing: BTreeSet<Digest>,
     /// Records and intents that are being written.
     fresh: BTreeMap<Digest, Note>,
@@ -192,6 +193,9 @@ impl StorageNode {
                         self.take_record(digest, record);
                     }
                     let _ = self.holdings.shards.pin(digest, &mut ops);
+                    if self.holdings.shards.pinned(digest) == Some(false) {
+                        self.holdings.writing.insert(digest);
+                    }
                 }
                 self.shard_ops(ops);
                 if !kept {
@@ -202,8 +206,14 @@ impl StorageNode {
                 }
             }
             ShardDone::Pinned { digest } => {
+                self.holdings.writing.remove(&digest);
                 self.holdings.shards.pin_durable(digest);
-                self.kept(now, digest, disks);
+                if self.is_kept(digest) {
+                    self.kept(now, digest, disks);
+                } else {
+                    // It was read meanwhile, and is bad: whoever asked asks again.
+                    self.holdings.awaited.remove(&digest);
+                }
             }
             ShardDone::Loaded { digest, bytes } => self.loaded(digest, bytes),
         }
