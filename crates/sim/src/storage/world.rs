@@ -1195,7 +1195,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// How many more shards of a shard's stripe may be hurt: a copy that no record names is none.
+    /// How many more shards of a shard's stripe may be hurt: a copy that no record names is none, and a shard
+    /// of which a copy is bad is not there. That copy may be the one that the next version names.
     fn spare(&self, digest: Digest) -> usize {
         let named = self.judge.file_of(digest).and_then(|file| {
             let name = self.files[file as usize].name;
@@ -1205,7 +1206,13 @@ impl<'a> World<'a> {
         let Some(record) = named else { return 0 };
         let holders: BTreeMap<Digest, NodeName> =
             record.shards().map(|(.., shard, node)| (shard.digest, node)).collect();
-        let right = |digest| holders.get(&digest).is_some_and(|node| self.has_at(*node, digest));
+        let right = |digest| {
+            let copies = self.lay.get(&digest).into_iter().flatten();
+            let mut copies =
+                copies.filter_map(|node| self.machines[*node as usize].shards.read(digest));
+            holders.get(&digest).is_some_and(|node| self.has_at(*node, digest))
+                && copies.all(|bytes| is_right(digest, Some(bytes)))
+        };
         self.judge.spare(digest, &right)
     }
 
