@@ -60,6 +60,9 @@ pub(crate) struct Holdings {
     /// most one becomes current.
     versions: BTreeMap<Digest, BTreeMap<(u64, Digest), FileRecord>>,
     current: BTreeMap<Digest, (u64, Digest)>,
+    /// Whom the current record of each file names, and by each node which files' do.
+    names: BTreeMap<Digest, BTreeSet<NodeName>>,
+    named: BTreeMap<NodeName, BTreeSet<Digest>>,
     /// Files of which there is a version that is not current, or not yet.
     unsettled: BTreeSet<Digest>,
     pins: Vec<Digest>,
@@ -85,6 +88,8 @@ impl Holdings {
             fresh: BTreeMap::new(),
             versions: BTreeMap::new(),
             current: BTreeMap::new(),
+            names: BTreeMap::new(),
+            named: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             pins: pins.into_iter().collect(),
         }
@@ -106,6 +111,38 @@ impl Holdings {
 
     pub(crate) fn all_current(&self) -> impl Iterator<Item = &FileRecord> {
         self.current.keys().filter_map(|file| self.current(*file))
+    }
+
+    /// The files whose current record names this node.
+    pub(crate) fn naming(&self, node: NodeName) -> Vec<Digest> {
+        self.named.get(&node).into_iter().flatten().copied().collect()
+    }
+
+    /// Another version of a file's record is current here, or none.
+    fn turn(&mut self, file: Digest, version: Option<(u64, Digest)>) {
+        match version {
+            Some(version) => drop(self.current.insert(file, version)),
+            None => drop(self.current.remove(&file)),
+        }
+        let mut names = BTreeSet::new();
+        if let Some(record) = self.current(file) {
+            names.extend(record.keepers.iter().chain(record.holders.iter().flatten()).copied());
+        }
+        let before = self.names.remove(&file).unwrap_or_default();
+        for node in before.difference(&names) {
+            if let Some(files) = self.named.get_mut(node) {
+                files.remove(&file);
+                if files.is_empty() {
+                    self.named.remove(node);
+                }
+            }
+        }
+        for node in names.difference(&before) {
+            self.named.entry(*node).or_default().insert(file);
+        }
+        if !names.is_empty() {
+            self.names.insert(file, names);
+        }
     }
 
     /// The current record's bytes.
@@ -238,6 +275,8 @@ impl StorageNode {
         for (from, call) in awaited.calls {
             self.pass_on(now, from, call, |work| work.translated(Current::default()), disks);
         }
+        // A call that came late changes nothing: then nobody needs what it has had fetched again.
+        self.holdings.doubtful.insert(digest);
     }
 
     /// Gives a step's call to the participant, its body in the participant's words.
@@ -472,10 +511,7 @@ impl StorageNode {
         for (file, version, settled) in turned {
             let before = self.holdings.current.get(&file).copied();
             if before != version {
-                match version {
-                    Some(version) => drop(self.holdings.current.insert(file, version)),
-                    None => drop(self.holdings.current.remove(&file)),
-                }
+                self.holdings.turn(file, version);
                 match self.holdings.current(file).map(FileRecord::encode) {
                     Some(record) => {
                         let message =
@@ -506,11 +542,9 @@ impl StorageNode {
         let doubtful = std::mem::take(&mut self.holdings.doubtful);
         for digest in doubtful {
             let awaited = self.holdings.awaited.get(&digest);
-            if awaited.is_some_and(|awaited| !awaited.calls.is_empty()) {
-                continue;
-            }
-            if self.holdings.writing.contains(&digest) {
-                // It is being written: looked at again then.
+            let asked = awaited.is_some_and(|awaited| !awaited.calls.is_empty());
+            if asked || self.holdings.writing.contains(&digest) {
+                // A step asks for it, or it is being written: looked at again once that has ended.
                 self.holdings.doubtful.insert(digest);
                 continue;
             }
