@@ -190,7 +190,7 @@ impl Judge {
             let apart = matched(&right);
             if apart < right.len() {
                 let what = format!(
-                    "{} right shards of chunk {} of file {file} are on {apart} nodes",
+                    "{} right shards of chunk {} of file {file} are on {apart} nodes: {right:?}",
                     right.len(),
                     stripe.1
                 );

@@ -442,6 +442,8 @@ impl<'a> World<'a> {
             engine.step_timeout = 6 * patience.0;
             engine.prepare_timeout = 4 * patience.0;
             engine.output_bytes_max = 8;
+            // Who is gone is not called every few seconds for good. Who is back asks by itself.
+            engine.resend_after_max = 60 * patience.0;
             if let active @ 1.. = self.scenario.faults.active_max {
                 engine.active_sagas_max = active;
                 engine.active_transactions_max = active;
@@ -1345,9 +1347,7 @@ impl<'a> World<'a> {
     /// Whether everything has come to rest and is mended; then files are fetched, then it ends.
     fn look(&mut self) -> Option<Ending> {
         let now = self.now;
-        let rests = self.all_rest();
-        let World { judge, machines, lay, .. } = &*self;
-        let mended = rests && judge.is_mended(&|digest| has_right(machines, lay, digest));
+        let mended = self.all_rest() && self.is_mended();
         if !mended {
             self.schedule(now + LOOK_PAUSE, 0, Event::Look);
             return None;
@@ -1370,6 +1370,28 @@ impl<'a> World<'a> {
             }
             _ => Some(self.end()),
         }
+    }
+
+    /// Whether every shard of every stored file is right at the node that the newest record of its file names:
+    /// a copy that no record names may be gone at any time.
+    fn is_mended(&self) -> bool {
+        let World { judge, machines, lay, .. } = self;
+        if !judge.is_mended(&|digest| has_right(machines, lay, digest)) {
+            return false;
+        }
+        let mut newest: BTreeMap<Digest, &network::FileRecord> = BTreeMap::new();
+        for record in self.nodes().flat_map(StorageNode::records) {
+            let at = newest.entry(record.file).or_insert(record);
+            if at.version < record.version {
+                *at = record;
+            }
+        }
+        let shards = newest.values().flat_map(|record| record.shards());
+        let named: BTreeMap<Digest, NodeName> =
+            shards.map(|(.., shard, node)| (shard.digest, node)).collect();
+        judge.is_mended(&|digest| {
+            named.get(&digest).is_some_and(|node| self.has_at(*node, digest))
+        })
     }
 
     fn all_rest(&self) -> bool {
