@@ -339,7 +339,16 @@ impl StorageNode {
             return;
         }
         let all = self.candidates();
-        for (chunk, digests, lost, sources, bytes, nodes) in damages {
+        for (chunk, digests, lost, mut sources, bytes, nodes) in damages {
+            let known: Vec<_> = all
+                .iter()
+                .filter(|it| sources.iter().any(|at| at.node == it.node))
+                .copied()
+                .collect();
+            let order = self.routing.order(self.config.region, &known);
+            // Who leaves, and is none of those, is asked last.
+            let turn = |source: &Source| order.iter().position(|node| *node == source.node);
+            sources.sort_by_key(|source| turn(source).unwrap_or(usize::MAX));
             let free: Vec<_> =
                 all.iter().filter(|other| !nodes.contains(&other.node)).copied().collect();
             let replicas = 2 * lost.len() as u32 + 2;
@@ -421,6 +430,7 @@ impl StorageNode {
                     Output::Fetch { plan, source, shard } => {
                         let asked = self.keeping.fetching.entry((source.node, shard)).or_default();
                         asked.push((plan, source));
+                        self.routing.ask(now, source.node, shard);
                         self.send(source.node, Message::Get { digest: shard });
                     }
                     Output::Store { plan, index, node, shard, bytes } => {
@@ -476,6 +486,7 @@ impl StorageNode {
         bytes: Option<&Vec<u8>>,
     ) {
         let Some(asked) = self.keeping.fetching.remove(&(from, digest)) else { return };
+        self.routing.answered(now, from, digest, bytes.is_some());
         let mut out = Vec::new();
         for (plan, source) in asked {
             let Keeping { planner, bad, .. } = &mut self.keeping;

@@ -7,6 +7,7 @@ use crate::ledger::Teller;
 use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
 use crate::operation::Operations;
+use crate::routing::Routing;
 use crate::sweep::Sweep;
 use crate::transfer::Transfers;
 use base::bytes::Writer;
@@ -276,6 +277,7 @@ pub struct StorageNode {
     pub(crate) holdings: Holdings,
     pub(crate) transfers: Transfers,
     pub(crate) keeping: Keeping,
+    pub(crate) routing: Routing,
     pub(crate) locking: Locking,
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
@@ -360,6 +362,7 @@ impl StorageNode {
         });
         let mut node = StorageNode {
             keeping: Keeping::new(&config, now),
+            routing: Routing::new(&config),
             locking: Locking::default(),
             transfers: Transfers::default(),
             report_at: config.report_every.map(|every| now + every),
