@@ -275,8 +275,6 @@ impl StorageNode {
         for (from, call) in awaited.calls {
             self.pass_on(now, from, call, |work| work.translated(Current::default()), disks);
         }
-        // A call that came late changes nothing: then nobody needs what it has had fetched again.
-        self.holdings.doubtful.insert(digest);
     }
 
     /// Gives a step's call to the participant, its body in the participant's words.
@@ -338,6 +336,13 @@ impl StorageNode {
         self.feed(now, NodeInput::Message { from, message }, disks);
     }
 
+    /// Whether a call of a step comes again, or after its compensation: the participant knows the answer.
+    fn is_answered(&self, message: &coordinator::Message) -> bool {
+        let coordinator::Message::StepCall { key, call, .. } = message else { return false };
+        let host = self.transactions.participant();
+        host.is_some_and(|host| host.steps().of(*key, call.step).is_some())
+    }
+
     fn step(
         &mut self,
         now: Time,
@@ -349,7 +354,8 @@ impl StorageNode {
     ) {
         match (work, direction) {
             (Work::Keep { digest, from: source }, Direction::Forward) => {
-                if self.is_kept(digest) {
+                // A call that was answered before changes nothing, and needs nothing.
+                if self.is_kept(digest) || self.is_answered(&message) {
                     return self.pass_on(
                         now,
                         from,
@@ -542,9 +548,11 @@ impl StorageNode {
         let doubtful = std::mem::take(&mut self.holdings.doubtful);
         for digest in doubtful {
             let awaited = self.holdings.awaited.get(&digest);
-            let asked = awaited.is_some_and(|awaited| !awaited.calls.is_empty());
-            if asked || self.holdings.writing.contains(&digest) {
-                // A step asks for it, or it is being written: looked at again once that has ended.
+            if awaited.is_some_and(|awaited| !awaited.calls.is_empty()) {
+                continue;
+            }
+            if self.holdings.writing.contains(&digest) {
+                // It is being written: looked at again then.
                 self.holdings.doubtful.insert(digest);
                 continue;
             }
