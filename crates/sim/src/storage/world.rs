@@ -442,8 +442,6 @@ impl<'a> World<'a> {
             engine.step_timeout = 6 * patience.0;
             engine.prepare_timeout = 4 * patience.0;
             engine.output_bytes_max = 8;
-            // Who is gone is not called every few seconds for good. Who is back asks by itself.
-            engine.resend_after_max = 60 * patience.0;
             if let active @ 1.. = self.scenario.faults.active_max {
                 engine.active_sagas_max = active;
                 engine.active_transactions_max = active;
@@ -629,7 +627,10 @@ impl<'a> World<'a> {
                     self.shard_later(node, id);
                 }
             }
-            Output::Send { to, message } => {
+            Output::Send { to, mut message } => {
+                if self.machines[node as usize].liar {
+                    self.lie(node, &mut message);
+                }
                 if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message) {
                     self.judge.object(rule, self.now, what);
                 }
@@ -779,10 +780,9 @@ impl<'a> World<'a> {
 
     // ---- network ----
 
-    fn send(&mut self, from: u32, to: u32, mut message: Message) {
-        if self.machines[from as usize].liar {
-            self.lie(from, &mut message);
-        } else if self.will_lie(from)
+    fn send(&mut self, from: u32, to: u32, message: Message) {
+        if self.will_lie(from)
+            && !self.machines[from as usize].liar
             && let Message::Proof(answer) = &message
         {
             self.keep_proof(from, answer);
@@ -1347,7 +1347,9 @@ impl<'a> World<'a> {
     /// Whether everything has come to rest and is mended; then files are fetched, then it ends.
     fn look(&mut self) -> Option<Ending> {
         let now = self.now;
-        let mended = self.all_rest() && self.is_mended();
+        // Whoever asked has been answered.
+        let answered = self.open == 0 && self.next_client == self.clients.len();
+        let mended = answered && self.all_rest() && self.is_mended();
         if !mended {
             self.schedule(now + LOOK_PAUSE, 0, Event::Look);
             return None;
@@ -1389,9 +1391,7 @@ impl<'a> World<'a> {
         let shards = newest.values().flat_map(|record| record.shards());
         let named: BTreeMap<Digest, NodeName> =
             shards.map(|(.., shard, node)| (shard.digest, node)).collect();
-        judge.is_mended(&|digest| {
-            named.get(&digest).is_some_and(|node| self.has_at(*node, digest))
-        })
+        judge.is_mended(&|digest| named.get(&digest).is_some_and(|node| self.has_at(*node, digest)))
     }
 
     fn all_rest(&self) -> bool {
@@ -1432,9 +1432,14 @@ impl<'a> World<'a> {
         if let Some(process) = &machine.process
             && let Some(bank) = process.node.bank()
         {
-            let asks = self.clients.iter().filter(|client| is_grant(&client.want)).count();
-            let grants = (self.grants, asks as u64);
-            self.judge.ledger(self.now, SUPPLY, grants, machine.disks.ledger(), bank, &self.told);
+            self.judge.ledger(
+                self.now,
+                SUPPLY,
+                self.grants,
+                machine.disks.ledger(),
+                bank,
+                &self.told,
+            );
             if process.node.ledger_anomalies() > 0 {
                 self.judge.object("S5", self.now, "a record of the ledger did not follow".into());
             }
@@ -1603,6 +1608,10 @@ impl<'a> World<'a> {
             totals.repair_bytes.0 += stats.repair_bytes;
             totals.repair_bytes.1 += stats.repair_bytes_min;
             totals.let_go += stats.let_go;
+            let regret = node.regret();
+            totals.regret.0 += regret.choices;
+            totals.regret.1 += regret.learned_micros;
+            totals.regret.2 += regret.static_micros;
             totals.versions.0 += stats.versions;
             totals.versions.1 += stats.superseded;
             totals.proofs.0 += seen.proofs_ended;
