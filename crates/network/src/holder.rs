@@ -51,7 +51,8 @@ pub(crate) struct Holdings {
     doubtful: BTreeSet<Digest>,
     /// Who asked for a proof of a shard last: it keeps the file's record.
     cares: BTreeMap<Digest, NodeName>,
-    /// What is being written: a removal waits for that, since nothing tells one write from another.
+    /// What is being written, or pinned: a removal waits for that. Nothing tells one write from another, so
+    /// the report of what was removed meanwhile would be taken for that of what was asked for anew.
     writing: BTreeSet<Digest>,
     /// Records and intents that are being written.
     fresh: BTreeMap<Digest, Note>,
@@ -59,6 +60,9 @@ pub(crate) struct Holdings {
     /// most one becomes current.
     versions: BTreeMap<Digest, BTreeMap<(u64, Digest), FileRecord>>,
     current: BTreeMap<Digest, (u64, Digest)>,
+    /// Whom the current record of each file names, and by each node which files' do.
+    names: BTreeMap<Digest, BTreeSet<NodeName>>,
+    named: BTreeMap<NodeName, BTreeSet<Digest>>,
     /// Files of which there is a version that is not current, or not yet.
     unsettled: BTreeSet<Digest>,
     pins: Vec<Digest>,
@@ -84,6 +88,8 @@ impl Holdings {
             fresh: BTreeMap::new(),
             versions: BTreeMap::new(),
             current: BTreeMap::new(),
+            names: BTreeMap::new(),
+            named: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             pins: pins.into_iter().collect(),
         }
@@ -105,6 +111,38 @@ impl Holdings {
 
     pub(crate) fn all_current(&self) -> impl Iterator<Item = &FileRecord> {
         self.current.keys().filter_map(|file| self.current(*file))
+    }
+
+    /// The files whose current record names this node.
+    pub(crate) fn naming(&self, node: NodeName) -> Vec<Digest> {
+        self.named.get(&node).into_iter().flatten().copied().collect()
+    }
+
+    /// Another version of a file's record is current here, or none.
+    fn turn(&mut self, file: Digest, version: Option<(u64, Digest)>) {
+        match version {
+            Some(version) => drop(self.current.insert(file, version)),
+            None => drop(self.current.remove(&file)),
+        }
+        let mut names = BTreeSet::new();
+        if let Some(record) = self.current(file) {
+            names.extend(record.keepers.iter().chain(record.holders.iter().flatten()).copied());
+        }
+        let before = self.names.remove(&file).unwrap_or_default();
+        for node in before.difference(&names) {
+            if let Some(files) = self.named.get_mut(node) {
+                files.remove(&file);
+                if files.is_empty() {
+                    self.named.remove(node);
+                }
+            }
+        }
+        for node in names.difference(&before) {
+            self.named.entry(*node).or_default().insert(file);
+        }
+        if !names.is_empty() {
+            self.names.insert(file, names);
+        }
     }
 
     /// The current record's bytes.
@@ -192,6 +230,9 @@ impl StorageNode {
                         self.take_record(digest, record);
                     }
                     let _ = self.holdings.shards.pin(digest, &mut ops);
+                    if self.holdings.shards.pinned(digest) == Some(false) {
+                        self.holdings.writing.insert(digest);
+                    }
                 }
                 self.shard_ops(ops);
                 if !kept {
@@ -202,8 +243,14 @@ impl StorageNode {
                 }
             }
             ShardDone::Pinned { digest } => {
+                self.holdings.writing.remove(&digest);
                 self.holdings.shards.pin_durable(digest);
-                self.kept(now, digest, disks);
+                if self.is_kept(digest) {
+                    self.kept(now, digest, disks);
+                } else {
+                    // It was read meanwhile, and is bad: whoever asked asks again.
+                    self.holdings.awaited.remove(&digest);
+                }
             }
             ShardDone::Loaded { digest, bytes } => self.loaded(digest, bytes),
         }
@@ -289,6 +336,13 @@ impl StorageNode {
         self.feed(now, NodeInput::Message { from, message }, disks);
     }
 
+    /// Whether a call of a step comes again, or after its compensation: the participant knows the answer.
+    fn is_answered(&self, message: &coordinator::Message) -> bool {
+        let coordinator::Message::StepCall { key, call, .. } = message else { return false };
+        let host = self.transactions.participant();
+        host.is_some_and(|host| host.steps().of(*key, call.step).is_some())
+    }
+
     fn step(
         &mut self,
         now: Time,
@@ -300,7 +354,8 @@ impl StorageNode {
     ) {
         match (work, direction) {
             (Work::Keep { digest, from: source }, Direction::Forward) => {
-                if self.is_kept(digest) {
+                // A call that was answered before changes nothing, and needs nothing.
+                if self.is_kept(digest) || self.is_answered(&message) {
                     return self.pass_on(
                         now,
                         from,
@@ -462,10 +517,7 @@ impl StorageNode {
         for (file, version, settled) in turned {
             let before = self.holdings.current.get(&file).copied();
             if before != version {
-                match version {
-                    Some(version) => drop(self.holdings.current.insert(file, version)),
-                    None => drop(self.holdings.current.remove(&file)),
-                }
+                self.holdings.turn(file, version);
                 match self.holdings.current(file).map(FileRecord::encode) {
                     Some(record) => {
                         let message =

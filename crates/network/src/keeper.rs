@@ -16,6 +16,7 @@ use repair::{
     Source, StripeId, Verdict,
 };
 use saga::{Order, What};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Digest;
@@ -78,6 +79,8 @@ pub(crate) struct Keeping {
     /// Of a file, no version below this is gone on from; and not before then.
     floor: BTreeMap<Digest, (u64, Time)>,
     attempts: u64,
+    /// How many rounds of audits there have been.
+    rounds: usize,
     /// What ended operations have left to do, each in a round of its own.
     pub(crate) batches: Vec<(TransferId, u32, Digest)>,
     pub(crate) heads: Vec<(TransferId, u32)>,
@@ -123,6 +126,7 @@ impl Keeping {
             kept: Vec::new(),
             floor: BTreeMap::new(),
             attempts: 0,
+            rounds: 0,
             batches: Vec::new(),
             heads: Vec::new(),
             to_release: Vec::new(),
@@ -200,10 +204,11 @@ impl StorageNode {
     /// How far from a file whoever a lookup of it asks is at most: as far as the last of the closest nodes
     /// that this one knows. `None` while it knows too few.
     fn reach(&self, file: Digest) -> Option<[u8; 32]> {
-        let all = self.candidates().into_iter();
-        let mut all: Vec<_> = all.map(|it| distance(it.node, &file.0)).collect();
-        all.sort_unstable();
-        all.get((self.config.lookup.bucket as usize).saturating_sub(1)).copied()
+        let others = self.membership.candidates().map(|candidate| candidate.node);
+        let all = others.chain([self.name]).filter(|node| !self.keeping.leaving.contains(node));
+        let mut all: Vec<_> = all.map(|node| distance(node, &file.0)).collect();
+        let last = (self.config.lookup.bucket as usize).saturating_sub(1);
+        (last < all.len()).then(|| *all.select_nth_unstable(last).1)
     }
 
     /// Whether a node may go on keeping a file's record: it is there, and is found. As nodes join, others
@@ -266,26 +271,20 @@ impl StorageNode {
 
     /// Looks at every file whose record names this node.
     pub(crate) fn reassess(&mut self, now: Time, node: NodeName) {
-        let files: Vec<Digest> = self
-            .holdings
-            .all_current()
-            .filter(|record| {
-                record.keepers.contains(&node)
-                    || record.holders.iter().flatten().any(|holder| *holder == node)
-            })
-            .map(|record| record.file)
-            .collect();
-        files.into_iter().for_each(|file| self.look_after(now, file));
+        for file in self.holdings.naming(node) {
+            self.look_after(now, file);
+        }
     }
 
     /// A keeper that is gone, about to go, or not found any more is replaced, whatever the shards are like.
     fn replace_keepers(&mut self, file: Digest) {
         let floor = self.keeping.floor.get(&file).map_or(0, |floor| floor.0);
-        let reach = self.reach(file);
         let lacks = self.holdings.current(file).is_some_and(|record| {
-            record.version >= floor
-                && self.is_chief(record)
-                && record.keepers.iter().any(|keeper| !self.can_keep(*keeper, file, reach))
+            if record.version < floor || !self.is_chief(record) {
+                return false;
+            }
+            let reach = self.reach(file);
+            record.keepers.iter().any(|keeper| !self.can_keep(*keeper, file, reach))
         });
         if lacks {
             self.keeping.changes.entry(file).or_default();
@@ -340,7 +339,16 @@ impl StorageNode {
             return;
         }
         let all = self.candidates();
-        for (chunk, digests, lost, sources, bytes, nodes) in damages {
+        for (chunk, digests, lost, mut sources, bytes, nodes) in damages {
+            let known: Vec<_> = all
+                .iter()
+                .filter(|it| sources.iter().any(|at| at.node == it.node))
+                .copied()
+                .collect();
+            let order = self.routing.order(self.config.region, &known);
+            // Who leaves, and is none of those, is asked last.
+            let turn = |source: &Source| order.iter().position(|node| *node == source.node);
+            sources.sort_by_key(|source| turn(source).unwrap_or(usize::MAX));
             let free: Vec<_> =
                 all.iter().filter(|other| !nodes.contains(&other.node)).copied().collect();
             let replicas = 2 * lost.len() as u32 + 2;
@@ -422,6 +430,7 @@ impl StorageNode {
                     Output::Fetch { plan, source, shard } => {
                         let asked = self.keeping.fetching.entry((source.node, shard)).or_default();
                         asked.push((plan, source));
+                        self.routing.ask(now, source.node, shard);
                         self.send(source.node, Message::Get { digest: shard });
                     }
                     Output::Store { plan, index, node, shard, bytes } => {
@@ -477,6 +486,7 @@ impl StorageNode {
         bytes: Option<&Vec<u8>>,
     ) {
         let Some(asked) = self.keeping.fetching.remove(&(from, digest)) else { return };
+        self.routing.answered(now, from, digest, bytes.is_some());
         let mut out = Vec::new();
         for (plan, source) in asked {
             let Keeping { planner, bad, .. } = &mut self.keeping;
@@ -649,8 +659,7 @@ impl StorageNode {
             all.retain(|(since, ..)| *since + OWED_KEPT > now);
         }
         self.keeping.owed.retain(|_, all| !all.is_empty());
-        let all: Vec<FileRecord> = self.holdings.all_current().cloned().collect();
-        all.iter().for_each(|record| self.compare_records(record));
+        self.tell_versions();
         let files: Vec<Digest> = self
             .holdings
             .all_current()
@@ -814,8 +823,42 @@ impl StorageNode {
         self.compare_records(&next.record);
     }
 
-    /// Asks the other keepers of a record which version they have: one that was away may have been
-    /// replaced meanwhile.
+    /// Tells other keepers of each record which version this node has: one that was away may have been
+    /// replaced meanwhile, and hears so. The first keeper tells all others; each of them the first, and
+    /// another one each round, since the first may have been away too.
+    fn tell_versions(&mut self) {
+        self.keeping.rounds += 1;
+        let mut told = Vec::new();
+        for record in self.holdings.all_current() {
+            let others: Vec<NodeName> =
+                record.keepers.iter().copied().filter(|keeper| *keeper != self.name).collect();
+            let chief = record.chief(|node| !self.is_dead(node));
+            let turn = others.get(self.keeping.rounds % others.len().max(1)).copied();
+            let to = |node: &NodeName| {
+                chief == Some(self.name) || chief == Some(*node) || turn == Some(*node)
+            };
+            let message = Message::Version { file: record.file, version: record.version };
+            told.extend(others.into_iter().filter(to).map(|node| (node, message.clone())));
+        }
+        told.into_iter().for_each(|(node, message)| self.send(node, message));
+    }
+
+    /// Another keeper says which version is current there: whoever has the older one gets the newer.
+    pub(crate) fn version_told(&mut self, from: NodeName, file: Digest, version: u64) {
+        let Some(own) = self.holdings.current(file) else { return };
+        let (lookup, key) = (COMPARING, file.0);
+        let message = match own.version.cmp(&version) {
+            Ordering::Equal => return,
+            Ordering::Less => DirectoryMessage::Find { lookup, key },
+            Ordering::Greater => {
+                let (nodes, record) = (Vec::new(), Some(own.encode()));
+                DirectoryMessage::Found { lookup, nodes, record }
+            }
+        };
+        self.send(from, Message::Directory(message));
+    }
+
+    /// Asks the other keepers of a record which version they have.
     fn compare_records(&mut self, record: &FileRecord) {
         let own = self.name;
         for keeper in record.keepers.iter().filter(|keeper| **keeper != own) {

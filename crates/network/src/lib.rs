@@ -40,6 +40,7 @@ mod message;
 mod node;
 mod operation;
 mod record;
+mod routing;
 mod sweep;
 mod transfer;
 pub mod work;
@@ -51,4 +52,5 @@ pub use node::{
     Answer, Config, Input, Output, Request, ShardDone, Stats, StorageDisks, StorageNode,
 };
 pub use record::FileRecord;
+pub use routing::Regret;
 pub use sweep::{Claim, Doubt};

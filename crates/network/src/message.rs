@@ -83,6 +83,13 @@ pub enum Message {
     Doubts(Vec<Doubt>),
     /// To whoever asked that: what the sender, a keeper of the files, knows of it.
     Claims(Vec<Claim>),
+    /// From one keeper of a file's record to another: which version is current here.
+    Version {
+        /// Which file.
+        file: Digest,
+        /// Its version.
+        version: u64,
+    },
 }
 
 /// What a table of locks says to a holder.
@@ -163,6 +170,7 @@ impl Message {
             Message::Leaving => 14,
             Message::Doubts(_) => 15,
             Message::Claims(_) => 16,
+            Message::Version { .. } => 17,
         }
     }
 
@@ -188,6 +196,9 @@ impl Message {
                 for Claim { digest, version, keepers, named } in claims {
                     to.raw(&digest.0).u64(*version).u32(*keepers).bool(*named);
                 }
+            }
+            Message::Version { file, version } => {
+                to.raw(&file.0).u64(*version);
             }
             Message::Get { digest } | Message::Scrub { digest } => {
                 to.raw(&digest.0);
@@ -298,6 +309,7 @@ impl Message {
                 };
                 Message::Claims((0..count).map(|_| claim(from)).collect::<Result<_, Malformed>>()?)
             }
+            17 => Message::Version { file: digest(from)?, version: from.u64()? },
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;

@@ -7,6 +7,7 @@ use crate::ledger::Teller;
 use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
 use crate::operation::Operations;
+use crate::routing::Routing;
 use crate::sweep::Sweep;
 use crate::transfer::Transfers;
 use base::bytes::Writer;
@@ -276,6 +277,7 @@ pub struct StorageNode {
     pub(crate) holdings: Holdings,
     pub(crate) transfers: Transfers,
     pub(crate) keeping: Keeping,
+    pub(crate) routing: Routing,
     pub(crate) locking: Locking,
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
@@ -292,6 +294,9 @@ pub struct StorageNode {
     ask_number: u64,
     ask_again: Option<Time>,
     report_at: Option<Time>,
+    /// What was reported last, and how often it was looked whether to report.
+    reported: Option<Observed>,
+    reports: u32,
     meet_at: Option<(Time, u32)>,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) sweep: Sweep,
@@ -310,6 +315,9 @@ fn ledger_key(number: u64, ask: &Ask) -> Token {
     let digest = Digest::of(&bytes.finish());
     Token(digest.0[..16].try_into().expect("a digest has 32 bytes"))
 }
+
+/// A report that says nothing new is sent once in so many.
+const REPORTS: u32 = 10;
 
 /// So many times somebody is met soon after the start; later once in a round of audits.
 const MEETINGS: u32 = 1;
@@ -354,9 +362,12 @@ impl StorageNode {
         });
         let mut node = StorageNode {
             keeping: Keeping::new(&config, now),
+            routing: Routing::new(&config),
             locking: Locking::default(),
             transfers: Transfers::default(),
             report_at: config.report_every.map(|every| now + every),
+            reported: None,
+            reports: 0,
             meet_at: (!config.meet.is_empty()).then_some((now, 0)),
             name,
             transactions,
@@ -522,6 +533,7 @@ impl StorageNode {
             Message::Leaving => self.node_leaves(now, from),
             Message::Doubts(doubts) => self.doubted(from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
+            Message::Version { file, version } => self.version_told(from, file, version),
             Message::Report(seen) => {
                 if let Some((_, all)) = &mut self.policy {
                     all.insert(from, seen);
@@ -695,7 +707,12 @@ impl StorageNode {
                 capacity_bytes: stats.capacity_bytes,
                 ..self.observed
             };
-            self.send(self.config.authority, Message::Report(seen));
+            // What it has said already it says again now and then: it may not have been heard.
+            self.reports += 1;
+            if self.reported != Some(seen) || self.reports.is_multiple_of(REPORTS) {
+                self.reported = Some(seen);
+                self.send(self.config.authority, Message::Report(seen));
+            }
             self.judge_health(now);
             self.see_to_parked(now, disks);
         }

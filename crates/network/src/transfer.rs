@@ -18,6 +18,9 @@ use store::{Assembly, Digest, EncodedShard, Manifest};
 /// How many steps one saga of an upload has: below the coordinator's limit, with room for the record's.
 const BATCH: usize = 24;
 
+/// So often an upload waits twice as long as before, until it begins anew.
+const DOUBLINGS: u32 = 4;
+
 /// Whose transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TransferId {
@@ -277,15 +280,20 @@ impl StorageNode {
         self.take_directory(now, out, disks);
     }
 
-    /// It begins anew after a while, or is given up.
+    /// It begins anew after a while, or is given up. An upload waits twice as long each time: what it has
+    /// asked of a node that is too slow for it is still on that one's way, and more of it every time.
     fn rest(&mut self, now: Time, id: TransferId) {
-        let (patience, max) = (self.config.patience, self.config.attempts_max);
+        let max = self.config.attempts_max;
         let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
+        let doubled = match transfer.what {
+            What::Put { .. } => 1 << transfer.attempt.min(DOUBLINGS),
+            What::Resume | What::Get => 1,
+        };
         transfer.attempt += 1;
         if transfer.attempt >= max || matches!(transfer.what, What::Resume) {
             return self.finish_transfer(id, Answer::Failed);
         }
-        transfer.stage = Stage::Resting(now + patience);
+        transfer.stage = Stage::Resting(now + doubled * self.config.patience);
     }
 
     fn finish_transfer(&mut self, id: TransferId, answer: Answer) {

@@ -24,6 +24,8 @@ pub struct MembershipConfig {
     pub rumours_max: u32,
     /// Of how many nodes anything is known at most: 4,096.
     pub members_max: u32,
+    /// By one in how many parts of its capacity a node's free space has to change to be told: 32.
+    pub free_parts: u32,
 }
 
 impl Default for MembershipConfig {
@@ -35,6 +37,7 @@ impl Default for MembershipConfig {
             alive: Duration::from_secs(60),
             rumours_max: 8,
             members_max: 4_096,
+            free_parts: 32,
         }
     }
 }
@@ -167,6 +170,8 @@ pub struct Membership {
     /// This node's own lots.
     lots: Key,
     own: Announcement,
+    /// This node's place on the ring.
+    own_place: (u64, NodeName),
     members: BTreeMap<NodeName, Member>,
     /// Everybody not dead, by place on the ring.
     ring: BTreeSet<(u64, NodeName)>,
@@ -191,11 +196,13 @@ impl Membership {
     #[must_use]
     pub fn new(config: MembershipConfig, key: &Key, own: Announcement, now: Time) -> Membership {
         let key = key.child("placement.membership");
+        let own_place = (place(&key, own.node), own.node);
         Membership {
             config,
-            lots: key.child("lots").keyed(place(&key, own.node)),
+            lots: key.child("lots").keyed(own_place.0),
             key,
             own,
+            own_place,
             members: BTreeMap::new(),
             ring: BTreeSet::new(),
             heard_by: BTreeSet::new(),
@@ -215,9 +222,14 @@ impl Membership {
         Message::Join { own: self.own }
     }
 
-    /// This node has another amount of free space. It is told with the next heartbeats.
+    /// This node has another amount of free space. It is told with the next heartbeats, if it is off by a
+    /// [part](MembershipConfig::free_parts) of the capacity, or if hardly as much is left: everything that a
+    /// node says of itself is news, and goes to everybody.
     pub fn set_free_bytes(&mut self, free_bytes: u64) {
-        if self.own.free_bytes != free_bytes {
+        let told = self.own.free_bytes;
+        let part = self.own.capacity_bytes / u64::from(self.config.free_parts.max(1));
+        let little = free_bytes < part && free_bytes != told;
+        if little || told.abs_diff(free_bytes) > part {
             self.own.free_bytes = free_bytes;
             self.own.incarnation += 1;
         }
@@ -243,6 +255,9 @@ impl Membership {
                 let max = 2 * self.config.rumours_max as usize;
                 let mut news = Vec::new();
                 for rumour in rumours.iter().take(max) {
+                    if self.knows(rumour) {
+                        continue;
+                    }
                     news.extend(self.newer(rumour));
                     self.rumour(now, rumour, out);
                 }
@@ -280,7 +295,9 @@ impl Membership {
                     self.heard_itself(now, own.announcement, out);
                 }
                 for rumour in rumours.iter().take(self.config.members_max as usize) {
-                    self.rumour(now, rumour, out);
+                    if !self.knows(rumour) {
+                        self.rumour(now, rumour, out);
+                    }
                 }
             }
         }
@@ -289,7 +306,7 @@ impl Membership {
     /// A node was heard by oneself: it is alive, whatever others say. If they say so of what it last said,
     /// it has to say something newer, which the others believe.
     fn heard_itself(&mut self, now: Time, own: Announcement, out: &mut Vec<Output>) {
-        self.hear(now, own, out);
+        self.hear(now, own, true, out);
         let Some(member) = self.members.get(&own.node) else { return };
         if member.status != Status::Alive {
             let incarnation = member.announcement.incarnation;
@@ -299,9 +316,9 @@ impl Membership {
     }
 
     /// What a node says of itself, from itself or passed on: worth something if it is newer.
-    fn hear(&mut self, now: Time, said: Announcement, out: &mut Vec<Output>) -> bool {
+    fn hear(&mut self, now: Time, said: Announcement, itself: bool, out: &mut Vec<Output>) {
         if said.node == self.own.node {
-            return false;
+            return;
         }
         match self.members.get_mut(&said.node) {
             Some(member) if said.incarnation > member.announcement.incarnation => {
@@ -309,12 +326,11 @@ impl Membership {
                 member.announcement = said;
                 self.spread(said.node);
                 self.set_status(now, said.node, Status::Alive, out);
-                true
             }
-            Some(_) => false,
+            Some(_) => {}
             None => {
                 if !self.make_room() {
-                    return false;
+                    return;
                 }
                 let member = Member {
                     announcement: said,
@@ -323,9 +339,11 @@ impl Membership {
                     reputation: Ratio::percent(50),
                 };
                 self.members.insert(said.node, member);
-                self.spread(said.node);
+                // Whom a newcomer is told of when it joins, the others know.
+                if itself || self.beats > 1 {
+                    self.spread(said.node);
+                }
                 self.set_status(now, said.node, Status::Alive, out);
-                true
             }
         }
     }
@@ -356,7 +374,7 @@ impl Membership {
             }
             return;
         }
-        self.hear(now, said, out);
+        self.hear(now, said, false, out);
         let Some(member) = self.members.get(&said.node) else { return };
         if rumour.suspected
             && said.incarnation == member.announcement.incarnation
@@ -365,6 +383,15 @@ impl Membership {
             self.set_status(now, said.node, Status::Suspected, out);
             self.spread(said.node);
         }
+    }
+
+    /// Whether a rumour says just what is known.
+    fn knows(&self, rumour: &Rumour) -> bool {
+        let Rumour { announcement: said, suspected } = rumour;
+        self.members.get(&said.node).is_some_and(|member| {
+            member.announcement.incarnation == said.incarnation
+                && (member.status != Status::Alive) == *suspected
+        })
     }
 
     /// What is known of a member, if that is newer than the rumour.
@@ -459,7 +486,7 @@ impl Membership {
     fn beat(&mut self, now: Time, out: &mut Vec<Output>) {
         self.next_beat = now + self.config.beat;
         self.beats += 1;
-        self.watch(now);
+        self.watch(now, out);
         let neighbours = self.neighbours();
         for &former in self.heard_by.difference(&neighbours) {
             out.push(Output::Send { to: former, message: Message::Unwatch });
@@ -522,20 +549,23 @@ impl Membership {
     }
 
     /// Who should be heard by this node is watched even if it never was: in a part of the network in
-    /// which nobody has heard a node, nobody would miss it.
-    fn watch(&mut self, now: Time) {
+    /// which nobody has heard a node, nobody would miss it. It is told that this node is there: it may not
+    /// have heard so yet, and would be missed for that by everybody.
+    fn watch(&mut self, now: Time, out: &mut Vec<Output>) {
         self.excused.retain(|_, until| *until > now);
-        let own = (place(&self.key, self.own.node), self.own.node);
-        let before = self.ring.range(..own).rev().chain(self.ring.iter().rev());
+        let before = self.ring.range(..self.own_place).rev().chain(self.ring.iter().rev());
         let count = (self.config.neighbours as usize).min(self.ring.len());
         let expected: BTreeSet<NodeName> = before.map(|(_, node)| *node).take(count).collect();
         self.watched.retain(|node, watched| watched.heard || expected.contains(node));
         for node in expected {
             let alive = self.members.get(&node).is_some_and(|m| m.status == Status::Alive);
             if alive && !self.excused.contains_key(&node) {
-                // Patiently: it may know of others between.
-                let phi = Phi::new(now, self.config.alive / 4);
-                self.watched.entry(node).or_insert(Watched { phi, heard: false });
+                self.watched.entry(node).or_insert_with(|| {
+                    let rumours = vec![Rumour { announcement: self.own, suspected: false }];
+                    out.push(Output::Send { to: node, message: Message::Members { rumours } });
+                    // Patiently: it may know of others between.
+                    Watched { phi: Phi::new(now, self.config.alive / 4), heard: false }
+                });
             }
         }
     }
@@ -543,8 +573,7 @@ impl Membership {
     /// Those who follow this node on the ring, as far as it knows.
     #[must_use]
     pub fn neighbours(&self) -> BTreeSet<NodeName> {
-        let own = (place(&self.key, self.own.node), self.own.node);
-        let after = self.ring.range(own..).chain(&self.ring).map(|(_, node)| *node);
+        let after = self.ring.range(self.own_place..).chain(&self.ring).map(|(_, node)| *node);
         after.take((self.config.neighbours as usize).min(self.ring.len())).collect()
     }
 

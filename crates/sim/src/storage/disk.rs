@@ -39,6 +39,12 @@ impl ShardDisk {
         self.pins.iter().copied().collect()
     }
 
+    /// Whether there is a pin under a name.
+    #[must_use]
+    pub fn is_pinned(&self, digest: Digest) -> bool {
+        self.pins.contains(&digest)
+    }
+
     /// The bytes under a name.
     #[must_use]
     pub fn read(&self, digest: Digest) -> Option<&[u8]> {

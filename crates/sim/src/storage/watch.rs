@@ -4,12 +4,13 @@
 //! |---|---|
 //! | S7 | a table grants nothing that somebody else has a living lease on, its tokens grow with every grant, over its restarts too, and it takes no claim under another token or with another tag |
 //! | S9 | in each of its lives a node has no more shards rebuilt than its token bucket has given |
+//! | S15 | no version of a record but the first names a holder that has not said before that it read its shard and found it right |
 //!
-//! Both are told by what a node sends, whoever receives it. Nothing of a table or a planner is asked.
+//! All are told by what a node sends, whoever receives it. Nothing of a table or a planner is asked.
 
 use base::{NodeName, ShardId, Time};
 use locks::{Claim, FencingToken, Holder};
-use network::{LockAnswer, Message};
+use network::{FileRecord, LockAnswer, Message};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Digest;
@@ -47,6 +48,8 @@ pub struct Watch {
     repairs_per_minute: u32,
     locks: BTreeMap<(u32, ShardId), Lock>,
     rebuilt: BTreeMap<u32, Rebuilt>,
+    /// Who has read which shard and found it right when it was asked, or was named by a first version.
+    verified: BTreeSet<(NodeName, Digest)>,
     /// How many grants were seen, and how many of them of a lock that another operation had had.
     pub grants: (u64, u64),
     /// How many forged claims were answered.
@@ -60,8 +63,8 @@ impl Watch {
     /// Nothing has been seen.
     #[must_use]
     pub fn new(repairs_per_minute: u32) -> Watch {
-        let (locks, rebuilt) = Default::default();
-        Watch { repairs_per_minute, locks, rebuilt, grants: (0, 0), forgeries: 0 }
+        let (locks, rebuilt, verified) = Default::default();
+        Watch { repairs_per_minute, locks, rebuilt, verified, grants: (0, 0), forgeries: 0 }
     }
 
     /// A node has started: its bucket is full.
@@ -83,6 +86,11 @@ impl Watch {
         match message {
             Message::Locked(answer) => self.answered(now, from, to, answer),
             Message::Scrub { digest } => self.rebuilt(now, from, *digest),
+            Message::Scrubbed { digest, healthy: true } => {
+                self.verified.insert((NodeName::numbered(u64::from(from)), *digest));
+                Ok(())
+            }
+            Message::Bytes { bytes: Some(bytes), .. } => self.named(from, bytes),
             _ => Ok(()),
         }
     }
@@ -154,6 +162,26 @@ impl Watch {
         lock.highest = lock.highest.max(lease.token);
         lock.living = Some(Lease { holder, token: lease.token, until: lease.until });
         Ok(())
+    }
+
+    /// Bytes are given out that may be a file's record.
+    fn named(&mut self, from: u32, bytes: &[u8]) -> Result<(), Broken> {
+        let Ok(record) = FileRecord::decode(bytes) else { return Ok(()) };
+        let mut shards = record.shards().map(|(.., shard, node)| (node, shard.digest));
+        if record.version == 1 {
+            self.verified.extend(shards);
+            return Ok(());
+        }
+        match shards.find(|named| !self.verified.contains(named)) {
+            Some((node, digest)) => {
+                let version = record.version;
+                let what = format!(
+                    "n{from} has version {version} name {node:?} for {digest}, which it has not verified"
+                );
+                Err(("S15", what))
+            }
+            None => Ok(()),
+        }
     }
 
     fn rebuilt(&mut self, now: Time, node: u32, shard: Digest) -> Result<(), Broken> {
