@@ -412,7 +412,13 @@ impl StorageNode {
         let put = self.holdings.shards.put(now, digest, bytes.to_vec(), &mut ops);
         self.shard_ops(ops);
         match put {
-            Ok(Put::Held) => self.kept(now, digest, disks),
+            Ok(Put::Held) if self.is_kept(digest) => self.kept(now, digest, disks),
+            // It was found here, and is being pinned.
+            Ok(Put::Held) => {
+                if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
+                    awaited.until = Time::NEVER;
+                }
+            }
             Ok(Put::Writing) => {
                 self.holdings.writing.insert(digest);
                 if let Some(note) = Note::of(bytes) {
@@ -465,6 +471,9 @@ impl StorageNode {
         let healthy = read.is_some();
         self.observed.shards_checked += 1;
         self.observed.shards_corrupt += u64::from(!healthy);
+        if let Some(bytes) = &read {
+            self.adopt(digest, bytes);
+        }
         let mut told = BTreeSet::new();
         for wanted in self.holdings.reading.remove(&digest).unwrap_or_default() {
             match wanted {
@@ -494,6 +503,23 @@ impl StorageNode {
             && told.insert(to)
         {
             self.send(to, Message::Scrubbed { digest, healthy });
+        }
+    }
+
+    /// A note that a crash has left without its pin would not be found after the next start: it gets one now,
+    /// and does not count as kept before that is durable.
+    fn adopt(&mut self, digest: Digest, bytes: &[u8]) {
+        if self.holdings.shards.pinned(digest).is_some() {
+            return;
+        }
+        let Some(note) = Note::of(bytes) else { return };
+        let mut ops = Vec::new();
+        if self.holdings.shards.pin(digest, &mut ops).is_ok() {
+            if let Note::Record(record) = note {
+                self.take_record(digest, record);
+            }
+            self.holdings.writing.insert(digest);
+            self.shard_ops(ops);
         }
     }
 
