@@ -1169,7 +1169,7 @@ pub fn decode(event: EventType, payload: &[u8]) -> Result<Fact, CodecError> {
 }
 
 /// Sagas within sagas are read so deep, whatever a payload says.
-const DEPTH_MAX: u32 = 16;
+pub(crate) const DEPTH_MAX: u32 = 16;
 
 /// `depth`: how many definitions the payload lies in.
 fn decode_saga(

@@ -1252,6 +1252,10 @@ impl Engine {
 
     fn wake_transaction(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
         let Some(op) = self.transactions.get_mut(&id) else { return };
+        if op.machine.parent().is_some() && !op.told_parent {
+            // Its saga may have had no room for it.
+            self.desk.errands.push_back(Errand::Child(OpRef::Transaction(id)));
+        }
         let late = now >= op.pace.started + self.desk.config.prepare_timeout;
         let input = match op.machine.decision() {
             None if late && !op.machine.is_delegated() => twopc::coordinator::Input::TimedOut,
@@ -1395,11 +1399,10 @@ impl Engine {
             if let Some(&Called { step, .. }) = late {
                 let called = op.machine.step(step);
                 let called = called.is_some_and(|it| steps::is_called(it, Direction::Forward));
-                let told = match called {
-                    true => self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out),
-                    false => self.give_up_step(now, id, step, out),
-                };
-                if told {
+                // What a step's operation is told does not wake its saga again: the other calls go on below.
+                if !called {
+                    self.give_up_step(now, id, step, out);
+                } else if self.tell_saga(now, id, &saga::Input::StepTimedOut { step }, out) {
                     return;
                 }
             }

@@ -50,7 +50,7 @@ use std::sync::Arc;
 use twopc::{Heuristic, Peer, PeerVerdict, TxKey, Verdict, Vote, Watermark};
 
 /// The version of this encoding, the first byte of every message.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// Bytes that are no message. Whoever sent them is of another version, or does not speak this protocol:
 /// close the connection.

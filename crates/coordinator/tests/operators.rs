@@ -455,3 +455,44 @@ fn waits_are_cut_at_random_and_the_same_way_each_time() {
         assert!(*cut >= plain / 2 && *cut <= plain, "{cut:?}");
     }
 }
+
+/// A step that is a saga runs out of time, and its saga's undoing is answered by nobody. The other call of
+/// its parent was lost: it is made again all the same.
+#[test]
+fn a_sub_saga_that_is_given_up_holds_no_other_step_up() {
+    let mut bench = Bench::new(|_| {});
+    let mut inner = Definition::builder();
+    inner.step(step(7));
+    let nested = Step::saga(inner.build().unwrap()).timeout(Duration::from_secs(1));
+    bench.submit("a", saga([nested, step(2)]));
+    let begun = bench.calls.clone();
+    let parent = begun.iter().find(|(.., body)| body == &[2]).unwrap().0;
+    assert!(begun.iter().any(|(id, _, body)| *id != parent && body == &[7]), "{begun:?}");
+    bench.calls.clear();
+    let mut undone = false;
+    let mut again = 0;
+    for _ in 0..60 {
+        bench.wait(Duration::from_secs(1));
+        for (id, call, _) in std::mem::take(&mut bench.calls) {
+            undone |= id != parent && call.direction == Direction::Backward;
+            again += u32::from(undone && id == parent && call.step == 1);
+        }
+    }
+    assert!(undone && again >= 3, "undone: {undone}; called again {again} times since");
+}
+
+/// "Never" is a time-out too, and a record can say none so long: after a restart the saga is the same one.
+#[test]
+fn a_time_out_without_end_is_read_again() {
+    let mut bench = Bench::new(|_| {});
+    let mut inner = Definition::builder();
+    inner.timeout(Duration::MAX).step(step(7).timeout(Duration::MAX));
+    let nested = Step::saga(inner.build().unwrap()).timeout(Duration::MAX);
+    bench.submit("a", saga([nested, step(2)]));
+    bench.restart();
+    let bodies: BTreeSet<Vec<u8>> = bench.calls.iter().map(|(.., body)| body.clone()).collect();
+    assert_eq!(bodies, BTreeSet::from([vec![2], vec![7]]));
+    let parent = bench.calls.iter().find(|(.., body)| body == &[2]).unwrap().0;
+    bench.answer(parent, 1, Direction::Forward, StepAnswer::Done);
+    assert_eq!(bench.outcomes(), [], "it waits for its other step");
+}

@@ -120,6 +120,9 @@ pub struct Step {
     pub attempts: Option<u32>,
 }
 
+/// The longest that a record can say, in whole nanoseconds.
+const TIMEOUT_MAX: Duration = Duration::from_nanos(u64::MAX);
+
 impl Step {
     /// A step that depends on nothing, and can be undone.
     #[must_use]
@@ -149,9 +152,11 @@ impl Step {
     }
 
     /// The same step, given up so long after it was first called.
+    ///
+    /// Logs know no longer one than 2^64 ns: more is taken for that, which is 584 years.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Step {
-        self.timeout = Some(timeout);
+        self.timeout = Some(timeout.min(TIMEOUT_MAX));
         self
     }
 
@@ -425,9 +430,9 @@ impl Builder {
         self
     }
 
-    /// How long a saga of it may take until it is undone.
+    /// How long a saga of it may take until it is undone; 584 years at most, as a [step](Step::timeout).
     pub fn timeout(&mut self, timeout: Duration) -> &mut Builder {
-        self.timeout = Some(timeout);
+        self.timeout = Some(timeout.min(TIMEOUT_MAX));
         self
     }
 

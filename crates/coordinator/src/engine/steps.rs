@@ -58,8 +58,10 @@ pub enum StepOperation {
 enum Came {
     To(Outcome),
     /// It was aborted, or compensated. `refused`: not by a crash, and not because nobody answered.
+    /// `forced`: by an operator, who does not want it begun anew.
     Nothing {
         refused: bool,
+        forced: bool,
     },
 }
 
@@ -301,7 +303,7 @@ impl Engine {
             Some(Decision::Abort) => {
                 // What a start has found was not voted down by anybody who knew of it.
                 let refused = op.machine.was_refused() && !op.work.is_empty();
-                Came::Nothing { refused }
+                Came::Nothing { refused, forced: op.machine.is_forced() }
             }
             _ => return,
         };
@@ -334,7 +336,9 @@ impl Engine {
                 }
                 return;
             }
-            saga::End::Compensated | saga::End::Aborted => Came::Nothing { refused: true },
+            saga::End::Compensated | saga::End::Aborted => {
+                Came::Nothing { refused: true, forced: false }
+            }
         };
         let heard = self.hear(now, parent, OpRef::Saga(id), came, out);
         let may_turn = end == saga::End::Completed && self.may_reverse(parent);
@@ -406,19 +410,21 @@ impl Engine {
         let outcome = match came {
             Came::To(outcome) => outcome,
             Came::Nothing { .. } if self.children.get(&parent) != Some(&child) => return true,
-            Came::Nothing { refused } => {
+            Came::Nothing { refused, forced } => {
                 let compensating = op.machine.phase() == saga::Phase::Compensating;
                 let code = if op.given_up(step) { STEP_TIMED_OUT } else { OPERATION_FAILED };
                 let failed = match direction {
                     Direction::Forward if op.given_up(step) || compensating => true,
-                    Direction::Forward if op.machine.cannot_fail(step) || !refused => false,
+                    Direction::Forward if op.machine.cannot_fail(step) => false,
+                    Direction::Forward if forced => true,
+                    Direction::Forward if !refused => false,
                     Direction::Forward => {
                         let terms = op.machine.step(step).map(saga::StepState::terms);
                         let most = terms.and_then(|terms| terms.attempts).unwrap_or(usual);
                         let saga = matches!(child, OpRef::Saga(_));
                         op.refused(step) >= most || saga
                     }
-                    Direction::Backward => refused,
+                    Direction::Backward => refused || forced,
                 };
                 if !failed {
                     // It is begun anew when the saga is looked at again.
@@ -450,8 +456,10 @@ impl Engine {
     /// Refuses a definition of which something could not be begun, wherever in it that is.
     pub(super) fn check_definition(&self, definition: &Definition) -> Result<(), Refusal> {
         let config = &self.desk.config;
-        if definition.depth() > config.depth_max {
-            return Err(Refusal::TooDeep { depth_max: config.depth_max });
+        // No deeper than a record of the log may be.
+        let depth_max = config.depth_max.min(crate::codec::DEPTH_MAX);
+        if definition.depth() > depth_max {
+            return Err(Refusal::TooDeep { depth_max });
         }
         let steps_max = config.steps_max;
         if definition.steps().len() > steps_max as usize {
