@@ -102,7 +102,7 @@ pub mod tag {
     /// committed, 4 an operator has seen to it.
     pub const FOUND: u8 = 48;
     /// u8: 0 its node, 1 a transaction: its branches, 2 a saga: its definition. On `saga_step_added`; without
-    /// it 0. See [`super::put_branches`] and [`super::put_definition`].
+    /// it 0. What stands in both is in FORMAT.md.
     pub const PERFORMER: u8 = 49;
     /// u8: 0 a call, 1 a transaction: its branches, 2 the compensations of the sub-saga's own steps. On
     /// `saga_step_added`; without it 0.
