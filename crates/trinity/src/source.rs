@@ -155,7 +155,8 @@ pub fn has_log(dir: &Path) -> Result<bool, Error> {
             let path = dir.to_owned();
             return Err(Error::file(dir, FileError::HoldsStreams { path, streams }));
         }
-        foreign |= name != FileStorage::LOCK || !entry.file_type().map_err(io)?.is_file();
+        foreign |=
+            !FileStorage::is_beside_segments(&name) || !entry.file_type().map_err(io)?.is_file();
     }
     if foreign {
         return Err(Error::NotALog {
@@ -170,15 +171,17 @@ pub fn has_log(dir: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// A crash in the first opening may leave the lock file and nothing else: a log without records.
+/// A crash in the first opening may leave the lock file, and the first segment half made ahead of its name,
+/// and nothing else: a log without records.
 fn is_before_first_segment(path: &Path) -> io::Result<bool> {
     let mut lock = false;
     for entry in path.read_dir()? {
         let entry = entry?;
-        if entry.file_name() != FileStorage::LOCK || !entry.file_type()?.is_file() {
+        let name = entry.file_name();
+        if !FileStorage::is_beside_segments(&name) || !entry.file_type()?.is_file() {
             return Ok(false);
         }
-        lock = true;
+        lock |= name == FileStorage::LOCK;
     }
     Ok(lock)
 }

@@ -1,6 +1,7 @@
 //! Real files: a directory with one file per segment and a lock.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Range;
@@ -308,6 +309,14 @@ impl FileStorage {
         Ok(())
     }
 
+    /// Whether a log's directory may hold a file of this name beside its segments: the lock, and what a
+    /// process that died has left of segments that were made ahead of time or retired. A crash in the first
+    /// opening of all leaves such files and no segment: a log without records.
+    #[must_use]
+    pub fn is_beside_segments(name: &OsStr) -> bool {
+        name == Self::LOCK || is_spare(name)
+    }
+
     /// The directory, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -469,13 +478,17 @@ pub(crate) fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<()
     })
 }
 
+/// A file that no segment is, of this module's own making.
+fn is_spare(name: &OsStr) -> bool {
+    let ours = [Spare::PREFIX, FileStorage::RETIRED];
+    name.to_str().is_some_and(|name| ours.iter().any(|prefix| name.starts_with(prefix)))
+}
+
 /// What a process that died has left of segments that were made ahead of time or retired.
 pub(crate) fn remove_spares(path: &Path) {
     let Ok(entries) = path.read_dir() else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let ours = [Spare::PREFIX, FileStorage::RETIRED];
-        if name.to_str().is_some_and(|name| ours.iter().any(|prefix| name.starts_with(prefix))) {
+        if is_spare(&entry.file_name()) {
             // One that stays is in nobody's way.
             let _ = std::fs::remove_file(entry.path());
         }
