@@ -81,6 +81,8 @@ pub struct FileStorage {
     /// Whether they are used again. Not where a replaced writer may live that still has one of them open: what
     /// it writes must go nowhere.
     reuses: bool,
+    /// The first segment that was created through this.
+    first_made: Option<SegmentId>,
     /// The next segment that is created is zero-filled to so many bytes, if no spare is at hand.
     zeros_next: Option<u64>,
 }
@@ -274,6 +276,7 @@ impl FileStorage {
             spare: None,
             retired: Mutex::new(Vec::new()),
             reuses: true,
+            first_made: None,
             zeros_next: None,
         }
     }
@@ -306,6 +309,7 @@ impl FileStorage {
             _ => OpenOptions::new().write(true).create_new(true).open(path),
         };
         self.keep(segment, made?);
+        self.first_made.get_or_insert(segment);
         Ok(())
     }
 
@@ -348,7 +352,9 @@ impl FileStorage {
             return;
         }
         let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if self.reuses && retired.len() < Self::RETIRED_MAX {
+        // One that was there before may still be open in a writer that was replaced.
+        let made_here = self.first_made.is_some_and(|first| segment >= first);
+        if self.reuses && made_here && retired.len() < Self::RETIRED_MAX {
             retired.push(path);
         } else {
             // One that stays is in nobody's way, and is removed at the next opening.
@@ -679,12 +685,14 @@ impl Storage for FileStorage {
             DiskOp::CheckEpoch { newest } => {
                 // Whoever takes over creates the very next segment, and it stays for as long as the lock is
                 // had: nobody else recycles. Without the lock it may have gone by now, and a later one is there.
-                let next = self.file_path(newest.next()).try_exists()?;
-                if next || (!self.locked && self.segments()?.last() > Some(newest)) {
-                    return Err(DiskError::Fenced);
-                }
-                if let (false, Some(lock)) = (self.locked, &self.lock) {
+                // The lock is asked for first: it may come free, and somebody else recycle, while this looks.
+                let had = self.locked;
+                if let (false, Some(lock)) = (had, &self.lock) {
                     self.locked = lock.try_lock().is_ok();
+                }
+                let next = self.file_path(newest.next()).try_exists()?;
+                if next || (!had && self.segments()?.last() > Some(newest)) {
+                    return Err(DiskError::Fenced);
                 }
             }
         }

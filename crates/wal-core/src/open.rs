@@ -17,7 +17,8 @@ use crate::compact::Compaction;
 use crate::guard::{Batch, HEAD_BYTES, Seed, decode_head};
 use crate::log::{Config, ConfigError, Log, Opened, claim_ops, seal_ops};
 use crate::scan::{
-    Ending, Held, Progress, ScanError, Scanned, Scanner, Survey, Tail, Visitor, is_valid, survey,
+    Ending, Held, Progress, ScanConfig, ScanError, Scanned, Scanner, Survey, Tail, Visitor,
+    is_valid, survey,
 };
 use crate::segment::{Claim, HEADER_BYTES, Part, SECTOR, Seal, encode_copy};
 use crate::storage::{Directory, DiskError, DiskOp, SegmentId};
@@ -142,6 +143,9 @@ impl Opening {
         };
         scanner.read(&survey, None, ending)?;
         let progress = scanner.progress;
+        if mode == OpenMode::TakeOver {
+            refuse_corrupt_tail(directory, &scan_config, &progress)?;
+        }
         let newest = survey.newest().map(|view| view.id);
         // A name is durable before its segment's first batch. One without may be a crash's.
         let held = progress.held.map(|held| held.segment);
@@ -338,6 +342,38 @@ impl Opening {
     #[must_use]
     pub fn log_id(&self) -> Option<u64> {
         self.claim.map(|claim| claim.log_id).or(self.progress.scanned.log_id)
+    }
+}
+
+/// Before anything is claimed: once a claim stands behind it, what is damaged there may look like what an
+/// opening has half written. The old writer may be at work, and what is read while it writes may look like
+/// anything: damage stays, so it is looked at again.
+fn refuse_corrupt_tail(
+    directory: &dyn Directory,
+    config: &ScanConfig,
+    progress: &Progress,
+) -> Result<(), OpenError> {
+    const LOOKS: u32 = 3;
+    let mut look = 1;
+    loop {
+        let mut progress = progress.clone();
+        let resume = progress.tail.take().map(|tail| (tail.segment, tail.end));
+        let survey = survey(directory, None)?;
+        let counts = resume.is_none_or(|(segment, end)| survey.still_counts(segment, end));
+        if resume.is_none() || !counts {
+            return Ok(());
+        }
+        let mut nobody = ();
+        let mut scanner = Scanner::new(directory, config, &mut nobody, progress);
+        scanner.read(&survey, resume, Ending::Decide)?;
+        let scanned = scanner.progress.scanned;
+        if !scanned.is_corrupt() {
+            return Ok(());
+        }
+        if look == LOOKS {
+            return Err(OpenError::Corrupt(Box::new(scanned)));
+        }
+        look += 1;
     }
 }
 

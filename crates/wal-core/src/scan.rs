@@ -588,42 +588,50 @@ pub(crate) fn survey(
     let mut ids = directory.segments()?;
     ids.retain(|&id| below.is_none_or(|below| id < below));
     debug_assert!(ids.is_sorted());
-    let remainders = split_remainders(directory, &mut ids)?;
-    Ok(Survey { remainders, ..survey_of(directory, ids)? })
+    let survey = survey_of(directory, ids)?;
+    let begins = beginning(&survey.views);
+    if begins == 0 {
+        return Ok(survey);
+    }
+    let ids = survey.views.iter().map(|view| view.id);
+    let (remainders, counting) = (ids.clone().take(begins).collect(), ids.skip(begins).collect());
+    let behind = survey_of(directory, counting)?;
+    if !begins_with_whole_snapshot(directory, &behind)? {
+        return Ok(survey);
+    }
+    Ok(Survey { remainders, ..behind })
 }
 
+/// Where a log may begin behind what counts no more: 0 if there is no sign of it.
+///
 /// A recycling takes the newest segment first. If one was cut short, there is a gap behind what it has
 /// left, and the log begins behind the gap, with a whole snapshot. Any other gap is damage, and what is in
 /// front of it counts.
 ///
-/// A replaced writer may have made a segment anew that was recycled. It writes nothing there, and that may
-/// be in front of the snapshot without a gap.
-fn split_remainders(
-    directory: &dyn Directory,
-    ids: &mut Vec<SegmentId>,
-) -> Result<Vec<SegmentId>, ScanError> {
-    let gap = ids.windows(2).rposition(|two| two[1] != two[0].next());
-    let mut begins = gap.map_or(0, |gap| gap + 1);
-    let mut window = Window::new(directory);
-    while begins + 1 < ids.len() && view(&mut window, ids[begins])?.header.abandoned {
-        begins += 1;
-    }
-    if begins == 0 {
-        return Ok(Vec::new());
-    }
-    let survey = survey_of(directory, ids[begins..].to_vec())?;
+/// A replaced writer may have made a segment anew that was recycled. It writes nothing there. That may be in
+/// front of the snapshot without a gap, or in the gap: the seal behind it names a segment that held a batch.
+fn beginning(views: &[View]) -> usize {
+    let made_anew = |view: &View, next: &View| {
+        view.header.abandoned && next.header.seal.is_some_and(|seal| seal.segment == view.id)
+    };
+    let gap = views
+        .windows(2)
+        .rposition(|two| two[1].id != two[0].id.next() || made_anew(&two[0], &two[1]));
+    let begins = gap.map_or(0, |gap| gap + 1);
+    let empty = views[begins.min(views.len())..].iter().take_while(|view| view.header.abandoned);
+    // The newest one may be where a start was given up.
+    (begins + empty.count()).min(views.len().saturating_sub(1))
+}
+
+fn begins_with_whole_snapshot(directory: &dyn Directory, survey: &Survey) -> io::Result<bool> {
     let config = ScanConfig { enable_checksums: false, ..ScanConfig::default() };
     let mut nobody = ();
     let mut scanner = Scanner::new(directory, &config, &mut nobody, Progress::new());
     if !scanner.begins_with_snapshot(&survey.views[0])? {
-        return Ok(Vec::new());
+        return Ok(false);
     }
-    scanner.read(&survey, None, Ending::Defer)?;
-    if !scanner.progress.snapshots.base_is_whole {
-        return Ok(Vec::new());
-    }
-    let counting = ids.split_off(begins);
-    Ok(std::mem::replace(ids, counting))
+    scanner.read(survey, None, Ending::Defer)?;
+    Ok(scanner.progress.snapshots.base_is_whole)
 }
 
 fn survey_of(directory: &dyn Directory, ids: Vec<SegmentId>) -> Result<Survey, ScanError> {
@@ -861,7 +869,7 @@ pub(crate) struct Scanner<'a> {
     config: &'a ScanConfig,
     visitor: &'a mut dyn Visitor,
     pub progress: Progress,
-    /// Behind the open segment stands one that was claimed and seals nothing.
+    /// Behind the open segment stands one that was claimed by a later opening and seals nothing.
     claimed_behind: bool,
 }
 
@@ -893,7 +901,11 @@ impl<'a> Scanner<'a> {
         scanned.lost_header_copies = 0;
         scanned.abandoned_starts = 0;
         let behind = survey.views.iter().rev().take_while(|view| view.extent == Extent::Passed);
-        self.claimed_behind = behind.filter_map(|view| view.header.claim).next().is_some();
+        let open = survey.views.iter().find(|view| view.extent == Extent::Open);
+        let written = open.and_then(View::claim).map_or(Epoch::NONE, |claim| claim.epoch);
+        // A rotation claims with its own epoch, and writes nothing again.
+        self.claimed_behind =
+            behind.filter_map(|view| view.header.claim).any(|claim| claim.epoch > written);
         let mut expected = SegmentId::FIRST;
         for view in &survey.views {
             let start = match resume {
@@ -1219,13 +1231,17 @@ impl<'a> Scanner<'a> {
         let head = self.window.at(reader.at, HEAD_BYTES as u64)?;
         let head_edge_zero = head[0] == 0 || head[HEAD_BYTES - 1] == 0;
         let Some(guard) = reader.decode_head(head, reader.at) else {
-            return Ok(Conditions { head_edge_zero, ..Conditions::default() });
+            let in_first_sector = (SECTOR - reader.at % SECTOR) as usize;
+            let ends_in_zero = in_first_sector < HEAD_BYTES && head[in_first_sector - 1] == 0;
+            let head_half_rewritten = self.claimed_behind && ends_in_zero;
+            return Ok(Conditions { head_edge_zero, head_half_rewritten, ..Conditions::default() });
         };
         let in_order = (guard.first, guard.chain) == (self.progress.next, self.progress.chain);
         let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
         let batch = reader.batch(guard, reader.at, bytes);
         Ok(Conditions {
             all_zero: false,
+            head_half_rewritten: false,
             covered: false,
             head: true,
             in_order,

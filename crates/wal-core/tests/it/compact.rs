@@ -340,6 +340,15 @@ fn g11_what_a_recycling_has_left_does_not_count() {
         assert!(!scanned.is_corrupt(), "{:?}", scanned.corruption);
         assert_eq!(Some(&replay.map), life.maps.get(&scanned.last_sequence.0));
         left = left.max(scanned.remainders);
+        if let (Some(base), 1..) = (scanned.base, scanned.remainders) {
+            // A replaced writer has made the one in the gap anew, and has written nothing.
+            let mut closed = state.clone();
+            let gone = SegmentId(base.0 - 1);
+            assert!(closed.file_mut(gone).is_empty());
+            let (again, scanned) = read(&closed);
+            assert!(!scanned.is_corrupt() && again == replay, "{:?}", scanned.corruption);
+            life.check(closed, 0, &|| "cut short, and the gap closed".to_owned());
+        }
         life.check(state, 0, &|| "cut short".to_owned());
     });
     assert!(left > 0, "nothing was left in front of a gap");

@@ -2,10 +2,13 @@
 
 use base::{Sequence, Time};
 use wal_core::{
-    Config, DiskOp, EventType, MemoryStorage, OpenMode, Opening, Place, Record, Storage, Visitor,
+    Config, DiskOp, EventType, MemoryStorage, OpenError, OpenMode, Opening, Place, Record, Storage,
+    Visitor,
 };
 
-use crate::support::{Choices, Entry, Journal, Seen, config, open, payload, scan, sector_parts};
+use crate::support::{
+    Choices, Entry, Journal, SECTOR, Seen, config, open, payload, scan, sector_parts,
+};
 
 /// What was promised when the journal was so long.
 #[derive(Clone, Copy, Debug)]
@@ -244,7 +247,9 @@ fn g4_a_batch_that_is_written_again_may_be_cut_over_what_the_disk_lacks() {
         (opening.scanned().end.unwrap().0, claimed)
     };
     let mut refused_without = 0u64;
-    for (records, bytes) in [(2, 700), (40, 10), (7, 200)] {
+    let mut straddles = 0;
+    // The last one's head lies in two sectors.
+    for (records, bytes, before) in [(2, 700, 6), (40, 10, 6), (7, 200, 6), (7, 200, 360)] {
         let mut storage = MemoryStorage::new();
         let (mut log, ..) = open(&mut storage).unwrap();
         let mut appended = Vec::new();
@@ -258,7 +263,7 @@ fn g4_a_batch_that_is_written_again_may_be_cut_over_what_the_disk_lacks() {
             assert!(wal_core::drive(&mut storage, log, Time::ZERO));
             before
         };
-        flush(&mut log, &[b"before".to_vec()]);
+        flush(&mut log, &[vec![b'b'; before]]);
         // Zeros at the end of many sectors: what is cut there looks like what was written.
         let batch: Vec<Vec<u8>> = (0..records).map(|n| vec![n % 3; bytes]).collect();
         let before = flush(&mut log, &batch);
@@ -268,6 +273,7 @@ fn g4_a_batch_that_is_written_again_may_be_cut_over_what_the_disk_lacks() {
         let parts = sector_parts(begins, whole.len() - begins);
         let parts: Vec<_> = parts.iter().map(|(from, to)| (begins + from, begins + to)).collect();
         assert!(parts.len() >= 3);
+        straddles += u32::from(begins % SECTOR > SECTOR - 58);
         for there in 0..1u32 << parts.len() {
             let mut lacks = whole.clone();
             for (n, &(from, to)) in parts.iter().enumerate() {
@@ -304,7 +310,32 @@ fn g4_a_batch_that_is_written_again_may_be_cut_over_what_the_disk_lacks() {
             assert!(corrupt || ends_in_zero, "{records} of {bytes}: bit {bit}");
         }
     }
+    assert!(straddles > 0);
     assert!(refused_without > 100, "{refused_without}: it is no state that only an opening leaves");
+}
+
+/// G7. Whoever takes a log over and finds its last batch damaged leaves no claim behind: with one, the next
+/// reader would take the damage for what an opening has half written.
+#[test]
+fn g7_a_take_over_that_finds_damage_claims_nothing() {
+    let mut storage = MemoryStorage::new();
+    let (mut log, ..) = open(&mut storage).unwrap();
+    let sequence = log.append(EventType::TX_CREATED, 0, &[0; 800]).unwrap();
+    log.force(sequence);
+    assert!(wal_core::drive(&mut storage, &mut log, Time::ZERO));
+    let segment = log.segment();
+    let end = storage.file_mut(segment).len();
+    for at in [end - 700, end - 300] {
+        let mut damaged = storage.clone();
+        damaged.file_mut(segment)[at] ^= 4;
+        for mode in [OpenMode::TakeOver, OpenMode::Exclusive] {
+            let mut taken = damaged.clone();
+            let opened = wal_core::open(&mut taken, &config(), mode, 1, Time::ZERO, &mut ());
+            assert!(matches!(opened, Err(OpenError::Corrupt(_))), "{mode:?}");
+            assert_eq!(taken.files().count(), 1, "{mode:?}");
+            assert!(scan(&taken).1.is_corrupt(), "{mode:?}: it is damage as before");
+        }
+    }
 }
 
 /// What a writer may leave unproven at most, an opening writes again.
