@@ -238,6 +238,24 @@ impl SagaOp {
         SagaOp { machine, sent, pace, calls: Vec::new(), held, trail }
     }
 
+    /// What an outcome tells the machine: an undo that is refused for the last time is given up.
+    fn input_of(
+        &self,
+        step: u32,
+        direction: Direction,
+        outcome: saga::Outcome,
+        attempts_max: u32,
+    ) -> saga::Input {
+        let refused = matches!(outcome, saga::Outcome::Refused { .. });
+        let tries = self.machine.step(step).map_or(0, saga::StepState::tries);
+        let last = tries.saturating_add(1) >= attempts_max;
+        if refused && direction == Direction::Backward && last {
+            saga::Input::GiveUpUndo { step }
+        } else {
+            saga::Input::Outcome { step, direction, outcome }
+        }
+    }
+
     fn is_owed(machine: &Saga, call: &Called) -> bool {
         let step = machine.step(call.step);
         step.is_some_and(|step| match call.direction {
@@ -688,14 +706,7 @@ impl Engine {
                     (StepAnswer::Refused { code }, _) => saga::Outcome::Refused { code },
                     (StepAnswer::NotNow, _) => saga::Outcome::Unknown,
                 };
-                let refused = matches!(outcome, saga::Outcome::Refused { .. });
-                let tries = op.machine.step(step).map_or(0, saga::StepState::tries);
-                let last = tries.saturating_add(1) >= attempts_max;
-                let input = if refused && direction == Direction::Backward && last {
-                    saga::Input::GiveUpUndo { step }
-                } else {
-                    saga::Input::Outcome { step, direction, outcome }
-                };
+                let input = op.input_of(step, direction, outcome, attempts_max);
                 self.tell_saga(now, key.id, &input, out);
             }
             Message::Transaction(message) => self.receive_transaction(now, from, message, out),

@@ -272,14 +272,7 @@ impl Engine {
         let direction = way(parent);
         let attempts_max = self.desk.config.undo_attempts_max;
         let Some(op) = self.sagas.get_mut(&saga) else { return false };
-        let refused = matches!(outcome, Outcome::Refused { .. });
-        let tries = op.machine.step(step).map_or(0, saga::StepState::tries);
-        let last = tries.saturating_add(1) >= attempts_max;
-        let input = if refused && direction == Direction::Backward && last {
-            saga::Input::GiveUpUndo { step }
-        } else {
-            saga::Input::Outcome { step, direction, outcome }
-        };
+        let input = op.input_of(step, direction, outcome, attempts_max);
         if op.machine.decide(&input).is_none() {
             return true;
         }
