@@ -28,8 +28,8 @@ struct Stored {
     worlds: &'static [&'static str],
 }
 
-const SMALL: &[&str] = &["storage"];
-const HOSTILE: &[&str] = &["storage", "--hostile"];
+const SMALL: &[&str] = &["storage", "--no-shrink"];
+const HOSTILE: &[&str] = &["storage", "--no-shrink", "--hostile"];
 
 const STORED: &[Stored] = include!("storage_canaries.in");
 
@@ -184,7 +184,6 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
     let mut smaller = Vec::new();
     let mut called: Vec<&[&str]> = Vec::new();
     for (canary, worlds) in seeded().filter(|(canary, _)| names.contains(&canary.name)) {
-        let shrink = shrink && worlds == PLAIN;
         if !called.contains(&worlds) {
             called.push(worlds);
         }
@@ -193,7 +192,7 @@ fn hunt(names: &[&str], seeds: u32, shrink: bool) -> Result<(), Failure> {
             cage.build(worlds)?;
             let found = cage.first_objection(worlds, seeds)?;
             if let (true, Some(objection)) = (shrink, &found) {
-                smaller.push((canary.name, cage.shrink(objection.seed)?));
+                smaller.push((canary.name, cage.shrink(worlds, objection.seed)?));
             }
             found
         };
@@ -450,14 +449,18 @@ impl Cage {
     }
 
     /// Shrinks the failure of a seed, and runs what is left in a process of its own.
-    fn shrink(&self, seed: u32) -> Result<Smaller, Failure> {
+    fn shrink(&self, worlds: &[&str], seed: u32) -> Result<Smaller, Failure> {
         let broken = |what: &[u8]| {
             let what = String::from_utf8_lossy(what).into_owned();
             Failure::Infrastructure(format!("seed {seed} is not shrunk: {what}"))
         };
         let seed = seed.to_string();
-        let kept = self.sim().args(["random", "--seed", &seed, "--no-shrink"]).output()?;
-        let file = format!("out/small-{seed}-{seed}.toml");
+        let kept = self.sim().args(worlds).args(["--seed", &seed]).output()?;
+        let file = match worlds {
+            HOSTILE => format!("out/hostile-storage-{seed}.toml"),
+            SMALL => format!("out/small-storage-{seed}.toml"),
+            _ => format!("out/small-{seed}-{seed}.toml"),
+        };
         let shrunk = self.sim().args(["shrink", &file, "--json"]).output()?;
         let text = String::from_utf8_lossy(&shrunk.stdout);
         let size = |of: &str| {

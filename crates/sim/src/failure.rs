@@ -45,17 +45,49 @@ pub fn keep_as(folder: &Path, kind: &str, report: &Report, text: &str) -> Result
     };
     let repeats = toml::Value::try_from(repeats).map_err(|error| stop(error.to_string()))?;
     table.insert("repeats".into(), repeats);
+    write(folder, (&report.scenario, report.seed), kind, &report.verdict.what(), &table)
+}
+
+/// Writes a failure of a world of storage nodes to a file in `folder`, whole or not at all.
+pub fn keep_storage(
+    folder: &Path,
+    kind: &str,
+    report: &sim::storage::Report,
+    text: &str,
+) -> Result<PathBuf, Stop> {
+    let stop = |what: String| Stop::infrastructure(miette::miette!("{what}"));
+    let mut table: toml::Table =
+        text.parse().map_err(|error| stop(format!("a scenario that was read is none: {error}")))?;
+    let seed = i64::try_from(report.seed).map_err(|error| stop(error.to_string()))?;
+    table.insert("seed".into(), toml::Value::Integer(seed));
+    let repeats = Repeats {
+        derivation: base::prng::DERIVATION_VERSION,
+        invariant: report.rule().unwrap_or_default().to_owned(),
+        event: report.totals.events,
+        idle: Vec::new(),
+    };
+    let repeats = toml::Value::try_from(repeats).map_err(|error| stop(error.to_string()))?;
+    table.insert("repeats".into(), repeats);
+    write(folder, (&report.scenario, report.seed), kind, &report.what(), &table)
+}
+
+fn write(
+    folder: &Path,
+    (scenario, seed): (&str, u64),
+    kind: &str,
+    what: &str,
+    table: &toml::Table,
+) -> Result<PathBuf, Stop> {
     // A comment ends with its line, and TOML allows no control characters in one.
-    let what = report.verdict.what().replace(char::is_control, " ");
+    let what = what.replace(char::is_control, " ");
     let body = format!("# {what}\n{table}");
-    let path = folder.join(format!("{}-{}{kind}.toml", report.scenario, report.seed));
+    let path = folder.join(format!("{scenario}-{seed}{kind}.toml"));
     let written = std::fs::create_dir_all(folder).and_then(|()| {
         let draft = path.with_extension("part");
         std::fs::write(&draft, body)?;
         std::fs::rename(&draft, &path)
     });
     written.map_err(|error| {
-        let (seed, scenario) = (report.seed, &report.scenario);
         let help =
             format!("`--out DIR` puts failure files elsewhere; it was seed {seed} of {scenario}");
         Stop::infrastructure(miette::miette!(

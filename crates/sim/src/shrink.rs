@@ -38,7 +38,7 @@ impl Signature {
 }
 
 /// A text without what differs from one run to the next: numbers, and everything in brackets.
-fn words_of(what: &str) -> String {
+pub fn words_of(what: &str) -> String {
     let mut depth = 0_u32;
     let flat: String = what
         .chars()
@@ -436,7 +436,7 @@ fn nth(on: &str) -> Option<(String, u32, String)> {
 }
 
 /// Numbers from 1 to below another, at most a dozen of them: the small ones, then in ever larger steps.
-fn smaller(than: u32) -> impl Iterator<Item = u32> {
+pub fn smaller(than: u32) -> impl Iterator<Item = u32> {
     let steps = std::iter::successors(Some(1_u32), |last| last.checked_add((last / 3).max(1)));
     steps.take_while(move |step| *step < than).take(24)
 }

@@ -45,8 +45,8 @@ impl Drop for Quiet {
 }
 
 /// What a file repeats, if this build's randomness is the one that it was made with.
-fn repeats(name: &str, scenario: &Scenario) -> Result<Option<sim::Repeats>, Stop> {
-    let Some(repeats) = scenario.repeats.clone() else { return Ok(None) };
+fn repeats(name: &str, repeats: Option<&sim::Repeats>) -> Result<Option<sim::Repeats>, Stop> {
+    let Some(repeats) = repeats.cloned() else { return Ok(None) };
     same_derivation(name, repeats.derivation)?;
     Ok(Some(repeats))
 }

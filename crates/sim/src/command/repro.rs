@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sim::plan::{Fault, Plan, Trigger};
 use sim::{FaultEntry, NodeView, Note, Report, Scenario, Verdict, World};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// `repro`
 #[derive(Args)]
@@ -17,16 +17,16 @@ pub struct ReproArgs {
     file: PathBuf,
     /// Stop behind this event, and print the nodes, their logs and the messages on their way
     #[arg(long, value_name = "EVENT")]
-    goto: Option<u64>,
+    pub goto: Option<u64>,
     /// With --goto: only this node, such as n3; may be given more than once
     #[arg(long, value_name = "NODE", value_parser = parse_node, requires = "goto")]
     node: Vec<u32>,
     /// Print each event, and what it led to
     #[arg(long)]
-    trace: bool,
+    pub trace: bool,
     /// Go on from the event of --goto, or from the beginning, with other faults, and compare
     #[arg(long)]
-    fork: bool,
+    pub fork: bool,
     /// With --fork: one fault more, as in a scenario file; without `at` and `on` it strikes at once
     #[arg(long, value_name = "TOML", requires = "fork")]
     add: Vec<String>,
@@ -38,7 +38,7 @@ pub struct ReproArgs {
     out: PathBuf,
     /// JSON on standard output: a line for the run, or for each event and the state
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 fn parse_node(text: &str) -> Result<u32, String> {
@@ -54,11 +54,9 @@ struct Failure {
     invariant: String,
 }
 
-fn read(file: &Path) -> Result<Failure, Stop> {
-    let name = file.display().to_string();
-    let text = read_text(file)?;
+fn read(name: String, text: String) -> Result<Failure, Stop> {
     let scenario = Scenario::parse(&name, &text).map_err(Stop::usage)?;
-    let Some(repeats) = repeats(&name, &scenario)? else {
+    let Some(repeats) = repeats(&name, scenario.repeats.as_ref())? else {
         let help = format!("run it with `cargo xtask sim {}`", failure::quoted(&name));
         return Err(Stop::usage(miette::miette!(
             help = help,
@@ -71,7 +69,11 @@ fn read(file: &Path) -> Result<Failure, Stop> {
 /// Runs a failure file. 1 if it fails as it did (2 if that was for lack of progress), 0 if it runs
 /// clean, 4 if it fails otherwise. To an event: 0, or 4 if it never comes. Forked: as the fork ends.
 pub fn repro(args: &ReproArgs, out: &mut Output) -> Result<u8, Stop> {
-    let failure = read(&args.file)?;
+    let (name, text) = (args.file.display().to_string(), read_text(&args.file)?);
+    if sim::storage::Scenario::is_one(&text) {
+        return super::storage::repro(args, &name, &text, out);
+    }
+    let failure = read(name, text)?;
     if !args.json {
         out.line(format_args!("{}: seed {}", failure.name, failure.scenario.seed));
     }

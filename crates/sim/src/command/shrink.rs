@@ -24,13 +24,21 @@ pub struct ShrinkArgs {
     file: PathBuf,
     /// How long to try, such as 10s
     #[arg(long = "for", value_parser = parse_time, default_value = "10s")]
-    within: Duration,
+    pub within: Duration,
     /// Where the smaller file goes [default: beside the file]
     #[arg(long)]
     out: Option<PathBuf>,
     /// One line of JSON, on standard output
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+impl ShrinkArgs {
+    /// Where the smaller file goes.
+    pub fn folder(&self) -> PathBuf {
+        let beside = self.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.out.as_deref().or(beside).unwrap_or(Path::new(".")).to_owned()
+    }
 }
 
 /// What was made of a failure, and where it is kept.
@@ -45,8 +53,11 @@ struct Smaller {
 pub fn shrink(args: &ShrinkArgs, out: &mut Output) -> Result<u8, Stop> {
     let name = args.file.display().to_string();
     let text = read_text(&args.file)?;
+    if sim::storage::Scenario::is_one(&text) {
+        return super::storage::shrink(args, &name, &text, out);
+    }
     let scenario = Scenario::parse(&name, &text).map_err(Stop::usage)?;
-    let repeats = repeats(&name, &scenario)?;
+    let repeats = repeats(&name, scenario.repeats.as_ref())?;
     if !args.json {
         out.line(format_args!("{name}: seed {}", scenario.seed));
     }
@@ -64,10 +75,8 @@ pub fn shrink(args: &ShrinkArgs, out: &mut Output) -> Result<u8, Stop> {
     if !args.json && report.verdict != Verdict::Clean {
         out.line(format_args!("{}: {}", report.verdict.name(), report.verdict.what()));
     }
-    let beside = args.file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = args.out.as_deref().or(beside).unwrap_or(Path::new("."));
     let code = report.verdict.exit_code();
-    match make_smaller(&text, report, folder, args.within)? {
+    match make_smaller(&text, report, &args.folder(), args.within)? {
         Ok(smaller) => {
             if args.json {
                 out.line(format_args!("{}", json_of(&smaller)));
@@ -199,7 +208,8 @@ fn json_of(smaller: &Smaller) -> serde_json::Value {
     })
 }
 
-fn spinner() -> ProgressBar {
+/// While something is shrunk.
+pub fn spinner() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -6,8 +6,10 @@
 
 pub mod disk;
 mod judge;
+pub mod plan;
 mod report;
 mod scenario;
+pub mod shrink;
 mod watch;
 mod workload;
 mod world;
@@ -15,4 +17,5 @@ mod world;
 pub use judge::{Finding, Judge};
 pub use report::{Health, Report, Totals};
 pub use scenario::{Expected, Faults, Scenario, Storage, hostile, small};
-pub use world::{Ending, World, run, run_watched};
+pub use workload::Want;
+pub use world::{Ending, World, run, run_told, run_watched, run_while};

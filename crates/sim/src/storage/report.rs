@@ -114,6 +114,17 @@ impl Report {
         }
     }
 
+    /// The rule that was violated, or `no progress`, or `expectation`; `None`: it ran clean.
+    #[must_use]
+    pub fn rule(&self) -> Option<&'static str> {
+        match (&self.finding, self.ending, &self.unmet) {
+            (Some(finding), ..) => Some(finding.rule),
+            (_, Ending::NoProgress, _) => Some("no progress"),
+            (.., Some(_)) => Some("expectation"),
+            _ => None,
+        }
+    }
+
     /// The exit code that goes with it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -1,6 +1,7 @@
 //! Files of worlds of storage nodes.
 
-use crate::scenario::{Between, Disk, Network, Share, Span};
+use super::plan::{self, Entry};
+use crate::scenario::{Between, Disk, Network, Repeats, Share, Span};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -29,9 +30,16 @@ pub struct Scenario {
     /// What goes wrong.
     #[serde(default)]
     pub faults: Faults,
+    /// Of all faults and clients that are drawn, only these, such as `["power-loss 3", "client 1"]`. What is not
+    /// drawn by number is not concerned: a region that is cut off, say.
+    #[serde(default)]
+    pub only: Option<Vec<Entry>>,
     /// What has to come out.
     #[serde(default)]
     pub expect: Expected,
+    /// What a failure file repeats.
+    #[serde(default)]
+    pub repeats: Option<Repeats>,
 }
 
 fn one() -> u64 {
@@ -280,9 +288,17 @@ impl Scenario {
             (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
             (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),
         ];
-        match wrong.into_iter().find(|(wrong, _)| *wrong) {
-            Some((_, what)) => Err(what.to_owned()),
-            None => Ok(()),
+        if let Some((_, what)) = wrong.into_iter().find(|(wrong, _)| *wrong) {
+            return Err(what.to_owned());
+        }
+        let Some(only) = &self.only else { return Ok(()) };
+        let drawn = plan::drawn(self);
+        if let Some(entry) = only.iter().find(|entry| drawn.binary_search(entry).is_err()) {
+            return Err(format!("only: `{entry}` is not drawn"));
+        }
+        match only.iter().any(Entry::is_client) {
+            true => Ok(()),
+            false => Err("only: names no client: nobody wants anything".to_owned()),
         }
     }
 }

@@ -9,6 +9,7 @@ use network::Request;
 use node::work::{Change, encode};
 use node::{Branch, Work};
 use saga::{Action, Definition, Step};
+use std::fmt;
 use store::{Digest, EncodedShard, Manifest, Salt};
 
 /// What one client wants.
@@ -30,6 +31,22 @@ pub enum Want {
     Get(u32),
     /// Something else of the ledger.
     Ledger(Ask),
+}
+
+impl fmt::Display for Want {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Want::Put(file) => write!(f, "file {file} to be stored"),
+            Want::Saga(true) => f.write_str("a saga"),
+            Want::Saga(false) => f.write_str("a saga that is refused"),
+            Want::Transaction => f.write_str("a transaction"),
+            Want::Locks => f.write_str("locks"),
+            Want::Grant(node) => write!(f, "units for n{node}"),
+            Want::Stake(node) => write!(f, "the stake of n{node}"),
+            Want::Get(file) => write!(f, "file {file}"),
+            Want::Ledger(ask) => write!(f, "{ask:?}"),
+        }
+    }
 }
 
 /// One client, its number from 1.
@@ -111,25 +128,24 @@ pub fn file(
 }
 
 /// What clients want first, in this order; what they want at the end is in [`gets`].
+pub fn wants_first(scenario: &Scenario) -> impl Iterator<Item = Want> + use<> {
+    let storage = scenario.storage.clone();
+    let lockers = if storage.locks > 0 { storage.lockers } else { 0 };
+    let stakers = if storage.stake > 0 { storage.nodes } else { 0 };
+    (0..storage.files)
+        .map(Want::Put)
+        .chain((0..storage.sagas).map(|_| Want::Saga(true)))
+        .chain((0..storage.sagas_failing).map(|_| Want::Saga(false)))
+        .chain((0..storage.transactions).map(|_| Want::Transaction))
+        .chain((0..lockers).map(|_| Want::Locks))
+        .chain((0..stakers).map(Want::Grant))
+        .chain((0..stakers).map(Want::Stake))
+}
+
+/// Those who want it.
 #[must_use]
 pub fn wants(scenario: &Scenario, key: &Key) -> Vec<Client> {
-    let storage = &scenario.storage;
-    let mut wants = Vec::new();
-    wants.extend((0..storage.files).map(Want::Put));
-    wants.extend((0..storage.sagas).map(|_| Want::Saga(true)));
-    wants.extend((0..storage.sagas_failing).map(|_| Want::Saga(false)));
-    wants.extend((0..storage.transactions).map(|_| Want::Transaction));
-    if storage.locks > 0 {
-        wants.extend((0..storage.lockers).map(|_| Want::Locks));
-    }
-    let mut clients = clients(wants, storage.nodes, key);
-    if storage.stake > 0 {
-        let grant = |node| Client { want: Want::Grant(node), node: 0, answered: false };
-        clients.extend((0..storage.nodes).map(grant));
-        let stake = |node| Client { want: Want::Stake(node), node, answered: false };
-        clients.extend((0..storage.nodes).map(stake));
-    }
-    clients
+    clients(wants_first(scenario).collect(), scenario.storage.nodes, key)
 }
 
 /// At the end every file is fetched, each by another node.
@@ -141,7 +157,11 @@ pub fn gets(files: &[u32], nodes: u32, key: &Key) -> Vec<Client> {
 fn clients(wants: Vec<Want>, nodes: u32, key: &Key) -> Vec<Client> {
     let key = key.child("storage.client");
     let of = |(number, want)| {
-        let node = key.draw(number, 0).below(u64::from(nodes)) as u32;
+        let node = match want {
+            Want::Grant(_) => 0,
+            Want::Stake(node) => node,
+            _ => key.draw(number, 0).below(u64::from(nodes)) as u32,
+        };
         Client { want, node, answered: false }
     };
     (0u64..).zip(wants).map(of).collect()

@@ -2,6 +2,7 @@
 
 use super::disk::ShardDisk;
 use super::judge::{Done, Finding, Judge, is_right};
+use super::plan::{self, Kind, Plan};
 use super::report::{Health, Report, Totals};
 use super::scenario::{Expected, Faults, Scenario, Storage};
 use super::watch::{FORGER, Watch, forged};
@@ -49,11 +50,7 @@ enum Event {
     /// A client asks, or asks again.
     Client(u64),
     /// A crash becomes due: before one of the outputs that follow.
-    Crash {
-        power: bool,
-        outputs: u32,
-        down: Duration,
-    },
+    Crash(Strike),
     Partition {
         number: u32,
         lasts: Duration,
@@ -98,7 +95,7 @@ impl Event {
             Event::Wake { .. } => 4,
             Event::Start => 5,
             Event::Client(_) => 6,
-            Event::Crash { .. } => 7,
+            Event::Crash(_) => 7,
             Event::Partition { .. } => 8,
             Event::Unite { .. } => 9,
             Event::Rot { .. } => 10,
@@ -111,6 +108,14 @@ impl Event {
             Event::Lie => 17,
         }
     }
+}
+
+/// A crash that is due: before so many more outputs.
+#[derive(Clone, Copy, Debug)]
+struct Strike {
+    entry: plan::Entry,
+    outputs: u32,
+    down: Duration,
 }
 
 /// A message on its way: a transaction's as it is, all others as bytes.
@@ -162,8 +167,7 @@ struct Machine {
     syncs: u64,
     shard_ops: u64,
     failures: u64,
-    /// It goes down before so many more outputs.
-    strike: Option<(u32, bool, Duration)>,
+    strike: Option<Strike>,
     gone: bool,
     slow: bool,
     liar: bool,
@@ -223,6 +227,11 @@ const SUPPLY: u64 = 1_000_000_000;
 /// One world of storage nodes.
 pub struct World<'a> {
     scenario: &'a Scenario,
+    /// What happens of all that is drawn.
+    plan: Plan,
+    /// What went wrong and what clients were told, if somebody wants to read it.
+    story: Option<Vec<(Time, String)>>,
+    seed: u64,
     root: Key,
     now: Time,
     queue: AnyQueue,
@@ -234,6 +243,8 @@ pub struct World<'a> {
     files: Vec<File>,
     clients: Vec<Client>,
     next_client: usize,
+    /// So many clients want something from the beginning.
+    drawn_clients: u32,
     open: u32,
     judge: Judge,
     watch: Watch,
@@ -266,7 +277,10 @@ impl<'a> World<'a> {
             judge: Judge::new(scenario.storage.data, &files),
             watch: Watch::new(scenario.storage.repairs_per_minute),
             clients: workload::wants(scenario, &root),
+            plan: Plan::of(scenario),
+            story: None,
             scenario,
+            seed,
             root,
             now: Time::ZERO,
             queue: AnyQueue::new(QueueKind::default()),
@@ -276,6 +290,7 @@ impl<'a> World<'a> {
             trace: Trace::default(),
             files,
             next_client: 0,
+            drawn_clients: 0,
             open: 0,
             lay: BTreeMap::new(),
             hurt: BTreeSet::new(),
@@ -289,13 +304,16 @@ impl<'a> World<'a> {
             compared: 0,
             grants: 0,
         };
+        world.drawn_clients = world.clients.len() as u32;
         for node in 0..nodes {
             // One after the other, so that those who come later meet somebody.
             let at = Time::ZERO + Duration::from_millis(5) * node.min(400);
             world.schedule(at, node, Event::Start);
         }
-        let slow = scenario.faults.slow_disks.min(nodes);
-        (0..slow).for_each(|node| world.machines[(nodes - 1 - node) as usize].slow = true);
+        for slow in 0..scenario.faults.slow_disks.min(nodes) {
+            let has = world.plan.has(Kind::SlowDisk, slow);
+            world.machines[(nodes - 1 - slow) as usize].slow = has;
+        }
         world.plan_crashes();
         // Members have to have met before anybody asks.
         let settle = Some(scenario.storage.settle.0).filter(|settle| !settle.is_zero());
@@ -316,26 +334,35 @@ impl<'a> World<'a> {
         Duration::from_nanos(draw.between(low, high))
     }
 
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push((self.now, what()));
+        }
+    }
+
     /// Crashes and partitions are drawn at the beginning, each by its number.
     fn plan_crashes(&mut self) {
         let Faults { power_losses, process_crashes, partitions, crash_window, down, .. } =
             self.scenario.faults.clone();
         let nodes = u64::from(self.scenario.storage.nodes);
-        let kinds = [("power", power_losses), ("process", process_crashes)];
-        for (kind, count) in kinds {
-            let key = self.root.child("crash").child(kind);
-            for number in 0..count {
+        let kinds = [
+            ("power", Kind::PowerLoss, power_losses),
+            ("process", Kind::ProcessCrash, process_crashes),
+        ];
+        for (name, kind, count) in kinds {
+            let key = self.root.child("crash").child(name);
+            for number in self.plan.numbers(kind, count) {
                 let draw = key.draw(u64::from(number), 0);
                 let at = Time::ZERO + Self::between(draw, crash_window);
                 let node = draw.nth(1).below(nodes) as u32;
                 let outputs = draw.nth(2).between(1, 60) as u32;
                 let down = Self::between(draw.nth(3), down);
-                let power = kind == "power";
-                self.schedule(at, node, Event::Crash { power, outputs, down });
+                let entry = plan::Entry { kind, number };
+                self.schedule(at, node, Event::Crash(Strike { entry, outputs, down }));
             }
         }
         let key = self.root.child("partition");
-        for number in 0..partitions {
+        for number in self.plan.numbers(Kind::Partition, partitions) {
             let draw = key.draw(u64::from(number), 0);
             let at = Time::ZERO + Self::between(draw, crash_window);
             let lasts = Self::between(draw.nth(1), down);
@@ -346,27 +373,26 @@ impl<'a> World<'a> {
     fn start_clients(&mut self, at: Time) {
         while self.next_client < self.clients.len() && self.open < self.scenario.storage.in_flight {
             self.next_client += 1;
-            self.open += 1;
-            self.schedule(at, 0, Event::Client(self.next_client as u64));
+            // Those who come later are not drawn: they follow from what has happened.
+            let number = self.next_client as u32;
+            if number > self.drawn_clients || self.plan.has(Kind::Client, number) {
+                self.open += 1;
+                self.schedule(at, 0, Event::Client(u64::from(number)));
+            }
         }
     }
 
-    /// Runs until the end.
-    pub fn run(&mut self) -> Ending {
-        self.run_watched(&mut |_| ())
-    }
-
-    /// Runs until the end, and lets somebody look now and then.
-    fn run_watched(&mut self, watcher: &mut dyn FnMut(&World<'_>)) -> Ending {
+    /// Runs until the end, or until somebody who looks now and then has seen enough.
+    fn run_while(&mut self, goes_on: &mut dyn FnMut(&World<'_>) -> bool) -> Option<Ending> {
         loop {
-            if self.trace.events().is_multiple_of(WATCHED) {
-                watcher(self);
+            if self.trace.events().is_multiple_of(WATCHED) && !goes_on(self) {
+                return None;
             }
             if self.judge.finding.is_some() {
-                return Ending::Violation;
+                return Some(Ending::Violation);
             }
-            if let Some(ending) = self.step() {
-                return ending;
+            if let ended @ Some(_) = self.step() {
+                return ended;
             }
         }
     }
@@ -399,10 +425,10 @@ impl<'a> World<'a> {
             Event::Wake { process } => self.wake(target, process),
             Event::Start => self.start(target),
             Event::Client(number) => self.ask(number),
-            Event::Crash { power, outputs, down } => {
+            Event::Crash(strike) => {
                 let machine = &mut self.machines[target as usize];
                 if !self.healed && machine.process.is_some() && !machine.gone {
-                    machine.strike = Some((outputs, power, down));
+                    machine.strike = Some(strike);
                 }
             }
             Event::Partition { number, lasts } => self.part(number, lasts),
@@ -413,6 +439,7 @@ impl<'a> World<'a> {
                 self.net.block(number, None, NodeSet::Region(region), NodeSet::Rest);
                 self.net.block(number, None, NodeSet::Rest, NodeSet::Region(region));
                 *self.totals.faults.entry("regions cut off").or_default() += 1;
+                self.note(|| format!("region {region} is cut off for {lasts:?}"));
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),
@@ -423,6 +450,28 @@ impl<'a> World<'a> {
             Event::Look => return self.look(),
         }
         None
+    }
+
+    /// Runs, and says what came of it; nothing if somebody has stopped it.
+    fn report_while(&mut self, goes_on: &mut dyn FnMut(&World<'_>) -> bool) -> Option<Report> {
+        // A broken assertion of a node is a finding like any other.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run_while(goes_on)));
+        let (ending, finding) = match ended {
+            Ok(ending) => (ending?, self.judge.finding.clone()),
+            Err(panic) => {
+                let what = message_of(&*panic);
+                (Ending::Violation, Some(Finding { rule: "panic", at: self.now, what }))
+            }
+        };
+        let (totals, health) = self.totals();
+        let unmet = match ending {
+            Ending::Quiet => unmet(&self.scenario.expect, &totals, health.as_ref()),
+            Ending::NoProgress => Some(self.unfinished()),
+            Ending::Violation => None,
+        };
+        let (scenario, hash) = (self.scenario.name.clone(), self.trace.hash());
+        let seed = self.seed;
+        Some(Report { scenario, seed, ending, finding, unmet, totals, health, hash })
     }
 
     // ---- processes ----
@@ -587,11 +636,12 @@ impl<'a> World<'a> {
         let mut heard: Vec<Input> = Vec::new();
         loop {
             for output in out.drain(..) {
-                if let Some((left, power, down)) = &mut self.machines[node as usize].strike {
-                    *left -= 1;
-                    if *left == 0 {
-                        let (power, down) = (*power, *down);
-                        self.crash(node, power, Some(down));
+                if let Some(strike) = &mut self.machines[node as usize].strike {
+                    strike.outputs -= 1;
+                    if strike.outputs == 0 {
+                        let Strike { entry, down, .. } = *strike;
+                        self.note(|| format!("{entry}: n{node}, which is down for {down:?}"));
+                        self.crash(node, entry.kind == Kind::PowerLoss, Some(down));
                     }
                 }
                 if self.process(node, id).is_none() {
@@ -914,11 +964,13 @@ impl<'a> World<'a> {
         let draw = self.root.child("client.leaves").draw(number, 0);
         if matches!(client.want, Want::Put(_)) && leaves.holds(&draw) {
             // Whatever comes of it, nobody waits for it.
+            self.note(|| format!("client {number} asks n{node} for {} and leaves", client.want));
             self.feed(node, id, Input::Request(request));
             self.totals.faults.entry("clients left").and_modify(|n| *n += 1).or_insert(1);
             return self.answered(number, "nobody waits");
         }
         self.schedule(self.now + CLIENT_PATIENCE, 0, Event::Client(number));
+        self.note(|| format!("client {number} asks n{node} for {}", client.want));
         self.feed(node, id, Input::Request(request));
     }
 
@@ -990,6 +1042,8 @@ impl<'a> World<'a> {
     fn answered(&mut self, number: u64, kind: &'static str) {
         let now = self.now;
         self.clients[number as usize - 1].answered = true;
+        let want = self.clients[number as usize - 1].want.clone();
+        self.note(|| format!("client {number}, who wanted {want}: {kind}"));
         self.trace.word(number);
         *self.totals.answers.entry(kind).or_default() += 1;
         self.open -= 1;
@@ -1016,10 +1070,10 @@ impl<'a> World<'a> {
     // ---- faults ----
 
     fn plan_faults(&mut self) {
-        let Faults { rot, window, churn, region, liars, disputes, spend_twice, .. } =
+        let Faults { rot, window, region, liars, disputes, spend_twice, .. } =
             self.scenario.faults.clone();
         let key = self.root.child("faults");
-        for number in 0..rot {
+        for number in self.plan.numbers(Kind::Rot, rot) {
             let at = self.now + Self::between(key.child("rot").draw(u64::from(number), 0), window);
             self.schedule(at, 0, Event::Rot { number });
         }
@@ -1027,15 +1081,11 @@ impl<'a> World<'a> {
             let lasts = window.1 - window.0;
             self.schedule(self.now + window.0, 0, Event::CutRegion { region, lasts });
         }
-        let parts = u64::from(churn.0.parts_per_million());
-        let hours = self.scenario.storage.lasts.0.as_nanos() as u64 / 1_000_000_000;
-        let leaving = u64::from(self.scenario.storage.nodes) * parts * hours / 3_600 / 1_000_000
-            + u64::from(self.scenario.faults.leaves);
-        for number in 0..leaving {
-            let draw = key.child("churn").draw(number, 0);
+        for number in self.plan.numbers(Kind::Leave, plan::leaving(self.scenario)) {
+            let draw = key.child("churn").draw(u64::from(number), 0);
             let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
             let at = self.now + Duration::from_nanos(after);
-            self.schedule(at, 0, Event::Leave { number: number as u32 });
+            self.schedule(at, 0, Event::Leave { number });
         }
         if disputes.is_some() {
             self.schedule(self.now + window.1, 0, Event::Ledger { stage: 0 });
@@ -1046,7 +1096,7 @@ impl<'a> World<'a> {
             self.schedule(self.now + LEDGER_PAUSE, 0, Event::Ledger { stage: 3 });
         }
         let after = self.scenario.faults.liars_after.0;
-        for liar in 0..liars {
+        for liar in self.plan.numbers(Kind::Liar, liars) {
             // Not the authority.
             let node = 1 + liar;
             if after.is_zero() {
@@ -1059,11 +1109,13 @@ impl<'a> World<'a> {
 
     /// Whether a node lies, or will.
     fn will_lie(&self, node: u32) -> bool {
-        (1..=self.scenario.faults.liars).contains(&node)
+        let is_one = (1..=self.scenario.faults.liars).contains(&node);
+        is_one && self.plan.has(Kind::Liar, node - 1)
     }
 
     fn turn_liar(&mut self, node: u32) {
         *self.totals.faults.entry("liars").or_default() += 1;
+        self.note(|| format!("liar {}: n{node} throws its shards away", node - 1));
         let machine = &mut self.machines[node as usize];
         machine.liar = true;
         let thrown: Vec<Digest> = machine
@@ -1162,6 +1214,7 @@ impl<'a> World<'a> {
             NodeSet::Nodes(stream.distinct(few, nodes))
         };
         self.net.block(number, None, set.clone(), NodeSet::Rest);
+        self.note(|| format!("partition {number}: {set:?} cut off for {lasts:?}"));
         if stream.below(3) > 0 {
             self.net.block(number, None, NodeSet::Rest, set);
         }
@@ -1196,6 +1249,11 @@ impl<'a> World<'a> {
             if self.machines[node as usize].shards.rot(digest, draw.nth(1)) {
                 self.hurt.insert(digest);
                 *self.totals.faults.entry("shards rotted").or_default() += 1;
+                let file = self.judge.file_of(digest);
+                self.note(|| match file {
+                    Some(file) => format!("rot {number}: a shard of file {file} at n{node}"),
+                    None => format!("rot {number}: a shard of no file at n{node}"),
+                });
                 self.trace.word(u64::from(node));
                 return self.hurt_one(digest, "rotted");
             }
@@ -1243,6 +1301,7 @@ impl<'a> World<'a> {
             let machine = &mut self.machines[node as usize];
             machine.drains = true;
             let process = machine.process.as_ref().map_or(0, |process| process.id);
+            self.note(|| format!("leave {number}: n{node} is asked to leave in order"));
             self.feed(node, process, Input::Request(Request::Leave { number: 0 }));
             return self.schedule(
                 self.now + LOOK_PAUSE,
@@ -1251,6 +1310,7 @@ impl<'a> World<'a> {
             );
         }
         *self.totals.faults.entry("nodes left without a word").or_default() += 1;
+        self.note(|| format!("leave {number}: n{node} leaves without a word"));
         self.goes(node);
     }
 
@@ -1302,6 +1362,7 @@ impl<'a> World<'a> {
 
     /// A node is gone for good with all that it has, and another one joins.
     fn goes(&mut self, node: u32) {
+        self.note(|| format!("n{node} is gone"));
         let lost: Vec<Digest> =
             self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
         self.machines[node as usize] =
@@ -1336,6 +1397,7 @@ impl<'a> World<'a> {
 
     /// Faults end; what is down comes back.
     fn heal(&mut self) {
+        self.note(|| "all faults end".to_owned());
         self.healed = true;
         self.net.heal();
         self.phase = Phase::Resting;
@@ -1753,26 +1815,31 @@ pub fn run(scenario: &Scenario, seed: u64) -> Report {
 #[must_use]
 pub fn run_watched(scenario: &Scenario, seed: u64, watcher: &mut dyn FnMut(&World<'_>)) -> Report {
     let mut world = World::new(scenario, seed);
-    // A broken assertion of a node is a finding like any other.
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run_watched(watcher)));
+    let report = world.report_while(&mut |world| {
+        watcher(world);
+        true
+    });
     watcher(&world);
-    let now = world.now;
-    let (ending, finding) = match ended {
-        Ok(ending) => (ending, world.judge.finding.clone()),
-        Err(panic) => {
-            let what = message_of(&*panic);
-            (Ending::Violation, Some(Finding { rule: "panic", at: now, what }))
-        }
-    };
-    let (totals, health) = world.totals();
-    let unmet = match ending {
-        Ending::Quiet => unmet(&scenario.expect, &totals, health.as_ref()),
-        Ending::NoProgress => Some(world.unfinished()),
-        Ending::Violation => None,
-    };
-    let hash = world.trace.hash();
-    let scenario = scenario.name.clone();
-    Report { scenario, seed, ending, finding, unmet, totals, health, hash }
+    report.expect("nobody has stopped it")
+}
+
+/// The same run, given up as soon as `goes_on`, which is asked every some thousand events, says no.
+#[must_use]
+pub fn run_while(
+    scenario: &Scenario,
+    seed: u64,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Option<Report> {
+    World::new(scenario, seed).report_while(&mut |_| goes_on())
+}
+
+/// The same run, and what happened in it: which faults struck whom, what clients asked for and were told.
+#[must_use]
+pub fn run_told(scenario: &Scenario, seed: u64) -> (Report, Vec<(Time, String)>) {
+    let mut world = World::new(scenario, seed);
+    world.story = Some(Vec::new());
+    let report = world.report_while(&mut |_| true).expect("nobody has stopped it");
+    (report, world.story.unwrap_or_default())
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {

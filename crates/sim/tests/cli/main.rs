@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod storage;
+
 // ---- running it ----
 
 /// A small world in which all goes well.
@@ -1031,7 +1033,7 @@ fn random_worlds_are_checked_with_the_other_queue() {
 #[test]
 fn shards_add_up_to_the_whole_and_nothing_else_does() {
     // Whatever the seed, this one is clean.
-    let text = include_str!("../../../sim-scenarios/enumerate/twopc-3.toml");
+    let text = include_str!("../../../../sim-scenarios/enumerate/twopc-3.toml");
     let folder = Folder::with("good.toml", text.replace("enumerate-twopc-3", "good"));
     let sweep = |shard: &str, out: &str| {
         let args = [
@@ -1114,7 +1116,7 @@ fn a_sweep_that_fails_says_so_in_every_way() {
 #[test]
 fn an_enumeration_says_what_it_reached_and_repeats_what_failed() {
     let folder = Folder::with("good.toml", "");
-    let text = include_str!("../../../sim-scenarios/enumerate/twopc-3.toml");
+    let text = include_str!("../../../../sim-scenarios/enumerate/twopc-3.toml");
     folder.write("good.toml", text);
     let few = ["enumerate", "good.toml", "--cuts", "1", "--every", "4"];
     let ran = folder.check(&["enumerate", "good.toml", "--cuts", "1"], 0);
