@@ -461,7 +461,7 @@ impl Cage {
             SMALL => format!("out/small-storage-{seed}.toml"),
             _ => format!("out/small-{seed}-{seed}.toml"),
         };
-        let shrunk = self.sim().args(["shrink", &file, "--json"]).output()?;
+        let shrunk = self.sim().args(["shrink", &file, "--for", "9s", "--json"]).output()?;
         let text = String::from_utf8_lossy(&shrunk.stdout);
         let size = |of: &str| {
             let (_, part) = text.split_once(of)?;

@@ -1,23 +1,57 @@
 //! Failure files: a scenario with its seed, its plan in so many words, and what went wrong.
 
-use crate::Stop;
-use sim::{FaultEntry, Repeats, Report, Verdict};
+use crate::terminal::Output;
+use crate::{Stop, command};
+use sim::{FaultEntry, Repeats, Report, Verdict, storage};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A failure that is in a file.
-pub struct Kept {
+pub struct Kept<R> {
     /// The file.
     pub file: PathBuf,
     /// What came out of the run.
-    pub report: Report,
+    pub report: R,
     /// The scenario's text.
     pub text: String,
 }
 
+/// A failure of either kind of world.
+pub enum Failed {
+    /// Of coordinators and participants.
+    Coordinators(Kept<Report>),
+    /// Of storage nodes.
+    Storage(Kept<storage::Report>),
+}
+
+impl Failed {
+    /// The file.
+    pub fn file(&self) -> &Path {
+        match self {
+            Failed::Coordinators(kept) => &kept.file,
+            Failed::Storage(kept) => &kept.file,
+        }
+    }
+
+    /// Shrinks it, and says what is left. The file to repeat.
+    pub fn shrink(self, within: Duration, json: bool, out: &mut Output) -> Result<PathBuf, Stop> {
+        match self {
+            Failed::Coordinators(kept) => command::shrink::automatically(kept, within, json, out),
+            Failed::Storage(kept) => command::storage::automatically(kept, within, json, out),
+        }
+    }
+}
+
 /// Writes the failure to a file in `folder`, whole or not at all.
-pub fn keep(folder: &Path, report: Report, text: String) -> Result<Kept, Stop> {
+pub fn keep(folder: &Path, report: Report, text: String) -> Result<Kept<Report>, Stop> {
     let file = keep_as(folder, "", &report, &text)?;
     Ok(Kept { file, report, text })
+}
+
+/// The same of a world of storage nodes.
+pub fn keep_storage(folder: &Path, report: storage::Report, text: String) -> Result<Failed, Stop> {
+    let file = keep_storage_as(folder, "", &report, &text)?;
+    Ok(Failed::Storage(Kept { file, report, text }))
 }
 
 /// The same, the file's name ending in `kind`.
@@ -48,11 +82,11 @@ pub fn keep_as(folder: &Path, kind: &str, report: &Report, text: &str) -> Result
     write(folder, (&report.scenario, report.seed), kind, &report.verdict.what(), &table)
 }
 
-/// Writes a failure of a world of storage nodes to a file in `folder`, whole or not at all.
-pub fn keep_storage(
+/// The same of a world of storage nodes.
+pub fn keep_storage_as(
     folder: &Path,
     kind: &str,
-    report: &sim::storage::Report,
+    report: &storage::Report,
     text: &str,
 ) -> Result<PathBuf, Stop> {
     let stop = |what: String| Stop::infrastructure(miette::miette!("{what}"));

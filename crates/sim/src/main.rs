@@ -400,8 +400,7 @@ fn run_each(
         match storage.filter(|text| sim::storage::Scenario::is_one(text)) {
             Some(text) => {
                 let shown = path.display().to_string();
-                let code = command::storage::file(&shown, &text, seeds, out)?;
-                before.code = before.code.max(code);
+                before = before.and(command::storage::file(&shown, &text, seeds, out)?);
             }
             None => names.push(name),
         }
@@ -461,7 +460,7 @@ struct Ended {
     /// The highest of their exit codes.
     code: u8,
     /// The first that failed.
-    failure: Option<failure::Kept>,
+    failure: Option<failure::Failed>,
 }
 
 impl Ended {
@@ -472,11 +471,11 @@ impl Ended {
     /// The last that is printed: how to repeat the failure, if there is one. Where each line on
     /// standard output is a run, it goes to standard error.
     fn tell(self, args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
-        if let Some(kept) = self.failure {
-            let mut file = kept.file.clone();
+        if let Some(failed) = self.failure {
+            let mut file = failed.file().to_owned();
             if !args.no_shrink && !out.is_closed() {
                 let within = args.shrink_for.unwrap_or(command::shrink::BUDGET);
-                file = command::shrink::automatically(kept, within, args.json, out)?;
+                file = failed.shrink(within, args.json, out)?;
             }
             let repeat = failure::command(&file);
             if args.json {
@@ -552,7 +551,7 @@ fn batch(
         out.line(format_args!("\n{}: {}", report.verdict.name(), report.verdict.what()));
     }
     let kept = failure::keep(&args.out, report, text)?;
-    Ok(Ended { code, failure: Some(kept) })
+    Ok(Ended { code, failure: Some(failure::Failed::Coordinators(kept)) })
 }
 
 fn parallel(seeds: &[u64], jobs: usize, make: &Make<'_>) -> Result<Vec<(Report, String)>, Stop> {

@@ -218,6 +218,7 @@ mod tests {
     use super::*;
     use crate::net;
     use crate::plan::{Action, Fault, Trigger};
+    use crate::storage;
     use base::Time;
     use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
@@ -248,8 +249,14 @@ mod tests {
         for file in std::fs::read_dir(folder).expect("the folder is there") {
             let path = file.expect("the folder can be read").path();
             let text = std::fs::read_to_string(&path).expect("the file can be read");
-            let scenario = Scenario::parse("regression", &text).expect("it is a scenario");
-            check(&text, scenario.seed);
+            if storage::Scenario::is_one(&text) {
+                let scenario = storage::Scenario::parse(&text).expect("it is a scenario");
+                let report = storage::run(&scenario, scenario.seed);
+                assert_eq!(report.verdict(), "clean", "{}: {}", scenario.name, report.what());
+            } else {
+                let scenario = Scenario::parse("regression", &text).expect("it is a scenario");
+                check(&text, scenario.seed);
+            }
         }
     }
 

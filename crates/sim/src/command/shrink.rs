@@ -100,7 +100,7 @@ pub fn shrink(args: &ShrinkArgs, out: &mut Output) -> Result<u8, Stop> {
 
 /// Shrinks what was just found, and says what is left. The smaller file, if there is one.
 pub fn automatically(
-    kept: Kept,
+    kept: Kept<Report>,
     within: Duration,
     json: bool,
     out: &mut Output,

@@ -2,10 +2,11 @@
 
 use super::repro::ReproArgs;
 use super::shrink::{ShrinkArgs, spinner};
-use super::{Quiet, repeats};
+use super::{Quiet, repeats, same_derivation};
 use crate::clock::Watch;
+use crate::failure::{self, Kept};
 use crate::terminal::{Output, say};
-use crate::{SeedArgs, Stop, USAGE, failure, read_text};
+use crate::{Ended, SeedArgs, Stop, USAGE, read_text};
 use clap::Args;
 use serde_json::json;
 use sim::storage::shrink::{NotShrunk, Progress, Shrunk, Signature, Size, shrink as make_smaller};
@@ -23,42 +24,38 @@ pub struct StorageArgs {
 }
 
 /// The scenario of a text.
-fn scenario(name: &str, text: &str) -> Result<Scenario, Stop> {
-    Scenario::parse(text).map_err(|error| Stop::usage(miette::miette!("{name}: {error}")))
-}
-
-/// A failure that is in a file.
-struct Kept {
-    file: PathBuf,
-    report: Report,
-    text: String,
+pub fn scenario(name: &str, text: &str) -> Result<Scenario, Stop> {
+    let scenario =
+        Scenario::parse(text).map_err(|error| Stop::usage(miette::miette!("{name}: {error}")))?;
+    if let Some(derivation) = scenario.derivation {
+        same_derivation(name, derivation)?;
+    }
+    Ok(scenario)
 }
 
 /// Runs a file's scenario with each seed.
-pub fn file(name: &str, text: &str, args: &SeedArgs, out: &mut Output) -> Result<u8, Stop> {
+pub fn file(name: &str, text: &str, args: &SeedArgs, out: &mut Output) -> Result<Ended, Stop> {
     let scenario = scenario(name, text)?;
-    let mut worst = 0;
-    let mut failure = None;
+    let mut ended = Ended::default();
     for seed in args.seeds(scenario.seed).iter() {
         say(format_args!("{}: seed {seed}", scenario.name));
         let watch = Watch::start();
         let report = run(&scenario, seed);
         let code = report.exit_code();
-        worst = worst.max(code);
+        ended.code = ended.code.max(code);
         if args.json {
             out.line(format_args!("{}", report.json()));
         } else {
             out.write(format_args!("{}", report.table(watch.cpu())));
         }
-        if code > 0 && failure.is_none() {
-            failure = Some(keep(args, report, text)?);
+        if code > 0 && ended.failure.is_none() {
+            ended.failure = Some(failure::keep_storage(&args.out, report, text.to_owned())?);
         }
-        if worst > 0 && args.first || out.is_closed() {
+        if ended.code > 0 && args.first || out.is_closed() {
             break;
         }
     }
-    how_to_repeat(failure, args, out)?;
-    Ok(worst)
+    Ok(ended)
 }
 
 /// Runs random small worlds of storage nodes.
@@ -66,8 +63,8 @@ pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
     let (kind, text_of): (_, fn(u64) -> String) =
         if args.hostile { ("hostile", hostile) } else { ("small", small) };
     let args = &args.seeds;
-    let (mut worst, mut runs, mut clean) = (0, 0u64, 0u64);
-    let (mut failed, mut failure) = (Vec::new(), None);
+    let (mut runs, mut clean, mut failed) = (0u64, 0u64, Vec::new());
+    let mut ended = Ended::default();
     let watch = Watch::start();
     let (mut crashes, mut repaired, mut stored) = (0, 0, 0);
     for seed in args.seeds(1).iter() {
@@ -81,15 +78,15 @@ pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
         crashes += report.totals.crashes;
         repaired += report.totals.repaired.0;
         stored += report.totals.files.0;
-        worst = worst.max(report.exit_code());
+        ended.code = ended.code.max(report.exit_code());
         if args.json {
             out.line(format_args!("{}", report.json()));
         }
         if report.exit_code() > 0 {
             failed.push(seed);
             say(format_args!("seed {seed}: {}: {}", report.verdict(), report.what()));
-            let kept = keep(args, report, &text)?;
-            failure = failure.or(Some(kept));
+            let kept = failure::keep_storage(&args.out, report, text)?;
+            ended.failure = ended.failure.or(Some(kept));
             if args.first {
                 break;
             }
@@ -103,34 +100,28 @@ pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
             if failed.is_empty() { String::new() } else { format!("; failed: {failed:?}") }
         ));
     }
-    how_to_repeat(failure, args, out)?;
-    Ok(worst)
+    ended.tell(args, out)
 }
 
-fn keep(args: &SeedArgs, report: Report, text: &str) -> Result<Kept, Stop> {
-    let file = failure::keep_storage(&args.out, "", &report, text)?;
-    Ok(Kept { file, report, text: text.to_owned() })
-}
-
-/// The last that is printed: the first failure, smaller, and how to repeat it. Where each line on standard
-/// output is a run, it goes to standard error.
-fn how_to_repeat(failure: Option<Kept>, args: &SeedArgs, out: &mut Output) -> Result<(), Stop> {
-    let Some(Kept { mut file, report, text }) = failure else { return Ok(()) };
-    let mut tell = |line: String| {
-        if args.json { say(format_args!("{line}")) } else { out.line(format_args!("{line}")) }
+/// Shrinks what was just found, and says what is left. The smaller file, if there is one.
+pub fn automatically(
+    kept: Kept<Report>,
+    within: Duration,
+    json: bool,
+    out: &mut Output,
+) -> Result<PathBuf, Stop> {
+    let Kept { file, report, text } = kept;
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let (file, line) = match smaller(&text, report, folder, within)? {
+        Ok(smaller) => (smaller.file.clone(), smaller.told()),
+        Err(why) => (file, format!("not shrunk: {why}")),
     };
-    if !args.no_shrink {
-        let within = args.shrink_for.unwrap_or(super::shrink::BUDGET);
-        match smaller(&text, report, &args.out, within)? {
-            Ok(smaller) => {
-                tell(smaller.told());
-                file = smaller.file;
-            }
-            Err(why) => tell(format!("not shrunk: {why}")),
-        }
+    if json {
+        say(format_args!("{line}"));
+    } else {
+        out.line(format_args!("{line}"));
     }
-    tell(format!("\nto repeat it:\n{}", failure::command(&file)));
-    Ok(())
+    Ok(file)
 }
 
 /// A smaller failure, and where it is kept.
@@ -201,7 +192,7 @@ fn smaller(
         Ok(shrunk) => shrunk,
         Err(why) => return Ok(Err(why)),
     };
-    let file = failure::keep_storage(folder, ".shrunk", &shrunk.report, &shrunk.text)?;
+    let file = failure::keep_storage_as(folder, ".shrunk", &shrunk.report, &shrunk.text)?;
     let wall = watch.wall();
     // The file is what counts: it is read and run as everybody will.
     let kept = scenario(&file.display().to_string(), &read_text(&file)?)?;

@@ -16,6 +16,9 @@ pub struct Scenario {
     /// What it shows.
     #[serde(default)]
     pub about: String,
+    /// The derivation of randomness that its seed was found with.
+    #[serde(default)]
+    pub derivation: Option<u32>,
     /// The seed that it runs with if none is given.
     #[serde(default = "one")]
     pub seed: u64,

@@ -1878,17 +1878,6 @@ mod tests {
         assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
     }
 
-    /// Two records of one version at one keeper (468); an upload that was undone twice (1180); nodes that were
-    /// cut off at their start and knew only each other ever after (1082 and the later ones).
-    /// The last three: a record or an intent that a crash had left without its pin counted as kept.
-    #[test]
-    fn worlds_that_once_failed_are_clean() {
-        for seed in [468, 1082, 1180, 1726, 1862, 1882, 1905, 1117, 8309, 8736] {
-            let report = small_world(seed);
-            assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
-        }
-    }
-
     /// On a slow disk a record was removed and written anew while its pin was under way, and the report of the
     /// old pin was taken for that of the new one: keepers counted what they did not have (476).
     #[test]

@@ -106,3 +106,25 @@ fn what_cannot_be_repeated_or_shrunk_is_told() {
     let ran = folder.check(&["shrink", "good.toml"], 0);
     assert_eq!(ran.last_line(), "it runs clean: there is nothing to shrink");
 }
+
+#[test]
+fn the_corpus_holds_them_too() {
+    let lesson = format!("# Repairs begin too late.\nderivation = 1{LATE}");
+    let folder = Folder::with("scenarios/regressions/late.toml", &lesson);
+    let ran = folder.check(&["corpus", "scenarios/regressions"], 1);
+    assert!(
+        ran.out.starts_with("violation   late\n            Repairs begin too late.\n"),
+        "{}",
+        ran.out
+    );
+    assert_eq!(ran.last_line(), "cargo xtask sim repro out/late-1.shrunk.toml");
+    let lines = folder.check(&["corpus", "scenarios/regressions", "--json"], 1).lines();
+    assert_eq!(
+        (&lines[0]["why"], &lines[0]["verdict"]),
+        (&"Repairs begin too late.".into(), &"violation".into())
+    );
+    let other = lesson.replace("derivation = 1", "derivation = 0");
+    folder.write("scenarios/regressions/late.toml", other);
+    let ran = folder.check(&["corpus", "scenarios/regressions"], 4);
+    assert!(ran.err.contains("version 0 of the randomness"), "{}", ran.err);
+}
