@@ -54,7 +54,14 @@ pub fn small(seed: u64) -> String {
     let clock_jumps = few(ails, 2);
     let (drift, offset) = (few(ails, 300_000), few(ails, 100_000));
     let rot = if zombies == 0 && ails.below(4) == 0 { ails.between(1, 3) } else { 0 };
-    let mode = if rot > 0 { "unrestricted" } else { "atlas" };
+    let worn = &mut Key::root(seed).child("small").child("sectors").stream();
+    let sectors = zombies == 0 && worn.below(8) == 0;
+    let some = |s: &mut Stream| if sectors { s.below(3) } else { 0 };
+    let (zeroed, stale, misdirected) = (some(worn), some(worn), some(worn));
+    let clogs = if worn.below(4) == 0 { worn.between(1, 3) } else { 0 };
+    let recovery_sync_errors = if worn.below(4) == 0 { worn.between(1, 3) } else { 0 };
+    let is_damaged = rot + zeroed + stale + misdirected > 0;
+    let mode = if is_damaged { "unrestricted" } else { "atlas" };
     let terms = &mut Key::root(seed).child("small").child("transactions").stream();
     let (alone, looks) = (percent(terms, 60), percent(terms, 60));
     let forced = &mut Key::root(seed).child("small").child("forces").stream();
@@ -89,6 +96,8 @@ pub fn small(seed: u64) -> String {
          heals = {heals}\nsync_errors = {sync_errors}\nwrite_errors = {write_errors}\n\
          read_errors = {read_errors}\ndisks_full = {disks_full}\nstalls = {stalls}\n\
          bit_rot = {rot}\nclock_jumps = {clock_jumps}\n\
+         zeroed_sectors = {zeroed}\nstale_sectors = {stale}\nmisdirected_writes = {misdirected}\n\
+         clogs = {clogs}\nrecovery_sync_errors = {recovery_sync_errors}\n\
          window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n\n\
          [budget]\nevents = 1_000_000\n"
     )

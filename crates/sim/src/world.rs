@@ -5,7 +5,7 @@
 //! keeps it for later. A sync takes time, and what is written meanwhile by another process of the
 //! node is not in it.
 
-use crate::disk::{DiskFate, Fates, Reach, SimDisk, Unsafe};
+use crate::disk::{DiskFate, Fates, Losses, Reach, SimDisk, Unsafe};
 use crate::judge::{Findings, Judge, Moment};
 use crate::net::{Fate, Net, nanos};
 use crate::plan::{Action, Damage, Fault, Plan, Signal, Trigger};
@@ -1327,6 +1327,11 @@ impl<'a> World<'a> {
             let draw = |serial| key.draw(syncs, serial);
             let losses = disk.sync_failed(segment, sync.reach, dropped, fates, draw);
             self.counters.disk_losses(losses);
+            if losses != Losses::default() {
+                // Whoever has just read there sees it change.
+                let all = machine.process.iter_mut().chain(&mut machine.zombies);
+                all.for_each(|process| process.stricken = true);
+            }
         }
         if let Some(process) = machine.process(id) {
             process.stricken = true;
