@@ -18,6 +18,8 @@ pub enum Kind {
     PowerLoss,
     /// A node's process dies.
     ProcessCrash,
+    /// The node that keeps the ledger loses its power while clients ask.
+    LedgerLoss,
     /// Some nodes are cut off.
     Partition,
     /// A bit of a shard changes.
@@ -32,9 +34,10 @@ pub enum Kind {
     Client,
 }
 
-const KINDS: [(Kind, &str); 8] = [
+const KINDS: [(Kind, &str); 9] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
+    (Kind::LedgerLoss, "ledger-loss"),
     (Kind::Partition, "partition"),
     (Kind::Rot, "rot"),
     (Kind::Leave, "leave"),
@@ -105,6 +108,7 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
     let counts = [
         (Kind::PowerLoss, faults.power_losses),
         (Kind::ProcessCrash, faults.process_crashes),
+        (Kind::LedgerLoss, faults.ledger_losses),
         (Kind::Partition, faults.partitions),
         (Kind::Rot, faults.rot),
         (Kind::Leave, leaving(scenario)),

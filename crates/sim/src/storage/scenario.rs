@@ -156,6 +156,8 @@ pub struct Faults {
     pub power_losses: u32,
     /// Crashes of processes.
     pub process_crashes: u32,
+    /// Power losses of the node that keeps the ledger, within the few seconds in which clients first ask.
+    pub ledger_losses: u32,
     /// Partitions: a region is cut off, or some nodes are.
     pub partitions: u32,
     /// When these begin.
@@ -202,6 +204,7 @@ impl Default for Faults {
         Faults {
             power_losses: 0,
             process_crashes: 0,
+            ledger_losses: 0,
             partitions: 0,
             crash_window: Between(Duration::ZERO, 20 * second),
             down: Between(second / 100, 5 * second),
@@ -324,6 +327,7 @@ pub fn small(seed: u64) -> String {
     let mut more = base::prng::Key::root(seed).child("storage.small.more").stream();
     let (leaves, away) = (more.below(3), more.below(3) / 2 * 40);
     let active = more.below(4) / 3 * more.between(1, 3);
+    let ledger = if stake > 0 { more.below(3) } else { 0 };
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -333,7 +337,7 @@ pub fn small(seed: u64) -> String {
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
          repairs_per_minute = 60\nevents = 3000000\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
-         rot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
+         ledger_losses = {ledger}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
     )
 }

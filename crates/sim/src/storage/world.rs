@@ -11,6 +11,7 @@ use crate::disk::{Reach, SimDisk};
 use crate::net::{Fate, Net, REGIONS, nanos};
 use crate::plan::NodeSet;
 use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
+use crate::scenario::Between;
 use crate::trace::{Trace, digest};
 use base::prng::{Draw, Key};
 use base::{BootCount, NodeName, Time};
@@ -215,6 +216,8 @@ const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 /// How long a node may take to leave in order.
 const DRAIN_MAX: Duration = Duration::from_secs(3_600);
+/// How long after clients have begun to ask the ledger is busy with them.
+const LEDGER_ASKED: Between = Between(Duration::ZERO, Duration::from_secs(2));
 /// Between two stages of what is asked of the ledger.
 const LEDGER_PAUSE: Duration = Duration::from_secs(120);
 /// Events between two looks of whoever watches.
@@ -315,11 +318,15 @@ impl<'a> World<'a> {
             world.machines[(nodes - 1 - slow) as usize].slow = has;
         }
         world.plan_crashes();
-        // Members have to have met before anybody asks.
-        let settle = Some(scenario.storage.settle.0).filter(|settle| !settle.is_zero());
-        let begin = Time::ZERO + settle.unwrap_or(4 * scenario.storage.patience.0);
-        world.start_clients(begin);
+        world.start_clients(world.begin());
         world
+    }
+
+    /// When clients first ask: members have to have met before.
+    fn begin(&self) -> Time {
+        let storage = &self.scenario.storage;
+        let settle = Some(storage.settle.0).filter(|settle| !settle.is_zero());
+        Time::ZERO + settle.unwrap_or(4 * storage.patience.0)
     }
 
     fn schedule(&mut self, at: Time, target: u32, event: Event) {
@@ -329,7 +336,7 @@ impl<'a> World<'a> {
         self.queue.push(Entry { at: at.max(self.now), tie: self.scheduled, target, what: place });
     }
 
-    fn between(draw: Draw, range: crate::scenario::Between) -> Duration {
+    fn between(draw: Draw, range: Between) -> Duration {
         let (low, high) = nanos(range);
         Duration::from_nanos(draw.between(low, high))
     }
@@ -360,6 +367,15 @@ impl<'a> World<'a> {
                 let entry = plan::Entry { kind, number };
                 self.schedule(at, node, Event::Crash(Strike { entry, outputs, down }));
             }
+        }
+        let key = self.root.child("crash").child("ledger");
+        for number in self.plan.numbers(Kind::LedgerLoss, self.scenario.faults.ledger_losses) {
+            let draw = key.draw(u64::from(number), 0);
+            let at = self.begin() + Self::between(draw, LEDGER_ASKED);
+            let outputs = draw.nth(1).between(1, 60) as u32;
+            let down = Self::between(draw.nth(2), down);
+            let entry = plan::Entry { kind: Kind::LedgerLoss, number };
+            self.schedule(at, 0, Event::Crash(Strike { entry, outputs, down }));
         }
         let key = self.root.child("partition");
         for number in self.plan.numbers(Kind::Partition, partitions) {
@@ -641,7 +657,7 @@ impl<'a> World<'a> {
                     if strike.outputs == 0 {
                         let Strike { entry, down, .. } = *strike;
                         self.note(|| format!("{entry}: n{node}, which is down for {down:?}"));
-                        self.crash(node, entry.kind == Kind::PowerLoss, Some(down));
+                        self.crash(node, entry.kind != Kind::ProcessCrash, Some(down));
                     }
                 }
                 if self.process(node, id).is_none() {
