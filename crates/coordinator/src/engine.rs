@@ -27,6 +27,9 @@ use twopc::heuristic::Heuristics;
 use twopc::{Peer, Transaction, TxKey, Verdict};
 use wal_core::{DiskError, Log, RECORD_HEADER_BYTES};
 
+/// Who has sent so often what is owed, without an answer, has waited long.
+const LONG: u32 = 3;
+
 /// How an engine behaves. Every time and number is a limit, none is a promise of speed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -1742,6 +1745,10 @@ impl Desk {
             wait -= Duration::from_nanos(draw.between(0, nanos / 100 * percent));
         }
         pace.wake = now + wait;
+        if pace.attempt >= LONG {
+            // Perhaps nobody answers because somebody else has the log by now.
+            self.log.check_epoch();
+        }
         pace.attempt += 1;
         self.timers.push(Reverse((pace.wake, op)));
     }

@@ -102,6 +102,11 @@ impl GatedLog {
         self.log.force(sequence);
     }
 
+    /// Has the next flush look whether somebody else has taken the log over: see [`Log::check_epoch`].
+    pub fn check_epoch(&mut self) {
+        self.log.check_epoch();
+    }
+
     /// True if the record has survived whatever may come now. Of a poisoned log nothing is newly so.
     #[must_use]
     pub fn is_durable(&self, sequence: Sequence) -> bool {

@@ -271,6 +271,8 @@ pub struct Log {
     waiting_since: Option<Time>,
     quiet_since: Time,
     closed: bool,
+    /// The next flush looks whether somebody else has the log by now.
+    looks: bool,
     poison: Option<DiskError>,
     stats: Stats,
     compaction: Compaction,
@@ -316,6 +318,7 @@ impl Log {
             waiting_since: None,
             quiet_since: now,
             closed: false,
+            looks: false,
             poison: None,
             stats,
             compaction,
@@ -515,6 +518,13 @@ impl Log {
         self.forced = self.forced.max(upto);
     }
 
+    /// Has the next flush look whether somebody else has taken the log over, whatever else it does. That is for
+    /// whoever waits long for others, and has nothing to append meanwhile: replaced, it would be refused by
+    /// everybody and never know. It is told as behind a sync, by [`DiskError::Fenced`].
+    pub fn check_epoch(&mut self) {
+        self.looks = true;
+    }
+
     /// What is to be written now, if anything.
     ///
     /// `None` while a flush is in flight, after a failure, and when nothing is due. A forced record is
@@ -545,15 +555,18 @@ impl Log {
         ops.reserve_exact(if forced { writes + 2 } else { writes });
         let mut rotated = false;
         let mut flush = Flush::default();
-        if self.pending.records == 0 && !forced {
-            self.write_idle_guard(&mut ops);
-        } else {
+        if self.pending.records > 0 || forced {
             rotated = self.write_pending(&mut ops, &mut flush);
+        } else if self.owes_guard() {
+            self.write_idle_guard(&mut ops);
         }
         flush.forced = forced || rotated;
         if flush.forced {
             self.sync(&mut ops);
+        } else if self.looks {
+            ops.push(DiskOp::CheckEpoch { newest: self.claim.segment });
         }
+        self.looks = false;
         flush.ops = ops;
         self.hand_out(&mut flush, false);
         flush
@@ -571,7 +584,7 @@ impl Log {
     }
 
     fn due_at(&self) -> Option<Time> {
-        if self.must_sync() || self.compaction.recycling_due(self.durable) {
+        if self.must_sync() || self.looks || self.compaction.recycling_due(self.durable) {
             return Some(Time::ZERO);
         }
         if self.pending.records > 0 {
@@ -582,8 +595,12 @@ impl Log {
                 _ => Some(Time::ZERO),
             };
         }
-        let unproven = self.durable > self.guarded && self.holds_batch;
-        unproven.then(|| self.quiet_since + self.config.idle_guard_after)
+        self.owes_guard().then(|| self.quiet_since + self.config.idle_guard_after)
+    }
+
+    /// Nothing in the log proves yet that all of it that is durable is.
+    fn owes_guard(&self) -> bool {
+        self.durable > self.guarded && self.holds_batch
     }
 
     /// Somebody waits, or so much is unsynced that the next opening would have too much to rewrite.

@@ -212,3 +212,52 @@ fn a_claim_in_between_does_not_make_the_tail_proven() {
         assert_eq!(bytes, written);
     }
 }
+
+/// A writer that has nothing to write never meets its successor, unless it looks.
+#[test]
+fn who_has_nothing_to_write_can_look() {
+    let mut disk = MemoryStorage::new();
+    let (mut log, ..) = open(&mut disk).unwrap();
+    let sequence = log.append(EventType::TX_CREATED, 0, b"kept").unwrap();
+    log.force(sequence);
+    wal_core::drive(&mut disk, &mut log, Time::ZERO);
+    let later = Time::ZERO + config().idle_guard_after;
+    let guard = log.next_flush(later).expect("the idle guard");
+    log.flushed(later, disk.perform_all(&guard.ops));
+    assert!(log.next_flush(Time::NEVER).is_none(), "nothing is owed");
+    // It looks, and writes nothing; nobody is there.
+    log.check_epoch();
+    assert_eq!(log.next_wake(), Some(Time::ZERO));
+    let look = log.next_flush(later).expect("it was asked to look");
+    assert!(matches!(look.ops[..], [DiskOp::CheckEpoch { .. }]), "{:?}", look.ops);
+    log.flushed(later, disk.perform_all(&look.ops));
+    assert!(log.poisoned().is_none() && log.next_flush(Time::NEVER).is_none());
+    // Somebody is.
+    let mut opening = Opening::scan(&disk, config(), OpenMode::TakeOver, &mut ()).unwrap();
+    disk.perform_all(&opening.claim(Epoch::NONE, 1).unwrap()).unwrap();
+    log.check_epoch();
+    let look = log.next_flush(later).expect("it was asked to look");
+    log.flushed(later, disk.perform_all(&look.ops));
+    assert!(matches!(log.poisoned(), Some(DiskError::Fenced)));
+}
+
+/// What is written anyway is written, and looked for as well.
+#[test]
+fn a_look_goes_with_what_is_written() {
+    let mut disk = MemoryStorage::new();
+    let (mut log, ..) = open(&mut disk).unwrap();
+    log.append(EventType::TX_CREATED, 0, b"lazy").unwrap();
+    log.check_epoch();
+    let flush = log.next_flush(Time::ZERO).expect("it was asked to look");
+    assert!(!flush.forced && flush.records == 1, "{flush:?}");
+    assert!(matches!(flush.ops[..], [DiskOp::Write { .. }, DiskOp::CheckEpoch { .. }]));
+    log.flushed(Time::ZERO, disk.perform_all(&flush.ops));
+    // Behind a sync it is looked once.
+    log.force(log.last());
+    log.check_epoch();
+    let flush = log.next_flush(Time::ZERO).expect("it was forced");
+    assert!(matches!(flush.ops[..], [.., DiskOp::Sync(_), DiskOp::CheckEpoch { .. }]));
+    let looks = flush.ops.iter().filter(|op| matches!(op, DiskOp::CheckEpoch { .. })).count();
+    log.flushed(Time::ZERO, disk.perform_all(&flush.ops));
+    assert_eq!((looks, log.next_flush(Time::ZERO)), (1, None));
+}
