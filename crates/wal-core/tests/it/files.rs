@@ -318,3 +318,39 @@ fn a_reserved_file_is_as_long_as_asked_and_reads_as_zeros() {
         assert!(bytes[..300_000].iter().all(|&byte| byte == 0));
     }
 }
+
+/// A writer that was replaced may still have the files open that were there, and write where nobody must read.
+#[test]
+fn a_file_is_made_of_an_old_one_only_by_who_has_made_that() {
+    let directory = directory();
+    let (first, second) = (SegmentId::FIRST, SegmentId::FIRST.next());
+    let (third, fourth) = (second.next(), second.next().next());
+    let mut storage = FileStorage::write(directory.path()).unwrap();
+    storage.perform(&DiskOp::Create(first)).unwrap();
+    drop(storage);
+    let in_file = |segment: SegmentId| directory.path().join(segment.file_name());
+    let write_in = |path: &std::path::Path| std::fs::OpenOptions::new().write(true).open(path);
+    let replaced = write_in(&in_file(first)).unwrap();
+
+    let mut storage = FileStorage::write(directory.path()).unwrap();
+    let recycle = |storage: &mut FileStorage, segment| {
+        for op in [DiskOp::Retire(segment), DiskOp::SyncDirectory, DiskOp::Blank(segment)] {
+            storage.perform(&op).unwrap();
+        }
+        storage.zero_fill_next(4096);
+    };
+    storage.perform(&DiskOp::Create(second)).unwrap();
+    let own = write_in(&in_file(second)).unwrap();
+    let writes = |file: &std::fs::File, segment: SegmentId| {
+        use std::os::unix::fs::FileExt;
+        file.write_all_at(b"late", 0).unwrap();
+        &std::fs::read(in_file(segment)).unwrap()[..4] == b"late"
+    };
+    recycle(&mut storage, first);
+    storage.perform(&DiskOp::Create(third)).unwrap();
+    assert!(!writes(&replaced, third), "what it writes goes nowhere");
+    // Its own are used again.
+    recycle(&mut storage, second);
+    storage.perform(&DiskOp::Create(fourth)).unwrap();
+    assert!(writes(&own, fourth), "it is the same file");
+}
