@@ -361,6 +361,20 @@ pub fn hostile(seed: u64) -> String {
         1 => format!("region = {}\nslow_disks = {slow}\n", stream.below(9)),
         _ => format!("rot = {}\nslow_disks = {slow}\n", stream.below(8)),
     };
+    // Drawn apart, so that what a seed has drawn before stays: many files in few nodes. Some of these go without a
+    // word, so that whoever sees to the files has more to rebuild than it may at once; or one begins to lie
+    // while shards beside its own rot, so that repairs ask it before its proofs have failed.
+    let mut more = base::prng::Key::root(seed).child("storage.hostile.more").stream();
+    let crowded = more.below(4) == 0;
+    let (nodes, files, repairs) =
+        if crowded { (8, more.between(8, 16), 1 + repairs / 6) } else { (nodes, files, repairs) };
+    let lies = crowded && more.below(2) == 0;
+    let window = if lies { "100s..150s" } else { "100s..400s" };
+    let faults = match (crowded, lies) {
+        (false, _) => faults,
+        (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
+        (_, true) => "liars = 1\nliars_after = \"100s\"\nrot = 10\n".to_owned(),
+    };
     format!(
         "format = 1\nname = \"hostile-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -370,7 +384,7 @@ pub fn hostile(seed: u64) -> String {
          transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
-         crash_window = \"0s..120s\"\nwindow = \"100s..400s\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
+         crash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
          spend_twice = {spend}\n{faults}"
     )
 }
