@@ -358,6 +358,11 @@ impl Seeds {
 }
 
 impl SeedArgs {
+    /// How many seeds run at once.
+    fn jobs(&self) -> usize {
+        self.jobs.map_or_else(clock::processors, usize::from).clamp(1, 64)
+    }
+
     fn seeds(&self, default: u64) -> Seeds {
         let range = match (&self.seeds, self.seed) {
             (Some(range), _) => range.clone(),
@@ -512,7 +517,7 @@ fn batch(
     let watch = clock::Watch::start();
     let mut tally = table::Tally::default();
     let mut failed: Option<(Report, String)> = None;
-    let jobs = args.jobs.map_or_else(clock::processors, usize::from).clamp(1, 64);
+    let jobs = args.jobs();
     let mut code = 0;
     let mut left = seeds.iter();
     // Rounds keep the order of what is printed, and bound what is in memory.

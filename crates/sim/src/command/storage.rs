@@ -6,7 +6,7 @@ use super::{Quiet, repeats, same_derivation};
 use crate::clock::Watch;
 use crate::failure::{self, Kept};
 use crate::terminal::{Output, say};
-use crate::{Ended, SeedArgs, Stop, USAGE, read_text};
+use crate::{Ended, SeedArgs, Stop, USAGE, parallel_by, progress, read_text};
 use clap::Args;
 use serde_json::json;
 use sim::storage::shrink::{NotShrunk, Progress, Shrunk, Signature, Size, shrink as make_smaller};
@@ -63,44 +63,82 @@ pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
     let (kind, text_of): (_, fn(u64) -> String) =
         if args.hostile { ("hostile", hostile) } else { ("small", small) };
     let args = &args.seeds;
-    let (mut runs, mut clean, mut failed) = (0u64, 0u64, Vec::new());
-    let mut ended = Ended::default();
-    let watch = Watch::start();
-    let (mut crashes, mut repaired, mut stored) = (0, 0, 0);
-    for seed in args.seeds(1).iter() {
-        if args.within.is_some_and(|within| watch.wall() > within) || out.is_closed() {
+    let seeds = args.seeds(1);
+    let (mut ended, mut tally) = (Ended::default(), Tally::default());
+    let (watch, progress) = (Watch::start(), progress(seeds.len()));
+    let mut left = seeds.iter();
+    // Rounds keep the order of what is printed, and bound what is in memory.
+    'rounds: loop {
+        let round: Vec<u64> = left.by_ref().take(args.jobs() * 8).collect();
+        // However little time there is, whoever asks for runs gets some.
+        let is_late = args.within.is_some_and(|within| tally.runs > 0 && watch.wall() >= within);
+        if round.is_empty() || is_late {
             break;
         }
-        let text = text_of(seed);
-        let report = run(&scenario(kind, &text)?, seed);
-        runs += 1;
-        clean += u64::from(report.exit_code() == 0);
-        crashes += report.totals.crashes;
-        repaired += report.totals.repaired.0;
-        stored += report.totals.files.0;
-        ended.code = ended.code.max(report.exit_code());
-        if args.json {
-            out.line(format_args!("{}", report.json()));
-        }
-        if report.exit_code() > 0 {
-            failed.push(seed);
-            say(format_args!("seed {seed}: {}: {}", report.verdict(), report.what()));
-            let kept = failure::keep_storage(&args.out, report, text)?;
-            ended.failure = ended.failure.or(Some(kept));
-            if args.first {
-                break;
+        let ran = parallel_by(&round, args.jobs(), &|seed| {
+            let text = text_of(seed);
+            Ok((run(&scenario(kind, &text)?, seed), text))
+        })?;
+        for (seed, (report, text)) in round.iter().zip(ran) {
+            progress.inc(1);
+            tally.add(&report);
+            ended.code = ended.code.max(report.exit_code());
+            if args.json {
+                out.line(format_args!("{}", report.json()));
+            }
+            if report.exit_code() > 0 {
+                let told = format!("seed {seed}: {}: {}", report.verdict(), report.what());
+                progress.suspend(|| say(format_args!("{told}")));
+                let kept = failure::keep_storage(&args.out, report, text)?;
+                ended.failure = ended.failure.or(Some(kept));
+                if args.first {
+                    break 'rounds;
+                }
+            }
+            if out.is_closed() {
+                break 'rounds;
             }
         }
     }
+    progress.finish_and_clear();
     if !args.json {
-        out.line(format_args!(
-            "{kind} storage worlds: {clean} of {runs} clean; {stored} files stored, {crashes} crashes, {repaired} \
-             shards repaired; {:.1} s of processor time{}",
-            watch.cpu().as_secs_f64(),
-            if failed.is_empty() { String::new() } else { format!("; failed: {failed:?}") }
-        ));
+        out.line(format_args!("{kind} storage worlds: {}", tally.told(watch.cpu())));
     }
     ended.tell(args, out)
+}
+
+/// What came of many worlds.
+#[derive(Default)]
+struct Tally {
+    runs: u64,
+    crashes: u64,
+    repaired: u64,
+    stored: u64,
+    failed: Vec<u64>,
+}
+
+impl Tally {
+    fn add(&mut self, report: &Report) {
+        self.runs += 1;
+        self.crashes += report.totals.crashes;
+        self.repaired += report.totals.repaired.0;
+        self.stored += report.totals.files.0;
+        if report.exit_code() > 0 {
+            self.failed.push(report.seed);
+        }
+    }
+
+    fn told(&self, cpu: Duration) -> String {
+        let Tally { runs, crashes, repaired, stored, failed } = self;
+        let clean = runs - failed.len() as u64;
+        let failed =
+            if failed.is_empty() { String::new() } else { format!("; failed: {failed:?}") };
+        let seconds = cpu.as_secs_f64();
+        format!(
+            "{clean} of {runs} clean; {stored} files stored, {crashes} crashes, {repaired} shards repaired; \
+             {seconds:.1} s of processor time{failed}"
+        )
+    }
 }
 
 /// Shrinks what was just found, and says what is left. The smaller file, if there is one.

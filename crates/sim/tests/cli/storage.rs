@@ -128,3 +128,14 @@ fn the_corpus_holds_them_too() {
     let ran = folder.check(&["corpus", "scenarios/regressions"], 4);
     assert!(ran.err.contains("version 0 of the randomness"), "{}", ran.err);
 }
+
+#[test]
+fn seeds_that_run_at_once_are_told_in_their_order() {
+    let folder = Folder::new();
+    let ran = |jobs| folder.check(&["storage", "--seeds", "0..5", "--json", "--jobs", jobs], 0).out;
+    let one = ran("1");
+    assert_eq!(one.lines().count(), 5);
+    assert_eq!(one, ran("3"));
+    let told = folder.check(&["storage", "--seeds", "0..5", "--jobs", "3"], 0);
+    assert!(told.out.starts_with("small storage worlds: 5 of 5 clean; "), "{}", told.out);
+}
