@@ -701,12 +701,9 @@ impl StorageNode {
             && let Some(every) = self.config.report_every
         {
             self.report_at = Some(now + every);
-            let stats = self.holdings.shards.stats();
-            let seen = Observed {
-                used_bytes: stats.used_bytes,
-                capacity_bytes: stats.capacity_bytes,
-                ..self.observed
-            };
+            let used_bytes = self.holdings.shards.used_bytes();
+            let capacity_bytes = self.config.shards.capacity_bytes;
+            let seen = Observed { used_bytes, capacity_bytes, ..self.observed };
             // What it has said already it says again now and then: it may not have been heard.
             self.reports += 1;
             if self.reported != Some(seen) || self.reports.is_multiple_of(REPORTS) {

@@ -76,6 +76,10 @@ pub struct Storage {
     pub stake: u64,
     /// How long a message is waited for.
     pub patience: Span,
+    /// How long a coordinator waits for an answer before it asks again the first time.
+    pub resend_after: Span,
+    /// How often nodes report to the authority what they have seen.
+    pub report_every: Span,
     /// How long nodes meet before clients ask; four times the patience, if 0.
     pub settle: Span,
     /// How often every shard is asked a proof of.
@@ -121,6 +125,8 @@ impl Default for Storage {
             lockers: 1,
             stake: 0,
             patience: seconds(5),
+            resend_after: Span(Duration::from_millis(500)),
+            report_every: seconds(60),
             settle: seconds(0),
             audit_every: seconds(300),
             audit_deadline: seconds(60),

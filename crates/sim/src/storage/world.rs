@@ -442,6 +442,7 @@ impl<'a> World<'a> {
             engine.step_timeout = 6 * patience.0;
             engine.prepare_timeout = 4 * patience.0;
             engine.output_bytes_max = 8;
+            engine.resend_after = storage.resend_after.0;
             if let active @ 1.. = self.scenario.faults.active_max {
                 engine.active_sagas_max = active;
                 engine.active_transactions_max = active;
@@ -489,7 +490,7 @@ impl<'a> World<'a> {
             attempts_max: 20,
             authority,
             bank,
-            report_every: Some(Duration::from_secs(60)),
+            report_every: Some(storage.report_every.0),
             meet: meet.map(NodeName::numbered).collect(),
             network: self.root.child("network"),
             secret,
