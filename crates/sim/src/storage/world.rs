@@ -175,6 +175,8 @@ struct Machine {
     /// which shard it was asked last under which nonce.
     proofs: BTreeMap<Digest, store::merkle::Proof>,
     asked: BTreeMap<u128, Digest>,
+    /// What it has been given to write, ever.
+    laid: BTreeSet<Digest>,
     /// What it has removed itself and not written again.
     removed: BTreeSet<Digest>,
     /// It has started, and what it recovers has not been compared with that.
@@ -566,19 +568,19 @@ impl<'a> World<'a> {
         let machine = &self.machines[node as usize];
         let process = machine.process.as_ref().filter(|_| !machine.liar)?;
         let cells = process.node.transactions().participant()?.store();
-        let asked = self.lay.iter().filter(|(_, nodes)| nodes.contains(&node));
-        let needed = asked.filter(|(it, _)| cells.value(network::work::needed(**it)) > 0);
+        let asked = machine.laid.iter();
+        let needed = asked.filter(|it| cells.value(network::work::needed(**it)) > 0);
         let kept = |digest: &Digest| {
             let bytes = machine.shards.read(*digest);
-            is_right(*digest, bytes)
+            machine.shards.is_right(*digest)
                 && (!bytes.is_some_and(network::is_note) || machine.shards.is_pinned(*digest))
         };
-        let mut lost = needed.map(|(digest, _)| digest).filter(|it| !self.hurt.contains(it));
+        let mut lost = needed.filter(|it| !self.hurt.contains(it));
         let lost = lost.find(|digest| !kept(digest))?;
         let has = match machine.shards.read(*lost) {
             None => "does not have it",
-            bytes if is_right(*lost, bytes) => "has it without its pin",
-            _ => "has other bytes",
+            Some(_) if machine.shards.is_right(*lost) => "has it without its pin",
+            Some(_) => "has other bytes",
         };
         Some(format!("the log of n{node} needs {lost}, and its disk {has}"))
     }
@@ -628,6 +630,7 @@ impl<'a> World<'a> {
             Output::Shards(op) => {
                 if let store::Op::Write { digest, .. } = &op {
                     self.lay.entry(*digest).or_default().insert(node);
+                    self.machines[node as usize].laid.insert(*digest);
                 }
                 if self.machines[node as usize].shards.push(op) {
                     self.shard_later(node, id);
@@ -1592,8 +1595,7 @@ impl<'a> World<'a> {
 
     fn has_at(&self, node: NodeName, digest: Digest) -> bool {
         let machine = self.machines.get(node.number() as usize);
-        machine
-            .is_some_and(|machine| !machine.gone && is_right(digest, machine.shards.read(digest)))
+        machine.is_some_and(|machine| !machine.gone && machine.shards.is_right(digest))
     }
 
     /// What came out so far, and how well the network is by its authority.
@@ -1685,7 +1687,7 @@ fn is_grant(want: &Want) -> bool {
 fn has_right(machines: &[Machine], lay: &BTreeMap<Digest, BTreeSet<u32>>, digest: Digest) -> bool {
     lay.get(&digest).into_iter().flatten().any(|node| {
         let machine = &machines[*node as usize];
-        !machine.gone && is_right(digest, machine.shards.read(digest))
+        !machine.gone && machine.shards.is_right(digest)
     })
 }
 
@@ -1697,7 +1699,7 @@ fn all_right(
 ) -> BTreeSet<u32> {
     let right = |node: &u32| {
         let machine = &machines[*node as usize];
-        !machine.gone && is_right(digest, machine.shards.read(digest))
+        !machine.gone && machine.shards.is_right(digest)
     };
     lay.get(&digest).into_iter().flatten().copied().filter(right).collect()
 }
