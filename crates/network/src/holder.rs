@@ -104,7 +104,7 @@ impl Holdings {
 
     pub(crate) fn due(&self) -> Option<Time> {
         let awaited = self.awaited.values().map(|awaited| awaited.until).min();
-        let scrub = self.shards.next_after(None).map(|_| self.scrubber.next_wake());
+        let scrub = (self.shards.count() > 0).then(|| self.scrubber.next_wake());
         Time::earliest(awaited, scrub)
     }
 

@@ -201,10 +201,10 @@ impl Membership {
         Membership {
             config,
             lots: key.child("lots").keyed(own_place.0),
+            members: Roster::new(&key),
             key,
             own,
             own_place,
-            members: Roster::default(),
             ring: BTreeSet::new(),
             heard_by: BTreeSet::new(),
             watched: BTreeMap::new(),

@@ -2,66 +2,111 @@
 
 use crate::membership::Member;
 use base::NodeName;
+use base::prng::Key;
 
 /// Members, ascending by name.
 ///
-/// Each heartbeat brings sixteen names to be looked up, and hardly ever somebody new. So the beginnings of all
-/// names lie side by side, and are searched first; who joins moves those behind.
-#[derive(Clone, Debug, Default)]
+/// Each heartbeat brings sixteen names to be looked up, and hardly ever somebody new. A look-up visits one
+/// place of a table and the member itself; what is on the way in a tree, or in a search by halves, is in no
+/// cache any more when the next heartbeat comes.
+#[derive(Clone, Debug)]
 pub(crate) struct Roster {
-    /// The first eight bytes of each name.
-    heads: Vec<u64>,
+    /// In no order.
     members: Vec<Member>,
+    /// Where each is, by name.
+    ascending: Vec<u32>,
+    /// Where each is, and one more, at a place by its name's hash or behind that; 0: nobody. A power of two
+    /// of places, at most half of them taken.
+    places: Vec<u32>,
+    /// Odd, and nobody else's, so that nobody chooses names that meet in one place.
+    factors: [u64; 4],
 }
 
-fn head(name: NodeName) -> u64 {
-    u64::from_be_bytes(*name.0.first_chunk().expect("a name is longer"))
-}
+const PLACES_MIN: usize = 16;
 
 impl Roster {
-    /// Where a member is, or where it would be.
-    fn find(&self, name: NodeName) -> Result<usize, usize> {
-        let head = head(name);
-        let mut at = self.heads.partition_point(|other| *other < head);
-        while self.heads.get(at) == Some(&head) {
-            let other = self.members[at].announcement.node;
-            if other >= name {
-                return if other == name { Ok(at) } else { Err(at) };
+    pub(crate) fn new(key: &Key) -> Roster {
+        let key = key.child("roster");
+        let factors = [0, 1, 2, 3].map(|nth| key.draw(nth, 0).u64() | 1);
+        let (members, ascending) = (Vec::new(), Vec::new());
+        Roster { members, ascending, places: vec![0; PLACES_MIN], factors }
+    }
+
+    fn own_place(&self, name: NodeName) -> usize {
+        let (words, _) = name.0.as_chunks::<8>();
+        let products = words.iter().zip(self.factors);
+        let sum = products.fold(0u64, |sum, (word, factor)| {
+            sum.wrapping_add(u64::from_le_bytes(*word).wrapping_mul(factor))
+        });
+        // The upper bits depend on all others.
+        (sum >> (64 - self.places.len().trailing_zeros())) as usize
+    }
+
+    fn find(&self, name: NodeName) -> Option<usize> {
+        let mask = self.places.len() - 1;
+        let mut place = self.own_place(name);
+        loop {
+            let at = self.places[place].checked_sub(1)? as usize;
+            if self.members[at].announcement.node == name {
+                return Some(at);
             }
-            at += 1;
+            place = (place + 1) & mask;
         }
-        Err(at)
     }
 
     pub(crate) fn get(&self, name: NodeName) -> Option<&Member> {
-        self.find(name).ok().map(|at| &self.members[at])
+        self.find(name).map(|at| &self.members[at])
     }
 
     pub(crate) fn get_mut(&mut self, name: NodeName) -> Option<&mut Member> {
-        self.find(name).ok().map(|at| &mut self.members[at])
+        self.find(name).map(|at| &mut self.members[at])
     }
 
     /// In the place of what was known under this name, if anything was.
     pub(crate) fn insert(&mut self, member: Member) {
         let name = member.announcement.node;
-        match self.find(name) {
-            Ok(at) => self.members[at] = member,
-            Err(at) => {
-                self.heads.insert(at, head(name));
-                self.members.insert(at, member);
-            }
+        if let Some(known) = self.get_mut(name) {
+            *known = member;
+            return;
+        }
+        let before = |at: &u32| self.members[*at as usize].announcement.node < name;
+        let turn = self.ascending.partition_point(before);
+        self.ascending.insert(turn, self.members.len() as u32);
+        self.members.push(member);
+        if 2 * self.members.len() > self.places.len() {
+            self.find_places(2 * self.places.len());
+        } else {
+            self.take_place(self.members.len() - 1);
         }
     }
 
+    /// All places are found anew: hardly ever is anybody forgotten.
     pub(crate) fn remove(&mut self, name: NodeName) {
-        if let Ok(at) = self.find(name) {
-            self.heads.remove(at);
-            self.members.remove(at);
-        }
+        let Some(at) = self.find(name) else { return };
+        self.members.swap_remove(at);
+        let (gone, moved) = (at as u32, self.members.len() as u32);
+        self.ascending.retain(|other| *other != gone);
+        self.ascending.iter_mut().filter(|other| **other == moved).for_each(|it| *it = gone);
+        self.find_places(self.places.len());
     }
 
-    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Member> {
-        self.members.iter()
+    fn find_places(&mut self, places: usize) {
+        self.places.clear();
+        self.places.resize(places, 0);
+        (0..self.members.len()).for_each(|at| self.take_place(at));
+    }
+
+    fn take_place(&mut self, at: usize) {
+        let mask = self.places.len() - 1;
+        let mut place = self.own_place(self.members[at].announcement.node);
+        while self.places[place] != 0 {
+            place = (place + 1) & mask;
+        }
+        self.places[place] = at as u32 + 1;
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.ascending.iter().map(|at| &self.members[*at as usize])
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -89,7 +134,7 @@ mod tests {
 
     #[test]
     fn it_is_a_map_by_name() {
-        let (mut roster, mut map) = (Roster::default(), BTreeMap::new());
+        let (mut roster, mut map) = (Roster::new(&Key::root(1)), BTreeMap::new());
         let mut stream = base::prng::Key::root(1).stream();
         for _ in 0..2_000 {
             let member = member(stream.below(1_000));
@@ -103,7 +148,6 @@ mod tests {
             }
             assert_eq!(roster.len(), map.len());
             assert!(roster.iter().eq(map.values()));
-            assert_eq!(roster.heads.len(), map.len());
             for name in (0..15).map(|number| self::member(number).announcement.node) {
                 assert_eq!(roster.get(name), map.get(&name));
                 assert_eq!(roster.get_mut(name), map.get_mut(&name));
