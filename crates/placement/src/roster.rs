@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn it_is_a_map_by_name() {
         let (mut roster, mut map) = (Roster::new(&Key::root(1)), BTreeMap::new());
-        let mut stream = base::prng::Key::root(1).stream();
+        let mut stream = Key::root(1).stream();
         for _ in 0..2_000 {
             let member = member(stream.below(1_000));
             let name = member.announcement.node;

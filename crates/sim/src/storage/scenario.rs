@@ -76,7 +76,7 @@ pub struct Storage {
     pub stake: u64,
     /// How long a message is waited for.
     pub patience: Span,
-    /// How long a coordinator waits for an answer before it asks again the first time.
+    /// How long a coordinator waits for an answer before it asks again the first time; 16 times as long later.
     pub resend_after: Span,
     /// How often nodes report to the authority what they have seen.
     pub report_every: Span,
@@ -90,6 +90,8 @@ pub struct Storage {
     pub scrub_round: Span,
     /// How often a node is heard by its neighbours.
     pub beat: Span,
+    /// By how many.
+    pub neighbours: u32,
     /// How long a silent node is not dead.
     pub alive: Span,
     /// Shards that may be rebuilt by one node within a minute.
@@ -132,6 +134,7 @@ impl Default for Storage {
             audit_deadline: seconds(60),
             scrub_round: seconds(600),
             beat: seconds(5),
+            neighbours: 8,
             alive: seconds(60),
             repairs_per_minute: 10,
             shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
@@ -282,6 +285,7 @@ impl Scenario {
             (participants > nodes, "storage.participants: more than there are nodes"),
             (keepers == 0 || keepers >= nodes, "storage.keepers: at least one, fewer than nodes"),
             (locks > 64, "storage.locks: a holder has at most 64"),
+            (self.storage.neighbours == 0, "storage.neighbours: at least one"),
             (self.storage.lockers == 0, "storage.lockers: at least one"),
             (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
             (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),

@@ -445,6 +445,7 @@ impl<'a> World<'a> {
             engine.prepare_timeout = 4 * patience.0;
             engine.output_bytes_max = 8;
             engine.resend_after = storage.resend_after.0;
+            engine.resend_after_max = 16 * storage.resend_after.0;
             if let active @ 1.. = self.scenario.faults.active_max {
                 engine.active_sagas_max = active;
                 engine.active_transactions_max = active;
@@ -480,6 +481,7 @@ impl<'a> World<'a> {
             locks: locks::Config::default(),
             membership: placement::MembershipConfig {
                 beat: beat.0,
+                neighbours: storage.neighbours,
                 alive: alive.0,
                 ..placement::MembershipConfig::default()
             },
