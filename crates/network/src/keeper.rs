@@ -191,9 +191,17 @@ impl StorageNode {
     fn reach(&self, file: Digest) -> Option<[u8; 32]> {
         let others = self.membership.candidates().map(|candidate| candidate.node);
         let all = others.chain([self.name]).filter(|node| !self.keeping.leaving.contains(node));
-        let mut all: Vec<_> = all.map(|node| distance(node, &file.0)).collect();
-        let last = (self.config.lookup.bucket as usize).saturating_sub(1);
-        (last < all.len()).then(|| *all.select_nth_unstable(last).1)
+        let bucket = (self.config.lookup.bucket as usize).max(1);
+        // Ascending: few of the nodes are ever among the closest.
+        let mut closest: Vec<[u8; 32]> = Vec::with_capacity(bucket + 1);
+        for distance in all.map(|node| distance(node, &file.0)) {
+            if closest.len() < bucket || closest.last().is_some_and(|last| distance < *last) {
+                let at = closest.partition_point(|other| *other < distance);
+                closest.insert(at, distance);
+                closest.truncate(bucket);
+            }
+        }
+        closest.get(bucket - 1).copied()
     }
 
     /// Whether a node may go on keeping a file's record: it is there, and is found. As nodes join, others
