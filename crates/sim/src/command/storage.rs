@@ -1,10 +1,10 @@
-//! `sim FILE` of a world of storage nodes, and `sim storage`: random small ones.
+//! `sim FILE` of a world of storage nodes, and `sim storage`: random ones.
 
 use crate::clock::Watch;
 use crate::terminal::{Output, say};
 use crate::{SeedArgs, Stop};
 use clap::Args;
-use sim::storage::{Report, Scenario, hostile, run, small};
+use sim::storage::{Report, Scenario, hostile, large, run, small};
 use std::fs;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ pub struct StorageArgs {
     /// Nodes lie, are cut off for long and have slow disks too, locks are fought for, claims are forged
     #[arg(long)]
     hostile: bool,
+    /// 600 nodes, with faults of all kinds
+    #[arg(long, conflicts_with = "hostile")]
+    large: bool,
 }
 
 /// The scenario of a text.
@@ -47,10 +50,13 @@ fn tell(report: &Report, cpu: Duration, args: &SeedArgs, out: &mut Output) -> u8
     report.exit_code()
 }
 
-/// Runs random small worlds of storage nodes.
+/// Runs random worlds of storage nodes.
 pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
-    let (kind, text_of): (_, fn(u64) -> String) =
-        if args.hostile { ("hostile", hostile) } else { ("small", small) };
+    let (kind, text_of): (_, fn(u64) -> String) = match args {
+        StorageArgs { hostile: true, .. } => ("hostile", hostile),
+        StorageArgs { large: true, .. } => ("large", large),
+        _ => ("small", small),
+    };
     let args = &args.seeds;
     let (mut worst, mut runs, mut clean) = (0, 0u64, 0u64);
     let mut failed = Vec::new();

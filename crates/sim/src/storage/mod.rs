@@ -14,5 +14,5 @@ mod world;
 
 pub use judge::{Finding, Judge};
 pub use report::{Health, Report, Totals};
-pub use scenario::{Expected, Faults, Scenario, Storage, hostile, small};
+pub use scenario::{Expected, Faults, Scenario, Storage, hostile, large, small};
 pub use world::{Ending, World, run, run_watched};

@@ -1788,7 +1788,7 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{hostile, small};
+    use crate::storage::{hostile, large, small};
 
     fn small_world(seed: u64) -> Report {
         let scenario = Scenario::parse(&small(seed)).expect("a small world's text is a scenario");
@@ -1835,6 +1835,25 @@ mod tests {
             let report = hostile_world(seed);
             assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
         }
+    }
+
+    /// One in an optimised build takes two seconds: they are run by `sim storage --large`.
+    #[test]
+    fn large_worlds_are_scenarios_with_faults_of_all_kinds() {
+        let all: Vec<Faults> = (0..40)
+            .map(|seed| Scenario::parse(&large(seed)).expect("its text is a scenario").faults)
+            .collect();
+        let kinds: [fn(&Faults) -> bool; 7] = [
+            |it| it.liars > 0,
+            |it| it.region.is_some(),
+            |it| it.rot > 2,
+            |it| it.leaves > 0,
+            |it| it.slow_disks > 0,
+            |it| it.partitions > 0,
+            |it| it.active_max > 0,
+        ];
+        assert!(kinds.iter().all(|kind| all.iter().any(kind)));
+        assert!(all.iter().all(|it| it.power_losses > 0 && it.process_crashes > 0));
     }
 
     #[test]
