@@ -735,24 +735,34 @@ impl Engine {
                 break;
             }
             let Some(Reverse((at, op))) = self.desk.timers.pop() else { break };
+            if !self.is_set(at, op) {
+                continue;
+            }
             match op {
-                OpRef::Transaction(id) => {
-                    if self.transactions.get(&id).is_some_and(|op| op.pace.wake == at) {
-                        self.wake_transaction(now, id, out);
-                    }
-                }
-                OpRef::Saga(id) => {
-                    if self.sagas.get(&id).is_some_and(|op| op.pace.wake == at) {
-                        self.wake_saga(now, id, out);
-                    }
-                }
-                OpRef::Waiting(number) => {
-                    if self.waiting.get(&number).is_some_and(|waiting| waiting.pace.wake == at) {
-                        self.wake_waiting(now, number, out);
-                    }
-                }
+                OpRef::Transaction(id) => self.wake_transaction(now, id, out),
+                OpRef::Saga(id) => self.wake_saga(now, id, out),
+                OpRef::Waiting(number) => self.wake_waiting(now, number, out),
             }
             self.run_errands(now, out);
+        }
+    }
+
+    /// Whether an operation is to be looked at at this moment: it has not ended, and its timer was not set anew.
+    fn is_set(&self, at: Time, op: OpRef) -> bool {
+        let pace = match op {
+            OpRef::Transaction(id) => self.transactions.get(&id).map(|op| &op.pace),
+            OpRef::Saga(id) => self.sagas.get(&id).map(|op| &op.pace),
+            OpRef::Waiting(number) => self.waiting.get(&number).map(|waiting| &waiting.pace),
+        };
+        pace.is_some_and(|pace| pace.wake == at)
+    }
+
+    /// Nobody is woken for an operation that has ended.
+    fn forget_timers(&mut self) {
+        while let Some(&Reverse((at, op))) = self.desk.timers.peek()
+            && !self.is_set(at, op)
+        {
+            self.desk.timers.pop();
         }
     }
 
@@ -761,6 +771,7 @@ impl Engine {
         if self.dead {
             return;
         }
+        self.forget_timers();
         if self.desk.log.log().marker_due() {
             let (sagas, transactions) = (self.sagas.len() as u64, self.transactions.len() as u64);
             // Not a loss if the log is busy: it stays due.

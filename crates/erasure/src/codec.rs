@@ -1,7 +1,7 @@
 use crate::Scheme;
-use reed_solomon_simd::{
-    DecoderResult, EncoderResult, Error, ReedSolomonDecoder, ReedSolomonEncoder,
-};
+use crate::engine::Direct;
+use reed_solomon_simd::rate::{DefaultRateDecoder, RateDecoder};
+use reed_solomon_simd::{DecoderResult, EncoderResult, Error, ReedSolomonEncoder};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -11,7 +11,7 @@ use std::fmt;
 #[derive(Default)]
 pub struct Codec {
     encoder: Option<ReedSolomonEncoder>,
-    decoder: Option<ReedSolomonDecoder>,
+    decoder: Option<DefaultRateDecoder<Direct>>,
 }
 
 /// The shards that were given are no part of a codeword of this scheme. Nothing was made.
@@ -126,7 +126,8 @@ impl Codec {
                 decoder
             }
             none => none.insert(
-                ReedSolomonDecoder::new(k, m, length).unwrap_or_else(|error| impossible(&error)),
+                DefaultRateDecoder::new(k, m, length, Direct::default(), None)
+                    .unwrap_or_else(|error| impossible(&error)),
             ),
         };
         for (index, shard) in present {

@@ -59,6 +59,8 @@ pub(crate) struct Holdings {
     /// Every record here, by file, version and digest: two records may have the same version, of which at
     /// most one becomes current.
     versions: BTreeMap<Digest, BTreeMap<(u64, Digest), FileRecord>>,
+    /// The same by digest: of which file, and which version.
+    record_of: BTreeMap<Digest, (Digest, u64)>,
     current: BTreeMap<Digest, (u64, Digest)>,
     /// Whom the current record of each file names, and by each node which files' do.
     names: BTreeMap<Digest, BTreeSet<NodeName>>,
@@ -87,6 +89,7 @@ impl Holdings {
             writing: BTreeSet::new(),
             fresh: BTreeMap::new(),
             versions: BTreeMap::new(),
+            record_of: BTreeMap::new(),
             current: BTreeMap::new(),
             names: BTreeMap::new(),
             named: BTreeMap::new(),
@@ -101,7 +104,7 @@ impl Holdings {
 
     pub(crate) fn due(&self) -> Option<Time> {
         let awaited = self.awaited.values().map(|awaited| awaited.until).min();
-        let scrub = self.shards.next_after(None).map(|_| self.scrubber.next_wake());
+        let scrub = (self.shards.count() > 0).then(|| self.scrubber.next_wake());
         Time::earliest(awaited, scrub)
     }
 
@@ -153,6 +156,18 @@ impl Holdings {
     /// Whether this node has this record of a file, current or not.
     fn has_record(&self, file: Digest, version: u64, record: Digest) -> bool {
         self.versions.get(&file).is_some_and(|all| all.contains_key(&(version, record)))
+    }
+
+    /// A record is not here any more, if it was one.
+    fn forget_record(&mut self, digest: Digest) {
+        let Some((file, version)) = self.record_of.remove(&digest) else { return };
+        if let Some(versions) = self.versions.get_mut(&file) {
+            versions.remove(&(version, digest));
+            if versions.is_empty() {
+                self.versions.remove(&file);
+            }
+        }
+        self.unsettled.insert(file);
     }
 
     /// The records here that are not current, and of which files.
@@ -257,9 +272,9 @@ impl StorageNode {
     }
 
     fn take_record(&mut self, digest: Digest, record: FileRecord) {
-        let file = record.file;
-        let versions = self.holdings.versions.entry(file).or_default();
-        versions.insert((record.version, digest), record);
+        let (file, version) = (record.file, record.version);
+        self.holdings.record_of.insert(digest, (file, version));
+        self.holdings.versions.entry(file).or_default().insert((version, digest), record);
         self.holdings.unsettled.insert(file);
     }
 
@@ -589,14 +604,7 @@ impl StorageNode {
             self.holdings.cares.remove(&digest);
             self.sweep.forget(digest);
             self.holdings.awaited.remove(&digest);
-            for (file, versions) in &mut self.holdings.versions {
-                let before = versions.len();
-                versions.retain(|(_, of), _| *of != digest);
-                if versions.len() != before {
-                    self.holdings.unsettled.insert(*file);
-                }
-            }
-            self.holdings.versions.retain(|_, versions| !versions.is_empty());
+            self.holdings.forget_record(digest);
         }
         self.shard_ops(ops);
     }

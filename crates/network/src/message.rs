@@ -177,7 +177,7 @@ impl Message {
     /// Its bytes; `None` for a transaction's message.
     #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let mut to = Writer::default();
+        let mut to = Writer::behind(Vec::with_capacity(self.room()));
         to.u8(self.kind());
         match self {
             Message::Transaction(_) => return None,
@@ -245,6 +245,19 @@ impl Message {
             }
         }
         Some(to.finish())
+    }
+
+    /// Room for its bytes: enough for nearly all, so that they are not moved while they are written.
+    fn room(&self) -> usize {
+        use placement::Message::{Heartbeat, Members};
+        match self {
+            Message::Transaction(_) => 0,
+            Message::Bytes { bytes, .. } => 64 + bytes.as_ref().map_or(0, Vec::len),
+            Message::Membership(Heartbeat { rumours, .. } | Members { rumours }) => {
+                128 + 64 * rumours.len()
+            }
+            _ => 128,
+        }
     }
 
     /// The message of these bytes.

@@ -1,5 +1,11 @@
 //! The node: what it is told, and to which of its parts that goes.
 
+mod asks;
+mod face;
+mod health;
+mod views;
+
+pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDisks};
 use crate::holder::Holdings;
 use crate::keeper::{COMPARING, Keeping};
 use crate::leaving::Leaving;
@@ -10,20 +16,19 @@ use crate::operation::Operations;
 use crate::routing::Routing;
 use crate::sweep::Sweep;
 use crate::transfer::Transfers;
-use base::bytes::Writer;
 use base::prng::Key;
-use base::{BootCount, NodeName, RequestKey, ShardId, Time, Token};
+use base::{BootCount, NodeName, Time, Token};
 use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
-use node::{Disks, Node, Outcome};
+use node::Node;
 use placement::{
     Directory, DirectoryMessage, DirectoryOutput, LookupConfig, Membership, MembershipConfig,
     Region,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use store::{Assembly, Digest, EncodedShard, Manifest, Op, StoreConfig};
-use wal_core::{DiskError, DiskOp, OpenMode};
+use store::{Digest, Op, StoreConfig};
+use wal_core::OpenMode;
 
 /// What a node is.
 #[derive(Clone, Debug)]
@@ -70,204 +75,6 @@ pub struct Config {
     pub unix_ms_at_zero: i64,
 }
 
-/// A client's request.
-#[derive(Clone, Debug)]
-pub enum Request {
-    /// Store a file. Asked again, with the same manifest, it is the same upload.
-    Put {
-        /// The client's number.
-        number: u64,
-        /// The file's name, hashed.
-        file: Digest,
-        /// The manifest that its owner made.
-        manifest: Manifest,
-        /// All of its shards.
-        shards: Vec<EncodedShard>,
-    },
-    /// Fetch a file.
-    Get {
-        /// The client's number.
-        number: u64,
-        /// The file's name, hashed.
-        file: Digest,
-    },
-    /// Take locks at a table, have them verified, and give them back.
-    Lock {
-        /// The client's number.
-        number: u64,
-        /// Whose table.
-        table: NodeName,
-        /// Which.
-        shards: Vec<ShardId>,
-    },
-    /// Something is wanted of the ledger, by this node. Asked again under its number it is done once, also
-    /// after a crash, for as long as the ledger remembers ([`incentives::Config::request_kept`]).
-    Ledger {
-        /// The client's number: another one for each thing that it wants.
-        number: u64,
-        /// What.
-        ask: Ask,
-    },
-    /// Leave in order: take no new work, finish what is under way, and hold nothing that a record needs.
-    /// Asked again after a restart, it goes on.
-    Leave {
-        /// The client's number.
-        number: u64,
-    },
-    /// A saga or a transaction of a client's own.
-    Submit(node::Request),
-}
-
-/// What a client hears.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// The file is stored: all of its shards are durable, and it is found.
-    Stored {
-        /// The current version of its record.
-        version: u64,
-    },
-    /// Another file has this name.
-    NameTaken,
-    /// Enough shards of the file to decode it.
-    Got(Box<Assembly>),
-    /// Nobody has a record of such a file.
-    NotFound,
-    /// The locks were had, verified, and given back.
-    Locked {
-        /// How many.
-        locks: u32,
-    },
-    /// The ledger has done it durably, or refuses it.
-    Ledger {
-        /// Which of the two.
-        done: bool,
-    },
-    /// How a saga or a transaction of its own has ended.
-    Ended {
-        /// Its key.
-        key: RequestKey,
-        /// How.
-        outcome: Outcome,
-    },
-    /// This node is about to leave: ask another one. What was begun here before goes on, and is told.
-    Leaving,
-    /// The node has left: its process may be ended, and its disks may go.
-    Left,
-    /// It was tried often enough. It may be asked again.
-    Failed,
-}
-
-/// What the shell has done for the store.
-#[derive(Clone, Debug)]
-pub enum ShardDone {
-    /// An [`Op::Write`] is durable, or was not kept.
-    Written {
-        /// Of which shard.
-        digest: Digest,
-        /// Whether it is.
-        durable: bool,
-    },
-    /// What an [`Op::Read`] gave.
-    Loaded {
-        /// Of which shard.
-        digest: Digest,
-        /// The bytes, if there are any.
-        bytes: Option<Vec<u8>>,
-    },
-    /// An [`Op::Pin`] is durable.
-    Pinned {
-        /// Of which shard.
-        digest: Digest,
-    },
-}
-
-/// What happens to a node.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A message arrived.
-    Message {
-        /// From whom it really came.
-        from: NodeName,
-        /// What.
-        message: Message,
-    },
-    /// The last flush of one of the transactions' logs is done.
-    Flushed {
-        /// Which log.
-        slot: node::LogSlot,
-        /// How it went.
-        result: Result<(), DiskError>,
-    },
-    /// The last flush of the ledger's log is done.
-    LedgerFlushed(Result<(), DiskError>),
-    /// The store's disk has done something.
-    Shards(ShardDone),
-    /// The time that [`StorageNode::next_wake`] named has come.
-    Wake,
-    /// A client wants something.
-    Request(Request),
-}
-
-/// What a node wants of its shell, which performs it strictly in this order.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// For the transactions' logs, and what they tell. Messages and replies are not among these.
-    Transactions(node::Output),
-    /// For the ledger's log: perform these in order, and report the end.
-    Ledger(Vec<DiskOp>),
-    /// For the disk of shards.
-    Shards(Op),
-    /// Send it. It may be lost, doubled or late.
-    Send {
-        /// To whom.
-        to: NodeName,
-        /// What.
-        message: Message,
-    },
-    /// Tell the client with this number.
-    Tell {
-        /// The client's number; 0 with [`Answer::Ended`].
-        number: u64,
-        /// What.
-        answer: Answer,
-    },
-}
-
-/// The read side of a node's disks.
-pub trait StorageDisks: Disks {
-    /// Where the ledger's log is.
-    fn ledger(&self) -> &dyn wal_core::Directory;
-}
-
-/// What a node has done since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Shards that were rebuilt, placed, and read again by their new holder.
-    pub repaired: u64,
-    /// Repairs of a stripe that were given up.
-    pub gave_up: u64,
-    /// Of these, for want of good shards …
-    pub without_sources: u64,
-    /// … of a node that takes, keeps and verifies one …
-    pub without_place: u64,
-    /// … and because the manifest does not fit its shards.
-    pub inconsistent: u64,
-    /// Bytes that repairs have moved.
-    pub repair_bytes: u64,
-    /// Bytes that repairs without any failure would have moved.
-    pub repair_bytes_min: u64,
-    /// Versions of records that were made current here.
-    pub versions: u64,
-    /// Versions that were not, since another one came first or a keeper was missing.
-    pub superseded: u64,
-    /// Shards and records that nobody needed, and that were let go.
-    pub let_go: u64,
-    /// Messages that were no messages.
-    pub malformed: u64,
-    /// Proofs that were refused: wrong, or missing.
-    pub failed_proofs: u64,
-}
-
 /// One node of the storage network: see the crate's page.
 #[derive(Clone, Debug)]
 pub struct StorageNode {
@@ -304,20 +111,6 @@ pub struct StorageNode {
     opened: bool,
     queue: VecDeque<Output>,
 }
-
-/// The key of what is wanted of the ledger: a client's number with what it asks for, so that a client that
-/// asks again after its node has crashed asks for the same. What nobody waits for is told apart by what it
-/// says, such as its evidence.
-fn ledger_key(number: u64, ask: &Ask) -> Token {
-    let mut bytes = Writer::default();
-    bytes.u64(number);
-    ask.encode(&mut bytes);
-    let digest = Digest::of(&bytes.finish());
-    Token(digest.0[..16].try_into().expect("a digest has 32 bytes"))
-}
-
-/// A report that says nothing new is sent once in so many.
-const REPORTS: u32 = 10;
 
 /// So many times somebody is met soon after the start; later once in a round of audits.
 const MEETINGS: u32 = 1;
@@ -620,47 +413,6 @@ impl StorageNode {
         }
     }
 
-    /// Something is wanted of the ledger. Number 0: nobody waits.
-    pub(crate) fn want(&mut self, now: Time, number: u64, ask: Ask) {
-        let key = ledger_key(number, &ask);
-        if self.asks.iter().any(|(_, other, _)| *other == key) {
-            return;
-        }
-        self.asks.push_back((number, key, ask));
-        if self.asks.len() == 1 {
-            self.ask_next(now);
-        }
-    }
-
-    /// Asks for what is wanted next, under a number that no request of any life of this node has had: a
-    /// message of an earlier one may still be on its way, and its answer must not be taken for this one's.
-    fn ask_next(&mut self, now: Time) {
-        self.ask_number = self.draw_number();
-        self.say_ask(now);
-    }
-
-    fn say_ask(&mut self, now: Time) {
-        let Some((_, key, ask)) = self.asks.front() else {
-            self.ask_again = None;
-            return;
-        };
-        self.ask_again = Some(now + self.config.patience);
-        let message = Message::Ask { number: self.ask_number, key: *key, ask: ask.clone() };
-        self.send(self.config.authority, message);
-    }
-
-    fn asked(&mut self, now: Time, number: u64, done: bool) {
-        if number != self.ask_number {
-            return;
-        }
-        if let Some((number, ..)) = self.asks.pop_front()
-            && number > 0
-        {
-            self.tell(number, Answer::Ledger { done });
-        }
-        self.ask_next(now);
-    }
-
     fn wake(&mut self, now: Time, disks: &dyn StorageDisks) {
         self.feed(now, node::Input::Wake, disks);
         let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
@@ -701,18 +453,7 @@ impl StorageNode {
             && let Some(every) = self.config.report_every
         {
             self.report_at = Some(now + every);
-            let stats = self.holdings.shards.stats();
-            let seen = Observed {
-                used_bytes: stats.used_bytes,
-                capacity_bytes: stats.capacity_bytes,
-                ..self.observed
-            };
-            // What it has said already it says again now and then: it may not have been heard.
-            self.reports += 1;
-            if self.reported != Some(seen) || self.reports.is_multiple_of(REPORTS) {
-                self.reported = Some(seen);
-                self.send(self.config.authority, Message::Report(seen));
-            }
+            self.report();
             self.judge_health(now);
             self.see_to_parked(now, disks);
         }
@@ -723,38 +464,6 @@ impl StorageNode {
         self.sweep_wake(now);
         self.holder_wake(now);
         self.keeper_wake(now);
-    }
-
-    /// The authority looks at what all have reported.
-    fn judge_health(&mut self, now: Time) {
-        if self.policy.is_none() {
-            return;
-        }
-        let there = self.membership.candidates().count() as u32 + 1;
-        let known = self.membership.members().count() as u32 + 1;
-        let reputations: Vec<u64> = self
-            .membership
-            .members()
-            .map(|member| u64::from(member.reputation.parts_per_million()))
-            .collect();
-        let Some((policy, all)) = &mut self.policy else { return };
-        let sum = |pick: fn(&Observed) -> u64| all.values().map(pick).sum::<u64>();
-        let mean = reputations.iter().sum::<u64>().checked_div(reputations.len() as u64);
-        let seen = erasure::Observation {
-            proofs_ended: sum(|seen| seen.proofs_ended),
-            proofs_passed: sum(|seen| seen.proofs_passed),
-            shards_checked: sum(|seen| seen.shards_checked),
-            shards_corrupt: sum(|seen| seen.shards_corrupt),
-            // Neutral is no evidence: nobody here has judged anybody.
-            reputation: mean.filter(|mean| *mean != 500_000).map(|mean| {
-                base::Ratio::per_million(u32::try_from(mean).expect("a mean of ratios is one"))
-            }),
-            nodes: known,
-            nodes_left: known - there,
-            used_bytes: sum(|seen| seen.used_bytes),
-            capacity_bytes: sum(|seen| seen.capacity_bytes),
-        };
-        self.advice = Some(policy.observe(now, &seen, there));
     }
 
     /// When [`Input::Wake`] is due, at the latest.
@@ -780,134 +489,5 @@ impl StorageNode {
         .into_iter()
         .flatten()
         .min()
-    }
-
-    /// Where it is.
-    #[must_use]
-    pub fn region(&self) -> Region {
-        self.config.region
-    }
-
-    /// Its transactions.
-    #[must_use]
-    pub fn transactions(&self) -> &Node {
-        &self.transactions
-    }
-
-    /// The ledger, if this node keeps it and has recovered it.
-    #[must_use]
-    pub fn bank(&self) -> Option<&Bank> {
-        self.teller.as_ref().and_then(Teller::bank)
-    }
-
-    /// How many records of the ledger's log did not follow when it was recovered: 0, unless it is damaged.
-    #[must_use]
-    pub fn ledger_anomalies(&self) -> u64 {
-        self.teller.as_ref().map_or(0, |teller| teller.anomalies)
-    }
-
-    /// Its locks.
-    #[must_use]
-    pub fn locks(&self) -> &locks::LockTable {
-        &self.table
-    }
-
-    /// Who it thinks is there.
-    #[must_use]
-    pub fn membership(&self) -> &Membership {
-        &self.membership
-    }
-
-    /// Its store.
-    #[must_use]
-    pub fn shards(&self) -> &store::ShardStore {
-        &self.holdings.shards
-    }
-
-    /// What it has done.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let repair = self.keeping.repair_stats();
-        Stats {
-            repaired: repair.repaired,
-            gave_up: repair.gave_up,
-            repair_bytes: repair.fetched_bytes + repair.stored_bytes,
-            repair_bytes_min: repair.minimum_bytes,
-            ..self.stats
-        }
-    }
-
-    /// What it has seen.
-    #[must_use]
-    pub fn observed(&self) -> Observed {
-        self.observed
-    }
-
-    /// Of the authority: how well the network is, and with which scheme new files should be stored.
-    #[must_use]
-    pub fn health(&self) -> Option<(erasure::Tier, erasure::Scheme)> {
-        let (policy, _) = self.policy.as_ref()?;
-        Some((policy.tier()?, policy.scheme()?))
-    }
-
-    /// What is under way, in words; empty if nothing is. A step that waits for an operator is not.
-    #[must_use]
-    pub fn unrest(&self, now: Time) -> Vec<&'static str> {
-        let engine = self.transactions.coordinator();
-        let host = self.transactions.participant();
-        let waits = |saga: &saga::Saga| saga.steps().any(saga::StepState::is_parked);
-        let parts = [
-            ("its logs", engine.is_none() || host.is_none()),
-            (
-                "operations",
-                engine.is_some_and(|engine| {
-                    let parked = engine.active_sagas().filter(|saga| waits(saga)).count();
-                    // Decided, and all that lacks is that somebody who is gone says so.
-                    let owed = engine.active_transactions().filter(|transaction| {
-                        let members = transaction.members();
-                        transaction.decision().is_some()
-                            && members.iter().any(|member| self.is_dead(member.node))
-                    });
-                    engine.active() > parked + owed.count()
-                }),
-            ),
-            ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),
-            ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
-            ("operations to be asked for again", self.operations.waits()),
-            ("transfers", !self.transfers.is_empty()),
-            ("lockings", !self.locking.is_empty()),
-            ("requests to the ledger", !self.asks.is_empty()),
-            ("locks", self.table.held(now).next().is_some()),
-            ("the ledger", !self.teller.as_ref().is_none_or(Teller::is_settled)),
-        ];
-        let parts = parts.into_iter().chain(self.keeping.unrest());
-        parts.filter(|(_, is)| *is).map(|(what, _)| what).collect()
-    }
-
-    /// Whether nothing is under way: no operation, no transfer, no repair, no lock that somebody has.
-    #[must_use]
-    pub fn is_at_rest(&self, now: Time) -> bool {
-        self.unrest(now).is_empty()
-    }
-
-    /// Whom this node would ask first, by its router: in which region that node is.
-    #[must_use]
-    pub fn nearest(&self) -> Option<Region> {
-        let router = placement::Router::new(placement::RouterConfig::default(), self.config.region);
-        let latencies =
-            placement::PeerLatency::new(placement::LatencyConfig::default(), &self.config.network);
-        let candidates: Vec<_> = self.membership.candidates().collect();
-        router.rank(&candidates, &latencies).first().map(|ranked| ranked.region)
-    }
-
-    /// The record of a file that is current here.
-    #[must_use]
-    pub fn record(&self, file: Digest) -> Option<&crate::FileRecord> {
-        self.holdings.current(file)
-    }
-
-    /// Every file of which this node has a current record.
-    pub fn records(&self) -> impl Iterator<Item = &crate::FileRecord> {
-        self.holdings.all_current()
     }
 }

@@ -78,6 +78,7 @@ mod membership;
 mod phi;
 mod placer;
 mod rebalance;
+mod roster;
 mod router;
 mod rumours;
 mod topology;

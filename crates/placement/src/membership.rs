@@ -1,6 +1,7 @@
 //! Who is there, by announcements, rumours and a failure detector.
 
 use crate::phi::Phi;
+use crate::roster::Roster;
 use crate::rumours::Rumours;
 use crate::{Candidate, Region};
 use base::prng::Key;
@@ -172,7 +173,7 @@ pub struct Membership {
     own: Announcement,
     /// This node's place on the ring.
     own_place: (u64, NodeName),
-    members: BTreeMap<NodeName, Member>,
+    members: Roster,
     /// Everybody not dead, by place on the ring.
     ring: BTreeSet<(u64, NodeName)>,
     /// Whom this node is heard by.
@@ -200,10 +201,10 @@ impl Membership {
         Membership {
             config,
             lots: key.child("lots").keyed(own_place.0),
+            members: Roster::new(&key),
             key,
             own,
             own_place,
-            members: BTreeMap::new(),
             ring: BTreeSet::new(),
             heard_by: BTreeSet::new(),
             watched: BTreeMap::new(),
@@ -243,7 +244,7 @@ impl Membership {
                     return;
                 }
                 self.heard_itself(now, *own, out);
-                if !self.members.contains_key(&from) {
+                if self.members.get(from).is_none() {
                     return;
                 }
                 let beat = self.config.beat;
@@ -276,7 +277,7 @@ impl Membership {
                 }
                 self.heard_itself(now, *own, out);
                 let mut rumours = vec![Rumour { announcement: self.own, suspected: false }];
-                let others = self.members.values().filter(|member| {
+                let others = self.members.iter().filter(|member| {
                     member.status != Status::Dead && member.announcement.node != from
                 });
                 rumours.extend(others.map(Member::rumour));
@@ -307,7 +308,7 @@ impl Membership {
     /// it has to say something newer, which the others believe.
     fn heard_itself(&mut self, now: Time, own: Announcement, out: &mut Vec<Output>) {
         self.hear(now, own, true, out);
-        let Some(member) = self.members.get(&own.node) else { return };
+        let Some(member) = self.members.get(own.node) else { return };
         if member.status != Status::Alive {
             let incarnation = member.announcement.incarnation;
             out.push(Output::Send { to: own.node, message: Message::Missed { incarnation } });
@@ -320,7 +321,7 @@ impl Membership {
         if said.node == self.own.node {
             return;
         }
-        match self.members.get_mut(&said.node) {
+        match self.members.get_mut(said.node) {
             Some(member) if said.incarnation > member.announcement.incarnation => {
                 // Its reputation stays: whoever comes back has not become another.
                 member.announcement = said;
@@ -338,7 +339,7 @@ impl Membership {
                     since: now,
                     reputation: Ratio::percent(50),
                 };
-                self.members.insert(said.node, member);
+                self.members.insert(member);
                 // Whom a newcomer is told of when it joins, the others know.
                 if itself || self.beats > 1 {
                     self.spread(said.node);
@@ -353,13 +354,13 @@ impl Membership {
         if self.members.len() < self.config.members_max as usize {
             return true;
         }
-        let dead = self.members.values().filter(|member| member.status == Status::Dead);
+        let dead = self.members.iter().filter(|member| member.status == Status::Dead);
         let Some(oldest) = dead.min_by_key(|member| (member.since, member.announcement.node))
         else {
             return false;
         };
         let node = oldest.announcement.node;
-        self.members.remove(&node);
+        self.members.remove(node);
         self.rumours.remove(node);
         true
     }
@@ -375,7 +376,7 @@ impl Membership {
             return;
         }
         self.hear(now, said, false, out);
-        let Some(member) = self.members.get(&said.node) else { return };
+        let Some(member) = self.members.get(said.node) else { return };
         if rumour.suspected
             && said.incarnation == member.announcement.incarnation
             && member.status == Status::Alive
@@ -388,7 +389,7 @@ impl Membership {
     /// Whether a rumour says just what is known.
     fn knows(&self, rumour: &Rumour) -> bool {
         let Rumour { announcement: said, suspected } = rumour;
-        self.members.get(&said.node).is_some_and(|member| {
+        self.members.get(said.node).is_some_and(|member| {
             member.announcement.incarnation == said.incarnation
                 && (member.status != Status::Alive) == *suspected
         })
@@ -397,7 +398,7 @@ impl Membership {
     /// What is known of a member, if that is newer than the rumour.
     fn newer(&self, rumour: &Rumour) -> Option<Rumour> {
         let said = rumour.announcement;
-        let known = self.members.get(&said.node)?.rumour();
+        let known = self.members.get(said.node)?.rumour();
         let own = known.announcement.incarnation;
         let newer = own > said.incarnation
             || own == said.incarnation && known.suspected && !rumour.suspected;
@@ -410,7 +411,7 @@ impl Membership {
     }
 
     fn set_status(&mut self, now: Time, node: NodeName, status: Status, out: &mut Vec<Output>) {
-        let Some(member) = self.members.get_mut(&node) else { return };
+        let Some(member) = self.members.get_mut(node) else { return };
         if member.status == status {
             return;
         }
@@ -451,10 +452,10 @@ impl Membership {
         for node in silent {
             // From here on it is a matter of rumours: another heartbeat makes it watched again.
             self.watched.remove(&node);
-            if self.members.get(&node).is_some_and(|member| member.status == Status::Alive) {
+            let member = self.members.get(node).filter(|member| member.status == Status::Alive);
+            if let Some(incarnation) = member.map(|member| member.announcement.incarnation) {
                 self.set_status(now, node, Status::Suspected, out);
                 self.spread(node);
-                let incarnation = self.members[&node].announcement.incarnation;
                 out.push(Output::Send { to: node, message: Message::Missed { incarnation } });
             }
         }
@@ -463,8 +464,9 @@ impl Membership {
             && since + config.alive / 2 <= now
         {
             self.unasked.remove(&(since, node));
-            let incarnation = self.members[&node].announcement.incarnation;
-            out.push(Output::Send { to: node, message: Message::Missed { incarnation } });
+            let asked = self.members.get(node).map(|member| member.announcement.incarnation);
+            let message = asked.map(|incarnation| Message::Missed { incarnation });
+            out.extend(message.map(|message| Output::Send { to: node, message }));
         }
         while let Some(&(since, node)) = self.suspected.first()
             && since + config.alive <= now
@@ -495,17 +497,17 @@ impl Membership {
         for (number, &to) in (0..).zip(&neighbours) {
             let mut rumours: Vec<Rumour> = Vec::with_capacity(2 * max);
             for node in self.rumours.pass_on(max, to) {
-                rumours.extend(self.members.get(&node).map(Member::rumour));
+                rumours.extend(self.members.get(node).map(Member::rumour));
             }
             // What was told the neighbour itself, if it is missed; and some members by lot, for
             // rumours that were lost.
             rumours.extend(
-                self.members.get(&to).filter(|m| m.status != Status::Alive).map(Member::rumour),
+                self.members.get(to).filter(|m| m.status != Status::Alive).map(Member::rumour),
             );
             let draw = self.lots.draw(number, self.beats);
             let from = self.ring.range((draw.u64(), NodeName([0; 32]))..);
             let lot = from.chain(&self.ring).filter(|(_, node)| *node != to);
-            let lot = lot.filter_map(|(_, node)| self.members.get(node)).map(Member::rumour);
+            let lot = lot.filter_map(|(_, node)| self.members.get(*node)).map(Member::rumour);
             rumours.extend(lot.take(max.min(self.ring.len())));
             rumours.truncate(2 * max);
             let message = Message::Heartbeat { own: self.own, rumours };
@@ -515,7 +517,7 @@ impl Membership {
         self.gossip(out);
         // Now and then one of the dead is asked: after a partition each side takes the other for dead.
         if self.beats.is_multiple_of(RECONNECT_BEATS) {
-            let dead = || self.members.values().filter(|member| member.status == Status::Dead);
+            let dead = || self.members.iter().filter(|member| member.status == Status::Dead);
             let count = dead().count() as u64;
             if count > 0 {
                 let pick = self.lots.draw(u64::MAX, self.beats).below(count);
@@ -533,7 +535,7 @@ impl Membership {
             return;
         }
         let max = self.config.rumours_max as usize;
-        let newest = self.rumours.newest().filter_map(|node| self.members.get(&node));
+        let newest = self.rumours.newest().filter_map(|node| self.members.get(node));
         let rumours: Vec<Rumour> = newest.take(max).map(Member::rumour).collect();
         if rumours.is_empty() {
             return;
@@ -558,7 +560,7 @@ impl Membership {
         let expected: BTreeSet<NodeName> = before.map(|(_, node)| *node).take(count).collect();
         self.watched.retain(|node, watched| watched.heard || expected.contains(node));
         for node in expected {
-            let alive = self.members.get(&node).is_some_and(|m| m.status == Status::Alive);
+            let alive = self.members.get(node).is_some_and(|m| m.status == Status::Alive);
             if alive && !self.excused.contains_key(&node) {
                 self.watched.entry(node).or_insert_with(|| {
                     let rumours = vec![Rumour { announcement: self.own, suspected: false }];
@@ -579,7 +581,7 @@ impl Membership {
 
     /// The reputation of a member, from whoever keeps it. It stays over announcements and deaths.
     pub fn set_reputation(&mut self, node: NodeName, reputation: Ratio) {
-        if let Some(member) = self.members.get_mut(&node) {
+        if let Some(member) = self.members.get_mut(node) {
             member.reputation = reputation;
         }
     }
@@ -587,17 +589,17 @@ impl Membership {
     /// What is known of a node; `None` of this one.
     #[must_use]
     pub fn member(&self, node: NodeName) -> Option<&Member> {
-        self.members.get(&node)
+        self.members.get(node)
     }
 
     /// Everybody of whom anything is known, this node excepted.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
+        self.members.iter()
     }
 
     /// Where bytes can be placed: everybody who is alive, this node excepted.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        let alive = self.members.values().filter(|member| member.status == Status::Alive);
+        let alive = self.members.iter().filter(|member| member.status == Status::Alive);
         alive.map(|member| {
             let Announcement { node, region, capacity_bytes, free_bytes, .. } = member.announcement;
             let reputation = member.reputation;

@@ -1,45 +1,65 @@
 //! What a node still has to pass on, the newest first.
 
 use base::NodeName;
-use std::collections::{BTreeMap, BTreeSet};
 
-/// About whom there is news, and how often each is still to be passed on.
+/// About whom there is news, and how often each is still to be passed on: at least once, ascending by that.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rumours {
-    left: BTreeMap<NodeName, u32>,
-    /// The same, ordered by it.
-    by_left: BTreeSet<(u32, NodeName)>,
-}
+pub(crate) struct Rumours(Vec<(u32, NodeName)>);
 
 impl Rumours {
     /// From now on it is passed on so many times, whatever was left of older news of that node.
     pub(crate) fn insert(&mut self, about: NodeName, times: u32) {
         self.remove(about);
         if times > 0 {
-            self.left.insert(about, times);
-            self.by_left.insert((times, about));
+            self.put(&[(times, about)]);
         }
     }
 
     pub(crate) fn remove(&mut self, about: NodeName) {
-        if let Some(left) = self.left.remove(&about) {
-            self.by_left.remove(&(left, about));
+        if let Some(at) = self.0.iter().position(|(_, other)| *other == about) {
+            self.0.remove(at);
         }
     }
 
     /// About whom they are, the newest first, which are those to be passed on most often.
     pub(crate) fn newest(&self) -> impl Iterator<Item = NodeName> {
-        self.by_left.iter().rev().map(|(_, about)| *about)
+        self.0.iter().rev().map(|(_, about)| *about)
     }
 
     /// The newest `max` of which none is about `to`: they count as passed on once more.
     pub(crate) fn pass_on(&mut self, max: usize, to: NodeName) -> Vec<NodeName> {
-        let newest = self.by_left.iter().rev().filter(|(_, about)| *about != to);
-        let told: Vec<(u32, NodeName)> = newest.take(max).copied().collect();
-        for &(left, about) in &told {
-            self.insert(about, left - 1);
+        let mut told = Vec::with_capacity(max);
+        // What goes back, newest first, as it was: each of them counts one less.
+        let mut back = Vec::with_capacity(max);
+        let mut own = None;
+        while told.len() < max
+            && let Some((left, about)) = self.0.pop()
+        {
+            if about == to {
+                own = Some((left, about));
+                continue;
+            }
+            told.push(about);
+            if left > 1 {
+                back.push((left - 1, about));
+            }
         }
-        told.into_iter().map(|(_, about)| about).collect()
+        back.reverse();
+        self.put(&back);
+        own.inspect(|own| self.put(&[*own]));
+        told
+    }
+
+    /// Puts some into their places, ascending: whatever is above them is moved once.
+    fn put(&mut self, some: &[(u32, NodeName)]) {
+        let mut end = self.0.len();
+        self.0.extend(some);
+        for (below, it) in some.iter().enumerate().rev() {
+            let at = self.0[..end].partition_point(|other| other < it);
+            self.0.copy_within(at..end, at + below + 1);
+            self.0[at + below] = *it;
+            end = at;
+        }
     }
 }
 
@@ -66,6 +86,37 @@ mod tests {
         rumours.remove(two);
         assert_eq!(rumours.pass_on(9, three), [one]);
         assert!(rumours.pass_on(9, three).is_empty());
-        assert!(rumours.left.is_empty() && rumours.by_left.is_empty());
+        assert!(rumours.0.is_empty());
+    }
+
+    #[test]
+    fn those_that_were_passed_on_find_their_places() {
+        let mut rumours = Rumours::default();
+        let mut left = std::collections::BTreeMap::new();
+        let mut stream = base::prng::Key::root(1).stream();
+        for _ in 0..1_000 {
+            let about = NodeName::numbered(stream.below(30));
+            if stream.below(3) == 0 {
+                let times = stream.below(6) as u32;
+                rumours.insert(about, times);
+                left.insert(about, times);
+            } else {
+                let max = stream.below(9) as usize;
+                let others = left.iter().filter(|(other, times)| **other != about && **times > 0);
+                let mut newest: Vec<(u32, NodeName)> =
+                    others.map(|(other, times)| (*times, *other)).collect();
+                newest.sort_unstable_by(|one, two| two.cmp(one));
+                newest.truncate(max);
+                let newest: Vec<NodeName> = newest.into_iter().map(|(_, other)| other).collect();
+                assert_eq!(rumours.pass_on(max, about), newest);
+                for other in newest {
+                    *left.get_mut(&other).expect("it is left") -= 1;
+                }
+            }
+            left.retain(|_, times| *times > 0);
+            let mut all: Vec<_> = left.iter().map(|(about, times)| (*times, *about)).collect();
+            all.sort_unstable();
+            assert_eq!(rumours.0, all);
+        }
     }
 }

@@ -55,7 +55,7 @@ enum Command {
     /// Runs random small worlds, 3 to 9 nodes with dense faults: each seed is another one.
     #[command(after_help = EXIT_CODES)]
     Random(SeedArgs),
-    /// Runs random small worlds of storage nodes: files, repairs and a ledger under dense faults.
+    /// Runs random worlds of storage nodes, most of them small: files, repairs and a ledger under dense faults.
     #[command(after_help = EXIT_CODES)]
     Storage(command::storage::StorageArgs),
     /// Runs a failure file, and says whether it fails as it did.

@@ -117,8 +117,7 @@ impl Manifest {
     /// Its name.
     #[must_use]
     pub fn id(&self) -> Digest {
-        let encoded = self.encode();
-        Digest::of(&encoded[..encoded.len() - 32])
+        Digest::of(&self.sealed())
     }
 
     /// Whether the owner of this key made it as it is.
@@ -145,10 +144,16 @@ impl Manifest {
     /// | SHA-256 of all before: its name | 32 |
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = self.unsealed();
-        bytes.extend_from_slice(&self.seal);
+        let mut bytes = self.sealed();
         let digest = Digest::of(&bytes);
         bytes.extend_from_slice(&digest.0);
+        bytes
+    }
+
+    /// All but the digest at its end.
+    fn sealed(&self) -> Vec<u8> {
+        let mut bytes = self.unsealed();
+        bytes.extend_from_slice(&self.seal);
         bytes
     }
 

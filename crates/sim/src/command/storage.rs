@@ -10,7 +10,7 @@ use crate::{Ended, SeedArgs, Stop, USAGE, parallel_by, progress, read_text};
 use clap::Args;
 use serde_json::json;
 use sim::storage::shrink::{NotShrunk, Progress, Shrunk, Signature, Size, shrink as make_smaller};
-use sim::storage::{Report, Scenario, hostile, run, run_told, small};
+use sim::storage::{Report, Scenario, hostile, large, run, run_told, small};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ pub struct StorageArgs {
     /// Nodes lie, are cut off for long and have slow disks too, locks are fought for, claims are forged
     #[arg(long)]
     hostile: bool,
+    /// 600 nodes, with faults of all kinds
+    #[arg(long, conflicts_with = "hostile")]
+    large: bool,
 }
 
 /// The scenario of a text.
@@ -58,10 +61,13 @@ pub fn file(name: &str, text: &str, args: &SeedArgs, out: &mut Output) -> Result
     Ok(ended)
 }
 
-/// Runs random small worlds of storage nodes.
+/// Runs random worlds of storage nodes.
 pub fn random(args: &StorageArgs, out: &mut Output) -> Result<u8, Stop> {
-    let (kind, text_of): (_, fn(u64) -> String) =
-        if args.hostile { ("hostile", hostile) } else { ("small", small) };
+    let (kind, text_of): (_, fn(u64) -> String) = match args {
+        StorageArgs { hostile: true, .. } => ("hostile", hostile),
+        StorageArgs { large: true, .. } => ("large", large),
+        _ => ("small", small),
+    };
     let args = &args.seeds;
     let seeds = args.seeds(1);
     let (mut ended, mut tally) = (Ended::default(), Tally::default());

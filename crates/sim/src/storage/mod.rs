@@ -16,6 +16,6 @@ mod world;
 
 pub use judge::{Finding, Judge};
 pub use report::{Health, Report, Totals};
-pub use scenario::{Expected, Faults, Scenario, Storage, hostile, small};
+pub use scenario::{Expected, Faults, Scenario, Storage, hostile, large, small};
 pub use workload::Want;
 pub use world::{Ending, World, run, run_told, run_watched, run_while};

@@ -87,6 +87,10 @@ pub struct Storage {
     pub stake: u64,
     /// How long a message is waited for.
     pub patience: Span,
+    /// How long a coordinator waits for an answer before it asks again the first time; 16 times as long later.
+    pub resend_after: Span,
+    /// How often nodes report to the authority what they have seen.
+    pub report_every: Span,
     /// How long nodes meet before clients ask; four times the patience, if 0.
     pub settle: Span,
     /// How often every shard is asked a proof of.
@@ -97,6 +101,8 @@ pub struct Storage {
     pub scrub_round: Span,
     /// How often a node is heard by its neighbours.
     pub beat: Span,
+    /// By how many.
+    pub neighbours: u32,
     /// How long a silent node is not dead.
     pub alive: Span,
     /// Shards that may be rebuilt by one node within a minute.
@@ -132,11 +138,14 @@ impl Default for Storage {
             lockers: 1,
             stake: 0,
             patience: seconds(5),
+            resend_after: Span(Duration::from_millis(500)),
+            report_every: seconds(60),
             settle: seconds(0),
             audit_every: seconds(300),
             audit_deadline: seconds(60),
             scrub_round: seconds(600),
             beat: seconds(5),
+            neighbours: 8,
             alive: seconds(60),
             repairs_per_minute: 10,
             shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
@@ -290,6 +299,7 @@ impl Scenario {
             (participants > nodes, "storage.participants: more than there are nodes"),
             (keepers == 0 || keepers >= nodes, "storage.keepers: at least one, fewer than nodes"),
             (locks > 64, "storage.locks: a holder has at most 64"),
+            (self.storage.neighbours == 0, "storage.neighbours: at least one"),
             (self.storage.lockers == 0, "storage.lockers: at least one"),
             (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
             (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),
@@ -386,5 +396,43 @@ pub fn hostile(seed: u64) -> String {
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          crash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
          spend_twice = {spend}\n{faults}"
+    )
+}
+
+/// The text of a world of 600 nodes in nine regions, short, with all kinds of faults: each seed is another one.
+///
+/// Crashes, losses, partitions, slow disks, nodes that leave, fights for locks, forged claims and a full coordinator
+/// may come in any world. Liars, a region that is cut off, and much rot come each in worlds of their own: together
+/// they may take more of a stripe than it can lose.
+#[must_use]
+pub fn large(seed: u64) -> String {
+    let mut stream = base::prng::Key::root(seed).child("storage.large").stream();
+    let (files, keepers) = (stream.between(20, 40), stream.between(3, 5));
+    let (data, parity) = (stream.between(2, 5), stream.between(2, 4));
+    let (power, process, partitions) =
+        (stream.between(50, 300), stream.between(20, 100), stream.below(4));
+    let (loss, duplicate) = (stream.below(4), stream.below(4));
+    let (locks, lockers) = (stream.between(1, 8), stream.between(2, 6));
+    let (sagas, transactions) = (stream.below(8), stream.below(4));
+    let (slow, leaves, away) = (stream.below(6), stream.below(8), stream.below(2) * 20);
+    let (spend, active) = (stream.below(2) == 0, stream.below(4) / 3 * stream.between(1, 3));
+    let faults = match stream.below(3) {
+        0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
+        1 => format!("region = {}\n", stream.below(9)),
+        _ => format!("rot = {}\n", stream.between(5, 20)),
+    };
+    format!(
+        "format = 1\nname = \"large-storage\"\nseed = {seed}\n\
+         [network]\nlatency = \"regions\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"2%\"\n\
+         [disk]\ntorn = \"both\"\n\
+         [storage]\nnodes = 600\nfiles = {files}\nfile_bytes = 2000\ndata = {data}\nparity = {parity}\n\
+         keepers = {keepers}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = {sagas}\n\
+         sagas_failing = 2\ntransactions = {transactions}\nparticipants = 8\nin_flight = 700\n\
+         beat = \"20s\"\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
+         repairs_per_minute = 30\nlasts = \"240s\"\n\
+         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         crash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
+         leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
+         forged_claims = true\nspend_twice = {spend}\n{faults}"
     )
 }

@@ -180,6 +180,8 @@ struct Machine {
     /// which shard it was asked last under which nonce.
     proofs: BTreeMap<Digest, store::merkle::Proof>,
     asked: BTreeMap<u128, Digest>,
+    /// What it has been given to write, ever.
+    laid: BTreeSet<Digest>,
     /// What it has removed itself and not written again.
     removed: BTreeSet<Digest>,
     /// It has started, and what it recovers has not been compared with that.
@@ -507,6 +509,8 @@ impl<'a> World<'a> {
             engine.step_timeout = 6 * patience.0;
             engine.prepare_timeout = 4 * patience.0;
             engine.output_bytes_max = 8;
+            engine.resend_after = storage.resend_after.0;
+            engine.resend_after_max = 16 * storage.resend_after.0;
             if let active @ 1.. = self.scenario.faults.active_max {
                 engine.active_sagas_max = active;
                 engine.active_transactions_max = active;
@@ -542,6 +546,7 @@ impl<'a> World<'a> {
             locks: locks::Config::default(),
             membership: placement::MembershipConfig {
                 beat: beat.0,
+                neighbours: storage.neighbours,
                 alive: alive.0,
                 ..placement::MembershipConfig::default()
             },
@@ -554,7 +559,7 @@ impl<'a> World<'a> {
             attempts_max: 20,
             authority,
             bank,
-            report_every: Some(Duration::from_secs(60)),
+            report_every: Some(storage.report_every.0),
             meet: meet.map(NodeName::numbered).collect(),
             network: self.root.child("network"),
             secret,
@@ -630,19 +635,19 @@ impl<'a> World<'a> {
         let machine = &self.machines[node as usize];
         let process = machine.process.as_ref().filter(|_| !machine.liar)?;
         let cells = process.node.transactions().participant()?.store();
-        let asked = self.lay.iter().filter(|(_, nodes)| nodes.contains(&node));
-        let needed = asked.filter(|(it, _)| cells.value(network::work::needed(**it)) > 0);
+        let asked = machine.laid.iter();
+        let needed = asked.filter(|it| cells.value(network::work::needed(**it)) > 0);
         let kept = |digest: &Digest| {
             let bytes = machine.shards.read(*digest);
-            is_right(*digest, bytes)
+            machine.shards.is_right(*digest)
                 && (!bytes.is_some_and(network::is_note) || machine.shards.is_pinned(*digest))
         };
-        let mut lost = needed.map(|(digest, _)| digest).filter(|it| !self.hurt.contains(it));
+        let mut lost = needed.filter(|it| !self.hurt.contains(it));
         let lost = lost.find(|digest| !kept(digest))?;
         let has = match machine.shards.read(*lost) {
             None => "does not have it",
-            bytes if is_right(*lost, bytes) => "has it without its pin",
-            _ => "has other bytes",
+            Some(_) if machine.shards.is_right(*lost) => "has it without its pin",
+            Some(_) => "has other bytes",
         };
         Some(format!("the log of n{node} needs {lost}, and its disk {has}"))
     }
@@ -693,6 +698,7 @@ impl<'a> World<'a> {
             Output::Shards(op) => {
                 if let store::Op::Write { digest, .. } = &op {
                     self.lay.entry(*digest).or_default().insert(node);
+                    self.machines[node as usize].laid.insert(*digest);
                 }
                 if self.machines[node as usize].shards.push(op) {
                     self.shard_later(node, id);
@@ -1669,8 +1675,7 @@ impl<'a> World<'a> {
 
     fn has_at(&self, node: NodeName, digest: Digest) -> bool {
         let machine = self.machines.get(node.number() as usize);
-        machine
-            .is_some_and(|machine| !machine.gone && is_right(digest, machine.shards.read(digest)))
+        machine.is_some_and(|machine| !machine.gone && machine.shards.is_right(digest))
     }
 
     /// What came out so far, and how well the network is by its authority.
@@ -1762,7 +1767,7 @@ fn is_grant(want: &Want) -> bool {
 fn has_right(machines: &[Machine], lay: &BTreeMap<Digest, BTreeSet<u32>>, digest: Digest) -> bool {
     lay.get(&digest).into_iter().flatten().any(|node| {
         let machine = &machines[*node as usize];
-        !machine.gone && is_right(digest, machine.shards.read(digest))
+        !machine.gone && machine.shards.is_right(digest)
     })
 }
 
@@ -1774,7 +1779,7 @@ fn all_right(
 ) -> BTreeSet<u32> {
     let right = |node: &u32| {
         let machine = &machines[*node as usize];
-        !machine.gone && is_right(digest, machine.shards.read(digest))
+        !machine.gone && machine.shards.is_right(digest)
     };
     lay.get(&digest).into_iter().flatten().copied().filter(right).collect()
 }
@@ -1866,7 +1871,7 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{hostile, small};
+    use crate::storage::{hostile, large, small};
 
     fn small_world(seed: u64) -> Report {
         let scenario = Scenario::parse(&small(seed)).expect("a small world's text is a scenario");
@@ -1902,6 +1907,25 @@ mod tests {
             let report = hostile_world(seed);
             assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
         }
+    }
+
+    /// One in an optimised build takes two seconds: they are run by `sim storage --large`.
+    #[test]
+    fn large_worlds_are_scenarios_with_faults_of_all_kinds() {
+        let all: Vec<Faults> = (0..40)
+            .map(|seed| Scenario::parse(&large(seed)).expect("its text is a scenario").faults)
+            .collect();
+        let kinds: [fn(&Faults) -> bool; 7] = [
+            |it| it.liars > 0,
+            |it| it.region.is_some(),
+            |it| it.rot > 2,
+            |it| it.leaves > 0,
+            |it| it.slow_disks > 0,
+            |it| it.partitions > 0,
+            |it| it.active_max > 0,
+        ];
+        assert!(kinds.iter().all(|kind| all.iter().any(kind)));
+        assert!(all.iter().all(|it| it.power_losses > 0 && it.process_crashes > 0));
     }
 
     #[test]

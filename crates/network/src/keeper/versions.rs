@@ -1,0 +1,254 @@
+//! A record's next version: begun, kept, made current; and what keepers tell each other of versions.
+
+use super::COMPARING;
+use crate::StorageDisks;
+use crate::message::Message;
+use crate::node::StorageNode;
+use crate::operation::{Ended, Purpose};
+use crate::record::FileRecord;
+use crate::transfer::request_key;
+use base::{NodeName, Time};
+use placement::{DirectoryMessage, Status, distance};
+use std::cmp::Ordering;
+use store::Digest;
+
+/// For so many times the time after which a silent node is dead most keepers of a record have to be gone
+/// before the others go on without them.
+const ORPHANED: u32 = 10;
+
+/// A record's next version, on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Next {
+    record: FileRecord,
+    digest: Digest,
+    /// What it takes the place of.
+    before: FileRecord,
+    before_digest: Digest,
+}
+
+impl StorageNode {
+    /// The number of a record's next version, if there may be one. Most of its keepers have to be there: on
+    /// the other side of a partition there may be as many, and two versions of one number must not be. If most
+    /// have been gone for so long that they do not come back, those who are left go on, and count from
+    /// higher up: what the others have done, if they are there after all, is older than that.
+    pub(super) fn next_version(&self, now: Time, record: &FileRecord) -> Option<u64> {
+        let there = record.keepers.iter().filter(|keeper| !self.is_dead(**keeper)).count();
+        if 2 * there > record.keepers.len() {
+            return Some(record.version + 1);
+        }
+        let long = ORPHANED * self.config.membership.alive;
+        let is_lost = |keeper: &NodeName| match self.membership.member(*keeper) {
+            Some(member) => member.status != Status::Dead || member.since + long <= now,
+            None => true,
+        };
+        let lost = record.keepers.iter().filter(|keeper| self.is_dead(**keeper)).all(is_lost);
+        lost.then_some(((record.version >> 32) + 1) << 32)
+    }
+
+    /// Begins a record's next version, if there is something to say that it does not.
+    pub(super) fn begin_next(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
+        let (floor, not_before) = self.keeping.floor.get(&file).copied().unwrap_or_default();
+        if floor == u64::MAX {
+            // It was replaced, and its record is on its way out.
+            self.keeping.changes.remove(&file);
+            return;
+        }
+        if self.keeping.next.contains_key(&file) || now < not_before {
+            return;
+        }
+        let Some(before) = self.holdings.current(file).cloned() else {
+            // Others keep it now: what was rebuilt here is theirs to rebuild.
+            self.keeping.changes.remove(&file);
+            return;
+        };
+        if before.version < floor {
+            return;
+        }
+        let Some(version) = self.next_version(now, &before).filter(|_| self.is_chief(&before))
+        else {
+            // The next audit looks again, here or elsewhere.
+            self.keeping.changes.remove(&file);
+            return;
+        };
+        let Some(before_digest) = self.holdings.current_digest(file) else { return };
+        let changes = self.keeping.changes.remove(&file).unwrap_or_default();
+        let mut record = before.clone();
+        record.version = version;
+        for ((chunk, index), node) in changes {
+            record.holders[chunk as usize][usize::from(index)] = node;
+        }
+        let reach = self.reach(file);
+        record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
+        let wanted = self.config.lookup.replication as usize;
+        if record.keepers.len() < wanted {
+            let mut others: Vec<_> = self
+                .candidates()
+                .into_iter()
+                .map(|candidate| candidate.node)
+                .filter(|node| !before.keepers.contains(node))
+                .map(|node| (distance(node, &file.0), node))
+                .collect();
+            others.sort_unstable();
+            // One that has kept the file before says no: then others are asked.
+            let skip = self.keeping.attempts as usize % 3;
+            let missing = wanted - record.keepers.len();
+            record.keepers.extend(others.into_iter().skip(skip).take(missing).map(|(_, it)| it));
+        }
+        if record.holders == before.holders && record.keepers == before.keepers {
+            return;
+        }
+        let bytes = record.encode();
+        let digest = Digest::of(&bytes);
+        self.holdings.stage(digest, bytes.into());
+        let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
+        self.keeping.next.insert(file, Next { record, digest, before, before_digest });
+        let number = self.draw_number();
+        let key = request_key(b'n', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
+    }
+
+    /// The saga has ended that had a record's next version kept.
+    pub(crate) fn next_kept(&mut self, now: Time, file: Digest, ended: Ended) {
+        match ended {
+            Ended::Done => self.keeping.kept.push(file),
+            Ended::Undone => self.next_failed(now, file, false),
+            Ended::Unknown => self.next_unknown(now, file),
+        }
+    }
+
+    /// Nobody can say whether the next version is kept, or current: nothing of it is released, and the next
+    /// audit looks at what is.
+    fn next_unknown(&mut self, now: Time, file: Digest) {
+        let Some(next) = self.keeping.next.remove(&file) else { return };
+        self.holdings.unstage(next.digest);
+        self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+        self.compare_records(&next.record);
+    }
+
+    pub(super) fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
+        let Some(next) = self.keeping.next.get(&file).cloned() else { return };
+        let Next { record, digest, before, .. } = next;
+        let number = self.draw_number();
+        let key = request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        let was = |keeper| if before.keepers.contains(&keeper) { before.version } else { 0 };
+        let purpose = Purpose::NextHead { file };
+        self.turn_head(now, key, purpose, (&record, digest), was, disks);
+    }
+
+    /// The 2PC has ended that makes a record's next version current.
+    pub(crate) fn next_headed(&mut self, now: Time, file: Digest, ended: Ended) {
+        match ended {
+            Ended::Done => {}
+            Ended::Undone => return self.next_failed(now, file, true),
+            Ended::Unknown => return self.next_unknown(now, file),
+        }
+        let Some(next) = self.keeping.next.remove(&file) else { return };
+        self.stats.versions += 1;
+        self.holdings.unstage(next.digest);
+        self.keeping.floor.insert(file, (next.record.version, now));
+        // What the version before needed, and this one does not.
+        let left = &mut self.keeping.to_release;
+        left.extend(next.before.keepers.iter().map(|keeper| (*keeper, next.before_digest)));
+        let both = next.before.shards().zip(next.record.shards());
+        for ((.., shard, old), (.., new)) in both {
+            if old != new {
+                left.push((old, shard.digest));
+            }
+        }
+        self.look_after(now, file);
+    }
+
+    /// The next version does not become current: another came first, or a keeper was away.
+    fn next_failed(&mut self, now: Time, file: Digest, kept: bool) {
+        let Some(next) = self.keeping.next.remove(&file) else { return };
+        self.stats.superseded += 1;
+        self.keeping.attempts += 1;
+        self.holdings.unstage(next.digest);
+        if kept {
+            let keepers = next.record.keepers.iter();
+            self.keeping.to_release.extend(keepers.map(|keeper| (*keeper, next.digest)));
+        }
+        let newer = self.holdings.current(file).is_none_or(|at| at.version > next.before.version);
+        let both = next.before.shards().zip(next.record.shards());
+        for ((stripe, index, shard, old), (.., new)) in both {
+            if old == new {
+                continue;
+            }
+            if newer {
+                self.keeping.to_release.push((new, shard.digest));
+            } else {
+                let changes = self.keeping.changes.entry(file).or_default();
+                changes.entry((stripe.chunk, index)).or_insert(new);
+            }
+        }
+        self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+        self.look_after(now, file);
+        self.compare_records(&next.record);
+    }
+
+    /// Tells other keepers of each record which version this node has: one that was away may have been
+    /// replaced meanwhile, and hears so. The first keeper tells all others; each of them the first, and
+    /// another one each round, since the first may have been away too.
+    pub(super) fn tell_versions(&mut self) {
+        self.keeping.rounds += 1;
+        let mut told = Vec::new();
+        for record in self.holdings.all_current() {
+            let others: Vec<NodeName> =
+                record.keepers.iter().copied().filter(|keeper| *keeper != self.name).collect();
+            let chief = record.chief(|node| !self.is_dead(node));
+            let turn = others.get(self.keeping.rounds % others.len().max(1)).copied();
+            let to = |node: &NodeName| {
+                chief == Some(self.name) || chief == Some(*node) || turn == Some(*node)
+            };
+            let message = Message::Version { file: record.file, version: record.version };
+            told.extend(others.into_iter().filter(to).map(|node| (node, message.clone())));
+        }
+        told.into_iter().for_each(|(node, message)| self.send(node, message));
+    }
+
+    /// Another keeper says which version is current there: whoever has the older one gets the newer.
+    pub(crate) fn version_told(&mut self, from: NodeName, file: Digest, version: u64) {
+        let Some(own) = self.holdings.current(file) else { return };
+        let (lookup, key) = (COMPARING, file.0);
+        let message = match own.version.cmp(&version) {
+            Ordering::Equal => return,
+            Ordering::Less => DirectoryMessage::Find { lookup, key },
+            Ordering::Greater => {
+                let (nodes, record) = (Vec::new(), Some(own.encode()));
+                DirectoryMessage::Found { lookup, nodes, record }
+            }
+        };
+        self.send(from, Message::Directory(message));
+    }
+
+    /// Asks the other keepers of a record which version they have.
+    fn compare_records(&mut self, record: &FileRecord) {
+        let own = self.name;
+        for keeper in record.keepers.iter().filter(|keeper| **keeper != own) {
+            let (lookup, key) = (COMPARING, record.file.0);
+            let message = DirectoryMessage::Find { lookup, key };
+            self.send(*keeper, Message::Directory(message));
+        }
+    }
+
+    /// Another keeper's version has come. If it is newer, and others keep it, this node's is not needed
+    /// any more.
+    pub(crate) fn compared(&mut self, record: &[u8]) {
+        let Ok(theirs) = FileRecord::decode(record) else { return };
+        let Some(own) = self.holdings.current(theirs.file) else { return };
+        let replaced = theirs.version > own.version
+            && theirs.manifest == own.manifest
+            && !theirs.keepers.contains(&self.name);
+        if !replaced || self.keeping.next.contains_key(&theirs.file) {
+            return;
+        }
+        let file = theirs.file;
+        if let Some(digest) = self.holdings.current_digest(file)
+            && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
+                != Some(u64::MAX)
+        {
+            self.keeping.changes.remove(&file);
+            self.keeping.to_release.push((self.name, digest));
+        }
+    }
+}
