@@ -77,8 +77,8 @@ pub mod tag {
     /// u8, 1: the branch waits for an operator. On `saga_compensation_failed`.
     pub const PARKED: u8 = 40;
     /// What u8 (0 retry now, 1 mark done, 2 close unanswered, 3 override: what is asked instead is under
-    /// [`BODY`]), length of who u16, who, why: an operator's order, no attempt. On
-    /// `saga_compensation_failed`.
+    /// [`BODY`], 4 the transaction that undoes it instead is under [`UNDO`]), length of who u16, who, why: an
+    /// operator's order, no attempt. On `saga_compensation_failed`.
     pub const ORDER: u8 = 41;
     /// u8, 1: an operator said so, not the participant. On `saga_compensation_succeeded`.
     pub const HEURISTIC: u8 = 42;
@@ -105,7 +105,7 @@ pub mod tag {
     /// it 0. What stands in both is in FORMAT.md.
     pub const PERFORMER: u8 = 49;
     /// u8: 0 a call, 1 a transaction: its branches, 2 the compensations of the sub-saga's own steps. On
-    /// `saga_step_added`; without it 0.
+    /// `saga_step_added`; without it 0. On `saga_compensation_failed` with an order that says so: 1.
     pub const UNDO: u8 = 50;
     /// u32: so many transactions are voted down before the step is refused. On `saga_step_added`.
     pub const ATTEMPTS: u8 = 51;
@@ -447,8 +447,10 @@ fn put_order(tags: &mut Tags<'_>, order: &saga::Order) {
     let head = u16::try_from(who.len()).expect("cut to fit").to_le_bytes();
     let what = [order.what.code()];
     tags.put(tag::ORDER, &[&what[..], &head, who, order.why.as_bytes()].concat());
-    if let saga::What::Override { body } = &order.what {
-        tags.put(tag::BODY, body);
+    match &order.what {
+        saga::What::Override { body } => _ = tags.put(tag::BODY, body),
+        saga::What::Instead { branches } => put_branches(tags, tag::UNDO, TRANSACTION, branches),
+        _ => {}
     }
 }
 
@@ -1029,6 +1031,10 @@ impl<'a> Extensions<'a> {
             1 => saga::What::MarkDone,
             2 => saga::What::CloseUnanswered,
             3 => saga::What::Override { body: self.bytes(tag::BODY) },
+            4 => match self.undo(event)? {
+                Undo::Transaction(branches) => saga::What::Instead { branches },
+                _ => return Err(CodecError::Value(event)),
+            },
             _ => return Err(CodecError::Value(event)),
         };
         let (who, why) = (text(who)?.into(), text(why)?.into());
@@ -1523,6 +1529,7 @@ mod tests {
         let (fingerprint, parent) = (Some(u128::MAX - 5), None);
         let terms = saga::SagaTerms { definition, fingerprint, timeout, parent };
         let request_key = RequestKey::new(b"key").ok();
+        let branch = Branch { shard: ShardId::numbered(5), node, work: [3; 70].into() };
         let mut events = vec![
             E::Created { coordinator, nonce: 5, request_key, terms },
             E::StepSucceeded { step: 1, output: Some(Output::Inline([].into())) },
@@ -1536,6 +1543,7 @@ mod tests {
             order(What::MarkDone),
             order(What::CloseUnanswered),
             order(What::Override { body: [1, 2, 3].into() }),
+            order(What::Instead { branches: [branch].into() }),
         ];
         for kind in StepKind::ALL {
             let (dependencies, body) = (Some(vec![0, 2]), Arc::from([8; 20]));

@@ -260,7 +260,8 @@ impl SagaOp {
         let step = machine.step(call.step);
         step.is_some_and(|step| match call.direction {
             Direction::Forward => {
-                machine.phase() == saga::Phase::Executing && step.outcome().is_none()
+                let executing = machine.phase() == saga::Phase::Executing;
+                executing && step.outcome().is_none() && !step.is_parked()
             }
             Direction::Backward => step.compensated().is_none() && !step.is_parked(),
         })
@@ -279,9 +280,11 @@ impl SagaOp {
         }
     }
 
-    /// The step's compensation is called as if for the first time.
+    /// What is owed of the step is asked for as if for the first time.
     fn called_anew(&mut self, step: u32) {
-        self.sent.forget(2 + 2 * u64::from(step));
+        for slot in [1, 2] {
+            self.sent.forget(slot + 2 * u64::from(step));
+        }
         self.calls.retain(|call| call.step != step);
     }
 
@@ -1270,7 +1273,11 @@ impl Engine {
         let late = now >= op.pace.started + self.desk.config.prepare_timeout;
         let input = match op.machine.decision() {
             None if late && !op.machine.is_delegated() => twopc::coordinator::Input::TimedOut,
-            Some(Decision::Abort) if op.aborts_sent >= self.desk.config.abort_sends_max => {
+            // Whose step it does has to know first that an operator ended it: no other one may begin.
+            Some(Decision::Abort)
+                if op.aborts_sent >= self.desk.config.abort_sends_max
+                    && !(op.machine.is_forced() && steps::owes_parent(op)) =>
+            {
                 twopc::coordinator::Input::AbortsSent
             }
             _ => {

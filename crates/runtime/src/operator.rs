@@ -11,8 +11,9 @@ use saga::{Direction, Order, What};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// A step of a saga whose compensation waits for an operator: it has failed, or was not answered, as often
-/// as it is tried. The saga's other branches go on.
+/// A step of a saga that waits for an operator, while the saga's other branches go on. Its compensation has
+/// failed, or was not answered, as often as it is tried. Or an operator has forced the abort of the transaction
+/// that did it, or undid it: whether that had committed, he has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
     /// The saga.
@@ -21,7 +22,9 @@ pub struct Parked {
     pub key: Option<RequestKey>,
     /// The step's number.
     pub step: u32,
-    /// The name of its action.
+    /// It is to be done; false: to be undone.
+    pub forward: bool,
+    /// The name of its action, if it has one.
     pub action: String,
     /// How many attempts have failed, over all starts.
     pub attempts: u32,
@@ -43,7 +46,7 @@ pub struct Retrying {
 /// What cannot end without somebody else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stuck {
-    /// Compensations that wait for an operator: see [`Coordinator::order`].
+    /// Steps that wait for an operator: see [`Coordinator::order`].
     pub parked: Vec<Parked>,
     /// Calls that are made again and again.
     pub retrying: Vec<Retrying>,
@@ -114,8 +117,8 @@ impl Coordinator {
         Ok(stuck)
     }
 
-    /// Orders something about a step of a saga that goes backward: to try it again now, that it was undone
-    /// by hand, that nobody will ever answer, or to ask something else instead. Returns once the order,
+    /// Orders something about a step of a saga that goes backward, or of one that waits: to try it again now,
+    /// that it was done by hand, that nobody will ever answer, or to ask something else instead. Returns once the order,
     /// with who gave it and why, is durably in the log.
     ///
     /// A step that is marked done counts as undone when its action says so:
@@ -181,6 +184,7 @@ fn parked(engine: &Engine) -> Vec<Parked> {
                 saga: saga.id(),
                 key: saga.request_key().cloned(),
                 step: number,
+                forward: saga.phase() == saga::Phase::Executing,
                 action: text_of(&step.node()),
                 attempts: step.attempts(),
             });

@@ -460,7 +460,9 @@ async fn a_parked_step_ends_as_its_operator_orders() -> Result {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let [Parked { saga, step: 0, ref action, ref key, attempts: 2 }] = parked[..] else {
+        let [Parked { saga, step: 0, forward: false, ref action, ref key, attempts: 2 }] =
+            parked[..]
+        else {
             panic!("{what:?}: {parked:?}");
         };
         assert_eq!((action.as_str(), key.as_ref()), ("quote", Some(bought.key())));

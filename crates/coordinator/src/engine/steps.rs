@@ -58,7 +58,8 @@ pub enum StepOperation {
 enum Came {
     To(Outcome),
     /// It was aborted, or compensated. `refused`: not by a crash, and not because nobody answered.
-    /// `forced`: by an operator, who does not want it begun anew.
+    /// `forced`: by an operator, and what is true of it may be something else: it is never begun anew unless he
+    /// says so.
     Nothing {
         refused: bool,
         forced: bool,
@@ -99,14 +100,21 @@ impl Engine {
     pub(super) fn find_children(&mut self) {
         let mut found = Vec::new();
         for (id, op) in &self.transactions {
-            let aborted = op.machine.decision() == Some(Decision::Abort);
-            found.extend(op.machine.parent().map(|it| (it, aborted, OpRef::Transaction(*id))));
+            let Some(parent) = op.machine.parent() else { continue };
+            // Of what an operator has aborted its saga has to hear, if it has not.
+            let seen_to = self
+                .sagas
+                .get(&parent.saga)
+                .and_then(|saga| Some(saga.machine.step(parent.step)?.seen_to()));
+            let unheard = op.machine.is_forced() && Some(op.machine.evidence()) > seen_to;
+            let over = op.machine.decision() == Some(Decision::Abort) && !unheard;
+            found.push((parent, over, OpRef::Transaction(*id)));
         }
         for (id, op) in &self.sagas {
             found.extend(op.machine.terms().parent.map(|it| (it, false, OpRef::Saga(*id))));
         }
-        for (parent, aborted, child) in found {
-            if !aborted {
+        for (parent, over, child) in found {
+            if !over {
                 self.children.insert(parent, child);
             }
             self.desk.errands.push_back(Errand::Child(child));
@@ -135,7 +143,8 @@ impl Engine {
         let parent = ParentStep { saga, step, undo: false };
         let Some(op) = self.sagas.get(&saga) else { return };
         let executing = op.machine.phase() == saga::Phase::Executing;
-        if !executing || !op.machine.awaits(step, Direction::Forward) {
+        let parked = op.machine.step(step).is_some_and(saga::StepState::is_parked);
+        if !executing || parked || !op.machine.awaits(step, Direction::Forward) {
             return;
         }
         if self.children.contains_key(&parent) {
@@ -200,13 +209,17 @@ impl Engine {
             }
             return;
         }
-        if state.is_parked() {
+        if state.is_parked() || state.is_marked_done() {
             return;
         }
         match state.undo().clone() {
+            Undo::Transaction(_) if self.children.contains_key(&backward) => {}
+            // As a call that nobody answers: those before were aborted, by whatever.
+            Undo::Transaction(_) if op.undos(step) >= self.desk.config.undo_attempts_max => {
+                self.tell_saga(now, saga, &saga::Input::GiveUpUndo { step }, out);
+            }
             Undo::Transaction(branches) => {
-                if !self.children.contains_key(&backward)
-                    && self.begin_of_step(now, backward, &branches, out).is_ok()
+                if self.begin_of_step(now, backward, &branches, out).is_ok()
                     && let Some(op) = self.sagas.get_mut(&saga)
                 {
                     op.called(step, Direction::Backward, now);
@@ -400,11 +413,27 @@ impl Engine {
             }
             return true;
         }
+        let compensating = op.machine.phase() == saga::Phase::Compensating;
         let outcome = match came {
             Came::To(outcome) => outcome,
             Came::Nothing { .. } if self.children.get(&parent) != Some(&child) => return true,
+            Came::Nothing { forced: true, .. }
+                if compensating == (direction == Direction::Backward)
+                    && (compensating || op.machine.cannot_fail(step)) =>
+            {
+                // It would be begun anew; but who takes part may have committed what an operator calls aborted.
+                let park = match direction {
+                    Direction::Forward => saga::Input::AbortForced { step },
+                    Direction::Backward => saga::Input::GiveUpUndo { step },
+                };
+                let heard = op.machine.decide(&park).is_none();
+                if !heard && !self.tell_saga(now, saga, &park, out) {
+                    return false;
+                }
+                self.forget_child(parent, child);
+                return true;
+            }
             Came::Nothing { refused, forced } => {
-                let compensating = op.machine.phase() == saga::Phase::Compensating;
                 let code = if op.given_up(step) { STEP_TIMED_OUT } else { OPERATION_FAILED };
                 let failed = match direction {
                     Direction::Forward if op.given_up(step) || compensating => true,
@@ -417,7 +446,7 @@ impl Engine {
                         let saga = matches!(child, OpRef::Saga(_));
                         op.refused(step) >= most || saga
                     }
-                    Direction::Backward => refused || forced,
+                    Direction::Backward => refused,
                 };
                 if !failed {
                     // It is begun anew when the saga is looked at again.
@@ -482,7 +511,7 @@ impl Engine {
         Ok(())
     }
 
-    fn check_branches(&self, branches: &[Branch]) -> Result<(), Refusal> {
+    pub(super) fn check_branches(&self, branches: &[Branch]) -> Result<(), Refusal> {
         let member = |branch: &Branch| {
             Member::at(Peer {
                 shard: branch.shard,
@@ -510,6 +539,11 @@ pub(super) fn is_end(event: &TransactionEvent) -> bool {
     matches!(event, TransactionEvent::CommitComplete | TransactionEvent::ReadOnlyComplete)
 }
 
+/// Whether the saga of its step does not know yet what it came to.
+pub(super) fn owes_parent(op: &super::TransactionOp) -> bool {
+    op.machine.parent().is_some() && !op.told_parent
+}
+
 /// Whether a saga waits for nothing but the word of the saga that it is a step of.
 pub(super) fn waits_for_parent(machine: &Saga) -> bool {
     machine.terms().parent.is_some() && machine.through().is_some()
@@ -525,6 +559,13 @@ impl SagaOp {
     /// Whether nobody waits for this step any longer.
     fn given_up(&self, step: u32) -> bool {
         self.forward(step).is_some_and(|call| call.given_up)
+    }
+
+    /// How many transactions have begun since this start, or since an operator's last order, to undo a step.
+    fn undos(&self, step: u32) -> u32 {
+        let mine =
+            |call: &&super::Called| call.step == step && call.direction == Direction::Backward;
+        self.calls.iter().find(mine).map_or(0, |call| call.attempts)
     }
 
     fn give_up(&mut self, step: u32) {

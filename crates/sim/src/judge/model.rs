@@ -430,21 +430,35 @@ impl Saga {
                         // Of a step on which others still depend nothing is to be ordered yet.
                         let index = step.trailing_zeros() as usize;
                         (self.dependents(index) & self.to_undo(rules) == 0).then_some(())?;
+                        let Step { performer, undo, .. } = self.steps[index];
+                        let known = self.outcomes() & step > 0;
+                        let by_call = undo == BY_NODE && (performer == BY_NODE || known);
+                        // What runs on behalf of a step could undo it once more.
+                        let parked = self.parked & step > 0;
                         match what {
                             0 => {
                                 (self.parked, self.marked) =
                                     (self.parked & !step, self.marked & !step)
                             }
-                            1 => {
+                            1 if by_call => {
                                 (self.parked, self.marked) =
                                     (self.parked & !step, self.marked | step);
                                 self.ever_marked |= step;
                             }
-                            2 => {
+                            // Nobody has to be told.
+                            1 if parked => {
+                                (self.parked, self.closed) =
+                                    (self.parked & !step, self.closed | step);
+                            }
+                            4 if parked && known && !by_call => {
+                                self.parked &= !step;
+                                self.steps[index].undo = BY_TRANSACTION;
+                            }
+                            2 if by_call => {
                                 (self.marked & step > 0).then_some(())?;
                                 self.closed |= step;
                             }
-                            3 => {
+                            3 if by_call => {
                                 (self.parked, self.marked) =
                                     (self.parked & !step, self.marked & !step);
                                 self.overridden |= step;

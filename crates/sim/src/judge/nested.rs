@@ -169,10 +169,19 @@ impl Facts {
     /// What the operation of a step has added: an operator who undoes the step by hand leaves it there.
     pub(super) fn step_added(&mut self, node: u32, of: Parent, added: Vec<Added>) {
         let Coordinator { model, calls, .. } = &mut self.coordinators[node as usize];
-        let index = model.sagas.get(of.saga).and_then(|saga| saga.index(of.step));
-        if let (Some(index), false) = (index, of.undo) {
-            let added = added.into_iter().map(|added| (index as u8, added));
-            calls.entry(of.saga, Calls::default).added.extend(added);
+        let Some(saga) = model.sagas.get(of.saga) else { return };
+        let Some(index) = saga.index(of.step).filter(|_| !of.undo) else { return };
+        let calls = calls.entry(of.saga, Calls::default);
+        let stays = (calls.marked | calls.closed | saga.overridden) >> index & 1 == 1;
+        match (saga.ended, saga.parent) {
+            (None, _) => {
+                calls.added.extend(added.into_iter().map(|added| (index as u8, added)));
+            }
+            // What could be reversed ends behind its saga, which may have been a step itself.
+            (Some((End::Completed, _)), Some(parent)) => self.step_added(node, parent, added),
+            (Some((End::Completed, _)), None) => {}
+            (Some(_), _) if stays => self.expected.extend(added),
+            (Some(_), _) => {}
         }
     }
 
