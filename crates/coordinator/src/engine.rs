@@ -74,8 +74,9 @@ pub struct Config {
     /// A transaction with one participant is decided by that one: it forces the log once instead of twice, and
     /// is sent one message instead of two.
     pub one_phase: bool,
-    /// At most so many operations that ended last are answered for, the others' keys may be used anew.
-    /// It bounds memory and snapshots, and wins over [`results_kept`](Self::results_kept).
+    /// At most so many operations that ended last are answered for, the others' keys may be used anew. As many
+    /// again that have no key, the operations of steps, are known to have ended. It bounds memory and snapshots,
+    /// and wins over [`results_kept`](Self::results_kept).
     pub results_max: u32,
     /// Milliseconds of the Unix clock at [`Time::ZERO`], for the timestamps that people read.
     pub unix_ms_at_zero: i64,
@@ -532,7 +533,7 @@ impl Engine {
                 let fingerprint = ended.fingerprint;
                 engine.requests.insert(key, Asked { known, fingerprint });
             }
-            engine.remember(now, ended);
+            engine.window.push(now, ended);
         }
         for machine in found.transactions {
             let id = machine.id();
@@ -571,6 +572,8 @@ impl Engine {
         }
         engine.find_children();
         engine.run_errands(now, out);
+        // Only now: whoever runs on behalf of a saga that has ended had to find that out.
+        engine.forget_results(now);
         engine
     }
 

@@ -470,3 +470,105 @@ fn an_operator_marks_an_undo_by_transaction_done_or_names_another() {
         assert_eq!(bench.engine().active(), 0);
     }
 }
+
+// ---- what counts against whom ----
+
+/// The operations of steps end too, and nobody asks for them by a key: what clients ask for is kept as if there
+/// were none of them, live, in a snapshot and after a start.
+#[test]
+fn what_steps_were_takes_no_place_of_a_result() {
+    for compacted in [false, true] {
+        let mut bench = Bench::new(|config| config.results_max = 2);
+        bench.log.max_records = if compacted { 40 } else { u64::MAX };
+        bench.log.segment_bytes_first = 4 << 10;
+        bench.restart();
+        let inner = || Step::saga(row([call(1)])).undone_by_transaction(branches(&[5]));
+        let definition = || {
+            let transfer =
+                Step::transaction(branches(&[1, 2])).undone_by_transaction(branches(&[3, 4]));
+            row([transfer, inner(), inner()])
+        };
+        for name in ["a", "b"] {
+            let id = bench.submit(name, definition());
+            bench.commit();
+            for _ in 0..2 {
+                let child = bench.calls.pop().expect("the sub-saga calls its step").0;
+                assert!(child > id);
+                bench.answer(child, 0, Direction::Forward, StepAnswer::Done);
+            }
+            assert_eq!(bench.outcomes(), [Outcome::Completed]);
+        }
+        let mut snapshots = 0;
+        for _ in 0..2 {
+            for name in ["a", "b"] {
+                bench.submit(name, definition());
+                assert_eq!(
+                    bench.outcomes(),
+                    [Outcome::Completed],
+                    "{name}, compacted: {compacted}"
+                );
+            }
+            bench.wait(seconds(10));
+            snapshots += bench.engine().log().stats().compactions;
+            bench.restart();
+        }
+        assert_eq!(snapshots > 0, compacted, "{snapshots}");
+    }
+}
+
+// ---- behind a salvage ----
+
+type Written = (EventType, Vec<u8>);
+
+fn written(saga: OperationId, events: &[saga::Event]) -> Vec<Written> {
+    let encode = |event: &saga::Event| {
+        let mut payload = Vec::new();
+        (codec::encode_saga(saga, event, &mut payload), payload)
+    };
+    events.iter().map(encode).collect()
+}
+
+fn doubtful(doubt: coordinator::Doubt) -> Written {
+    let mut payload = Vec::new();
+    (codec::encode_doubt(COORDINATOR, &doubt, &mut payload), payload)
+}
+
+/// A saga, its sub-saga that is done and can be reversed, and whether the log says that the saga has ended.
+fn behind_a_salvage(ended: bool) -> Vec<Written> {
+    use coordinator::Doubt;
+    let (outer, inner) = (OperationId(1 << 40 | 1), OperationId(1 << 40 | 2));
+    let parent = base::ParentStep { saga: outer, step: 0, undo: false };
+    let definition = row([call(1)]);
+    let admission = saga::Saga::admission(&definition, COORDINATOR, 6, None);
+    let inside = saga::Saga::on_behalf_of(parent, admission);
+    let done = |step| saga::Event::StepSucceeded { step, output: None };
+    let mut log = vec![doubtful(Doubt::LostRecord)];
+    log.extend(records(outer, &row([Step::saga(definition)])));
+    log.extend(written(inner, &inside));
+    log.extend(written(inner, &[done(0)]));
+    log.extend(written(outer, &[done(0)]));
+    if ended {
+        log.extend(written(outer, &[saga::Event::Completed]));
+    } else {
+        log.push(doubtful(Doubt::Saga(outer)));
+    }
+    log.push(doubtful(Doubt::UnknownIds { up_to: base::Epoch::new(1) }));
+    log
+}
+
+/// What is known to have ended has, whatever the lost records say of others.
+#[test]
+fn a_sub_saga_ends_behind_a_salvage_when_its_saga_is_known_to_have_ended() {
+    let mut bench = Bench::over(&behind_a_salvage(true), |_| {});
+    assert_eq!((bench.engine().active(), bench.children()), (0, vec![]));
+    // However few results are kept, and however often it starts.
+    let mut bench = Bench::over(&behind_a_salvage(true), |config| config.results_kept = seconds(0));
+    assert_eq!(bench.engine().active(), 0);
+    bench.restart();
+    assert_eq!(bench.engine().active(), 0);
+    // Of one in doubt nobody can say, and so it waits, and is seen.
+    let mut bench = Bench::over(&behind_a_salvage(false), |_| {});
+    bench.wait(seconds(100));
+    assert_eq!(bench.engine().active(), 1);
+    assert_eq!(bench.children(), [StepOperation::Saga(OperationId(1 << 40 | 2))]);
+}

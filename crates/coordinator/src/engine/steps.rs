@@ -377,10 +377,15 @@ impl Engine {
         })
     }
 
-    /// Whether a saga has ended, or never began. What is in doubt may be neither.
+    /// Whether a saga has ended, or never began: then nothing that runs on its behalf waits for it.
+    ///
+    /// One of which the log says that it has ended has, whatever records are lost. One that is in doubt may be
+    /// neither, and so may one of which a lost record may have told: that waits until an operator has seen to
+    /// it. Any other that is not active has ended long ago, or a crash has taken its beginning.
     fn is_gone(&self, saga: OperationId) -> bool {
         let hidden = self.unknown_ids_up_to.is_some_and(|up_to| saga.epoch() <= up_to);
-        !self.sagas.contains_key(&saga) && !self.sagas_in_doubt.contains(&saga) && !hidden
+        let unknown = self.sagas_in_doubt.contains(&saga) || hidden;
+        !self.sagas.contains_key(&saga) && (!unknown || self.window.has_saga(saga))
     }
 
     pub(super) fn forget_child(&mut self, parent: ParentStep, child: OpRef) {
@@ -403,8 +408,11 @@ impl Engine {
         let direction = way(parent);
         let usual = self.desk.config.step_transactions_max;
         let Some(op) = self.sagas.get_mut(&saga) else {
-            self.forget_child(parent, child);
-            return self.is_gone(saga);
+            let gone = self.is_gone(saga);
+            if gone {
+                self.forget_child(parent, child);
+            }
+            return gone;
         };
         if !op.machine.awaits(step, direction) {
             // It knows already; a sub-saga that it may still turn is let go of elsewhere.
