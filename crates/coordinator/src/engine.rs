@@ -67,7 +67,8 @@ pub struct Config {
     pub actions: Option<BTreeSet<Label>>,
     /// How often ABORT is sent, answers or none.
     pub abort_sends_max: u32,
-    /// This many sagas may be active at once; those with a parked branch do not count.
+    /// This many sagas may be active at once; those with a parked branch, their own or of a saga within one of
+    /// their steps, do not count.
     pub active_sagas_max: u32,
     /// This many transactions may be active at once.
     pub active_transactions_max: u32,
@@ -208,6 +209,8 @@ struct TransactionOp {
 #[derive(Clone, Debug)]
 struct SagaOp {
     machine: Saga,
+    /// The client's saga that it is, or is a part of; `None`: that is not active.
+    root: Option<OperationId>,
     sent: Sent,
     pace: Pace,
     /// The calls that are made and not answered.
@@ -233,10 +236,16 @@ struct Called {
 }
 
 impl SagaOp {
-    fn new(machine: Saga, now: Time, actions: Option<&BTreeSet<Label>>, trail: Trail) -> SagaOp {
+    fn new(
+        machine: Saga,
+        root: Option<OperationId>,
+        now: Time,
+        actions: Option<&BTreeSet<Label>>,
+        trail: Trail,
+    ) -> SagaOp {
         let held = actions.and_then(|known| missing_action(&machine, known));
         let (sent, pace) = (Sent::default(), Pace::new(now));
-        SagaOp { machine, sent, pace, calls: Vec::new(), held, trail }
+        SagaOp { machine, root, sent, pace, calls: Vec::new(), held, trail }
     }
 
     /// What an outcome tells the machine: an undo that is refused for the last time is given up.
@@ -390,6 +399,46 @@ impl From<EndedAs> for Outcome {
     }
 }
 
+/// How many sagas of clients are active, and which of them wait for an operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Admitted {
+    clients: u32,
+    /// How many sagas with a parked branch each of them has, itself and those within its steps.
+    waiting: BTreeMap<OperationId, u32>,
+}
+
+impl Admitted {
+    /// Those that keep others from being admitted.
+    fn count(&self) -> u32 {
+        self.clients.saturating_sub(self.waiting.len() as u32)
+    }
+
+    /// A saga that was not known before is active.
+    fn enters(&mut self, op: &SagaOp) {
+        self.clients += u32::from(op.machine.terms().parent.is_none());
+        self.turns(op.root, false, op.machine.parked_count() > 0);
+    }
+
+    /// A saga of this client's has a parked branch, or none any more.
+    fn turns(&mut self, root: Option<OperationId>, before: bool, after: bool) {
+        let Some(root) = root.filter(|_| before != after) else { return };
+        let waiting = self.waiting.entry(root).or_default();
+        *waiting = if after { *waiting + 1 } else { waiting.saturating_sub(1) };
+        if *waiting == 0 {
+            self.waiting.remove(&root);
+        }
+    }
+
+    /// A saga has ended.
+    fn leaves(&mut self, op: &SagaOp) {
+        self.turns(op.root, op.machine.parked_count() > 0, false);
+        if op.machine.terms().parent.is_none() {
+            self.clients -= 1;
+            self.waiting.remove(&op.machine.id());
+        }
+    }
+}
+
 /// The parts of an engine that operations use while one of them is borrowed.
 #[derive(Clone, Debug)]
 struct Desk {
@@ -398,6 +447,7 @@ struct Desk {
     log: GatedLog,
     timers: BinaryHeap<Reverse<(Time, OpRef)>>,
     stats: Stats,
+    admitted: Admitted,
     owed_transaction: Vec<twopc::coordinator::Effect>,
     owed_saga: Vec<saga::Effect>,
     /// What operations owe each other.
@@ -421,6 +471,8 @@ pub struct Engine {
     waiting: BTreeMap<u64, Waiting>,
     /// What runs on behalf of steps.
     children: BTreeMap<ParentStep, OpRef>,
+    /// Steps for which nothing has begun, and why.
+    unbegun: BTreeMap<ParentStep, Refusal>,
     requests: BTreeMap<RequestKey, Asked>,
     /// What the steps of ended sagas have brought, as long as their results are kept.
     outputs: BTreeMap<RequestKey, Trail>,
@@ -472,6 +524,7 @@ impl Engine {
                 log: GatedLog::new(LogSlot::Coordinator, log, unix_ms_at_zero),
                 timers: BinaryHeap::new(),
                 stats: Stats::default(),
+                admitted: Admitted::default(),
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
                 errands: VecDeque::new(),
@@ -480,6 +533,7 @@ impl Engine {
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
             children: BTreeMap::new(),
+            unbegun: BTreeMap::new(),
             requests: BTreeMap::new(),
             outputs: BTreeMap::new(),
             decided: BTreeMap::new(),
@@ -566,7 +620,10 @@ impl Engine {
                 engine.requests.insert(key.clone(), Asked { known, fingerprint });
             }
             let trail = found.saga_trails.remove(&id).unwrap_or_default();
-            let op = SagaOp::new(machine, now, engine.desk.config.actions.as_ref(), trail);
+            let root = engine.root_of(id, machine.terms().parent);
+            let actions = engine.desk.config.actions.as_ref();
+            let op = SagaOp::new(machine, root, now, actions, trail);
+            engine.desk.admitted.enters(&op);
             engine.sagas.insert(id, Box::new(op));
             engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
         }
@@ -853,17 +910,29 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let active_max = self.desk.config.active_sagas_max;
-        // One that waits for an operator does not keep others waiting, and one that is a step of another
-        // was let in with that one.
-        let of_clients = || {
-            let sagas = self.sagas.values().map(|op| &op.machine);
-            sagas.filter(|it| it.parked_count() == 0 && it.terms().parent.is_none()).count()
-        };
-        if self.sagas.len() >= active_max as usize && of_clients() >= active_max as usize {
+        debug_assert_eq!(self.desk.admitted, self.count_admitted());
+        // One that waits for an operator does not keep others waiting, wherever in it that is; and one that
+        // is a step of another was let in with that one.
+        if self.desk.admitted.count() >= active_max {
             return Err(Refusal::TooManyActive { active_max });
         }
         self.check_definition(definition)?;
         self.start_saga(now, Origin::Client(key.clone()), definition, out)
+    }
+
+    /// What is kept of it, counted anew.
+    fn count_admitted(&self) -> Admitted {
+        let mut admitted = Admitted::default();
+        self.sagas.values().for_each(|op| admitted.enters(op));
+        admitted
+    }
+
+    /// The client's saga that one is, or is a part of, if that is active.
+    fn root_of(&self, id: OperationId, parent: Option<ParentStep>) -> Option<OperationId> {
+        match parent {
+            None => Some(id),
+            Some(parent) => self.sagas.get(&parent.saga)?.root,
+        }
     }
 
     /// Its definition was checked.
@@ -900,7 +969,9 @@ impl Engine {
         let at = appended.map_err(|_| Refusal::LogBusy)?;
         let machine =
             Saga::created(id, at, &created).expect("the first event of an admission is a creation");
-        let op = SagaOp::new(machine, now, None, trail);
+        let root = self.root_of(id, machine.terms().parent);
+        let op = SagaOp::new(machine, root, now, None, trail);
+        self.desk.admitted.enters(&op);
         let op = self.sagas.entry(id).or_insert_with(|| Box::new(op));
         let child = OpRef::Saga(id);
         match origin {
@@ -1118,6 +1189,9 @@ impl Engine {
             let of = origin.clone();
             let begun = self.begin_transaction(now, of, branches, &places, fingerprint, out);
             if let Err(refusal) = begun {
+                if let Origin::Step(parent) = origin {
+                    self.unbegun.insert(parent, refusal.clone());
+                }
                 self.forget_waiting(number, origin, Outcome::Refused(refusal), out);
             }
         }
@@ -1375,6 +1449,7 @@ impl Engine {
         }
         if let saga::Phase::Ended(how) = op.machine.phase() {
             let Some(op) = self.sagas.remove(&id) else { return };
+            self.desk.admitted.leaves(&op);
             if let Some(parent) = op.machine.terms().parent {
                 self.forget_child(parent, OpRef::Saga(id));
             }
@@ -1553,7 +1628,9 @@ impl Desk {
         let encode = |payload: &mut Vec<u8>| codec::encode_saga(id, event, payload);
         let appended = self.log.append_kept(now, &mut op.trail, out, encode);
         let Ok(sequence) = appended else { return false };
+        let before = op.machine.parked_count() > 0;
         op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
+        self.admitted.turns(op.root, before, op.machine.parked_count() > 0);
         match event {
             saga::Event::CompensationFailed { step, note: saga::AttemptNote::Parked, .. } => {
                 self.stats.parked += 1;

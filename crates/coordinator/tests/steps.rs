@@ -516,6 +516,81 @@ fn what_steps_were_takes_no_place_of_a_result() {
     }
 }
 
+/// A client's saga waits for an operator wherever in it the parked branch is.
+#[test]
+fn a_saga_whose_sub_saga_is_parked_keeps_no_other_out() {
+    let mut bench = Bench::new(|config| {
+        (config.active_sagas_max, config.undo_attempts_max) = (1, 1);
+    });
+    let inner = row([call(1), call(2)]);
+    let outer = row([Step::saga(row([Step::saga(inner)]))]);
+    let id = bench.submit("a", outer);
+    let more = |bench: &mut Bench, name: &str| {
+        bench.submit(name, row([call(9)]));
+        bench.outcomes().pop()
+    };
+    let full = Outcome::Refused(coordinator::Refusal::TooManyActive { active_max: 1 });
+    assert_eq!(more(&mut bench, "b"), Some(full.clone()));
+    let innermost = bench.calls.pop().unwrap().0;
+    bench.answer(innermost, 0, Direction::Forward, StepAnswer::Done);
+    bench.answer(innermost, 1, Direction::Forward, REFUSED);
+    bench.answer(innermost, 0, Direction::Backward, REFUSED);
+    assert_eq!(bench.parked(), [(innermost, 0)]);
+    bench.restart();
+    assert_eq!(more(&mut bench, "b"), None, "it is admitted");
+    assert_eq!(more(&mut bench, "c"), Some(full.clone()), "and one is the most");
+    // Once it goes on it counts again.
+    let active = bench.engine().active_sagas().map(saga::Saga::id).max().unwrap();
+    bench.answer(active, 0, Direction::Forward, StepAnswer::Done);
+    assert_eq!(bench.order(innermost, 0, What::RetryNow), Ok(()));
+    bench.told.clear();
+    assert_eq!(more(&mut bench, "c"), Some(full));
+    bench.answer(innermost, 0, Direction::Backward, StepAnswer::Done);
+    assert_eq!(bench.outcomes(), [Outcome::Compensated]);
+    assert_eq!(
+        (more(&mut bench, "c"), bench.engine().active_sagas().any(|it| it.id() == id)),
+        (None, false)
+    );
+}
+
+// ---- what cannot begin ----
+
+/// The configuration was changed over a start: what a step asks for is larger than the log takes now. It is
+/// seen, and a start that allows it goes on.
+#[test]
+fn a_step_that_cannot_begin_is_seen_and_begins_under_another_configuration() {
+    for nested in [false, true] {
+        let long = Branch { shard: ShardId::numbered(1), node: at(1), work: [7; 4_000].into() };
+        let step = match nested {
+            false => Step::transaction([long]).kind(StepKind::Retriable),
+            true => Step::saga(row([Step::new(Action::Custom, at(1), [7; 4_000])]))
+                .kind(StepKind::Retriable),
+        };
+        let mut bench = Bench::new(|_| {});
+        let id = bench.submit("a", row([call(0).kind(StepKind::Pivot), step]));
+        let whole = bench.log.max_payload;
+        bench.log.max_payload = 2_000;
+        bench.restart();
+        bench.answer(id, 0, Direction::Forward, StepAnswer::Done);
+        bench.wait(seconds(20));
+        let seen: Vec<_> = bench.engine().unbegun().map(|(of, why)| (of, why.clone())).collect();
+        let of = base::ParentStep { saga: id, step: 1, undo: false };
+        let why = coordinator::Refusal::TooLarge { payload_bytes_max: 2_000 };
+        assert_eq!(seen, [(of, why)], "nested: {nested}");
+        bench.log.max_payload = whole;
+        bench.restart();
+        bench.wait(seconds(1));
+        assert_eq!(bench.engine().unbegun().count(), 0);
+        if nested {
+            let child = bench.calls.last().unwrap().0;
+            bench.answer(child, 0, Direction::Forward, StepAnswer::Done);
+        } else {
+            bench.commit();
+        }
+        assert_eq!(bench.outcomes(), [Outcome::Completed]);
+    }
+}
+
 // ---- behind a salvage ----
 
 type Written = (EventType, Vec<u8>);

@@ -6,7 +6,7 @@ use crate::participant::Mail;
 use crate::process::{Arrival, Handle, Stopped};
 use ::coordinator::{Engine, OrderError, StepOperation};
 use base::{OperationId, ParentStep, RequestKey};
-use node::Node;
+use node::{Node, Refusal};
 use saga::{Direction, Order, What};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -53,6 +53,9 @@ pub struct Stuck {
     /// Steps for which a transaction or a saga of their own runs, and which that is. What keeps it from its end
     /// is in the other lists under its own id: a sub-saga's parked step, say.
     pub nested: Vec<(ParentStep, StepOperation)>,
+    /// Steps for which no transaction or saga could begin under this start's configuration, and why: the log takes
+    /// no record so long, say. Open it again with one that allows it.
+    pub unbegun: Vec<(ParentStep, Refusal)>,
     /// Sagas with a step whose action this start was opened without.
     pub held: Vec<OperationId>,
     /// Transactions that their only participant decides, and of which it has not told how.
@@ -164,6 +167,7 @@ pub(crate) fn stuck(node: &Node) -> Stuck {
         parked: parked(engine),
         retrying: retrying.collect(),
         nested: engine.step_operations().collect(),
+        unbegun: engine.unbegun().map(|(step, why)| (step, why.clone())).collect(),
         held: engine.held().map(|(id, _)| id).collect(),
         delegated: delegated.map(|tx| tx.id()).collect(),
         sagas_in_doubt: engine.sagas_in_doubt().collect(),

@@ -95,6 +95,26 @@ impl Engine {
         })
     }
 
+    /// The steps for which nothing could begin, and why: the log takes no record so long, or not so much at once,
+    /// since the configuration is another than when the saga was submitted. It is tried again and again, and
+    /// by a start that allows it succeeds.
+    pub fn unbegun(&self) -> impl Iterator<Item = (ParentStep, &Refusal)> {
+        self.unbegun.iter().filter_map(|(parent, refusal)| {
+            let awaited = self.sagas.get(&parent.saga)?.machine.awaits(parent.step, way(*parent));
+            let begun = self.children.contains_key(parent);
+            (awaited && !begun).then_some((*parent, refusal))
+        })
+    }
+
+    /// What has become of beginning something on behalf of a step. True if it has.
+    fn begun(&mut self, parent: ParentStep, result: Result<(), Refusal>) -> bool {
+        match result {
+            Ok(()) => self.unbegun.remove(&parent),
+            Err(refusal) => self.unbegun.insert(parent, refusal),
+        };
+        !self.unbegun.contains_key(&parent)
+    }
+
     /// Which operation runs on behalf of each step, after a start. Of several transactions of one step
     /// all but one are being aborted.
     pub(super) fn find_children(&mut self) {
@@ -162,14 +182,14 @@ impl Engine {
         let Some(performer) = op.machine.step(step).map(|step| step.performer().clone()) else {
             return;
         };
-        let begun = match performer {
+        let result = match performer {
             Performer::Transaction(branches) => self.begin_of_step(now, parent, &branches, out),
             Performer::Saga(definition) => {
                 self.start_saga(now, Origin::Step(parent), &definition, out)
             }
             _ => return,
         };
-        if begun.is_ok() {
+        if self.begun(parent, result) {
             self.step_begun(now, saga, step);
         }
     }
@@ -219,7 +239,8 @@ impl Engine {
                 self.tell_saga(now, saga, &saga::Input::GiveUpUndo { step }, out);
             }
             Undo::Transaction(branches) => {
-                if self.begin_of_step(now, backward, &branches, out).is_ok()
+                let result = self.begin_of_step(now, backward, &branches, out);
+                if self.begun(backward, result)
                     && let Some(op) = self.sagas.get_mut(&saga)
                 {
                     op.called(step, Direction::Backward, now);
@@ -481,6 +502,7 @@ impl Engine {
         let last = ParentStep { saga, step: u32::MAX, undo: true };
         let children = self.children.range(first..=last).map(|(_, child)| Errand::Child(*child));
         self.desk.errands.extend(children);
+        self.unbegun.retain(|parent, _| parent.saga != saga);
     }
 
     /// Refuses a definition of which something could not be begun, wherever in it that is.
