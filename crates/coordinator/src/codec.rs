@@ -1,8 +1,9 @@
 //! What the machines' events are in the log: the published prefix of each payload, and our extensions
 //! behind it.
 //!
-//! A published log holds none of the extensions; a reader of the published format ignores them. Tags
-//! that are not known here are skipped.
+//! A published log holds none of the extensions; a reader of the published format ignores them. Of the tags
+//! that are not known here those in [`tag::MUST_UNDERSTAND`] keep a log from being opened, and all others are
+//! skipped.
 
 use crate::message::{SagaKey, StepAnswer};
 use base::{
@@ -23,6 +24,8 @@ pub const EXTENSION_VERSION: u8 = 1;
 /// The tags of our extensions. Values are little-endian; a value longer than 65,535 bytes stands in
 /// parts, one behind the other under the same tag.
 pub mod tag {
+    /// A reader that does not know one of these must not go on with the log. None is in use.
+    pub const MUST_UNDERSTAND: std::ops::RangeInclusive<u8> = 96..=127;
     /// The user's name for an operation, at most 64 bytes. On both created records.
     pub const REQUEST_KEY: u8 = 1;
     /// 16 bytes, from which a saga's tokens follow. On `saga_created`.
@@ -199,6 +202,8 @@ pub enum CodecError {
     Value(EventType),
     /// The extensions are cut, or of another version.
     Extensions(EventType),
+    /// A newer version has said something under this tag that must not be passed over.
+    NotUnderstood(EventType, u8),
 }
 
 impl fmt::Display for CodecError {
@@ -209,6 +214,9 @@ impl fmt::Display for CodecError {
             Self::Value(event) => write!(f, "{event}: a value in the payload is out of range"),
             Self::Extensions(event) => {
                 write!(f, "{event}: the payload's extensions are cut or of another version")
+            }
+            Self::NotUnderstood(event, tag) => {
+                write!(f, "{event}: tag {tag} is of a newer version, and must not be passed over")
             }
         }
     }
@@ -915,11 +923,24 @@ impl<'a> Reader<'a> {
             return Err(bad);
         }
         let mut rest = tags;
+        let mut unknown = None;
         while !rest.is_empty() {
-            let (_, behind) = split_tag(rest).ok_or(bad)?;
+            let ((tag, _), behind) = split_tag(rest).ok_or(bad)?;
+            unknown = unknown.or(tag::MUST_UNDERSTAND.contains(&tag).then_some(tag));
             rest = behind;
         }
-        Ok(Extensions(tags))
+        match unknown {
+            Some(tag) => Err(CodecError::NotUnderstood(self.event, tag)),
+            None => Ok(Extensions(tags)),
+        }
+    }
+
+    /// Of a record that has no extensions in this version: whatever stands there is passed over if it may be.
+    fn bare<T>(&self, said: T) -> Result<T, CodecError> {
+        match self.extensions() {
+            Err(error @ CodecError::NotUnderstood(..)) => Err(error),
+            _ => Ok(said),
+        }
     }
 }
 
@@ -1145,7 +1166,9 @@ fn decode_definition(event: EventType, value: &[u8], depth: u32) -> Result<Defin
         payload.u64()?;
         decode_saga(event, payload, depth)
     });
-    let Some(Ok(saga::Event::Created { terms, .. })) = events.next() else { return Err(bad) };
+    let Some(saga::Event::Created { terms, .. }) = events.next().transpose()? else {
+        return Err(bad);
+    };
     let steps = events.collect::<Result<Vec<_>, _>>()?;
     Definition::from_log(&terms, &steps).ok_or(bad)
 }
@@ -1232,7 +1255,7 @@ fn decode_saga(
             };
             Event::StepAdded { step, action, dependencies, node, body, terms }
         }
-        EventType::SAGA_EXECUTE_START => Event::ExecuteStart,
+        EventType::SAGA_EXECUTE_START => reader.bare(Event::ExecuteStart)?,
         EventType::SAGA_STEP_SUCCEEDED => {
             let step = reader.u32()?;
             Event::StepSucceeded { step, output: reader.extensions()?.output(event)? }
@@ -1248,7 +1271,7 @@ fn decode_saga(
         }
         EventType::SAGA_COMPENSATION_START => {
             let cause = reader.u32()?;
-            Event::CompensationStart { cause: (cause != u32::MAX).then_some(cause) }
+            reader.bare(Event::CompensationStart { cause: (cause != u32::MAX).then_some(cause) })?
         }
         EventType::SAGA_COMPENSATION_SUCCEEDED => {
             let step = reader.u32()?;
@@ -1265,9 +1288,9 @@ fn decode_saga(
             };
             Event::CompensationFailed { step, attempt, note }
         }
-        EventType::SAGA_COMPLETED => Event::Completed,
-        EventType::SAGA_COMPENSATED => Event::Compensated,
-        EventType::SAGA_ABORTED => Event::Aborted,
+        EventType::SAGA_COMPLETED => reader.bare(Event::Completed)?,
+        EventType::SAGA_COMPENSATED => reader.bare(Event::Compensated)?,
+        EventType::SAGA_ABORTED => reader.bare(Event::Aborted)?,
         _ => return Err(CodecError::UnknownEvent(event)),
     })
 }
@@ -1321,7 +1344,7 @@ fn decode_transaction(
                 Some(audit) => Event::ForcedCommit { members, audit },
             }
         }
-        EventType::TX_COMMIT_COMPLETE => Event::CommitComplete,
+        EventType::TX_COMMIT_COMPLETE => reader.bare(Event::CommitComplete)?,
         EventType::TX_ABORT_START => match reader.extensions()?.audit(event)? {
             None => Event::AbortStart,
             Some(audit) => Event::ForcedAbort { audit },
@@ -1330,8 +1353,8 @@ fn decode_transaction(
             false => Event::AbortComplete,
             true => Event::ReadOnlyComplete,
         },
-        EventType::TX_ROLLBACK_START => Event::RollbackStart,
-        EventType::TX_ROLLBACK_COMPLETE => Event::RollbackComplete,
+        EventType::TX_ROLLBACK_START => reader.bare(Event::RollbackStart)?,
+        EventType::TX_ROLLBACK_COMPLETE => reader.bare(Event::RollbackComplete)?,
         _ => return Err(CodecError::UnknownEvent(event)),
     })
 }

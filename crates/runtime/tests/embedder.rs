@@ -477,7 +477,7 @@ async fn a_parked_step_ends_as_its_operator_orders() -> Result {
         let undone_by = match &what {
             What::RetryNow => Some(b"a book".to_vec()),
             What::Override { body } => Some(body.to_vec()),
-            What::MarkDone | What::CloseUnanswered => None,
+            What::MarkDone | What::CloseUnanswered | What::Instead { .. } => None,
         };
         *quote.undone_by.lock().unwrap() = undone_by;
         shop.order(saga, 0, what.clone(), who).await?;
