@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
+mod golden;
+
 use base::prng::Key;
 use base::{BootCount, CoordinatorId, NodeName, OperationId, RequestKey, ShardId, StoreId, Time};
 use coordinator::{
@@ -63,6 +65,21 @@ fn row(steps: impl IntoIterator<Item = Step>) -> Definition {
     builder.build().unwrap()
 }
 
+/// A log of these records, closed.
+fn disk_with(records: &[(EventType, Vec<u8>)]) -> MemoryStorage {
+    let mut storage = MemoryStorage::new();
+    let (config, mode) = (wal_core::Config::default(), OpenMode::Exclusive);
+    let opened = wal_core::open(&mut storage, &config, mode, 9, Time::ZERO, &mut ());
+    let mut log = opened.unwrap().0;
+    for (event, payload) in records {
+        log.append(*event, 1_000, payload).unwrap();
+    }
+    log.force(log.last());
+    wal_core::drive(&mut storage, &mut log, Time::ZERO);
+    wal_core::close(&mut storage, &mut log, Time::ZERO);
+    storage
+}
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -90,17 +107,7 @@ impl Bench {
     /// Over a log that holds these records.
     fn over(records: &[(EventType, Vec<u8>)], edit: impl Fn(&mut Config)) -> Bench {
         let mut bench = Bench::new(edit);
-        let mut storage = MemoryStorage::new();
-        let mode = OpenMode::Exclusive;
-        let opened = wal_core::open(&mut storage, &bench.log, mode, 9, Time::ZERO, &mut ());
-        let mut log = opened.unwrap().0;
-        for (event, payload) in records {
-            log.append(*event, 1_000, payload).unwrap();
-        }
-        log.force(log.last());
-        wal_core::drive(&mut storage, &mut log, Time::ZERO);
-        wal_core::close(&mut storage, &mut log, Time::ZERO);
-        bench.storage = storage;
+        bench.storage = disk_with(records);
         bench.restart();
         bench
     }
