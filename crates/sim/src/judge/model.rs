@@ -228,7 +228,7 @@ impl Saga {
     }
 
     /// Whether a step may fail now.
-    fn may_fail(&self, step: StepSet, unknown: bool) -> bool {
+    pub(super) fn may_fail(&self, step: StepSet, unknown: bool) -> bool {
         match self.steps[step.trailing_zeros() as usize].kind {
             RETRIABLE => false,
             PIVOT => !unknown,
