@@ -598,6 +598,50 @@ fn a_step_that_cannot_begin_is_seen_and_begins_under_another_configuration() {
     }
 }
 
+// ---- in what order ----
+
+/// Of a transaction in one phase that changes nothing the end is in the log before its step's success. A crash
+/// between both takes that, and the step begins another one.
+#[test]
+fn a_read_only_transaction_in_one_phase_may_end_before_its_step_knows() {
+    let looks = || row([call(0), Step::transaction(branches(&[1])).undone_at(at(1), [])]);
+    let mut bench = Bench::new(|_| {});
+    let id = bench.submit("a", looks());
+    bench.answer(id, 0, Direction::Forward, StepAnswer::Done);
+    let tx = bench.last_begun();
+    let (key, shard) = (TxKey { coordinator: COORDINATOR, id: tx }, ShardId::numbered(1));
+    let (store, boot, vote) = (StoreId(1), BootCount(1), Vote::ReadOnly);
+    let vote = Message::Transaction(Spoken::Vote { key, shard, vote, store, boot });
+    let (now, mut out) = (bench.now, Vec::new());
+    bench.engine().receive(now, at(1), &vote, &mut out);
+    let appended = |output: &Output| match output {
+        Output::Appended { event, .. } => Some(*event),
+        _ => None,
+    };
+    let order: Vec<_> = out.iter().filter_map(appended).collect();
+    let step = [EventType::TX_ABORT_COMPLETE, EventType::SAGA_STEP_SUCCEEDED];
+    assert_eq!(order, [&step[..], &[EventType::SAGA_COMPLETED]].concat());
+
+    use twopc::coordinator::{Event as Tx, Member};
+    let (saga, tx) = (OperationId(1 << 40 | 1), OperationId(1 << 40 | 2));
+    let mut log = records(saga, &looks());
+    log.extend(written(saga, &[saga::Event::StepSucceeded { step: 0, output: None }]));
+    let parent = base::ParentStep { saga, step: 1, undo: false };
+    let member = Member::new(shard, at(1));
+    let begun = twopc::Transaction::one_phase_admission(COORDINATOR, None, None, member);
+    let mut events = twopc::Transaction::on_behalf_of(parent, begun);
+    events.push(Tx::ReadOnlyComplete);
+    log.extend(events.iter().map(|event| {
+        let mut payload = Vec::new();
+        (codec::encode_transaction(tx, event, &mut payload), payload)
+    }));
+    let mut bench = Bench::over(&log, |_| {});
+    let again = bench.last_begun();
+    assert!(again > tx);
+    bench.vote(again, 1, Vote::ReadOnly);
+    assert_eq!(bench.outcomes(), [Outcome::Completed]);
+}
+
 // ---- behind a salvage ----
 
 type Written = (EventType, Vec<u8>);
