@@ -98,7 +98,8 @@ pub mod tag {
     pub const ONE_PHASE: u8 = 46;
     /// When i64, Unix milliseconds, length of who u16, who, why: an operator ends what is in doubt, or has seen
     /// to what came of that. On `tx_commit_start`, `tx_abort_start`, `tx_participant_committed`,
-    /// `tx_participant_aborted`, `tx_participant_heuristic` and `tx_heuristic`.
+    /// `tx_participant_aborted`, `tx_participant_heuristic`, `tx_heuristic`, `saga_completed` and
+    /// `saga_compensated`.
     pub const FORCED: u8 = 47;
     /// u8: on `tx_participant_heuristic` 0 it is decided to abort, 1 to commit, 2 the coordinator has noted it,
     /// 3 an operator has seen to it; on `tx_heuristic` 1 the branch is lost, 2 it has aborted, 3 it has
@@ -577,6 +578,19 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             EventType::SAGA_ABORTED
         }
     }
+}
+
+/// Writes the payload of a saga's end that an operator says of one in doubt, and says which event it is. Read
+/// again it is an end like any other.
+pub fn encode_saga_end(
+    id: OperationId,
+    completed: bool,
+    audit: &Audit,
+    out: &mut Vec<u8>,
+) -> EventType {
+    words(out, id, &[]);
+    put_audit(&mut Tags::behind(out), audit);
+    if completed { EventType::SAGA_COMPLETED } else { EventType::SAGA_COMPENSATED }
 }
 
 /// Writes the payload of a transaction's event, and says which it is.

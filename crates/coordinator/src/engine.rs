@@ -479,7 +479,7 @@ pub struct Engine {
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
-    sagas_in_doubt: BTreeSet<OperationId>,
+    sagas_in_doubt: BTreeMap<OperationId, Option<RequestKey>>,
     transactions_in_doubt: BTreeMap<OperationId, Option<Box<Transaction>>>,
     /// Branches that ended otherwise than their transactions.
     heuristics: Heuristics,
@@ -537,7 +537,7 @@ impl Engine {
             requests: BTreeMap::new(),
             outputs: BTreeMap::new(),
             decided: BTreeMap::new(),
-            sagas_in_doubt: BTreeSet::new(),
+            sagas_in_doubt: BTreeMap::new(),
             transactions_in_doubt: BTreeMap::new(),
             heuristics: Heuristics::default(),
             unknown_ids_up_to: None,
@@ -557,7 +557,7 @@ impl Engine {
         engine.heuristics = found.heuristics;
         let in_doubt = Asked { known: Known::InDoubt, fingerprint: None };
         for InDoubt { id, request_key, .. } in found.sagas_in_doubt {
-            engine.sagas_in_doubt.insert(id);
+            engine.sagas_in_doubt.insert(id, request_key.clone());
             engine.requests.extend(request_key.map(|key| (key, in_doubt)));
         }
         for InDoubt { id, request_key, transaction } in found.transactions_in_doubt {
@@ -874,7 +874,7 @@ impl Engine {
 
     /// The sagas that a salvage of the log has left in doubt: an operator decides what becomes of them.
     pub fn sagas_in_doubt(&self) -> impl Iterator<Item = OperationId> {
-        self.sagas_in_doubt.iter().copied()
+        self.sagas_in_doubt.keys().copied()
     }
 
     /// The transactions that a salvage of the log has left in doubt.

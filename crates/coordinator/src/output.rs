@@ -110,6 +110,9 @@ pub struct Operated {
 pub enum Doubtful {
     /// A transaction, at its coordinator.
     Transaction(OperationId),
+    /// A saga that is in doubt, at its coordinator: what an operator says of it is how it ended, and nothing of it
+    /// is called any more.
+    Saga(OperationId),
     /// A branch, at its participant.
     Branch(PromiseKey),
 }
@@ -117,9 +120,9 @@ pub enum Doubtful {
 /// What is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Force {
-    /// It commits.
+    /// It commits; a saga counts as completed.
     Commit,
-    /// It aborts.
+    /// It aborts; a saga counts as compensated.
     Abort,
     /// Its heuristic outcome has been seen to, and is listed no more.
     Forget,

@@ -60,7 +60,8 @@ pub struct Stuck {
     pub held: Vec<OperationId>,
     /// Transactions that their only participant decides, and of which it has not told how.
     pub delegated: Vec<OperationId>,
-    /// Sagas of which a damaged log does not prove how far they were. Nothing is done about them.
+    /// Sagas of which a damaged log does not prove how far they were. Nothing is done about them; an operator says
+    /// how they ended: see [`Coordinator::force_saga`].
     pub sagas_in_doubt: Vec<OperationId>,
     /// Transactions of which a damaged log does not prove how they were decided. Nothing is done about them
     /// until an operator does: see [`Coordinator::force`].

@@ -401,11 +401,11 @@ impl Engine {
     /// Whether a saga has ended, or never began: then nothing that runs on its behalf waits for it.
     ///
     /// One of which the log says that it has ended has, whatever records are lost. One that is in doubt may be
-    /// neither, and so may one of which a lost record may have told: that waits until an operator has seen to
-    /// it. Any other that is not active has ended long ago, or a crash has taken its beginning.
+    /// neither, and so may one of which a lost record may have told: for that it waits until an operator says how
+    /// it [ended](Engine::intervene). Any other that is not active has ended long ago, or a crash has taken its beginning.
     fn is_gone(&self, saga: OperationId) -> bool {
         let hidden = self.unknown_ids_up_to.is_some_and(|up_to| saga.epoch() <= up_to);
-        let unknown = self.sagas_in_doubt.contains(&saga) || hidden;
+        let unknown = self.sagas_in_doubt.contains_key(&saga) || hidden;
         !self.sagas.contains_key(&saga) && (!unknown || self.window.has_saga(saga))
     }
 
@@ -496,11 +496,16 @@ impl Engine {
         true
     }
 
-    /// Whoever has run on behalf of a saga that has ended need not wait for it any longer.
-    pub(super) fn release_children(&mut self, saga: OperationId) {
+    /// What runs on behalf of a saga.
+    pub(super) fn children_of(&self, saga: OperationId) -> impl Iterator<Item = OpRef> {
         let first = ParentStep { saga, step: 0, undo: false };
         let last = ParentStep { saga, step: u32::MAX, undo: true };
-        let children = self.children.range(first..=last).map(|(_, child)| Errand::Child(*child));
+        self.children.range(first..=last).map(|(_, child)| *child)
+    }
+
+    /// Whoever has run on behalf of a saga that has ended need not wait for it any longer.
+    pub(super) fn release_children(&mut self, saga: OperationId) {
+        let children: Vec<_> = self.children_of(saga).map(Errand::Child).collect();
         self.desk.errands.extend(children);
         self.unbegun.retain(|parent, _| parent.saga != saga);
     }

@@ -249,9 +249,12 @@ impl Bench {
     }
 
     fn force(&mut self, id: OperationId, force: Force) -> Result<(), ForceError> {
+        self.intervene(Doubtful::Transaction(id), force)
+    }
+
+    fn intervene(&mut self, of: Doubtful, force: Force) -> Result<(), ForceError> {
         let audit = Arc::new(Audit { at_ms: 5, who: "eva".into(), why: "they asked".into() });
         let (now, mut out) = (self.now, Vec::new());
-        let of = Doubtful::Transaction(id);
         self.engine().intervene(now, &Intervention { of, force, audit }, &mut out);
         self.take(out);
         self.flush();
@@ -697,4 +700,63 @@ fn a_sub_saga_ends_behind_a_salvage_when_its_saga_is_known_to_have_ended() {
     bench.wait(seconds(100));
     assert_eq!(bench.engine().active(), 1);
     assert_eq!(bench.children(), [StepOperation::Saga(OperationId(1 << 40 | 2))]);
+}
+
+/// An operator says how a saga in doubt has ended: its client hears it, and what its steps were ends.
+#[test]
+fn an_operator_ends_a_saga_in_doubt_and_with_it_what_its_steps_were() {
+    let (outer, inner) = (OperationId(1 << 40 | 1), OperationId(1 << 40 | 2));
+    for (force, outcome) in
+        [(Force::Commit, Outcome::Completed), (Force::Abort, Outcome::Compensated)]
+    {
+        let mut bench = Bench::over(&behind_a_salvage(false), |_| {});
+        let refused = |refusal| Err(ForceError::Refused(refusal));
+        let (not_here, forget) = (twopc::ForceRefusal::NotInDoubt, twopc::ForceRefusal::NotListed);
+        assert_eq!(bench.intervene(Doubtful::Saga(inner), force), refused(not_here));
+        assert_eq!(bench.intervene(Doubtful::Saga(outer), Force::Forget), refused(forget));
+        let ask = |bench: &mut Bench| {
+            bench.submit("a", row([Step::saga(row([call(1)]))]));
+            bench.outcomes()
+        };
+        assert_eq!(ask(&mut bench), [Outcome::InDoubt]);
+        assert_eq!(bench.intervene(Doubtful::Saga(outer), force), Ok(()));
+        for _ in 0..2 {
+            assert_eq!((bench.engine().active(), bench.children()), (0, vec![]));
+            assert_eq!(bench.engine().sagas_in_doubt().count(), 0);
+            assert_eq!(ask(&mut bench), [outcome.clone()]);
+            assert_eq!(bench.intervene(Doubtful::Saga(outer), force), refused(not_here));
+            bench.restart();
+        }
+    }
+}
+
+/// Of the saga no record is left, and its transaction has committed.
+#[test]
+fn what_a_hidden_saga_has_begun_ends_by_its_operators_word() {
+    use coordinator::Doubt;
+    use twopc::coordinator::{Event as Tx, Member};
+    let (hidden, tx) = (OperationId(1 << 40 | 1), OperationId(1 << 40 | 2));
+    let parent = base::ParentStep { saga: hidden, step: 0, undo: false };
+    let members = [1, 2].map(|number| Member::new(ShardId::numbered(number), at(number)));
+    let begun = twopc::Transaction::admission(COORDINATOR, None, None, &members).unwrap();
+    let mut events = twopc::Transaction::on_behalf_of(parent, begun);
+    let vote = |member: &Member| Tx::VoteReceived { shard: member.shard, vote: Vote::Commit };
+    events.extend(members.each_ref().map(vote));
+    events.push(Tx::CommitStart { members: members.to_vec() });
+    let mut log = vec![doubtful(Doubt::LostRecord)];
+    log.extend(events.iter().map(|event| {
+        let mut payload = Vec::new();
+        (codec::encode_transaction(tx, event, &mut payload), payload)
+    }));
+    log.push(doubtful(Doubt::UnknownIds { up_to: base::Epoch::new(1) }));
+    let mut bench = Bench::over(&log, |_| {});
+    [1, 2].into_iter().for_each(|shard| bench.ack(tx, shard));
+    bench.wait(seconds(100));
+    assert_eq!(bench.children(), [StepOperation::Transaction(tx)]);
+    let nobody = Err(ForceError::Refused(twopc::ForceRefusal::NotInDoubt));
+    assert_eq!(bench.intervene(Doubtful::Saga(OperationId(1 << 40 | 9)), Force::Abort), nobody);
+    assert_eq!(bench.intervene(Doubtful::Saga(hidden), Force::Abort), Ok(()));
+    assert_eq!((bench.engine().active(), bench.children()), (0, vec![]));
+    bench.restart();
+    assert_eq!((bench.engine().active(), bench.children()), (0, vec![]));
 }
