@@ -1478,6 +1478,15 @@ impl Engine {
     }
 
     fn wake_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
+        if self.sagas.get(&id).is_some_and(|op| op.machine.settle().is_some()) {
+            // The log had no room for what is owed, and nobody may say anything of the saga any more.
+            self.advance_saga(now, id, out);
+            let Some(op) = self.sagas.get_mut(&id) else { return };
+            if op.machine.settle().is_some() {
+                self.desk.schedule(&mut op.pace, now, OpRef::Saga(id));
+                return;
+            }
+        }
         let Some(op) = self.sagas.get_mut(&id) else { return };
         if op.held.is_none() && op.machine.phase() == saga::Phase::Executing {
             let usual = self.desk.config.saga_timeout;
