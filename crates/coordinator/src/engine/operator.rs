@@ -63,7 +63,8 @@ impl std::error::Error for CancelRefusal {}
 
 impl Engine {
     /// An operator orders something about a step of a saga that goes backward, or of one that
-    /// [waits](Self::parked). The order is logged, and forced; [`Output::Operated`] tells the operator once it is durable, or why it is not taken.
+    /// [waits](Self::parked). The order is logged, and forced; [`Output::Operated`] tells the operator once it
+    /// is durable, or why it is not taken.
     pub fn order(
         &mut self,
         now: Time,

@@ -402,7 +402,8 @@ impl Engine {
     ///
     /// One of which the log says that it has ended has, whatever records are lost. One that is in doubt may be
     /// neither, and so may one of which a lost record may have told: for that it waits until an operator says how
-    /// it [ended](Engine::intervene). Any other that is not active has ended long ago, or a crash has taken its beginning.
+    /// it [ended](Engine::intervene). Any other that is not active has ended long ago, or a crash has taken its
+    /// beginning.
     fn is_gone(&self, saga: OperationId) -> bool {
         let hidden = self.unknown_ids_up_to.is_some_and(|up_to| saga.epoch() <= up_to);
         let unknown = self.sagas_in_doubt.contains_key(&saga) || hidden;
