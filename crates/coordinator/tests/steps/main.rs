@@ -723,7 +723,7 @@ fn an_operator_ends_a_saga_in_doubt_and_with_it_what_its_steps_were() {
         for _ in 0..2 {
             assert_eq!((bench.engine().active(), bench.children()), (0, vec![]));
             assert_eq!(bench.engine().sagas_in_doubt().count(), 0);
-            assert_eq!(ask(&mut bench), [outcome.clone()]);
+            assert_eq!(ask(&mut bench), std::slice::from_ref(&outcome));
             assert_eq!(bench.intervene(Doubtful::Saga(outer), force), refused(not_here));
             bench.restart();
         }
