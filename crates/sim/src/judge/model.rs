@@ -154,6 +154,8 @@ pub struct Saga {
     pub closed: StepSet,
     /// Steps whose undo an operator has replaced.
     pub overridden: StepSet,
+    /// Steps that another transaction undoes than was agreed on, because an operator says so.
+    pub replaced: StepSet,
     /// Every time that a step was parked: its place.
     pub parkings: Vec<u8>,
     /// Every order: the step's place and its record.
@@ -453,6 +455,7 @@ impl Saga {
                             4 if parked && known && !by_call => {
                                 self.parked &= !step;
                                 self.steps[index].undo = BY_TRANSACTION;
+                                self.replaced |= step;
                             }
                             2 if by_call => {
                                 (self.marked & step > 0).then_some(())?;

@@ -235,7 +235,11 @@ impl Facts {
             format!("n{node} logs that step {} of saga {id} is undone: {all:?}", asked.number)
         })?;
         match by_transaction {
-            true => self.seen.undone_by_transaction += 1,
+            true => {
+                let replaced = self.saga(node, id).map_or(0, |saga| saga.replaced);
+                self.seen.undo_replaced += u64::from(replaced & step > 0);
+                self.seen.undone_by_transaction += 1;
+            }
             false => self.seen.saga_reversed += 1,
         }
         let calls = self.coordinators[node as usize].calls.entry(id, Calls::default);
