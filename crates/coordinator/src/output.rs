@@ -60,7 +60,8 @@ pub enum Output {
         report: Box<RecoveryReport>,
     },
     /// A branch of a saga waits for an operator, durably: its compensation did not succeed in as many
-    /// attempts as are made. Told once; [`Engine::parked`](crate::Engine::parked) lists those that wait.
+    /// attempts as are made, or an operator has forced the abort of the transaction that did or undid the step
+    /// and would be begun anew. Told once; [`Engine::parked`](crate::Engine::parked) lists those that wait.
     Parked {
         /// The saga.
         id: OperationId,
