@@ -1,8 +1,9 @@
 //! What the machines' events are in the log: the published prefix of each payload, and our extensions
 //! behind it.
 //!
-//! A published log holds none of the extensions; a reader of the published format ignores them. Tags
-//! that are not known here are skipped.
+//! A published log holds none of the extensions; a reader of the published format ignores them. Of the tags
+//! that are not known here those in [`tag::MUST_UNDERSTAND`] keep a log from being opened, and all others are
+//! skipped.
 
 use crate::message::{SagaKey, StepAnswer};
 use base::{
@@ -23,6 +24,8 @@ pub const EXTENSION_VERSION: u8 = 1;
 /// The tags of our extensions. Values are little-endian; a value longer than 65,535 bytes stands in
 /// parts, one behind the other under the same tag.
 pub mod tag {
+    /// A reader that does not know one of these must not go on with the log. None is in use.
+    pub const MUST_UNDERSTAND: std::ops::RangeInclusive<u8> = 96..=127;
     /// The user's name for an operation, at most 64 bytes. On both created records.
     pub const REQUEST_KEY: u8 = 1;
     /// 16 bytes, from which a saga's tokens follow. On `saga_created`.
@@ -77,8 +80,8 @@ pub mod tag {
     /// u8, 1: the branch waits for an operator. On `saga_compensation_failed`.
     pub const PARKED: u8 = 40;
     /// What u8 (0 retry now, 1 mark done, 2 close unanswered, 3 override: what is asked instead is under
-    /// [`BODY`]), length of who u16, who, why: an operator's order, no attempt. On
-    /// `saga_compensation_failed`.
+    /// [`BODY`], 4 the transaction that undoes it instead is under [`UNDO`]), length of who u16, who, why: an
+    /// operator's order, no attempt. On `saga_compensation_failed`.
     pub const ORDER: u8 = 41;
     /// u8, 1: an operator said so, not the participant. On `saga_compensation_succeeded`.
     pub const HEURISTIC: u8 = 42;
@@ -95,7 +98,8 @@ pub mod tag {
     pub const ONE_PHASE: u8 = 46;
     /// When i64, Unix milliseconds, length of who u16, who, why: an operator ends what is in doubt, or has seen
     /// to what came of that. On `tx_commit_start`, `tx_abort_start`, `tx_participant_committed`,
-    /// `tx_participant_aborted`, `tx_participant_heuristic` and `tx_heuristic`.
+    /// `tx_participant_aborted`, `tx_participant_heuristic`, `tx_heuristic`, `saga_completed` and
+    /// `saga_compensated`.
     pub const FORCED: u8 = 47;
     /// u8: on `tx_participant_heuristic` 0 it is decided to abort, 1 to commit, 2 the coordinator has noted it,
     /// 3 an operator has seen to it; on `tx_heuristic` 1 the branch is lost, 2 it has aborted, 3 it has
@@ -105,7 +109,7 @@ pub mod tag {
     /// it 0. What stands in both is in FORMAT.md.
     pub const PERFORMER: u8 = 49;
     /// u8: 0 a call, 1 a transaction: its branches, 2 the compensations of the sub-saga's own steps. On
-    /// `saga_step_added`; without it 0.
+    /// `saga_step_added`; without it 0. On `saga_compensation_failed` with an order that says so: 1.
     pub const UNDO: u8 = 50;
     /// u32: so many transactions are voted down before the step is refused. On `saga_step_added`.
     pub const ATTEMPTS: u8 = 51;
@@ -199,6 +203,8 @@ pub enum CodecError {
     Value(EventType),
     /// The extensions are cut, or of another version.
     Extensions(EventType),
+    /// A newer version has said something under this tag that must not be passed over.
+    NotUnderstood(EventType, u8),
 }
 
 impl fmt::Display for CodecError {
@@ -209,6 +215,9 @@ impl fmt::Display for CodecError {
             Self::Value(event) => write!(f, "{event}: a value in the payload is out of range"),
             Self::Extensions(event) => {
                 write!(f, "{event}: the payload's extensions are cut or of another version")
+            }
+            Self::NotUnderstood(event, tag) => {
+                write!(f, "{event}: tag {tag} is of a newer version, and must not be passed over")
             }
         }
     }
@@ -447,8 +456,10 @@ fn put_order(tags: &mut Tags<'_>, order: &saga::Order) {
     let head = u16::try_from(who.len()).expect("cut to fit").to_le_bytes();
     let what = [order.what.code()];
     tags.put(tag::ORDER, &[&what[..], &head, who, order.why.as_bytes()].concat());
-    if let saga::What::Override { body } = &order.what {
-        tags.put(tag::BODY, body);
+    match &order.what {
+        saga::What::Override { body } => _ = tags.put(tag::BODY, body),
+        saga::What::Instead { branches } => put_branches(tags, tag::UNDO, TRANSACTION, branches),
+        _ => {}
     }
 }
 
@@ -567,6 +578,19 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             EventType::SAGA_ABORTED
         }
     }
+}
+
+/// Writes the payload of a saga's end that an operator says of one in doubt, and says which event it is. Read
+/// again it is an end like any other.
+pub fn encode_saga_end(
+    id: OperationId,
+    completed: bool,
+    audit: &Audit,
+    out: &mut Vec<u8>,
+) -> EventType {
+    words(out, id, &[]);
+    put_audit(&mut Tags::behind(out), audit);
+    if completed { EventType::SAGA_COMPLETED } else { EventType::SAGA_COMPENSATED }
 }
 
 /// Writes the payload of a transaction's event, and says which it is.
@@ -913,11 +937,24 @@ impl<'a> Reader<'a> {
             return Err(bad);
         }
         let mut rest = tags;
+        let mut unknown = None;
         while !rest.is_empty() {
-            let (_, behind) = split_tag(rest).ok_or(bad)?;
+            let ((tag, _), behind) = split_tag(rest).ok_or(bad)?;
+            unknown = unknown.or(tag::MUST_UNDERSTAND.contains(&tag).then_some(tag));
             rest = behind;
         }
-        Ok(Extensions(tags))
+        match unknown {
+            Some(tag) => Err(CodecError::NotUnderstood(self.event, tag)),
+            None => Ok(Extensions(tags)),
+        }
+    }
+
+    /// Of a record that has no extensions in this version: whatever stands there is passed over if it may be.
+    fn bare<T>(&self, said: T) -> Result<T, CodecError> {
+        match self.extensions() {
+            Err(error @ CodecError::NotUnderstood(..)) => Err(error),
+            _ => Ok(said),
+        }
     }
 }
 
@@ -1029,6 +1066,10 @@ impl<'a> Extensions<'a> {
             1 => saga::What::MarkDone,
             2 => saga::What::CloseUnanswered,
             3 => saga::What::Override { body: self.bytes(tag::BODY) },
+            4 => match self.undo(event)? {
+                Undo::Transaction(branches) => saga::What::Instead { branches },
+                _ => return Err(CodecError::Value(event)),
+            },
             _ => return Err(CodecError::Value(event)),
         };
         let (who, why) = (text(who)?.into(), text(why)?.into());
@@ -1139,7 +1180,9 @@ fn decode_definition(event: EventType, value: &[u8], depth: u32) -> Result<Defin
         payload.u64()?;
         decode_saga(event, payload, depth)
     });
-    let Some(Ok(saga::Event::Created { terms, .. })) = events.next() else { return Err(bad) };
+    let Some(saga::Event::Created { terms, .. }) = events.next().transpose()? else {
+        return Err(bad);
+    };
     let steps = events.collect::<Result<Vec<_>, _>>()?;
     Definition::from_log(&terms, &steps).ok_or(bad)
 }
@@ -1226,7 +1269,7 @@ fn decode_saga(
             };
             Event::StepAdded { step, action, dependencies, node, body, terms }
         }
-        EventType::SAGA_EXECUTE_START => Event::ExecuteStart,
+        EventType::SAGA_EXECUTE_START => reader.bare(Event::ExecuteStart)?,
         EventType::SAGA_STEP_SUCCEEDED => {
             let step = reader.u32()?;
             Event::StepSucceeded { step, output: reader.extensions()?.output(event)? }
@@ -1242,7 +1285,7 @@ fn decode_saga(
         }
         EventType::SAGA_COMPENSATION_START => {
             let cause = reader.u32()?;
-            Event::CompensationStart { cause: (cause != u32::MAX).then_some(cause) }
+            reader.bare(Event::CompensationStart { cause: (cause != u32::MAX).then_some(cause) })?
         }
         EventType::SAGA_COMPENSATION_SUCCEEDED => {
             let step = reader.u32()?;
@@ -1259,9 +1302,9 @@ fn decode_saga(
             };
             Event::CompensationFailed { step, attempt, note }
         }
-        EventType::SAGA_COMPLETED => Event::Completed,
-        EventType::SAGA_COMPENSATED => Event::Compensated,
-        EventType::SAGA_ABORTED => Event::Aborted,
+        EventType::SAGA_COMPLETED => reader.bare(Event::Completed)?,
+        EventType::SAGA_COMPENSATED => reader.bare(Event::Compensated)?,
+        EventType::SAGA_ABORTED => reader.bare(Event::Aborted)?,
         _ => return Err(CodecError::UnknownEvent(event)),
     })
 }
@@ -1315,7 +1358,7 @@ fn decode_transaction(
                 Some(audit) => Event::ForcedCommit { members, audit },
             }
         }
-        EventType::TX_COMMIT_COMPLETE => Event::CommitComplete,
+        EventType::TX_COMMIT_COMPLETE => reader.bare(Event::CommitComplete)?,
         EventType::TX_ABORT_START => match reader.extensions()?.audit(event)? {
             None => Event::AbortStart,
             Some(audit) => Event::ForcedAbort { audit },
@@ -1324,8 +1367,8 @@ fn decode_transaction(
             false => Event::AbortComplete,
             true => Event::ReadOnlyComplete,
         },
-        EventType::TX_ROLLBACK_START => Event::RollbackStart,
-        EventType::TX_ROLLBACK_COMPLETE => Event::RollbackComplete,
+        EventType::TX_ROLLBACK_START => reader.bare(Event::RollbackStart)?,
+        EventType::TX_ROLLBACK_COMPLETE => reader.bare(Event::RollbackComplete)?,
         _ => return Err(CodecError::UnknownEvent(event)),
     })
 }
@@ -1523,6 +1566,7 @@ mod tests {
         let (fingerprint, parent) = (Some(u128::MAX - 5), None);
         let terms = saga::SagaTerms { definition, fingerprint, timeout, parent };
         let request_key = RequestKey::new(b"key").ok();
+        let branch = Branch { shard: ShardId::numbered(5), node, work: [3; 70].into() };
         let mut events = vec![
             E::Created { coordinator, nonce: 5, request_key, terms },
             E::StepSucceeded { step: 1, output: Some(Output::Inline([].into())) },
@@ -1536,6 +1580,7 @@ mod tests {
             order(What::MarkDone),
             order(What::CloseUnanswered),
             order(What::Override { body: [1, 2, 3].into() }),
+            order(What::Instead { branches: [branch].into() }),
         ];
         for kind in StepKind::ALL {
             let (dependencies, body) = (Some(vec![0, 2]), Arc::from([8; 20]));

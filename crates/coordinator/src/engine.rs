@@ -70,15 +70,17 @@ pub struct Config {
     pub actions: Option<BTreeSet<Label>>,
     /// How often ABORT is sent, answers or none.
     pub abort_sends_max: u32,
-    /// This many sagas may be active at once; those with a parked branch do not count.
+    /// This many sagas may be active at once; those with a parked branch, their own or of a saga within one of
+    /// their steps, do not count.
     pub active_sagas_max: u32,
     /// This many transactions may be active at once.
     pub active_transactions_max: u32,
     /// A transaction with one participant is decided by that one: it forces the log once instead of twice, and
     /// is sent one message instead of two.
     pub one_phase: bool,
-    /// At most so many operations that ended last are answered for, the others' keys may be used anew.
-    /// It bounds memory and snapshots, and wins over [`results_kept`](Self::results_kept).
+    /// At most so many operations that ended last are answered for, the others' keys may be used anew. As many
+    /// again that have no key, the operations of steps, are known to have ended. It bounds memory and snapshots,
+    /// and wins over [`results_kept`](Self::results_kept).
     pub results_max: u32,
     /// Milliseconds of the Unix clock at [`Time::ZERO`], for the timestamps that people read.
     pub unix_ms_at_zero: i64,
@@ -210,6 +212,8 @@ struct TransactionOp {
 #[derive(Clone, Debug)]
 struct SagaOp {
     machine: Saga,
+    /// The client's saga that it is, or is a part of; `None`: that is not active.
+    root: Option<OperationId>,
     sent: Sent,
     pace: Pace,
     /// The calls that are made and not answered.
@@ -235,10 +239,16 @@ struct Called {
 }
 
 impl SagaOp {
-    fn new(machine: Saga, now: Time, actions: Option<&BTreeSet<Label>>, trail: Trail) -> SagaOp {
+    fn new(
+        machine: Saga,
+        root: Option<OperationId>,
+        now: Time,
+        actions: Option<&BTreeSet<Label>>,
+        trail: Trail,
+    ) -> SagaOp {
         let held = actions.and_then(|known| missing_action(&machine, known));
         let (sent, pace) = (Sent::default(), Pace::new(now));
-        SagaOp { machine, sent, pace, calls: Vec::new(), held, trail }
+        SagaOp { machine, root, sent, pace, calls: Vec::new(), held, trail }
     }
 
     /// What an outcome tells the machine: an undo that is refused for the last time is given up.
@@ -263,7 +273,8 @@ impl SagaOp {
         let step = machine.step(call.step);
         step.is_some_and(|step| match call.direction {
             Direction::Forward => {
-                machine.phase() == saga::Phase::Executing && step.outcome().is_none()
+                let executing = machine.phase() == saga::Phase::Executing;
+                executing && step.outcome().is_none() && !step.is_parked()
             }
             Direction::Backward => step.compensated().is_none() && !step.is_parked(),
         })
@@ -282,9 +293,11 @@ impl SagaOp {
         }
     }
 
-    /// The step's compensation is called as if for the first time.
+    /// What is owed of the step is asked for as if for the first time.
     fn called_anew(&mut self, step: u32) {
-        self.sent.forget(2 + 2 * u64::from(step));
+        for slot in [1, 2] {
+            self.sent.forget(slot + 2 * u64::from(step));
+        }
         self.calls.retain(|call| call.step != step);
     }
 
@@ -389,6 +402,46 @@ impl From<EndedAs> for Outcome {
     }
 }
 
+/// How many sagas of clients are active, and which of them wait for an operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Admitted {
+    clients: u32,
+    /// How many sagas with a parked branch each of them has, itself and those within its steps.
+    waiting: BTreeMap<OperationId, u32>,
+}
+
+impl Admitted {
+    /// Those that keep others from being admitted.
+    fn count(&self) -> u32 {
+        self.clients.saturating_sub(self.waiting.len() as u32)
+    }
+
+    /// A saga that was not known before is active.
+    fn enters(&mut self, op: &SagaOp) {
+        self.clients += u32::from(op.machine.terms().parent.is_none());
+        self.turns(op.root, false, op.machine.parked_count() > 0);
+    }
+
+    /// A saga of this client's has a parked branch, or none any more.
+    fn turns(&mut self, root: Option<OperationId>, before: bool, after: bool) {
+        let Some(root) = root.filter(|_| before != after) else { return };
+        let waiting = self.waiting.entry(root).or_default();
+        *waiting = if after { *waiting + 1 } else { waiting.saturating_sub(1) };
+        if *waiting == 0 {
+            self.waiting.remove(&root);
+        }
+    }
+
+    /// A saga has ended.
+    fn leaves(&mut self, op: &SagaOp) {
+        self.turns(op.root, op.machine.parked_count() > 0, false);
+        if op.machine.terms().parent.is_none() {
+            self.clients -= 1;
+            self.waiting.remove(&op.machine.id());
+        }
+    }
+}
+
 /// The parts of an engine that operations use while one of them is borrowed.
 #[derive(Clone, Debug)]
 struct Desk {
@@ -397,6 +450,7 @@ struct Desk {
     log: GatedLog,
     timers: BinaryHeap<Reverse<(Time, OpRef)>>,
     stats: Stats,
+    admitted: Admitted,
     owed_transaction: Vec<twopc::coordinator::Effect>,
     owed_saga: Vec<saga::Effect>,
     /// What operations owe each other.
@@ -420,13 +474,15 @@ pub struct Engine {
     waiting: BTreeMap<u64, Waiting>,
     /// What runs on behalf of steps.
     children: BTreeMap<ParentStep, OpRef>,
+    /// Steps for which nothing has begun, and why.
+    unbegun: BTreeMap<ParentStep, Refusal>,
     requests: BTreeMap<RequestKey, Asked>,
     /// What the steps of ended sagas have brought, as long as their results are kept.
     outputs: BTreeMap<RequestKey, Trail>,
     /// Decisions of ended transactions, for inquiries that come late.
     decided: BTreeMap<OperationId, Decision>,
     /// What a salvage could not prove. Nothing is done about any of it.
-    sagas_in_doubt: BTreeSet<OperationId>,
+    sagas_in_doubt: BTreeMap<OperationId, Option<RequestKey>>,
     transactions_in_doubt: BTreeMap<OperationId, Option<Box<Transaction>>>,
     /// Branches that ended otherwise than their transactions.
     heuristics: Heuristics,
@@ -471,6 +527,7 @@ impl Engine {
                 log: GatedLog::new(LogSlot::Coordinator, log, unix_ms_at_zero),
                 timers: BinaryHeap::new(),
                 stats: Stats::default(),
+                admitted: Admitted::default(),
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
                 errands: VecDeque::new(),
@@ -479,10 +536,11 @@ impl Engine {
             sagas: BTreeMap::new(),
             waiting: BTreeMap::new(),
             children: BTreeMap::new(),
+            unbegun: BTreeMap::new(),
             requests: BTreeMap::new(),
             outputs: BTreeMap::new(),
             decided: BTreeMap::new(),
-            sagas_in_doubt: BTreeSet::new(),
+            sagas_in_doubt: BTreeMap::new(),
             transactions_in_doubt: BTreeMap::new(),
             heuristics: Heuristics::default(),
             unknown_ids_up_to: None,
@@ -502,7 +560,7 @@ impl Engine {
         engine.heuristics = found.heuristics;
         let in_doubt = Asked { known: Known::InDoubt, fingerprint: None };
         for InDoubt { id, request_key, .. } in found.sagas_in_doubt {
-            engine.sagas_in_doubt.insert(id);
+            engine.sagas_in_doubt.insert(id, request_key.clone());
             engine.requests.extend(request_key.map(|key| (key, in_doubt)));
         }
         for InDoubt { id, request_key, transaction } in found.transactions_in_doubt {
@@ -532,7 +590,7 @@ impl Engine {
                 let fingerprint = ended.fingerprint;
                 engine.requests.insert(key, Asked { known, fingerprint });
             }
-            engine.remember(now, ended);
+            engine.window.push(now, ended);
         }
         for machine in found.transactions {
             let id = machine.id();
@@ -565,12 +623,17 @@ impl Engine {
                 engine.requests.insert(key.clone(), Asked { known, fingerprint });
             }
             let trail = found.saga_trails.remove(&id).unwrap_or_default();
-            let op = SagaOp::new(machine, now, engine.desk.config.actions.as_ref(), trail);
+            let root = engine.root_of(id, machine.terms().parent);
+            let actions = engine.desk.config.actions.as_ref();
+            let op = SagaOp::new(machine, root, now, actions, trail);
+            engine.desk.admitted.enters(&op);
             engine.sagas.insert(id, Box::new(op));
             engine.tell_saga(now, id, &saga::Input::Restarted { epoch }, out);
         }
         engine.find_children();
         engine.run_errands(now, out);
+        // Only now: whoever runs on behalf of a saga that has ended had to find that out.
+        engine.forget_results(now);
         engine
     }
 
@@ -825,7 +888,7 @@ impl Engine {
 
     /// The sagas that a salvage of the log has left in doubt: an operator decides what becomes of them.
     pub fn sagas_in_doubt(&self) -> impl Iterator<Item = OperationId> {
-        self.sagas_in_doubt.iter().copied()
+        self.sagas_in_doubt.keys().copied()
     }
 
     /// The transactions that a salvage of the log has left in doubt.
@@ -861,17 +924,29 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
         let active_max = self.desk.config.active_sagas_max;
-        // One that waits for an operator does not keep others waiting, and one that is a step of another
-        // was let in with that one.
-        let of_clients = || {
-            let sagas = self.sagas.values().map(|op| &op.machine);
-            sagas.filter(|it| it.parked_count() == 0 && it.terms().parent.is_none()).count()
-        };
-        if self.sagas.len() >= active_max as usize && of_clients() >= active_max as usize {
+        debug_assert_eq!(self.desk.admitted, self.count_admitted());
+        // One that waits for an operator does not keep others waiting, wherever in it that is; and one that
+        // is a step of another was let in with that one.
+        if self.desk.admitted.count() >= active_max {
             return Err(Refusal::TooManyActive { active_max });
         }
         self.check_definition(definition)?;
         self.start_saga(now, Origin::Client(key.clone()), definition, out)
+    }
+
+    /// What is kept of it, counted anew.
+    fn count_admitted(&self) -> Admitted {
+        let mut admitted = Admitted::default();
+        self.sagas.values().for_each(|op| admitted.enters(op));
+        admitted
+    }
+
+    /// The client's saga that one is, or is a part of, if that is active.
+    fn root_of(&self, id: OperationId, parent: Option<ParentStep>) -> Option<OperationId> {
+        match parent {
+            None => Some(id),
+            Some(parent) => self.sagas.get(&parent.saga)?.root,
+        }
     }
 
     /// Its definition was checked.
@@ -908,7 +983,9 @@ impl Engine {
         let at = appended.map_err(|_| Refusal::LogBusy)?;
         let machine =
             Saga::created(id, at, &created).expect("the first event of an admission is a creation");
-        let op = SagaOp::new(machine, now, None, trail);
+        let root = self.root_of(id, machine.terms().parent);
+        let op = SagaOp::new(machine, root, now, None, trail);
+        self.desk.admitted.enters(&op);
         let op = self.sagas.entry(id).or_insert_with(|| Box::new(op));
         let child = OpRef::Saga(id);
         match origin {
@@ -1126,6 +1203,9 @@ impl Engine {
             let of = origin.clone();
             let begun = self.begin_transaction(now, of, branches, &places, fingerprint, out);
             if let Err(refusal) = begun {
+                if let Origin::Step(parent) = origin {
+                    self.unbegun.insert(parent, refusal.clone());
+                }
                 self.forget_waiting(number, origin, Outcome::Refused(refusal), out);
             }
         }
@@ -1284,7 +1364,11 @@ impl Engine {
         let late = now >= op.pace.started + self.desk.config.prepare_timeout;
         let input = match op.machine.decision() {
             None if late && !op.machine.is_delegated() => twopc::coordinator::Input::TimedOut,
-            Some(Decision::Abort) if op.aborts_sent >= self.desk.config.abort_sends_max => {
+            // Whose step it does has to know first that an operator ended it: no other one may begin.
+            Some(Decision::Abort)
+                if op.aborts_sent >= self.desk.config.abort_sends_max
+                    && !(op.machine.is_forced() && steps::owes_parent(op)) =>
+            {
                 twopc::coordinator::Input::AbortsSent
             }
             _ => {
@@ -1379,6 +1463,7 @@ impl Engine {
         }
         if let saga::Phase::Ended(how) = op.machine.phase() {
             let Some(op) = self.sagas.remove(&id) else { return };
+            self.desk.admitted.leaves(&op);
             if let Some(parent) = op.machine.terms().parent {
                 self.forget_child(parent, OpRef::Saga(id));
             }
@@ -1407,6 +1492,15 @@ impl Engine {
     }
 
     fn wake_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
+        if self.sagas.get(&id).is_some_and(|op| op.machine.settle().is_some()) {
+            // The log had no room for what is owed, and nobody may say anything of the saga any more.
+            self.advance_saga(now, id, out);
+            let Some(op) = self.sagas.get_mut(&id) else { return };
+            if op.machine.settle().is_some() {
+                self.desk.schedule(&mut op.pace, now, OpRef::Saga(id));
+                return;
+            }
+        }
         let Some(op) = self.sagas.get_mut(&id) else { return };
         if op.held.is_none() && op.machine.phase() == saga::Phase::Executing {
             let usual = self.desk.config.saga_timeout;
@@ -1557,7 +1651,9 @@ impl Desk {
         let encode = |payload: &mut Vec<u8>| codec::encode_saga(id, event, payload);
         let appended = self.log.append_kept(now, &mut op.trail, out, encode);
         let Ok(sequence) = appended else { return false };
+        let before = op.machine.parked_count() > 0;
         op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
+        self.admitted.turns(op.root, before, op.machine.parked_count() > 0);
         match event {
             saga::Event::CompensationFailed { step, note: saga::AttemptNote::Parked, .. } => {
                 self.stats.parked += 1;

@@ -60,7 +60,8 @@ pub enum Output {
         report: Box<RecoveryReport>,
     },
     /// A branch of a saga waits for an operator, durably: its compensation did not succeed in as many
-    /// attempts as are made. Told once; [`Engine::parked`](crate::Engine::parked) lists those that wait.
+    /// attempts as are made, or an operator has forced the abort of the transaction that did or undid the step
+    /// and would be begun anew. Told once; [`Engine::parked`](crate::Engine::parked) lists those that wait.
     Parked {
         /// The saga.
         id: OperationId,
@@ -110,6 +111,9 @@ pub struct Operated {
 pub enum Doubtful {
     /// A transaction, at its coordinator.
     Transaction(OperationId),
+    /// A saga that is in doubt, at its coordinator: what an operator says of it is how it ended, and nothing of it
+    /// is called any more.
+    Saga(OperationId),
     /// A branch, at its participant.
     Branch(PromiseKey),
 }
@@ -117,9 +121,9 @@ pub enum Doubtful {
 /// What is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Force {
-    /// It commits.
+    /// It commits; a saga counts as completed.
     Commit,
-    /// It aborts.
+    /// It aborts; a saga counts as compensated.
     Abort,
     /// Its heuristic outcome has been seen to, and is listed no more.
     Forget,

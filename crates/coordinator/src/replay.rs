@@ -15,7 +15,9 @@ use twopc::coordinator::{Decision, Event as TransactionEvent, Member};
 use twopc::heuristic::Heuristics;
 use twopc::participant::{Change, Event as ParticipantEvent, Prepared};
 use twopc::{IllegalTransition, Participant, Transaction};
-use wal_core::{Corruption, EventType, Guard, Place, Record, Scanned, SnapshotPart, Visitor};
+use wal_core::{
+    Corruption, EventType, Guard, NotUnderstood, Place, Record, Scanned, SnapshotPart, Visitor,
+};
 
 #[derive(Clone, Debug)]
 struct Replayed<M> {
@@ -140,6 +142,8 @@ pub struct Replay {
     unknown_ids_up_to: Option<Epoch>,
     /// The snapshot that the log begins with, until it is whole.
     base: Option<Base>,
+    /// The first record that has to be understood and is not.
+    not_understood: Option<NotUnderstood>,
 }
 
 impl Default for Replay {
@@ -173,6 +177,7 @@ impl Replay {
             damaged: false,
             unknown_ids_up_to: None,
             base: None,
+            not_understood: None,
         }
     }
 
@@ -420,6 +425,13 @@ impl Replay {
     #[must_use]
     pub fn into_participant(self) -> (Participant, Vec<(Sequence, LocalEffect)>) {
         (self.participant, self.effects)
+    }
+
+    /// Of what cannot be read: whether it is something that nobody may pass over.
+    fn note_unknown(&mut self, sequence: Sequence, error: CodecError) {
+        if let CodecError::NotUnderstood(event, tag) = error {
+            self.not_understood.get_or_insert(NotUnderstood { sequence, event, tag });
+        }
     }
 
     fn anomaly(&mut self, sequence: Sequence, what: impl ToString) {
@@ -836,6 +848,7 @@ impl Visitor for Replay {
             Ok(Fact::InDoubt(doubt)) => self.doubt(record.sequence, doubt),
             Err(error) => {
                 self.anomaly(record.sequence, error);
+                self.note_unknown(record.sequence, error);
                 if error == CodecError::Extensions(EventType::TX_COMMIT_START) {
                     self.unreadable_commit(record);
                 }
@@ -849,6 +862,10 @@ impl Visitor for Replay {
 
     fn guard(&mut self, guard: &Guard, _place: Place) {
         self.look_over_the_hole(guard.first);
+    }
+
+    fn not_understood(&self) -> Option<NotUnderstood> {
+        self.not_understood
     }
 
     /// Records may be missing here. In a log whose batches prove the numbers of their records, none is

@@ -8,8 +8,8 @@ use std::fmt;
 use std::io;
 use wal_core::{
     AppendError, Config, Corruption, Damage, Directory, DiskError, EventType, Guard, Log,
-    OpenError, OpenMode, Opening, Place, Record, ScanConfig, ScanError, Scanned, SegmentId,
-    Storage, StreamFault, StreamId, Visitor,
+    NotUnderstood, OpenError, OpenMode, Opening, Place, Record, ScanConfig, ScanError, Scanned,
+    SegmentId, Storage, StreamFault, StreamId, Visitor,
 };
 
 /// What a [`salvage`] has done.
@@ -64,6 +64,8 @@ pub enum SalvageError {
     EpochsExhausted,
     /// The log read differently the second time: somebody writes to it, or the disk is failing.
     Changed,
+    /// A newer version has written what must not be passed over: salvage with that version, or a later one.
+    Newer(NotUnderstood),
     /// The log in this stream's place is that of another stream or directory. Put the right one there, or
     /// none.
     ForeignStream,
@@ -81,6 +83,9 @@ impl fmt::Display for SalvageError {
                 write!(f, "{lost} records are missing: at most {max} can be stood in for")
             }
             Self::EpochsExhausted => f.write_str("the log has used up its epochs"),
+            Self::Newer(found) => {
+                write!(f, "{found}: salvage with the version that wrote it, or a later one")
+            }
             Self::Changed => f.write_str("the log read differently than a moment ago"),
             Self::ForeignStream => f.write_str("it holds the log of another stream or directory"),
         }
@@ -232,6 +237,9 @@ impl Survey {
         let mut found = Found { replay: Replay::default(), longest: 0, first: None };
         let scanned = wal_core::scan(from, &ScanConfig::default(), &mut found);
         let scanned = scanned.map_err(SalvageError::Scan)?;
+        if let Some(newer) = found.replay.not_understood() {
+            return Err(SalvageError::Newer(newer));
+        }
         Ok(Survey { found, known: scanned.clone(), scanned })
     }
 

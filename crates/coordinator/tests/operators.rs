@@ -23,6 +23,7 @@ const COORDINATOR: CoordinatorId = CoordinatorId([7; 32]);
 struct Bench {
     engine: Option<Engine>,
     storage: MemoryStorage,
+    log: wal_core::Config,
     config: Config,
     now: Time,
     calls: Vec<(OperationId, Call, Vec<u8>)>,
@@ -54,7 +55,8 @@ impl Bench {
         edit(&mut config);
         let (storage, now) = (MemoryStorage::new(), Time::ZERO);
         let (calls, told) = (vec![], vec![]);
-        let mut bench = Bench { engine: None, storage, config, now, calls, told };
+        let log = wal_core::Config::default();
+        let mut bench = Bench { engine: None, storage, log, config, now, calls, told };
         bench.restart();
         bench
     }
@@ -62,9 +64,9 @@ impl Bench {
     /// Everything that is not durable is gone.
     fn restart(&mut self) {
         let (mut replay, mut out) = (Replay::default(), Vec::new());
-        let (config, mode) = (wal_core::Config::default(), OpenMode::Exclusive);
+        let mode = OpenMode::Exclusive;
         let opened =
-            wal_core::open(&mut self.storage, &config, mode, 9, self.now, &mut replay).unwrap();
+            wal_core::open(&mut self.storage, &self.log, mode, 9, self.now, &mut replay).unwrap();
         let engine = Engine::resume(self.config.clone(), replay, opened.0, self.now, &mut out);
         self.engine = Some(engine);
         self.calls.clear();
@@ -495,4 +497,43 @@ fn a_time_out_without_end_is_read_again() {
     let parent = bench.calls.iter().find(|(.., body)| body == &[2]).unwrap().0;
     bench.answer(parent, 1, Direction::Forward, StepAnswer::Done);
     assert_eq!(bench.outcomes(), [], "it waits for its other step");
+}
+
+/// The log takes a step's success and has no room for the end of its saga. That is owed, and comes once there
+/// is room, although nobody says anything of the saga any more.
+#[test]
+fn an_end_that_the_log_had_no_room_for_comes_later() {
+    let mut cut_off = 0;
+    for more in (0..80).step_by(8) {
+        let mut bench = Bench::new(|_| {});
+        bench.log.batch_bytes_max = 1_024;
+        bench.log.max_payload = 256;
+        bench.log.buffered_bytes_max = 2_048 + more;
+        bench.restart();
+        for number in 0..40 {
+            bench.submit(&format!("{number}"), saga([step(0)]));
+        }
+        let ids = bench.ids();
+        assert_eq!(ids.len(), 40);
+        // Nothing is flushed meanwhile.
+        let (now, mut out) = (bench.now, Vec::new());
+        for id in ids {
+            let engine = bench.engine.as_ref().unwrap();
+            let saga = engine.active_sagas().find(|saga| saga.id() == id).unwrap();
+            let (step, direction) = (0, Direction::Forward);
+            let token = saga.token(step, direction);
+            let (key, answer) = (SagaKey { coordinator: COORDINATOR, id }, StepAnswer::Done);
+            let reply = Message::StepReply { key, step, direction, token, answer, output: None };
+            bench.engine().receive(now, at(1), &reply, &mut out);
+        }
+        bench.take(out);
+        let through = |saga: &&saga::Saga| saga.through().is_some();
+        cut_off += bench.engine().active_sagas().filter(through).count();
+        bench.flush();
+        bench.wait(Duration::from_secs(20));
+        bench.wait(Duration::from_secs(20));
+        let left = bench.engine().active_sagas().filter(through).count();
+        assert_eq!(left, 0, "{more} bytes more");
+    }
+    assert!(cut_off > 0, "the log never had room for one of both alone");
 }

@@ -479,7 +479,7 @@ impl Node {
 
     fn intervene(&mut self, now: Time, what: &Intervention, out: &mut Vec<Output>) -> Touched {
         let (part, touched) = match what.of {
-            Doubtful::Transaction(_) => {
+            Doubtful::Transaction(_) | Doubtful::Saga(_) => {
                 let engine = self.coordinator.running();
                 (engine.map(|engine| engine.intervene(now, what, out)), Touched::COORDINATOR)
             }

@@ -113,6 +113,21 @@ impl Coordinator {
         self.handle.force(Doubtful::Transaction(transaction), force, audit).await
     }
 
+    /// Says how a saga has ended that a damaged log has left in doubt: completed, or else compensated. Whoever asks
+    /// for it hears that; nothing of it is called any more, and what its steps were ends. As [`Handle::force`].
+    ///
+    /// # Errors
+    /// [`ForceRefused`]
+    pub async fn force_saga(
+        &self,
+        saga: OperationId,
+        completed: bool,
+        audit: (&str, &str),
+    ) -> Result<(), ForceRefused> {
+        let force = if completed { Force::Commit } else { Force::Abort };
+        self.handle.force(Doubtful::Saga(saga), force, audit).await
+    }
+
     /// Ends a participant's branch that waits for an outcome which nobody tells, such as that of a coordinator
     /// which is gone; or forgets what came of that. The store keeps it, with who did it, when, and why, in the
     /// same transaction as its effect.

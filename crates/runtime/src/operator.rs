@@ -6,13 +6,14 @@ use crate::participant::Mail;
 use crate::process::{Arrival, Handle, Stopped};
 use ::coordinator::{Engine, OrderError, StepOperation};
 use base::{OperationId, ParentStep, RequestKey};
-use node::Node;
+use node::{Node, Refusal};
 use saga::{Direction, Order, What};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// A step of a saga whose compensation waits for an operator: it has failed, or was not answered, as often
-/// as it is tried. The saga's other branches go on.
+/// A step of a saga that waits for an operator, while the saga's other branches go on. Its compensation has
+/// failed, or was not answered, as often as it is tried. Or an operator has forced the abort of the transaction
+/// that did it, or undid it: whether that had committed, he has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
     /// The saga.
@@ -21,7 +22,9 @@ pub struct Parked {
     pub key: Option<RequestKey>,
     /// The step's number.
     pub step: u32,
-    /// The name of its action.
+    /// It is to be done; false: to be undone.
+    pub forward: bool,
+    /// The name of its action, if it has one.
     pub action: String,
     /// How many attempts have failed, over all starts.
     pub attempts: u32,
@@ -43,18 +46,22 @@ pub struct Retrying {
 /// What cannot end without somebody else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stuck {
-    /// Compensations that wait for an operator: see [`Coordinator::order`].
+    /// Steps that wait for an operator: see [`Coordinator::order`].
     pub parked: Vec<Parked>,
     /// Calls that are made again and again.
     pub retrying: Vec<Retrying>,
     /// Steps for which a transaction or a saga of their own runs, and which that is. What keeps it from its end
     /// is in the other lists under its own id: a sub-saga's parked step, say.
     pub nested: Vec<(ParentStep, StepOperation)>,
+    /// Steps for which no transaction or saga could begin under this start's configuration, and why: the log takes
+    /// no record so long, say. Open it again with one that allows it.
+    pub unbegun: Vec<(ParentStep, Refusal)>,
     /// Sagas with a step whose action this start was opened without.
     pub held: Vec<OperationId>,
     /// Transactions that their only participant decides, and of which it has not told how.
     pub delegated: Vec<OperationId>,
-    /// Sagas of which a damaged log does not prove how far they were. Nothing is done about them.
+    /// Sagas of which a damaged log does not prove how far they were. Nothing is done about them; an operator says
+    /// how they ended: see [`Coordinator::force_saga`].
     pub sagas_in_doubt: Vec<OperationId>,
     /// Transactions of which a damaged log does not prove how they were decided. Nothing is done about them
     /// until an operator does: see [`Coordinator::force`].
@@ -114,8 +121,8 @@ impl Coordinator {
         Ok(stuck)
     }
 
-    /// Orders something about a step of a saga that goes backward: to try it again now, that it was undone
-    /// by hand, that nobody will ever answer, or to ask something else instead. Returns once the order,
+    /// Orders something about a step of a saga that goes backward, or of one that waits: to try it again now,
+    /// that it was done by hand, that nobody will ever answer, or to ask something else instead. Returns once the order,
     /// with who gave it and why, is durably in the log.
     ///
     /// A step that is marked done counts as undone when its action says so:
@@ -161,6 +168,7 @@ pub(crate) fn stuck(node: &Node) -> Stuck {
         parked: parked(engine),
         retrying: retrying.collect(),
         nested: engine.step_operations().collect(),
+        unbegun: engine.unbegun().map(|(step, why)| (step, why.clone())).collect(),
         held: engine.held().map(|(id, _)| id).collect(),
         delegated: delegated.map(|tx| tx.id()).collect(),
         sagas_in_doubt: engine.sagas_in_doubt().collect(),
@@ -181,6 +189,7 @@ fn parked(engine: &Engine) -> Vec<Parked> {
                 saga: saga.id(),
                 key: saga.request_key().cloned(),
                 step: number,
+                forward: saga.phase() == saga::Phase::Executing,
                 action: text_of(&step.node()),
                 attempts: step.attempts(),
             });

@@ -498,12 +498,7 @@ impl Process {
                 }
                 Output::Appended { .. } => {}
                 Output::Parked { id, step, attempts } => {
-                    tracing::warn!(
-                        saga = id.0,
-                        step,
-                        attempts,
-                        "a compensation waits for an operator"
-                    );
+                    tracing::warn!(saga = id.0, step, attempts, "a step waits for an operator");
                 }
                 Output::Operated(told) => {
                     let place = (told.id, told.step);

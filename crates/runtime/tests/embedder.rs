@@ -460,7 +460,9 @@ async fn a_parked_step_ends_as_its_operator_orders() -> Result {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let [Parked { saga, step: 0, ref action, ref key, attempts: 2 }] = parked[..] else {
+        let [Parked { saga, step: 0, forward: false, ref action, ref key, attempts: 2 }] =
+            parked[..]
+        else {
             panic!("{what:?}: {parked:?}");
         };
         assert_eq!((action.as_str(), key.as_ref()), ("quote", Some(bought.key())));
@@ -475,7 +477,7 @@ async fn a_parked_step_ends_as_its_operator_orders() -> Result {
         let undone_by = match &what {
             What::RetryNow => Some(b"a book".to_vec()),
             What::Override { body } => Some(body.to_vec()),
-            What::MarkDone | What::CloseUnanswered => None,
+            What::MarkDone | What::CloseUnanswered | What::Instead { .. } => None,
         };
         *quote.undone_by.lock().unwrap() = undone_by;
         shop.order(saga, 0, what.clone(), who).await?;
@@ -574,6 +576,57 @@ async fn steps_may_be_transactions_and_sagas() -> Result {
             assert_eq!(names, if refused { vec!["run", "undo"] } else { vec!["run"] });
         }
         assert_eq!(refund.calls().len(), usize::from(by_action));
+    }
+    Ok(())
+}
+
+/// What undoes a step is refused by its store. It is parked, and an operator has another transaction do it, or
+/// says that it is done.
+#[tokio::test]
+async fn an_undo_by_transaction_is_replaced_or_marked_done() -> Result {
+    for replaced in [true, false] {
+        let folder = tempfile::tempdir()?;
+        let (north, south) = (Memory::default(), Memory::default());
+        south.0.lock().unwrap().refuses = true;
+        let last = Recorder { refuses: true, ..Recorder::default() };
+        let shop = Coordinator::open(&folder)
+            .resend_after(Duration::from_millis(5))
+            .undo_attempts_max(1)
+            .participant("north", north.clone())
+            .participant("south", south.clone())
+            .action("last", last)
+            .start()
+            .await?;
+        let pay = transaction_step(|tx| _ = tx.at("north", *b"pay"))?;
+        let mut order = Definition::builder();
+        let back = branches(|tx| _ = tx.at("south", *b"give back"))?;
+        let paid = order.step(pay.undone_by_transaction(back));
+        order.step(step("last", *b"")?.after(paid));
+        let bought = shop.submit("a", order.build()?)?;
+        let parked = loop {
+            if let Some(parked) = shop.stuck().await?.parked.pop() {
+                break parked;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        assert_eq!((parked.step, parked.forward), (0, false));
+        let what = match replaced {
+            true => {
+                What::Instead { branches: branches(|tx| _ = tx.at("north", *b"take back"))?.into() }
+            }
+            false => What::MarkDone,
+        };
+        shop.order(parked.saga, 0, what, ("ann", "south is closed")).await?;
+        assert_eq!(outcome(bought).await?, Outcome::Compensated);
+        assert_eq!(shop.shutdown(Duration::from_secs(10)).await?, Drained::Whole);
+        let done: Vec<_> = north.0.lock().unwrap().done.clone();
+        let expected = if replaced {
+            vec![b"pay".to_vec(), b"take back".to_vec()]
+        } else {
+            vec![b"pay".to_vec()]
+        };
+        assert_eq!(done, expected);
+        assert!(south.0.lock().unwrap().done.is_empty());
     }
     Ok(())
 }

@@ -76,6 +76,8 @@ pub enum Event {
         heuristic: bool,
     },
     /// An attempt to undo the step failed, or somebody saw to one that did. It is still to be undone.
+    /// While the saga executes: a step that a transaction does and that cannot fail waits for an operator, or
+    /// one saw to it.
     CompensationFailed {
         /// Which.
         step: u32,
@@ -161,7 +163,13 @@ pub enum Input {
         /// Which step's.
         step: u32,
     },
-    /// An operator's order about a step that is to be undone.
+    /// An operator has forced the abort of the transaction that did this step. Whether it had committed
+    /// nobody knows, so that it is not begun anew; worth nothing about a step that can fail.
+    AbortForced {
+        /// Which step's.
+        step: u32,
+    },
+    /// An operator's order about a step that is to be undone, or waits.
     Ordered {
         /// Which step.
         step: u32,

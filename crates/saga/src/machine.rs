@@ -140,7 +140,8 @@ pub struct StepState {
     /// such dependents in their turn.
     dependents: u32,
     /// While the saga is compensating: the last of the record that turned it, of those that took
-    /// its dependents off the undo list, and of an operator's orders.
+    /// its dependents off the undo list, and of an operator's orders. Before: the last record that parked
+    /// the step, or with which an operator saw to that.
     free: Sequence,
     compensated: Option<Sequence>,
     attempts: u32,
@@ -149,16 +150,18 @@ pub struct StepState {
     care: Care,
     /// What an operator has its compensation ask for.
     override_body: Option<Arc<[u8]>>,
+    /// The transaction by which an operator has it undone.
+    override_undo: Option<Undo>,
 }
 
-/// What is done about a step that is to be undone.
+/// What is done about a step that is to be undone; or to be done, which is called or parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Care {
-    /// It is called until it is undone.
-    Undone,
+    /// It is called until it is undone, or done.
+    Called,
     /// Nothing: an operator has to say.
     Parked,
-    /// Its participant is told that it is done.
+    /// Its participant is told that it is undone.
     Marked,
 }
 
@@ -248,10 +251,13 @@ impl StepState {
         &self.terms.performer
     }
 
-    /// Who undoes it, if it has an undo.
+    /// Who undoes it, if it has an undo: as the definition says, or an operator instead.
     #[must_use]
     pub const fn undo(&self) -> &Undo {
-        &self.terms.undo
+        match &self.override_undo {
+            Some(undo) => undo,
+            None => &self.terms.undo,
+        }
     }
 
     /// What its success brought, if it brought anything.
@@ -268,10 +274,18 @@ impl StepState {
     }
 
     /// Whether its branch is parked: it is to be undone, and is not called any more until an operator
-    /// says so. An answer that comes late all the same counts.
+    /// says so. An answer that comes late all the same counts. Or it is to be done, cannot fail, and an
+    /// operator has forced the abort of the transaction that did it: whether it is done, he has to say.
     #[must_use]
     pub fn is_parked(&self) -> bool {
-        self.undo && self.care == Care::Parked
+        self.care == Care::Parked
+    }
+
+    /// The last record that parked it, or with which an operator saw to it; of one that is to be undone, the
+    /// last that lets that begin. What has become of its operations up to there, its saga knows.
+    #[must_use]
+    pub const fn seen_to(&self) -> Sequence {
+        self.free
     }
 
     /// Whether an operator has marked it done, and its participant has not answered yet.
@@ -303,6 +317,12 @@ impl StepState {
     /// Whether its turn to be undone has come: nothing that depends on it is on the undo list.
     fn undoable(&self) -> bool {
         self.undo && self.dependents == 0
+    }
+
+    /// Whether it is undone by a call: what became of an operation is known before anything is undone.
+    fn undone_by_call(&self) -> bool {
+        let known = matches!(self.terms.performer, Performer::Node) || self.outcome.is_some();
+        matches!(self.undo(), Undo::Call) && known
     }
 }
 
@@ -338,11 +358,12 @@ pub struct Classification {
     pub action: RecoveryAction,
     /// The first of `run`, or of `undo`.
     pub next_step: Option<u32>,
-    /// The steps that may be running: to be called, again with the same token. Ascending.
+    /// The steps that may be running: to be called, again with the same token. Ascending. None that waits
+    /// for an operator.
     pub run: Vec<u32>,
     /// The undo list, descending: a step stands before everything that it depends on.
     pub undo: Vec<u32>,
-    /// Those of the undo list that wait for an operator. Ascending.
+    /// The steps that wait for an operator: of the undo list, or to be done. Ascending.
     pub parked: Vec<u32>,
     /// The record that proves the class: execute_start, the record that turned the saga, its end,
     /// or its created.
@@ -482,6 +503,9 @@ pub enum Reason {
     /// Only an operator's order ends a step without its participant.
     #[error("no operator has closed it")]
     NotClosed,
+    /// What a transaction or a sub-saga does or undoes is seen to by an operator only while it waits for one.
+    #[error("it does not wait for an operator")]
+    NotParked,
     /// The saga is completed when all steps have succeeded.
     #[error("steps that have not succeeded: {count}")]
     StepsRemain {
@@ -587,6 +611,12 @@ impl Saga {
                 let note = AttemptNote::Parked;
                 Some(Event::CompensationFailed { step: *step, attempt, note })
             }
+            Input::AbortForced { step } => {
+                let state = &self.steps[self.held(*step).ok()?];
+                let (attempt, note) = (state.attempts.saturating_add(1), AttemptNote::Parked);
+                let fresh = state.care != Care::Parked;
+                fresh.then_some(Event::CompensationFailed { step: *step, attempt, note })
+            }
             Input::Ordered { step, order } => {
                 let state = self.check_order(*step, order).ok()?;
                 let (attempt, note) = (state.attempts, AttemptNote::Ordered(order.clone()));
@@ -651,7 +681,7 @@ impl Saga {
     /// A step whose compensation is being called.
     fn called_back(&self, step: u32) -> Option<&StepState> {
         let state = &self.steps[self.to_undo(step).ok()?];
-        (state.undoable() && state.care == Care::Undone).then_some(state)
+        (state.undoable() && state.care == Care::Called).then_some(state)
     }
 
     /// Whether an operator's order about this step would be taken.
@@ -663,6 +693,15 @@ impl Saga {
         if longest > Order::TEXT_BYTES_MAX as usize {
             return Err(OrderRefusal::TextTooLong { bytes: longest as u64 });
         }
+        if let State::Executing { .. } = self.state {
+            let state = self.held(step).ok().map(|index| &self.steps[index]);
+            let state = state.filter(|state| state.is_parked());
+            let state = state.ok_or(OrderRefusal::NotCompensating)?;
+            return match order.what {
+                What::RetryNow | What::MarkDone => Ok(state),
+                _ => Err(OrderRefusal::NotACall { step }),
+            };
+        }
         let State::Compensating { .. } = self.state else {
             return Err(OrderRefusal::NotCompensating);
         };
@@ -671,16 +710,22 @@ impl Saga {
         if !state.undoable() {
             return Err(OrderRefusal::DependentsRemain { step, count: state.dependents });
         }
-        // What became of an operation is known before anything is undone.
-        let known = matches!(state.terms.performer, Performer::Node) || state.outcome.is_some();
-        let by_call = matches!(state.terms.undo, Undo::Call) && known;
-        if !by_call && order.what != What::RetryNow {
-            return Err(OrderRefusal::NotACall { step });
+        let (by_call, parked) = (state.undone_by_call(), state.is_parked());
+        match &order.what {
+            What::CloseUnanswered if by_call && state.care != Care::Marked => {
+                Err(OrderRefusal::NotMarked { step })
+            }
+            What::RetryNow => Ok(state),
+            // Nothing runs that could undo it once more.
+            What::MarkDone if by_call || parked => Ok(state),
+            What::Instead { branches } if !by_call && parked && state.outcome.is_some() => {
+                crate::performer::check_branches(step, branches)
+                    .map_err(|_| OrderRefusal::BadBranches { step })?;
+                Ok(state)
+            }
+            What::Override { .. } | What::CloseUnanswered if by_call => Ok(state),
+            _ => Err(OrderRefusal::NotACall { step }),
         }
-        if order.what == What::CloseUnanswered && state.care != Care::Marked {
-            return Err(OrderRefusal::NotMarked { step });
-        }
-        Ok(state)
     }
 
     /// The pivot, if it may have been started, or is done: the saga does not turn any more, unless by
@@ -811,8 +856,9 @@ impl Saga {
                     compensated: None,
                     attempts: 0,
                     attempts_before: 0,
-                    care: Care::Undone,
+                    care: Care::Called,
                     override_body: None,
+                    override_undo: None,
                 });
                 Ok(())
             }
@@ -829,8 +875,7 @@ impl Saga {
             Event::StepSucceeded { step, ref output } => {
                 let index = self.in_flight(step)?;
                 self.steps[index].output = output.clone();
-                self.steps[index].outcome = Some(StepOutcome::Succeeded { at });
-                self.succeeded += 1;
+                self.succeed(index, at);
                 Ok(())
             }
             Event::StepFailed { step, error_code, effect } => {
@@ -870,10 +915,16 @@ impl Saga {
                 self.leave_undo_list(index, at);
                 Ok(())
             }
-            Event::CompensationFailed { step, attempt, ref note } => {
-                let index = self.to_undo(step)?;
-                self.attempted(index, at, attempt, note)
-            }
+            Event::CompensationFailed { step, attempt, ref note } => match self.state {
+                State::Executing { .. } => {
+                    let index = self.held(step)?;
+                    self.seen_to_forward(index, at, attempt, note)
+                }
+                _ => {
+                    let index = self.to_undo(step)?;
+                    self.attempted(index, at, attempt, note)
+                }
+            },
             Event::Completed => match (&self.state, self.unsucceeded()) {
                 (State::Created, _) => Err(Reason::NotStarted),
                 (State::Compensating { .. }, _) => Err(Reason::NotExecuting),
@@ -910,15 +961,29 @@ impl Saga {
         let before = state.care;
         match note {
             AttemptNote::Retried => {}
-            AttemptNote::Parked => state.care = Care::Parked,
+            AttemptNote::Parked => {
+                state.care = Care::Parked;
+                state.free = state.free.max(at);
+            }
             AttemptNote::Ordered(order) => {
+                let by_call = state.undone_by_call();
                 match &order.what {
-                    What::RetryNow => state.care = Care::Undone,
+                    What::RetryNow => state.care = Care::Called,
                     What::Override { body } => {
                         state.override_body = Some(Arc::clone(body));
-                        state.care = Care::Undone;
+                        state.care = Care::Called;
                     }
-                    What::MarkDone => state.care = Care::Marked,
+                    What::Instead { branches } if !by_call && before == Care::Parked => {
+                        state.override_undo = Some(Undo::Transaction(Arc::clone(branches)));
+                        state.care = Care::Called;
+                    }
+                    What::MarkDone if by_call => state.care = Care::Marked,
+                    // There is nobody who could be told.
+                    What::MarkDone if before == Care::Parked => {
+                        state.care = Care::Marked;
+                        self.closed.insert(state.number);
+                    }
+                    What::MarkDone | What::Instead { .. } => return Err(Reason::NotParked),
                     What::CloseUnanswered if before == Care::Marked => {
                         self.closed.insert(state.number);
                     }
@@ -934,6 +999,54 @@ impl Saga {
         let (parked, was) = (state.care == Care::Parked, before == Care::Parked);
         self.parked = self.parked + u32::from(parked) - u32::from(was);
         Ok(())
+    }
+
+    /// What a compensation_failed changes of a step that is to be done, and cannot fail.
+    fn seen_to_forward(
+        &mut self,
+        index: usize,
+        at: Sequence,
+        attempt: u32,
+        note: &AttemptNote,
+    ) -> Result<(), Reason> {
+        let state = &mut self.steps[index];
+        let parked = state.is_parked();
+        match note {
+            AttemptNote::Parked => {
+                state.care = Care::Parked;
+                self.parked += u32::from(!parked);
+            }
+            AttemptNote::Ordered(_) if !parked => return Err(Reason::NotParked),
+            AttemptNote::Ordered(order) => match order.what {
+                What::RetryNow => self.unpark(index),
+                What::MarkDone => self.succeed(index, at),
+                _ => return Err(Reason::NotCompensating),
+            },
+            AttemptNote::Retried => return Err(Reason::NotCompensating),
+        }
+        let state = &mut self.steps[index];
+        (state.free, state.attempts) = (at, state.attempts.max(attempt));
+        if let AttemptNote::Ordered(_) = note {
+            state.attempts_before = state.attempts;
+        }
+        Ok(())
+    }
+
+    fn succeed(&mut self, index: usize, at: Sequence) {
+        self.steps[index].outcome = Some(StepOutcome::Succeeded { at });
+        self.succeeded += 1;
+        if let State::Executing { .. } = self.state {
+            self.unpark(index);
+        }
+    }
+
+    /// It does not wait for an operator any more, if it did.
+    fn unpark(&mut self, index: usize) {
+        let state = &mut self.steps[index];
+        if state.is_parked() {
+            state.care = Care::Called;
+            self.parked -= 1;
+        }
     }
 
     fn end(&mut self, end: End, at: Sequence) -> Result<(), Reason> {
@@ -987,6 +1100,9 @@ impl Saga {
                     Some(StepOutcome::Failed { effect, .. }) => effect == FailedEffect::Maybe,
                     None => self.ready(index).is_ok(),
                 };
+            if !listed {
+                self.unpark(index);
+            }
             let step = &mut self.steps[index];
             step.undo = listed;
             step.free = at;
@@ -1006,9 +1122,9 @@ impl Saga {
             unreachable!("only a saga that goes backward has an undo list");
         };
         *undo -= 1;
+        self.unpark(index);
         let step = &mut self.steps[index];
         step.undo = false;
-        self.parked -= u32::from(step.care == Care::Parked);
         let number = step.number;
         if step.dependents > 0 {
             return;
@@ -1082,6 +1198,15 @@ impl Saga {
         Ok(index)
     }
 
+    /// The index of a step that is to be done by a transaction, and cannot fail.
+    fn held(&self, step: u32) -> Result<usize, Reason> {
+        let State::Executing { .. } = self.state else { return Err(Reason::NotExecuting) };
+        let index = self.in_flight(step).map_err(|_| Reason::NotCompensating)?;
+        let by_transaction = matches!(self.steps[index].terms.performer, Performer::Transaction(_));
+        let can_fail = self.may_fail(index, FailedEffect::None).is_ok();
+        if !by_transaction || can_fail { Err(Reason::NotCompensating) } else { Ok(index) }
+    }
+
     /// The index of a step on the undo list.
     fn to_undo(&self, step: u32) -> Result<usize, Reason> {
         match self.state {
@@ -1113,12 +1238,13 @@ impl Saga {
             State::Created => {}
             State::Executing { since } => {
                 for (index, state) in self.steps.iter().enumerate() {
-                    if state.outcome.is_some() {
+                    if state.outcome.is_some() || state.is_parked() {
                         continue;
                     }
                     if let Ok(success) = self.ready(index) {
                         let (step, token) = (state.number, state.token);
-                        out.push(Effect::Run { step, token, after: since.max(success) });
+                        let after = since.max(success).max(state.free);
+                        out.push(Effect::Run { step, token, after });
                     }
                 }
             }
@@ -1133,7 +1259,7 @@ impl Saga {
                     let (step, after) = (state.number, state.free.max(done));
                     let token = self.token(step, Direction::Backward);
                     match state.care {
-                        Care::Undone => out.push(Effect::Compensate { step, token, after }),
+                        Care::Called => out.push(Effect::Compensate { step, token, after }),
                         Care::Marked => out.push(Effect::MarkDone { step, token, after }),
                         Care::Parked => {}
                     }
@@ -1171,7 +1297,8 @@ impl Saga {
             State::Created => (RecoveryAction::None, self.created),
             State::Executing { since } => {
                 let due = |&index: &usize| {
-                    self.steps[index].outcome.is_none() && self.ready(index).is_ok()
+                    let step = &self.steps[index];
+                    step.outcome.is_none() && !step.is_parked() && self.ready(index).is_ok()
                 };
                 run.extend((0..self.steps.len()).filter(due).map(|at| self.steps[at].number));
                 (RecoveryAction::SagaResumeExecute, since)
@@ -1380,6 +1507,113 @@ mod tests {
         assert_eq!(saga.decide(&Input::Released), Some(Event::Compensated));
         saga.apply(Sequence(6), &Event::Compensated).unwrap();
         assert_eq!((saga.through(), saga.decide(&Input::Released)), (None, None));
+    }
+
+    /// A saga with this step alone, which may run.
+    fn alone(terms: StepTerms) -> Saga {
+        let mut saga = created(0);
+        let (action, node, body) = (Action::Custom, NodeName::numbered(1), Arc::from([]));
+        let step = Event::StepAdded { step: 0, action, dependencies: None, node, body, terms };
+        saga.apply(Sequence(2), &step).unwrap();
+        saga.apply(Sequence(3), &Event::ExecuteStart).unwrap();
+        saga
+    }
+
+    fn by_transaction(kind: StepKind) -> StepTerms {
+        let branches: Arc<[crate::Branch]> = [].into();
+        let performer = Performer::Transaction(Arc::clone(&branches));
+        StepTerms { kind, performer, undo: Undo::Transaction(branches), ..StepTerms::default() }
+    }
+
+    fn order(what: What) -> Input {
+        let (who, why) = ("eva".into(), "because".into());
+        Input::Ordered { step: 0, order: Box::new(Order { who, why, what }) }
+    }
+
+    /// Only what cannot fail, and a transaction does, waits for an operator going forward; it is pending no
+    /// more, and his order counts once.
+    #[test]
+    fn a_step_whose_abort_was_forced_waits_for_an_operator() {
+        let forced = Input::AbortForced { step: 0 };
+        let parked = Event::CompensationFailed { step: 0, attempt: 1, note: AttemptNote::Parked };
+        let called = StepTerms { kind: StepKind::Retriable, ..StepTerms::default() };
+        for terms in
+            [called, by_transaction(StepKind::Pivot), by_transaction(StepKind::Compensatable)]
+        {
+            let mut saga = alone(terms);
+            assert_eq!(saga.decide(&forced), None);
+            let illegal = saga.apply(Sequence(4), &parked).unwrap_err();
+            assert_eq!(illegal.reason, Reason::NotCompensating);
+        }
+        let mut saga = alone(by_transaction(StepKind::Retriable));
+        let pending = |saga: &Saga| {
+            let mut owed = Vec::new();
+            saga.pending(&mut owed);
+            owed.first().map(Effect::after)
+        };
+        for what in [What::RetryNow, What::MarkDone] {
+            assert_eq!(saga.decide(&order(what)), None, "it does not wait");
+        }
+        assert_eq!(saga.decide(&forced).as_ref(), Some(&parked));
+        saga.apply(Sequence(4), &parked).unwrap();
+        assert_eq!((saga.decide(&forced), pending(&saga)), (None, None));
+        let class = saga.classification();
+        assert_eq!(
+            (&class.run[..], &class.parked[..], saga.parked_count()),
+            (&[][..], &[0][..], 1)
+        );
+
+        let retried = saga.decide(&order(What::RetryNow)).unwrap();
+        saga.apply(Sequence(5), &retried).unwrap();
+        assert_eq!(
+            (pending(&saga), saga.parked_count()),
+            (Some(Sequence(5)), 0),
+            "behind the order"
+        );
+        assert_eq!(saga.apply(Sequence(6), &retried).unwrap_err().reason, Reason::NotParked);
+        let again = saga.decide(&forced).unwrap();
+        saga.apply(Sequence(6), &again).unwrap();
+        let call = What::Override { body: [].into() };
+        assert_eq!(saga.decide(&order(call)), None);
+        let done = saga.decide(&order(What::MarkDone)).unwrap();
+        saga.apply(Sequence(7), &done).unwrap();
+        assert_eq!((saga.parked_count(), saga.settle()), (0, Some(Event::Completed)));
+    }
+
+    /// What a transaction undoes is closed at once, but only while nothing runs that could undo it again.
+    #[test]
+    fn an_undo_by_transaction_is_seen_to_while_it_waits() {
+        let mut saga = alone(by_transaction(StepKind::Compensatable));
+        saga.apply(Sequence(4), &Event::StepSucceeded { step: 0, output: None }).unwrap();
+        saga.apply(Sequence(5), &Event::CompensationStart { cause: None }).unwrap();
+        let instead = || {
+            let (shard, node) = (base::ShardId::numbered(1), NodeName::numbered(1));
+            What::Instead { branches: [crate::Branch { shard, node, work: [7].into() }].into() }
+        };
+        let illegal = |saga: &mut Saga, what| {
+            let Input::Ordered { order, .. } = order(what) else { unreachable!("it is an order") };
+            let note = AttemptNote::Ordered(order);
+            let event = Event::CompensationFailed { step: 0, attempt: 1, note };
+            saga.apply(Sequence(6), &event).unwrap_err().reason
+        };
+        for what in [What::MarkDone, instead()] {
+            assert_eq!(saga.decide(&order(what.clone())), None);
+            assert_eq!(illegal(&mut saga, what), Reason::NotParked);
+        }
+        let parked = saga.decide(&Input::GiveUpUndo { step: 0 }).unwrap();
+        saga.apply(Sequence(6), &parked).unwrap();
+        let replaced = saga.decide(&order(instead())).unwrap();
+        saga.apply(Sequence(7), &replaced).unwrap();
+        let Undo::Transaction(branches) = saga.step(0).unwrap().undo() else { panic!("by one") };
+        assert_eq!((branches.len(), saga.parked_count()), (1, 0));
+        let parked = saga.decide(&Input::GiveUpUndo { step: 0 }).unwrap();
+        saga.apply(Sequence(8), &parked).unwrap();
+        let done = saga.decide(&order(What::MarkDone)).unwrap();
+        saga.apply(Sequence(9), &done).unwrap();
+        let closed = Event::CompensationSucceeded { step: 0, heuristic: true };
+        assert_eq!(saga.settle().as_ref(), Some(&closed));
+        saga.apply(Sequence(10), &closed).unwrap();
+        assert_eq!((saga.parked_count(), saga.settle()), (0, Some(Event::Compensated)));
     }
 
     /// Numbers that descend, or that are far apart, cost a replay no more than others; nor does a

@@ -189,7 +189,7 @@ fn irreversible(definition: &Definition) -> Option<u32> {
     definition.steps().iter().position(forward).map(|step| step as u32)
 }
 
-fn check_branches(step: u32, branches: &[Branch]) -> Result<(), DefinitionError> {
+pub(crate) fn check_branches(step: u32, branches: &[Branch]) -> Result<(), DefinitionError> {
     if branches.is_empty() {
         return Err(DefinitionError::NoBranches { step });
     }

@@ -1445,9 +1445,13 @@ impl<'a> World<'a> {
             for step in saga.steps() {
                 let draw = key.draw(saga.id().0 ^ u64::from(step.number()), self.now.as_nanos());
                 let what = match (step.is_parked(), step.is_marked_done()) {
-                    (true, _) => match draw.below(4) {
-                        0 => Ordered::RetryNow,
-                        1 => Ordered::Override { body: without_conditions(saga, step) },
+                    (true, _) => match (draw.below(4), step.undo()) {
+                        (0, _) => Ordered::RetryNow,
+                        // The same once more, so that it takes back exactly what was done.
+                        (1, saga::Undo::Transaction(branches)) => {
+                            Ordered::Instead { branches: branches.clone() }
+                        }
+                        (1, _) => Ordered::Override { body: without_conditions(saga, step) },
                         _ => Ordered::MarkDone,
                     },
                     (_, true) if draw.below(4) == 0 => Ordered::CloseUnanswered,

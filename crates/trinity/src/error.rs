@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use coordinator::SalvageError;
 use miette::{Diagnostic, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 use wal_core::{
-    DurableError, FileError, FileStreamsError, OpenError, ScanError, Scanned, StreamId,
+    DurableError, FileError, FileStreamsError, NotUnderstood, OpenError, ScanError, Scanned,
+    StreamId,
 };
 
 /// How the program ends.
@@ -73,6 +74,10 @@ pub enum Error {
     #[error("{}: the log has format version {version}, newer than this program's", path.display())]
     #[diagnostic(help("use the trinity that wrote it, or a newer one"))]
     NewerFormat { path: PathBuf, version: u32 },
+    /// A record is, and says something that no reader may pass over.
+    #[error("{}: {found}, and must not pass over", path.display())]
+    #[diagnostic(help("use the trinity that wrote it, or a newer one; nothing was changed"))]
+    NewerRecord { path: PathBuf, found: NotUnderstood },
     /// A new log could not be made of a damaged one.
     #[error("{}: {error}", path.display())]
     #[diagnostic(help("the damaged log is as it was, and no log was left in the new one's place"))]
@@ -120,6 +125,7 @@ impl Error {
             Error::Damaged { .. } | Error::Mistakes(_) => Exit::Damaged,
             Error::NotALog { .. }
             | Error::NewerFormat { .. }
+            | Error::NewerRecord { .. }
             | Error::Taken { .. }
             | Error::Line(_) => Exit::Usage,
         }
@@ -169,6 +175,7 @@ impl Error {
             FileError::InUse { .. } => Error::InUse { path },
             FileError::Io { path, error } => Error::Io { path, error },
             FileError::Open(OpenError::Scan(error)) => Error::scan(&path, error),
+            FileError::Open(OpenError::Newer(found)) => Error::NewerRecord { path, found },
             FileError::Open(OpenError::Corrupt(scanned)) => Error::damaged(
                 &path,
                 &scanned,

@@ -13,7 +13,9 @@ use twopc::coordinator::Decision;
 use twopc::heuristic::{Forced, Reported};
 use twopc::participant::PromiseKey;
 use twopc::{Heuristic, Vote};
-use wal_core::{Corruption, EventType, Guard, Integrity, Place, Record, Scanned, Visitor};
+use wal_core::{
+    Corruption, EventType, Guard, Integrity, NotUnderstood, Place, Record, Scanned, Visitor,
+};
 
 use crate::error::{Error, Exit};
 use crate::line::{EventName, Name};
@@ -157,6 +159,10 @@ impl Visitor for Watched {
     fn record(&mut self, record: &Record<'_>, place: Place) {
         self.progress.tick();
         self.replay.record(record, place);
+    }
+
+    fn not_understood(&self) -> Option<NotUnderstood> {
+        self.replay.not_understood()
     }
 
     fn guard(&mut self, guard: &Guard, place: Place) {

@@ -112,6 +112,7 @@ fn tell(
 fn salvage_error(from: &Path, to: &Path, error: SalvageError) -> Error {
     match error {
         SalvageError::Scan(error) => Error::scan(from, error),
+        SalvageError::Newer(found) => Error::NewerRecord { path: from.to_owned(), found },
         error => Error::Salvage { path: to.to_owned(), error: Box::new(error) },
     }
 }

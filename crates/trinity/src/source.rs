@@ -84,7 +84,7 @@ impl Source {
     /// again, if it is no pipe.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::NotALog`], [`Error::NewerFormat`]. Damage is none.
+    /// [`Error::Io`], [`Error::NotALog`], [`Error::NewerFormat`], [`Error::NewerRecord`]. Damage is none.
     pub fn scan(&mut self, brake: &Brake, visitor: &mut dyn Visitor) -> Result<Scanned, Error> {
         let config = ScanConfig::default();
         let scanned = match &mut self.kind {
@@ -101,7 +101,11 @@ impl Source {
                 wal_core::scan_stream(&mut reader, &config, visitor)
             }
         };
-        scanned.map_err(|error| Error::scan(&self.path, error))
+        let scanned = scanned.map_err(|error| Error::scan(&self.path, error))?;
+        match visitor.not_understood() {
+            Some(found) => Err(Error::NewerRecord { path: self.path.clone(), found }),
+            None => Ok(scanned),
+        }
     }
 }
 

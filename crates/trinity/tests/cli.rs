@@ -393,6 +393,34 @@ fn what_operators_have_forced_is_told() {
     }
 }
 
+/// A record says under a tag of a newer version what nobody may pass over: what the log holds can be printed,
+/// and what it means is not guessed.
+#[test]
+fn what_has_to_be_understood_is_not_passed_over() {
+    let (inside, dir) = fresh();
+    let (log, _) = FileLog::open(&dir, &Config::default(), &mut ()).unwrap();
+    let mut payload = 7_u64.to_le_bytes().to_vec();
+    payload.push(coordinator::codec::EXTENSION_VERSION);
+    wal_core::encode_extension(100, b"new", &mut payload);
+    log.append_durable(EventType::SAGA_EXECUTE_START, 0, &payload).unwrap();
+    log.close().unwrap();
+    let before = contents(&dir);
+    for verb in ["dump", "verify"] {
+        check(verb, &dir, &[], 0);
+    }
+    let to = inside.path().join("new");
+    for flags in [&["recover"][..], &["salvage", "--to", to.to_str().unwrap()]] {
+        let ran = check(flags[0], &dir, &flags[1..], 4);
+        assert!(
+            ran.err.contains("record 1, saga_execute_start, says under tag 100"),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains("use the trinity that wrote it, or a newer one"), "{}", ran.err);
+    }
+    assert_eq!(contents(&dir), before);
+}
+
 #[test]
 fn nobody_has_to_read_to_the_end() {
     let (_inside, dir) = fresh();

@@ -113,8 +113,8 @@ pub use record::{
     encode_record,
 };
 pub use scan::{
-    CopyState, Corruption, Damage, Integrity, Place, ScanConfig, ScanError, Scanned, Scrub,
-    ScrubConfig, ScrubStats, SealInfo, SegmentExtent, SegmentInfo, Visitor, scan,
+    CopyState, Corruption, Damage, Integrity, NotUnderstood, Place, ScanConfig, ScanError, Scanned,
+    Scrub, ScrubConfig, ScrubStats, SealInfo, SegmentExtent, SegmentInfo, Visitor, scan,
 };
 pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;

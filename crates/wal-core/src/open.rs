@@ -17,8 +17,8 @@ use crate::compact::Compaction;
 use crate::guard::{Batch, HEAD_BYTES, Seed, decode_head};
 use crate::log::{Config, ConfigError, Log, Opened, claim_ops, seal_ops};
 use crate::scan::{
-    Ending, Held, Progress, ScanConfig, ScanError, Scanned, Scanner, Survey, Tail, Visitor,
-    is_valid, survey,
+    Ending, Held, NotUnderstood, Progress, ScanConfig, ScanError, Scanned, Scanner, Survey, Tail,
+    Visitor, is_valid, survey,
 };
 use crate::segment::{Claim, HEADER_BYTES, Part, SECTOR, Seal, encode_copy};
 use crate::storage::{Directory, DiskError, DiskOp, SegmentId};
@@ -50,6 +50,12 @@ pub enum OpenError {
         first_of(.0)
     )]
     Corrupt(Box<Scanned>),
+    /// A newer version has written what no reader may pass over. Nothing was changed: open the log with that
+    /// version, or a later one.
+    #[error(
+        "{0}, and must not pass over: open the log with the version that wrote it, or a later one"
+    )]
+    Newer(NotUnderstood),
     /// Somebody newer is opening the log, or has opened it. Give up.
     #[error("another writer has claimed the log")]
     Fenced,
@@ -94,6 +100,10 @@ impl OpenError {
     }
 }
 
+fn refuse_newer(visitor: &dyn Visitor) -> Result<(), OpenError> {
+    visitor.not_understood().map_or(Ok(()), |found| Err(OpenError::Newer(found)))
+}
+
 fn first_of(scanned: &Scanned) -> String {
     scanned.corruption.first().map_or_else(String::new, ToString::to_string)
 }
@@ -126,7 +136,8 @@ impl Opening {
     /// With [`OpenMode::TakeOver`] the very end is left to [`Opening::read_tail`].
     ///
     /// # Errors
-    /// [`OpenError::Corrupt`] after all of it was told; [`OpenError::Scan`], [`OpenError::Config`].
+    /// [`OpenError::Corrupt`] after all of it was told, and [`OpenError::Newer`]; [`OpenError::Scan`],
+    /// [`OpenError::Config`].
     pub fn scan(
         directory: &dyn Directory,
         config: Config,
@@ -161,6 +172,7 @@ impl Opening {
             sealed: false,
         };
         opening.refuse_corrupt()?;
+        refuse_newer(visitor)?;
         Ok(opening)
     }
 
@@ -216,7 +228,7 @@ impl Opening {
     /// operations that make it so.
     ///
     /// # Errors
-    /// [`OpenError::Corrupt`], [`OpenError::TailTooLong`], [`OpenError::Scan`];
+    /// [`OpenError::Corrupt`], [`OpenError::Newer`], [`OpenError::TailTooLong`], [`OpenError::Scan`];
     /// [`OpenError::ClaimedMeanwhile`]: start over with [`Opening::scan`].
     ///
     /// # Panics
@@ -242,6 +254,7 @@ impl Opening {
         self.progress = scanner.progress;
         read?;
         self.refuse_corrupt()?;
+        refuse_newer(visitor)?;
         let mut ops = Vec::new();
         if self.mode == OpenMode::Exclusive {
             mend_headers(&survey, &mut ops);

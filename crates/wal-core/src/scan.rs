@@ -70,6 +70,33 @@ pub trait Visitor {
     fn damaged_sector(&mut self, segment: SegmentId, offset: u64) {
         let _ = (segment, offset);
     }
+
+    /// A record that was told, and that says something which whoever reads it must understand and does not.
+    /// A log with one is not opened for writing: see [`OpenError::Newer`](crate::OpenError::Newer).
+    fn not_understood(&self) -> Option<NotUnderstood> {
+        None
+    }
+}
+
+/// A record of a newer version, which this one must not pass over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotUnderstood {
+    /// Its number.
+    pub sequence: Sequence,
+    /// What it is.
+    pub event: EventType,
+    /// The tag of what it says.
+    pub tag: u8,
+}
+
+impl fmt::Display for NotUnderstood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NotUnderstood { sequence, event, tag } = self;
+        write!(
+            f,
+            "record {sequence}, {event}, says under tag {tag} what this version does not know"
+        )
+    }
 }
 
 /// What a segment's header says, and how far the segment counts.

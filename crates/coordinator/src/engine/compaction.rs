@@ -15,13 +15,67 @@ use std::sync::Arc;
 use twopc::Watermark;
 use wal_core::{AppendError, RECORD_HEADER_BYTES, SnapshotPart};
 
-/// What has ended, the oldest first: as many as are answered for.
+/// What has ended: as much as is answered for. What has no key, such as the operations of steps, takes no
+/// place that one with a key needs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Window {
+    keyed: Line,
+    others: Line,
+    /// The sagas in both.
+    sagas: BTreeSet<OperationId>,
+}
+
+/// Operations that have ended, the oldest first.
+#[derive(Clone, Debug, Default)]
+struct Line {
     /// Each with when it ended, or when it was found in the log.
     ended: VecDeque<(Time, Ended)>,
     /// How many have left it.
     forgotten: u64,
+}
+
+impl Window {
+    pub fn push(&mut self, now: Time, ended: Ended) {
+        if let EndedHow::Saga(_) = ended.how {
+            self.sagas.insert(ended.id);
+        }
+        let line = if ended.request_key.is_some() { &mut self.keyed } else { &mut self.others };
+        line.ended.push_back((now, ended));
+    }
+
+    /// Whether this saga is known to have ended.
+    pub fn has_saga(&self, id: OperationId) -> bool {
+        self.sagas.contains(&id)
+    }
+
+    /// The next one that leaves, if one does.
+    fn pop(&mut self, leaves: impl Fn(&Line, Time) -> bool) -> Option<Ended> {
+        for line in [&mut self.keyed, &mut self.others] {
+            let since = line.ended.front().map(|(since, _)| *since);
+            if since.is_some_and(|since| leaves(line, since)) {
+                let (_, oldest) = line.ended.pop_front()?;
+                line.forgotten += 1;
+                self.sagas.remove(&oldest.id);
+                return Some(oldest);
+            }
+        }
+        None
+    }
+}
+
+impl Line {
+    /// Those from this one on, counted from the first that ever ended, and the number of the first of them.
+    fn from(&self, number: u64) -> (u64, impl Iterator<Item = &Ended>) {
+        // Those that have left it meanwhile are not answered for any more.
+        let first = number.max(self.forgotten);
+        let at = usize::try_from(first - self.forgotten).unwrap_or(usize::MAX);
+        (first, self.ended.iter().skip(at).map(|(_, ended)| ended))
+    }
+
+    /// How many have ever ended.
+    fn end(&self) -> u64 {
+        self.forgotten + self.ended.len() as u64
+    }
 }
 
 /// How far a snapshot has come.
@@ -35,9 +89,11 @@ pub(super) enum Stage {
     /// Branches that ended otherwise, behind this one.
     Heuristics(Option<(OperationId, ShardId)>),
     /// What the steps of sagas have brought that have ended, from this one on: counted from the first operation
-    /// that ever ended.
+    /// with a key that ever ended.
     Outputs(u64),
-    /// What has ended, from this one on: counted likewise.
+    /// What has ended and has no key, from this one on: counted likewise.
+    Others(u64),
+    /// What has ended and has a key.
     Ended(u64),
 }
 
@@ -123,7 +179,7 @@ impl Engine {
                     next = Some((id, shard));
                 }
                 if entries.is_empty() {
-                    return Ok((Some(Stage::Outputs(self.window.forgotten)), 0));
+                    return Ok((Some(Stage::Outputs(0)), 0));
                 }
                 let mut part = Vec::new();
                 snapshot::put(tag::HEURISTICS, &entries, &mut part);
@@ -131,47 +187,35 @@ impl Engine {
                 Ok((Some(Stage::Heuristics(next)), part.len()))
             }
             Stage::Outputs(from) => {
-                let from = from.max(self.window.forgotten);
-                let at = usize::try_from(from - self.window.forgotten).unwrap_or(usize::MAX);
-                let brought = |(place, (_, ended)): (usize, &(Time, Ended))| {
+                let (first, ended) = self.window.keyed.from(from);
+                let brought = |(number, ended): (u64, &Ended)| {
                     let outputs = self.outputs.get(ended.request_key.as_ref()?)?;
                     let saga = matches!(ended.how, EndedHow::Saga(_));
-                    saga.then_some((place, ended.id, outputs))
+                    saga.then_some((number, ended.id, outputs))
                 };
-                let mut ended = self.window.ended.iter().enumerate().skip(at);
-                let Some((place, id, trail)) = ended.find_map(brought) else {
-                    return Ok((Some(Stage::Ended(self.window.forgotten)), 0));
+                let Some((number, id, trail)) = (first..).zip(ended).find_map(brought) else {
+                    return Ok((Some(Stage::Others(0)), 0));
                 };
-                let next = self.window.forgotten + place as u64 + 1;
                 let parts = snapshot::pieces(Kind::Outputs, id, false, trail.bytes(), room);
                 let bytes = self.append_parts(now, &parts, out)?;
-                Ok((Some(Stage::Outputs(next)), bytes))
+                Ok((Some(Stage::Outputs(number + 1)), bytes))
+            }
+            Stage::Others(from) => {
+                let (next, part) = ended_part(&self.window.others, from, room);
+                if part.is_empty() {
+                    return Ok((Some(Stage::Ended(0)), 0));
+                }
+                self.append_part(now, &part, false, out)?;
+                Ok((Some(Stage::Others(next)), part.len()))
             }
             Stage::Ended(from) => {
-                // Those that have left the window meanwhile are not answered for any more.
-                let from = from.max(self.window.forgotten);
-                let at = usize::try_from(from - self.window.forgotten).unwrap_or(usize::MAX);
-                let (mut entries, mut count) = (Vec::new(), 0);
-                // The last part holds other things too.
-                let most = (room - 64).min(usize::from(u16::MAX) - Ended::BYTES_MAX);
-                for (_, ended) in self.window.ended.iter().skip(at) {
-                    if entries.len() + Ended::BYTES_MAX > most {
-                        break;
-                    }
-                    ended.encode(&mut entries);
-                    count += 1;
-                }
-                let last = at + count as usize == self.window.ended.len();
-                let mut part = Vec::new();
-                if !entries.is_empty() {
-                    snapshot::put(tag::ENDED, &entries, &mut part);
-                }
+                let (next, mut part) = ended_part(&self.window.keyed, from, room);
+                let last = next == self.window.keyed.end();
                 if last {
                     self.write_last(&mut part);
                 }
                 self.append_part(now, &part, last, out)?;
-                let next = (!last).then_some(Stage::Ended(from + count));
-                Ok((next, part.len()))
+                Ok(((!last).then_some(Stage::Ended(next)), part.len()))
             }
         }
     }
@@ -239,18 +283,16 @@ impl Engine {
 
     /// Remembers how an operation ended, and forgets what is answered for no longer.
     pub(super) fn remember(&mut self, now: Time, ended: Ended) {
-        self.window.ended.push_back((now, ended));
+        self.window.push(now, ended);
         self.forget_results(now);
     }
 
     /// Forgets how operations ended that are too many, or whose results have been kept for long enough.
     pub(super) fn forget_results(&mut self, now: Time) {
         let (kept, most) = (self.desk.config.results_kept, self.desk.config.results_max.max(1));
-        while let Some((since, _)) = self.window.ended.front()
-            && (self.window.ended.len() > most as usize || *since + kept <= now)
-        {
-            let Some((_, oldest)) = self.window.ended.pop_front() else { break };
-            self.window.forgotten += 1;
+        let leaves =
+            |line: &Line, since: Time| line.ended.len() > most as usize || since + kept <= now;
+        while let Some(oldest) = self.window.pop(leaves) {
             if let EndedHow::Transaction(_) = oldest.how {
                 self.decided.remove(&oldest.id);
             }
@@ -271,4 +313,25 @@ impl Engine {
         self.doubtful = doubtful;
         self.foreign_epochs = epochs;
     }
+}
+
+/// A part with entries from this one on, as many as it holds, and the number of the next; nothing if there are
+/// none.
+fn ended_part(line: &Line, from: u64, room: usize) -> (u64, Vec<u8>) {
+    let (mut next, ended) = line.from(from);
+    let mut entries = Vec::new();
+    // The last part holds other things too.
+    let most = (room - 64).min(usize::from(u16::MAX) - Ended::BYTES_MAX);
+    for ended in ended {
+        if entries.len() + Ended::BYTES_MAX > most {
+            break;
+        }
+        ended.encode(&mut entries);
+        next += 1;
+    }
+    let mut part = Vec::new();
+    if !entries.is_empty() {
+        snapshot::put(tag::ENDED, &entries, &mut part);
+    }
+    (next, part)
 }

@@ -5,20 +5,27 @@ use crate::codec;
 use crate::message::Message;
 use crate::output::{Doubtful, Force, ForceError, Intervened, Intervention, Output};
 use crate::replay::begun;
-use crate::snapshot::Kind;
+use crate::snapshot::{Ended, EndedHow, Kind};
 use base::{NodeName, OperationId, Sequence, ShardId, Time};
+use saga::End;
 use std::sync::Arc;
 use twopc::heuristic::Reported;
 use twopc::{Audit, ForceRefusal, Heuristic, TxKey, Verdict};
 
 impl Engine {
-    /// An operator ends a transaction that nobody else decides, or forgets what was reported of one.
+    /// An operator ends a transaction that nobody else decides, or a saga in doubt, or forgets what was reported
+    /// of a transaction.
     /// It is logged, and forced; [`Output::Intervened`] tells once it is durable, or why it is not done.
     pub fn intervene(&mut self, now: Time, what: &Intervention, out: &mut Vec<Output>) {
         let Intervention { of, force, ref audit } = *what;
         let done = match of {
             _ if self.dead => Err(ForceError::LogBusy),
             Doubtful::Branch(_) => Err(ForceError::NotHere),
+            Doubtful::Saga(id) => match force {
+                Force::Commit => self.end_doubtful(now, id, End::Completed, audit, out),
+                Force::Abort => self.end_doubtful(now, id, End::Compensated, audit, out),
+                Force::Forget => Err(ForceRefusal::NotListed.into()),
+            },
             Doubtful::Transaction(id) => match force {
                 Force::Commit => self.force(now, id, true, audit, out),
                 Force::Abort => self.force(now, id, false, audit, out),
@@ -125,10 +132,50 @@ impl Engine {
             let known = Known::Active(OpRef::Transaction(id));
             self.requests.insert(key, Asked { known, fingerprint: None });
         }
+        if let Some(parent) = op.machine.parent() {
+            // Whose step it did may be in doubt as well: then it waits until that has been seen to.
+            self.children.entry(parent).or_insert(OpRef::Transaction(id));
+        }
         self.desk.advance_transaction(now, op, true, out);
         if op.machine.ended().is_some() {
             self.end_transaction(now, id);
         }
+        Ok(at)
+    }
+
+    /// How a saga in doubt has ended, an operator says; or one of which no record is left but those of what ran
+    /// for its steps. Those end then.
+    fn end_doubtful(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        end: End,
+        audit: &Arc<Audit>,
+        out: &mut Vec<Output>,
+    ) -> Result<Sequence, ForceError> {
+        audit.check()?;
+        let hidden = self.unknown_ids_up_to.is_some_and(|up_to| id.epoch() <= up_to);
+        let known = self.sagas.contains_key(&id) || self.window.has_saga(id);
+        let waited_for = hidden && !known && self.children_of(id).next().is_some();
+        if !self.sagas_in_doubt.contains_key(&id) && !waited_for {
+            return Err(ForceRefusal::NotInDoubt.into());
+        }
+        // A snapshot that is being written may be past what is in doubt.
+        if self.desk.log.log().is_compacting() || self.snapshot.is_some() {
+            return Err(ForceError::LogBusy);
+        }
+        let completed = end == End::Completed;
+        let encode = |payload: &mut Vec<u8>| codec::encode_saga_end(id, completed, audit, payload);
+        let at = self.desk.log.append(now, out, encode).map_err(|_| ForceError::LogBusy)?;
+        let request_key = self.sagas_in_doubt.remove(&id).flatten();
+        self.doubtful.retain(|it| (it.kind, it.id) != (Kind::Saga, id));
+        let (mut fingerprint, how) = (None, EndedHow::Saga(end));
+        if let Some(key) = &request_key {
+            let (told_after, outcome) = (at, how.into());
+            fingerprint = self.end_request(key, Known::Ended { at, told_after, outcome });
+        }
+        self.remember(now, Ended { id, how, at, request_key, fingerprint });
+        self.release_children(id);
         Ok(at)
     }
 

@@ -62,8 +62,9 @@ impl fmt::Display for CancelRefusal {
 impl std::error::Error for CancelRefusal {}
 
 impl Engine {
-    /// An operator orders something about a step of a saga that goes backward. The order is logged,
-    /// and forced; [`Output::Operated`] tells the operator once it is durable, or why it is not taken.
+    /// An operator orders something about a step of a saga that goes backward, or of one that
+    /// [waits](Self::parked). The order is logged, and forced; [`Output::Operated`] tells the operator once it
+    /// is durable, or why it is not taken.
     pub fn order(
         &mut self,
         now: Time,
@@ -88,14 +89,24 @@ impl Engine {
         order: Order,
         out: &mut Vec<Output>,
     ) -> Result<(), OrderError> {
-        let op = self.sagas.get_mut(&id).ok_or(OrderError::NotActive)?;
+        let op = self.sagas.get(&id).ok_or(OrderError::NotActive)?;
         op.machine.check_order(step, &order).map_err(OrderError::Refused)?;
-        if let saga::What::Override { body } = &order.what {
-            let largest = crate::codec::step_outcome_bytes(body.len(), None);
-            self.desk.check_payload(largest).map_err(|_| OrderError::TooLarge)?;
+        match &order.what {
+            saga::What::Override { body } => {
+                let largest = crate::codec::step_outcome_bytes(body.len(), None);
+                self.desk.check_payload(largest).map_err(|_| OrderError::TooLarge)?;
+            }
+            saga::What::Instead { branches } => {
+                self.check_branches(branches).map_err(|_| OrderError::TooLarge)?;
+            }
+            _ => {}
         }
         let input = saga::Input::Ordered { step, order: Box::new(order) };
+        let op = self.sagas.get_mut(&id).ok_or(OrderError::NotActive)?;
         let event = op.machine.decide(&input).expect("an order that is taken is worth a record");
+        let mut payload = Vec::new();
+        crate::codec::encode_saga(id, &event, &mut payload);
+        self.desk.check_payload(payload.len()).map_err(|_| OrderError::TooLarge)?;
         if !self.desk.record_saga(now, op, &event, out) {
             return Err(OrderError::LogBusy);
         }
@@ -106,7 +117,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The branches that wait for an operator: saga and step.
+    /// The branches that wait for an operator: saga and step. While the saga goes forward, that is a step that
+    /// cannot fail, and of whose transaction an operator has forced the abort.
     pub fn parked(&self) -> impl Iterator<Item = (OperationId, u32)> + '_ {
         self.sagas.values().flat_map(|op| op.machine.parked().map(|step| (op.machine.id(), step)))
     }

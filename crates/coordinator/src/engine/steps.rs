@@ -58,7 +58,8 @@ pub enum StepOperation {
 enum Came {
     To(Outcome),
     /// It was aborted, or compensated. `refused`: not by a crash, and not because nobody answered.
-    /// `forced`: by an operator, who does not want it begun anew.
+    /// `forced`: by an operator, and what is true of it may be something else: it is never begun anew unless he
+    /// says so.
     Nothing {
         refused: bool,
         forced: bool,
@@ -94,19 +95,46 @@ impl Engine {
         })
     }
 
+    /// The steps for which nothing could begin, and why: the log takes no record so long, or not so much at once,
+    /// since the configuration is another than when the saga was submitted. It is tried again and again, and
+    /// by a start that allows it succeeds.
+    pub fn unbegun(&self) -> impl Iterator<Item = (ParentStep, &Refusal)> {
+        self.unbegun.iter().filter_map(|(parent, refusal)| {
+            let awaited = self.sagas.get(&parent.saga)?.machine.awaits(parent.step, way(*parent));
+            let begun = self.children.contains_key(parent);
+            (awaited && !begun).then_some((*parent, refusal))
+        })
+    }
+
+    /// What has become of beginning something on behalf of a step. True if it has.
+    fn begun(&mut self, parent: ParentStep, result: Result<(), Refusal>) -> bool {
+        match result {
+            Ok(()) => self.unbegun.remove(&parent),
+            Err(refusal) => self.unbegun.insert(parent, refusal),
+        };
+        !self.unbegun.contains_key(&parent)
+    }
+
     /// Which operation runs on behalf of each step, after a start. Of several transactions of one step
     /// all but one are being aborted.
     pub(super) fn find_children(&mut self) {
         let mut found = Vec::new();
         for (id, op) in &self.transactions {
-            let aborted = op.machine.decision() == Some(Decision::Abort);
-            found.extend(op.machine.parent().map(|it| (it, aborted, OpRef::Transaction(*id))));
+            let Some(parent) = op.machine.parent() else { continue };
+            // Of what an operator has aborted its saga has to hear, if it has not.
+            let seen_to = self
+                .sagas
+                .get(&parent.saga)
+                .and_then(|saga| Some(saga.machine.step(parent.step)?.seen_to()));
+            let unheard = op.machine.is_forced() && Some(op.machine.evidence()) > seen_to;
+            let over = op.machine.decision() == Some(Decision::Abort) && !unheard;
+            found.push((parent, over, OpRef::Transaction(*id)));
         }
         for (id, op) in &self.sagas {
             found.extend(op.machine.terms().parent.map(|it| (it, false, OpRef::Saga(*id))));
         }
-        for (parent, aborted, child) in found {
-            if !aborted {
+        for (parent, over, child) in found {
+            if !over {
                 self.children.insert(parent, child);
             }
             self.desk.errands.push_back(Errand::Child(child));
@@ -135,7 +163,8 @@ impl Engine {
         let parent = ParentStep { saga, step, undo: false };
         let Some(op) = self.sagas.get(&saga) else { return };
         let executing = op.machine.phase() == saga::Phase::Executing;
-        if !executing || !op.machine.awaits(step, Direction::Forward) {
+        let parked = op.machine.step(step).is_some_and(saga::StepState::is_parked);
+        if !executing || parked || !op.machine.awaits(step, Direction::Forward) {
             return;
         }
         if self.children.contains_key(&parent) {
@@ -153,14 +182,14 @@ impl Engine {
         let Some(performer) = op.machine.step(step).map(|step| step.performer().clone()) else {
             return;
         };
-        let begun = match performer {
+        let result = match performer {
             Performer::Transaction(branches) => self.begin_of_step(now, parent, &branches, out),
             Performer::Saga(definition) => {
                 self.start_saga(now, Origin::Step(parent), &definition, out)
             }
             _ => return,
         };
-        if begun.is_ok() {
+        if self.begun(parent, result) {
             self.step_begun(now, saga, step);
         }
     }
@@ -200,13 +229,18 @@ impl Engine {
             }
             return;
         }
-        if state.is_parked() {
+        if state.is_parked() || state.is_marked_done() {
             return;
         }
         match state.undo().clone() {
+            Undo::Transaction(_) if self.children.contains_key(&backward) => {}
+            // As a call that nobody answers: those before were aborted, by whatever.
+            Undo::Transaction(_) if op.undos(step) >= self.desk.config.undo_attempts_max => {
+                self.tell_saga(now, saga, &saga::Input::GiveUpUndo { step }, out);
+            }
             Undo::Transaction(branches) => {
-                if !self.children.contains_key(&backward)
-                    && self.begin_of_step(now, backward, &branches, out).is_ok()
+                let result = self.begin_of_step(now, backward, &branches, out);
+                if self.begun(backward, result)
                     && let Some(op) = self.sagas.get_mut(&saga)
                 {
                     op.called(step, Direction::Backward, now);
@@ -364,10 +398,16 @@ impl Engine {
         })
     }
 
-    /// Whether a saga has ended, or never began. What is in doubt may be neither.
+    /// Whether a saga has ended, or never began: then nothing that runs on its behalf waits for it.
+    ///
+    /// One of which the log says that it has ended has, whatever records are lost. One that is in doubt may be
+    /// neither, and so may one of which a lost record may have told: for that it waits until an operator says how
+    /// it [ended](Engine::intervene). Any other that is not active has ended long ago, or a crash has taken its
+    /// beginning.
     fn is_gone(&self, saga: OperationId) -> bool {
         let hidden = self.unknown_ids_up_to.is_some_and(|up_to| saga.epoch() <= up_to);
-        !self.sagas.contains_key(&saga) && !self.sagas_in_doubt.contains(&saga) && !hidden
+        let unknown = self.sagas_in_doubt.contains_key(&saga) || hidden;
+        !self.sagas.contains_key(&saga) && (!unknown || self.window.has_saga(saga))
     }
 
     pub(super) fn forget_child(&mut self, parent: ParentStep, child: OpRef) {
@@ -390,8 +430,11 @@ impl Engine {
         let direction = way(parent);
         let usual = self.desk.config.step_transactions_max;
         let Some(op) = self.sagas.get_mut(&saga) else {
-            self.forget_child(parent, child);
-            return self.is_gone(saga);
+            let gone = self.is_gone(saga);
+            if gone {
+                self.forget_child(parent, child);
+            }
+            return gone;
         };
         if !op.machine.awaits(step, direction) {
             // It knows already; a sub-saga that it may still turn is let go of elsewhere.
@@ -400,11 +443,27 @@ impl Engine {
             }
             return true;
         }
+        let compensating = op.machine.phase() == saga::Phase::Compensating;
         let outcome = match came {
             Came::To(outcome) => outcome,
             Came::Nothing { .. } if self.children.get(&parent) != Some(&child) => return true,
+            Came::Nothing { forced: true, .. }
+                if compensating == (direction == Direction::Backward)
+                    && (compensating || op.machine.cannot_fail(step)) =>
+            {
+                // It would be begun anew; but who takes part may have committed what an operator calls aborted.
+                let park = match direction {
+                    Direction::Forward => saga::Input::AbortForced { step },
+                    Direction::Backward => saga::Input::GiveUpUndo { step },
+                };
+                let heard = op.machine.decide(&park).is_none();
+                if !heard && !self.tell_saga(now, saga, &park, out) {
+                    return false;
+                }
+                self.forget_child(parent, child);
+                return true;
+            }
             Came::Nothing { refused, forced } => {
-                let compensating = op.machine.phase() == saga::Phase::Compensating;
                 let code = if op.given_up(step) { STEP_TIMED_OUT } else { OPERATION_FAILED };
                 let failed = match direction {
                     Direction::Forward if op.given_up(step) || compensating => true,
@@ -417,7 +476,7 @@ impl Engine {
                         let saga = matches!(child, OpRef::Saga(_));
                         op.refused(step) >= most || saga
                     }
-                    Direction::Backward => refused || forced,
+                    Direction::Backward => refused,
                 };
                 if !failed {
                     // It is begun anew when the saga is looked at again.
@@ -438,12 +497,18 @@ impl Engine {
         true
     }
 
-    /// Whoever has run on behalf of a saga that has ended need not wait for it any longer.
-    pub(super) fn release_children(&mut self, saga: OperationId) {
+    /// What runs on behalf of a saga.
+    pub(super) fn children_of(&self, saga: OperationId) -> impl Iterator<Item = OpRef> {
         let first = ParentStep { saga, step: 0, undo: false };
         let last = ParentStep { saga, step: u32::MAX, undo: true };
-        let children = self.children.range(first..=last).map(|(_, child)| Errand::Child(*child));
+        self.children.range(first..=last).map(|(_, child)| *child)
+    }
+
+    /// Whoever has run on behalf of a saga that has ended need not wait for it any longer.
+    pub(super) fn release_children(&mut self, saga: OperationId) {
+        let children: Vec<_> = self.children_of(saga).map(Errand::Child).collect();
         self.desk.errands.extend(children);
+        self.unbegun.retain(|parent, _| parent.saga != saga);
     }
 
     /// Refuses a definition of which something could not be begun, wherever in it that is.
@@ -482,7 +547,7 @@ impl Engine {
         Ok(())
     }
 
-    fn check_branches(&self, branches: &[Branch]) -> Result<(), Refusal> {
+    pub(super) fn check_branches(&self, branches: &[Branch]) -> Result<(), Refusal> {
         let member = |branch: &Branch| {
             Member::at(Peer {
                 shard: branch.shard,
@@ -510,6 +575,11 @@ pub(super) fn is_end(event: &TransactionEvent) -> bool {
     matches!(event, TransactionEvent::CommitComplete | TransactionEvent::ReadOnlyComplete)
 }
 
+/// Whether the saga of its step does not know yet what it came to.
+pub(super) fn owes_parent(op: &super::TransactionOp) -> bool {
+    op.machine.parent().is_some() && !op.told_parent
+}
+
 /// Whether a saga waits for nothing but the word of the saga that it is a step of.
 pub(super) fn waits_for_parent(machine: &Saga) -> bool {
     machine.terms().parent.is_some() && machine.through().is_some()
@@ -525,6 +595,13 @@ impl SagaOp {
     /// Whether nobody waits for this step any longer.
     fn given_up(&self, step: u32) -> bool {
         self.forward(step).is_some_and(|call| call.given_up)
+    }
+
+    /// How many transactions have begun since this start, or since an operator's last order, to undo a step.
+    fn undos(&self, step: u32) -> u32 {
+        let mine =
+            |call: &&super::Called| call.step == step && call.direction == Direction::Backward;
+        self.calls.iter().find(mine).map_or(0, |call| call.attempts)
     }
 
     fn give_up(&mut self, step: u32) {

@@ -136,6 +136,10 @@ impl Replay {
                     let (epoch, at) = (Epoch::new(epoch), record.sequence);
                     self.participant.restore_coordinator(coordinator, epoch, watermark, at);
                 }
+                tag if codec::tag::MUST_UNDERSTAND.contains(&tag) => {
+                    let unknown = codec::CodecError::NotUnderstood(record.event, tag);
+                    self.note_unknown(record.sequence, unknown);
+                }
                 _ => {}
             }
         }
@@ -192,14 +196,18 @@ impl Replay {
         }
     }
 
+    /// One of an operation's own records.
+    fn fact(&mut self, frame: &Frame<'_>) -> Option<Fact> {
+        let read = codec::decode(frame.event, frame.payload);
+        read.inspect_err(|error| self.note_unknown(frame.sequence, *error)).ok()
+    }
+
     fn carried_saga(&mut self, id: OperationId, in_doubt: bool, records: &[u8]) -> Option<()> {
         self.epochs_of_ids.insert(id.epoch());
         let mut replayed: Option<Replayed<Saga>> = None;
         for frame in snapshot::frames(records) {
             let frame = frame.ok()?;
-            let Ok(Fact::Saga { event, .. }) = codec::decode(frame.event, frame.payload) else {
-                return None;
-            };
+            let Fact::Saga { event, .. } = self.fact(&frame)? else { return None };
             match &mut replayed {
                 None => {
                     let machine = Saga::created(id, frame.sequence, &event).ok()?;
@@ -228,10 +236,7 @@ impl Replay {
         let mut replayed: Option<Replayed<Transaction>> = None;
         for frame in snapshot::frames(records) {
             let frame = frame.ok()?;
-            let Ok(Fact::Transaction { event, .. }) = codec::decode(frame.event, frame.payload)
-            else {
-                return None;
-            };
+            let Fact::Transaction { event, .. } = self.fact(&frame)? else { return None };
             match &mut replayed {
                 None => {
                     let machine = Transaction::created(id, frame.sequence, &event).ok()?;
@@ -256,8 +261,9 @@ impl Replay {
     /// What a step gave or was given: its data are in the snapshot's cells.
     fn carried_step(&mut self, records: &[u8]) -> Option<()> {
         for frame in snapshot::frames(records) {
-            let Frame { sequence, event, payload, .. } = frame.ok()?;
-            let Ok(Fact::Step(outcome)) = codec::decode(event, payload) else { return None };
+            let frame = frame.ok()?;
+            let sequence = frame.sequence;
+            let Fact::Step(outcome) = self.fact(&frame)? else { return None };
             (!outcome.changed).then_some(())?;
             self.effects.push((sequence, LocalEffect::Step(outcome)));
         }
@@ -268,7 +274,9 @@ impl Replay {
     fn carried_outputs(&mut self, id: OperationId, records: &[u8]) -> Option<()> {
         let (mut outputs, mut count) = (Trail::default(), 0);
         for frame in snapshot::frames(records) {
-            outputs.push(&frame.ok()?);
+            let frame = frame.ok()?;
+            self.fact(&frame)?;
+            outputs.push(&frame);
             count += 1;
         }
         (outputs.brought().len() == count).then_some(())?;
@@ -279,20 +287,21 @@ impl Replay {
     /// What has become of an outcome that was forced.
     fn carried_forced(&mut self, records: &[u8]) -> Option<()> {
         for frame in snapshot::frames(records) {
-            let Frame { sequence, event, payload, .. } = frame.ok()?;
-            let Ok(Fact::Participant(event)) = codec::decode(event, payload) else { return None };
-            self.participant.restore_forced(sequence, &event).ok()?;
+            let frame = frame.ok()?;
+            let Fact::Participant(event) = self.fact(&frame)? else { return None };
+            self.participant.restore_forced(frame.sequence, &event).ok()?;
         }
         Some(())
     }
 
     fn carried_promise(&mut self, records: &[u8]) -> Option<()> {
         for frame in snapshot::frames(records) {
-            let Frame { sequence, timestamp_ms, event, payload } = frame.ok()?;
-            if event != EventType::TX_PREPARED {
+            let frame = frame.ok()?;
+            let (sequence, timestamp_ms) = (frame.sequence, frame.timestamp_ms);
+            if frame.event != EventType::TX_PREPARED {
                 return None;
             }
-            let Ok(Fact::Participant(event)) = codec::decode(event, payload) else { return None };
+            let Fact::Participant(event) = self.fact(&frame)? else { return None };
             if let twopc::participant::Event::Prepared { key, .. } = &event {
                 // One that was made while the snapshot is being written is known already.
                 if self.participant.promise(key).is_none() {

@@ -15,7 +15,7 @@ impl Host {
         let Intervention { of, force, ref audit } = *what;
         let done = match of {
             _ if self.dead => Err(ForceError::LogBusy),
-            Doubtful::Transaction(_) => Err(ForceError::NotHere),
+            Doubtful::Transaction(_) | Doubtful::Saga(_) => Err(ForceError::NotHere),
             Doubtful::Branch(key) => self.force(now, &key, force, audit, out),
         };
         let result = done.map(|_| ());

@@ -104,7 +104,7 @@ impl History {
                     AttemptNote::Retried => care,
                     AttemptNote::Parked => "parked",
                     AttemptNote::Ordered(order) => match order.what {
-                        What::RetryNow | What::Override { .. } => "undo",
+                        What::RetryNow | What::Override { .. } | What::Instead { .. } => "undo",
                         What::MarkDone => "mark",
                         What::CloseUnanswered => care,
                     },

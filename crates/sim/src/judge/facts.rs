@@ -323,6 +323,8 @@ pub(super) struct Seen {
     pub(super) step_refused: u64,
     pub(super) undone_by_transaction: u64,
     pub(super) saga_reversed: u64,
+    pub(super) undo_replaced: u64,
+    pub(super) undo_marked: u64,
 }
 
 /// Everything that is durable somewhere, and what was said.
@@ -607,7 +609,11 @@ impl Facts {
                 self.has_call(node, id, step, "was undone", |calls| calls.compensated)
             }
             Change::Closed(step) => {
-                self.seen.closed_unanswered += 1;
+                if self.is_undone_by_operation(node, id, step) {
+                    self.seen.undo_marked += 1;
+                } else {
+                    self.seen.closed_unanswered += 1;
+                }
                 self.coordinators[node as usize].calls.entry(id, Calls::default).closed |= step;
                 Ok(())
             }
@@ -709,7 +715,7 @@ impl Facts {
         })
     }
 
-    fn saga(&self, node: u32, id: OperationId) -> Option<&Saga> {
+    pub(super) fn saga(&self, node: u32, id: OperationId) -> Option<&Saga> {
         self.coordinators[node as usize].model.sagas.get(id)
     }
 
@@ -1987,6 +1993,8 @@ impl Facts {
             ("step_refused", seen.step_refused),
             ("undone_by_transaction", seen.undone_by_transaction),
             ("saga_reversed", seen.saga_reversed),
+            ("undo_replaced", seen.undo_replaced),
+            ("undo_marked", seen.undo_marked),
         ] {
             *into.entry(name).or_default() += count;
         }

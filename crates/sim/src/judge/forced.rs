@@ -261,6 +261,8 @@ impl Facts {
                 let seen_to = &self.coordinators[node as usize].seen_to;
                 told.force == Force::Forget && seen_to.contains(&id)
             }
+            // No log is salvaged here, so that none is in doubt.
+            Doubtful::Saga(_) => false,
             Doubtful::Branch(key) => {
                 let of = (key.tx.coordinator.number(), key.tx.id, key.shard.number());
                 let forced = self.participants[node as usize].forced.get(&of);

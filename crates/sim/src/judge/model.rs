@@ -154,6 +154,8 @@ pub struct Saga {
     pub closed: StepSet,
     /// Steps whose undo an operator has replaced.
     pub overridden: StepSet,
+    /// Steps that another transaction undoes than was agreed on, because an operator says so.
+    pub replaced: StepSet,
     /// Every time that a step was parked: its place.
     pub parkings: Vec<u8>,
     /// Every order: the step's place and its record.
@@ -228,7 +230,7 @@ impl Saga {
     }
 
     /// Whether a step may fail now.
-    fn may_fail(&self, step: StepSet, unknown: bool) -> bool {
+    pub(super) fn may_fail(&self, step: StepSet, unknown: bool) -> bool {
         match self.steps[step.trailing_zeros() as usize].kind {
             RETRIABLE => false,
             PIVOT => !unknown,
@@ -430,21 +432,36 @@ impl Saga {
                         // Of a step on which others still depend nothing is to be ordered yet.
                         let index = step.trailing_zeros() as usize;
                         (self.dependents(index) & self.to_undo(rules) == 0).then_some(())?;
+                        let Step { performer, undo, .. } = self.steps[index];
+                        let known = self.outcomes() & step > 0;
+                        let by_call = undo == BY_NODE && (performer == BY_NODE || known);
+                        // What runs on behalf of a step could undo it once more.
+                        let parked = self.parked & step > 0;
                         match what {
                             0 => {
                                 (self.parked, self.marked) =
                                     (self.parked & !step, self.marked & !step)
                             }
-                            1 => {
+                            1 if by_call => {
                                 (self.parked, self.marked) =
                                     (self.parked & !step, self.marked | step);
                                 self.ever_marked |= step;
                             }
-                            2 => {
+                            // Nobody has to be told.
+                            1 if parked => {
+                                (self.parked, self.closed) =
+                                    (self.parked & !step, self.closed | step);
+                            }
+                            4 if parked && known && !by_call => {
+                                self.parked &= !step;
+                                self.steps[index].undo = BY_TRANSACTION;
+                                self.replaced |= step;
+                            }
+                            2 if by_call => {
                                 (self.marked & step > 0).then_some(())?;
                                 self.closed |= step;
                             }
-                            3 => {
+                            3 if by_call => {
                                 (self.parked, self.marked) =
                                     (self.parked & !step, self.marked & !step);
                                 self.overridden |= step;

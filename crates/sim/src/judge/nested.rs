@@ -85,7 +85,8 @@ impl Facts {
                 tx.map(|tx| came_transaction(tx, coordinator.spread.get(id)))
             }
         };
-        came.unwrap_or(Came::Nothing)
+        // What is not in the log has come to nothing that anybody could go by.
+        came.unwrap_or(Came::Open)
     }
 
     /// What has become of everything that has run on behalf of a step.
@@ -122,8 +123,7 @@ impl Facts {
         ensure(last == Some(&(id, false)), "nested", || {
             format!("n{node}: transaction {id} commits for {of:?}, for which another one runs")
         })?;
-        let Some(saga) = model.sagas.get(of.saga) else { return Ok(()) };
-        let Some(index) = saga.index(of.step) else { return Ok(()) };
+        let Some((saga, index)) = named(model, of) else { return unknown(node, id, of) };
         let bit: StepSet = 1 << index;
         let due = match of.undo {
             false => saga.outcomes() & bit == 0 && saga.ended.is_none(),
@@ -169,10 +169,19 @@ impl Facts {
     /// What the operation of a step has added: an operator who undoes the step by hand leaves it there.
     pub(super) fn step_added(&mut self, node: u32, of: Parent, added: Vec<Added>) {
         let Coordinator { model, calls, .. } = &mut self.coordinators[node as usize];
-        let index = model.sagas.get(of.saga).and_then(|saga| saga.index(of.step));
-        if let (Some(index), false) = (index, of.undo) {
-            let added = added.into_iter().map(|added| (index as u8, added));
-            calls.entry(of.saga, Calls::default).added.extend(added);
+        let Some(saga) = model.sagas.get(of.saga) else { return };
+        let Some(index) = saga.index(of.step).filter(|_| !of.undo) else { return };
+        let calls = calls.entry(of.saga, Calls::default);
+        let stays = (calls.marked | calls.closed | saga.overridden) >> index & 1 == 1;
+        match (saga.ended, saga.parent) {
+            (None, _) => {
+                calls.added.extend(added.into_iter().map(|added| (index as u8, added)));
+            }
+            // What could be reversed ends behind its saga, which may have been a step itself.
+            (Some((End::Completed, _)), Some(parent)) => self.step_added(node, parent, added),
+            (Some((End::Completed, _)), None) => {}
+            (Some(_), _) if stays => self.expected.extend(added),
+            (Some(_), _) => {}
         }
     }
 
@@ -216,14 +225,21 @@ impl Facts {
         let of = Parent { saga: id, step: asked.number, undo: by_transaction };
         let undone = match by_transaction {
             true => self.all_that_came(node, of).filter(|came| *came == Came::Done).count() == 1,
-            false => self.all_that_came(node, of).all(|came| came == Came::Nothing),
+            false => {
+                let mut all = self.all_that_came(node, of).peekable();
+                all.peek().is_some() && all.all(|came| came == Came::Nothing)
+            }
         };
         ensure(undone, "nested", || {
             let all: Vec<Came> = self.all_that_came(node, of).collect();
             format!("n{node} logs that step {} of saga {id} is undone: {all:?}", asked.number)
         })?;
         match by_transaction {
-            true => self.seen.undone_by_transaction += 1,
+            true => {
+                let replaced = self.saga(node, id).map_or(0, |saga| saga.replaced);
+                self.seen.undo_replaced += u64::from(replaced & step > 0);
+                self.seen.undone_by_transaction += 1;
+            }
             false => self.seen.saga_reversed += 1,
         }
         let calls = self.coordinators[node as usize].calls.entry(id, Calls::default);
@@ -240,8 +256,7 @@ impl Facts {
             false => model.transactions.get(id).and_then(|tx| tx.parent),
         };
         let Some(of) = parent else { return Ok(()) };
-        let Some(saga) = model.sagas.get(of.saga) else { return Ok(()) };
-        let Some(index) = saga.index(of.step) else { return Ok(()) };
+        let Some((saga, index)) = named(model, of) else { return unknown(node, id, of) };
         let bit: StepSet = 1 << index;
         let has = |set: StepSet| set & bit > 0;
         let completed = model.sagas.get(id).and_then(|it| it.ended).map(|(end, _)| end);
@@ -253,8 +268,9 @@ impl Facts {
                 let reversible = saga.steps[index].undo == model::BY_SAGA && has(saga.has_undo);
                 has(saga.succeeded) && (!reversible || saga.ended.is_some())
             }
-            // Where it may not fail another one begins.
-            (true, _) => !has(saga.succeeded) || has(saga.undone),
+            // It was done, and is undone; or it has failed. Where it may not fail another one begins.
+            (true, _) if has(saga.succeeded) => has(saga.undone),
+            (true, _) => has(saga.refused) || saga.turned == 0 && !saga.may_fail(bit, false),
         };
         ensure(knows, "nested", || {
             format!("n{node}: operation {id} ends, and {of:?}, for which it ran, does not know how")
@@ -289,6 +305,18 @@ impl Facts {
         let step = saga.and_then(|saga| Some(saga.steps[saga.index(of.step)?]));
         step.is_some_and(|step| step.undo == model::BY_SAGA)
     }
+}
+
+/// The step that an operation is for, and its place.
+fn named(model: &model::Model, of: Parent) -> Option<(&Saga, usize)> {
+    let saga = model.sagas.get(of.saga)?;
+    Some((saga, saga.index(of.step)?))
+}
+
+fn unknown(node: u32, id: OperationId, of: Parent) -> Checked {
+    ensure(false, "nested", || {
+        format!("n{node}: operation {id} is for {of:?}, which nothing names")
+    })
 }
 
 /// Whether something may begin that does, or undoes, this step of the saga.
