@@ -240,11 +240,11 @@ impl Net {
     pub fn send(&mut self, now: Time, from: u32, to: u32, kind: MessageKind, digest: u64) -> Fate {
         let (losses, settings) = (self.losses, [self.loss, self.duplicate, self.reorder]);
         let fate = self.decide(now, from, to, kind, digest);
-        let held = self.losses.partitioned + self.losses.dropped;
+        let held = |losses: &Losses| losses.partitioned + losses.dropped + losses.clogged;
         let since = |at: Time| at.as_nanos() - now.as_nanos();
         self.sent.push(Sent {
             identity: identity(from, to, digest),
-            held_back: held > losses.partitioned + losses.dropped,
+            held_back: held(&self.losses) > held(&losses),
             settings,
             delays: [fate.first.map(since), fate.second.map(since)],
         });
