@@ -572,11 +572,13 @@ mod tests {
 
     #[test]
     fn a_source_of_disorder_is_named_at_its_first_event() {
-        let scenario = sim::random_small(47);
-        let local = |queue| Local { scenario: &scenario, seed: 47, queue };
-        let report = sim::run(&scenario, 47);
-        let events = report.counters.events;
-        assert!(events > 2 * WINDOW, "checkpoints are needed: {events}");
+        // Checkpoints are needed.
+        let long =
+            |seed: &u64| sim::run(&sim::random_small(*seed), *seed).counters.events > 2 * WINDOW;
+        let seed = (40..100).find(long).expect("one world in ten is long");
+        let scenario = sim::random_small(seed);
+        let local = |queue| Local { scenario: &scenario, seed, queue };
+        let events = sim::run(&scenario, seed).counters.events;
         let every: Vec<u64> = (1..=events).collect();
         let clean = local(HERE).hashes(&every).unwrap_or_else(|_| panic!("a run"));
         for behind in [1, 2, 63, 700, events - 2] {
