@@ -139,7 +139,7 @@ pub enum Input {
     LedgerFlushed(Result<(), DiskError>),
     /// The store's disk has done something.
     Shards(ShardDone),
-    /// The time that [`StorageNode::next_wake`] named has come.
+    /// The time that [`StorageNode::next_wake`](super::StorageNode::next_wake) named has come.
     Wake,
     /// A client wants something.
     Request(Request),
