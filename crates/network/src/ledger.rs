@@ -45,6 +45,8 @@ pub(crate) struct Teller {
     /// Answers that wait for their record.
     owed: VecDeque<(Sequence, NodeName, Message)>,
     pub(crate) anomalies: u64,
+    /// Why it stopped, until somebody has asked.
+    pub(crate) died: Option<String>,
 }
 
 impl Teller {
@@ -61,14 +63,20 @@ impl Teller {
             let ops = opening.claim(Epoch::NONE, new_log_id)?;
             Ok((opening, ops))
         });
-        match claimed {
-            Ok((opening, ops)) => {
-                let state = State::Claiming(Box::new((opening, replay)));
-                (Teller { state, owed: VecDeque::new(), anomalies: 0 }, ops)
-            }
-            Err(_) => {
-                (Teller { state: State::Dead, owed: VecDeque::new(), anomalies: 0 }, Vec::new())
-            }
+        let (state, ops) = match claimed {
+            Ok((opening, ops)) => (Ok(State::Claiming(Box::new((opening, replay)))), ops),
+            Err(error) => (Err(error.to_string()), Vec::new()),
+        };
+        let mut teller =
+            Teller { state: State::Dead, owed: VecDeque::new(), anomalies: 0, died: None };
+        teller.becomes(state);
+        (teller, ops)
+    }
+
+    fn becomes(&mut self, state: Result<State, String>) {
+        match state {
+            Ok(state) => self.state = state,
+            Err(reason) => self.died = Some(reason),
         }
     }
 
@@ -97,32 +105,33 @@ impl Teller {
         ops: &mut Vec<DiskOp>,
         out: &mut Vec<(NodeName, Message)>,
     ) {
-        let failed = result.is_err();
-        self.state = match std::mem::replace(&mut self.state, State::Dead) {
-            State::Claiming(mut both) if !failed => {
-                let (opening, replay) = &mut *both;
-                match opening.read_tail(disk, replay) {
-                    Ok(more) => {
-                        ops.extend(more);
-                        State::Sealing(both)
-                    }
-                    Err(_) => State::Dead,
+        let was = std::mem::replace(&mut self.state, State::Dead);
+        let state = match (was, result) {
+            (State::Running(mut running), result) => {
+                running.0.flushed(now, result);
+                match running.0.poisoned().map(ToString::to_string) {
+                    None => Ok(State::Running(running)),
+                    Some(reason) => Err(reason),
                 }
             }
-            State::Sealing(both) if !failed => {
+            (State::Dead, _) => return,
+            (_, Err(error)) => Err(error.to_string()),
+            (State::Claiming(mut both), Ok(())) => {
+                let (opening, replay) = &mut *both;
+                let read = opening.read_tail(disk, replay).map_err(|error| error.to_string());
+                read.map(|more| {
+                    ops.extend(more);
+                    State::Sealing(both)
+                })
+            }
+            (State::Sealing(both), Ok(())) => {
                 let (opening, replay) = *both;
                 self.anomalies = replay.anomalies;
-                match opening.finish(disk, now) {
-                    Ok(log) => State::Running(Box::new((log, replay.bank))),
-                    Err(_) => State::Dead,
-                }
+                let log = opening.finish(disk, now).map_err(|error| error.to_string());
+                log.map(|log| State::Running(Box::new((log, replay.bank))))
             }
-            State::Running(mut running) => {
-                running.0.flushed(now, result);
-                if running.0.poisoned().is_some() { State::Dead } else { State::Running(running) }
-            }
-            _ => State::Dead,
         };
+        self.becomes(state);
         self.tell(out);
     }
 

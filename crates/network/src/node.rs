@@ -238,6 +238,8 @@ impl StorageNode {
             if !ops.is_empty() {
                 self.queue.push_back(Output::Ledger(ops));
             }
+            let died = teller.died.take();
+            self.queue.extend(died.map(|reason| Output::LedgerDied { reason }));
         }
         out.extend(self.queue.drain(..));
     }

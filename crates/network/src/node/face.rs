@@ -152,6 +152,12 @@ pub enum Output {
     Transactions(node::Output),
     /// For the ledger's log: perform these in order, and report the end.
     Ledger(Vec<DiskOp>),
+    /// The ledger's log cannot be opened or written any more. Nothing that was asked of the ledger and not answered
+    /// may count as done: end the process, and start the node again.
+    LedgerDied {
+        /// What its disk said.
+        reason: String,
+    },
     /// For the disk of shards.
     Shards(Op),
     /// Send it. It may be lost, doubled or late.

@@ -20,6 +20,8 @@ pub enum Kind {
     ProcessCrash,
     /// The node that keeps the ledger loses its power while clients ask.
     LedgerLoss,
+    /// A sync of a log fails.
+    SyncError,
     /// Some nodes are cut off.
     Partition,
     /// A bit of a shard changes.
@@ -34,10 +36,11 @@ pub enum Kind {
     Client,
 }
 
-const KINDS: [(Kind, &str); 9] = [
+const KINDS: [(Kind, &str); 10] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
+    (Kind::SyncError, "sync-error"),
     (Kind::Partition, "partition"),
     (Kind::Rot, "rot"),
     (Kind::Leave, "leave"),
@@ -109,6 +112,7 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::PowerLoss, faults.power_losses),
         (Kind::ProcessCrash, faults.process_crashes),
         (Kind::LedgerLoss, faults.ledger_losses),
+        (Kind::SyncError, faults.sync_errors),
         (Kind::Partition, faults.partitions),
         (Kind::Rot, faults.rot),
         (Kind::Leave, leaving(scenario)),

@@ -167,6 +167,8 @@ pub struct Faults {
     pub process_crashes: u32,
     /// Power losses of the node that keeps the ledger, within the few seconds in which clients first ask.
     pub ledger_losses: u32,
+    /// Syncs of nodes' logs that fail: what they were to reach may be lost or kept.
+    pub sync_errors: u32,
     /// Partitions: a region is cut off, or some nodes are.
     pub partitions: u32,
     /// When these begin.
@@ -214,6 +216,7 @@ impl Default for Faults {
             power_losses: 0,
             process_crashes: 0,
             ledger_losses: 0,
+            sync_errors: 0,
             partitions: 0,
             crash_window: Between(Duration::ZERO, 20 * second),
             down: Between(second / 100, 5 * second),
@@ -338,6 +341,7 @@ pub fn small(seed: u64) -> String {
     let (leaves, away) = (more.below(3), more.below(3) / 2 * 40);
     let active = more.below(4) / 3 * more.between(1, 3);
     let ledger = if stake > 0 { more.below(3) } else { 0 };
+    let syncs = more.below(2) * more.between(1, 4);
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -347,7 +351,7 @@ pub fn small(seed: u64) -> String {
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
          repairs_per_minute = 60\nevents = 3000000\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
-         ledger_losses = {ledger}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
+         ledger_losses = {ledger}\nsync_errors = {syncs}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
     )
 }
@@ -379,6 +383,7 @@ pub fn hostile(seed: u64) -> String {
     let (nodes, files, repairs) =
         if crowded { (8, more.between(8, 16), 1 + repairs / 6) } else { (nodes, files, repairs) };
     let lies = crowded && more.below(2) == 0;
+    let syncs = more.below(2) * more.between(1, 4);
     let window = if lies { "100s..150s" } else { "100s..400s" };
     let faults = match (crowded, lies) {
         (false, _) => faults,
@@ -394,7 +399,7 @@ pub fn hostile(seed: u64) -> String {
          transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
-         crash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
+         sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
          spend_twice = {spend}\n{faults}"
     )
 }
@@ -416,6 +421,7 @@ pub fn large(seed: u64) -> String {
     let (sagas, transactions) = (stream.below(8), stream.below(4));
     let (slow, leaves, away) = (stream.below(6), stream.below(8), stream.below(2) * 20);
     let (spend, active) = (stream.below(2) == 0, stream.below(4) / 3 * stream.between(1, 3));
+    let syncs = stream.below(2) * stream.between(10, 60);
     let faults = match stream.below(3) {
         0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
         1 => format!("region = {}\n", stream.below(9)),
@@ -431,7 +437,7 @@ pub fn large(seed: u64) -> String {
          beat = \"20s\"\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          repairs_per_minute = 30\nlasts = \"240s\"\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
-         crash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
+         sync_errors = {syncs}\ncrash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
          forged_claims = true\nspend_twice = {spend}\n{faults}"
     )

@@ -23,6 +23,7 @@ use node::{Disks, LogSlot, MessageKind, Outcome};
 use placement::Region;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use store::Digest;
@@ -52,6 +53,8 @@ enum Event {
     Client(u64),
     /// A crash becomes due: before one of the outputs that follow.
     Crash(Strike),
+    /// The next sync of one of its logs fails.
+    SyncFails(plan::Entry),
     Partition {
         number: u32,
         lasts: Duration,
@@ -107,6 +110,7 @@ impl Event {
             Event::Ledger { .. } => 15,
             Event::Drain { .. } => 16,
             Event::Lie => 17,
+            Event::SyncFails(_) => 18,
         }
     }
 }
@@ -139,6 +143,8 @@ const LEDGER: usize = 2;
 #[derive(Clone, Debug)]
 struct Process {
     node: Box<StorageNode>,
+    /// A disk fault has struck it: it has a reason to stop.
+    stricken: bool,
     id: u32,
     armed: Time,
     lanes: [Lane; LANES],
@@ -169,6 +175,8 @@ struct Machine {
     shard_ops: u64,
     failures: u64,
     strike: Option<Strike>,
+    /// Its next sync fails.
+    sync_fails: Option<plan::Entry>,
     gone: bool,
     slow: bool,
     liar: bool,
@@ -220,6 +228,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 /// How long after clients have begun to ask the ledger is busy with them.
 const LEDGER_ASKED: Between = Between(Duration::ZERO, Duration::from_secs(2));
+/// A process that stopped is started again after this long.
+const DIED_PAUSE: Duration = Duration::from_millis(50);
 /// Between two stages of what is asked of the ledger.
 const LEDGER_PAUSE: Duration = Duration::from_secs(120);
 /// Events between two looks of whoever watches.
@@ -379,6 +389,14 @@ impl<'a> World<'a> {
             let entry = plan::Entry { kind: Kind::LedgerLoss, number };
             self.schedule(at, 0, Event::Crash(Strike { entry, outputs, down }));
         }
+        let key = self.root.child("sync.error");
+        for number in self.plan.numbers(Kind::SyncError, self.scenario.faults.sync_errors) {
+            let draw = key.draw(u64::from(number), 0);
+            let at = Time::ZERO + Self::between(draw, crash_window);
+            let node = draw.nth(1).below(nodes) as u32;
+            let entry = plan::Entry { kind: Kind::SyncError, number };
+            self.schedule(at, node, Event::SyncFails(entry));
+        }
         let key = self.root.child("partition");
         for number in self.plan.numbers(Kind::Partition, partitions) {
             let draw = key.draw(u64::from(number), 0);
@@ -447,6 +465,12 @@ impl<'a> World<'a> {
                 let machine = &mut self.machines[target as usize];
                 if !self.healed && machine.process.is_some() && !machine.gone {
                     machine.strike = Some(strike);
+                }
+            }
+            Event::SyncFails(entry) => {
+                let machine = &mut self.machines[target as usize];
+                if !self.healed && !machine.gone {
+                    machine.sync_fails = Some(entry);
                 }
             }
             Event::Partition { number, lasts } => self.part(number, lasts),
@@ -584,6 +608,7 @@ impl<'a> World<'a> {
         let (there, pins) = (shards.shards(), shards.pins());
         let running = StorageNode::start(config, self.now, disks, there, pins, &mut out);
         machine.process = Some(Process {
+            stricken: false,
             node: Box::new(running),
             id,
             armed: Time::NEVER,
@@ -689,10 +714,8 @@ impl<'a> World<'a> {
             Output::Transactions(node::Output::Disk { slot, ops }) => {
                 self.flush(node, id, slot as usize, ops, heard);
             }
-            Output::Transactions(node::Output::Died { reason, .. }) => {
-                let what = format!("n{node} stops without need: {reason}");
-                self.judge.object("process", self.now, what);
-            }
+            Output::Transactions(node::Output::Died { reason, .. })
+            | Output::LedgerDied { reason } => self.died(node, &reason),
             Output::Transactions(_) => {}
             Output::Ledger(ops) => self.flush(node, id, LEDGER, ops, heard),
             Output::Shards(op) => {
@@ -802,6 +825,9 @@ impl<'a> World<'a> {
             return;
         };
         let Some((segment, reach)) = process.lanes[lane].syncing.take() else { return };
+        if let Some(entry) = machine.sync_fails.take() {
+            return self.sync_fails(node, id, lane, (segment, reach), entry);
+        }
         match segment {
             Some(segment) => machine.disks.0[lane].synced(segment, reach),
             None => machine.disks.0[lane].directory_synced(reach),
@@ -809,6 +835,53 @@ impl<'a> World<'a> {
         if let Some(input) = self.lane_goes_on(node, id, lane) {
             self.feed(node, id, input);
         }
+    }
+
+    /// A sync has failed: what it was to reach meets the fates of a power failure, and nobody says so again.
+    fn sync_fails(
+        &mut self,
+        node: u32,
+        id: u32,
+        lane: usize,
+        (segment, reach): (Option<SegmentId>, Reach),
+        entry: plan::Entry,
+    ) {
+        self.note(|| format!("{entry}: of a log of n{node}"));
+        *self.totals.faults.entry("syncs failed").or_default() += 1;
+        let key = self.root.child("sync.fails").keyed(u64::from(node) << 2 | lane as u64);
+        let fates = self.scenario.disk.fates();
+        let machine = &mut self.machines[node as usize];
+        let syncs = machine.syncs;
+        if let Some(segment) = segment {
+            let dropped = key.draw(syncs, u64::MAX).below(2) == 0;
+            let draw = |serial| key.draw(syncs, serial);
+            machine.disks.0[lane].sync_failed(segment, reach, dropped, fates, draw);
+        }
+        let Some(process) = machine.process.as_mut().filter(|process| process.id == id) else {
+            return;
+        };
+        process.stricken = true;
+        let at = &mut process.lanes[lane];
+        at.ops.clear();
+        at.busy = false;
+        let result = Err(io::Error::other("the sync fails").into());
+        let input = match lane {
+            LEDGER => Input::LedgerFlushed(result),
+            0 => Input::Flushed { slot: LogSlot::Coordinator, result },
+            _ => Input::Flushed { slot: LogSlot::Participant, result },
+        };
+        self.feed(node, id, input);
+    }
+
+    /// A process cannot go on with one of its logs: it is started again, if it had a reason to stop.
+    fn died(&mut self, node: u32, reason: &str) {
+        let process = self.machines[node as usize].process.as_ref();
+        if process.is_some_and(|process| process.stricken) {
+            self.note(|| format!("n{node} stops: {reason}"));
+            return self.crash(node, false, Some(DIED_PAUSE));
+        }
+        let what = format!("n{node} stops without need: {reason}");
+        self.judge.object("process", self.now, what);
     }
 
     fn shard_later(&mut self, node: u32, id: u32) {
@@ -1426,6 +1499,7 @@ impl<'a> World<'a> {
         self.rest_by = self.now + self.scenario.storage.budget.0;
         for node in 0..self.machines.len() as u32 {
             self.machines[node as usize].strike = None;
+            self.machines[node as usize].sync_fails = None;
             if self.machines[node as usize].process.is_none() {
                 self.schedule(self.now, node, Event::Start);
             }
