@@ -187,6 +187,8 @@ pub struct Stats {
     pub repaired: u64,
     /// Stripes that were given up.
     pub gave_up: u64,
+    /// Attempts whose sources, each of them right, rebuilt something else than the manifest says: it lies.
+    pub inconsistent: u64,
     /// Bytes of shards that came from sources, bad ones included.
     pub fetched_bytes: u64,
     /// Bytes of shards that were sent to new holders.
@@ -549,6 +551,7 @@ impl RepairPlanner {
             Digest::of(bytes) == plan.job.damage.digests[usize::from(index)]
         };
         if rebuilt.len() != lost.len() || !lost.iter().zip(&rebuilt).all(right) {
+            self.stats.inconsistent += 1;
             plan.why = Some(GaveUp::Inconsistent);
             return self.finish(now, id, out);
         }

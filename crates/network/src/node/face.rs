@@ -195,6 +195,8 @@ pub struct Stats {
     pub without_place: u64,
     /// … and because the manifest does not fit its shards.
     pub inconsistent: u64,
+    /// Attempts at a repair whose sources rebuilt something else than the manifest says.
+    pub mismatched: u64,
     /// Bytes that repairs have moved.
     pub repair_bytes: u64,
     /// Bytes that repairs without any failure would have moved.

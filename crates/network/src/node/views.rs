@@ -60,6 +60,7 @@ impl StorageNode {
         Stats {
             repaired: repair.repaired,
             gave_up: repair.gave_up,
+            mismatched: repair.inconsistent,
             repair_bytes: repair.fetched_bytes + repair.stored_bytes,
             repair_bytes_min: repair.minimum_bytes,
             ..self.stats

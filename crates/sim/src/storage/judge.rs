@@ -11,7 +11,7 @@
 //! | S8 | of a node that says that it has left in order no current record names anything |
 //! | S10 | at rest no node holds what its own log does not need: nothing is left of what was undone or released |
 //! | S11 | what a node has removed itself, its log does not need after a restart: a removal waits until it is durable that nobody does |
-//! | S12 | no repair gives a stripe up because its shards do not fit its manifest: all manifests are right |
+//! | S12 | no repair rebuilds what does not fit its manifest: all manifests are right, and sources are looked at |
 //! | S13 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
 //! | S14 | what a node's log needs lies on its disk, right and found, after each restart and at rest: nothing counts as kept before it is durable |
 //!

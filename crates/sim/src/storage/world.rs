@@ -1470,7 +1470,17 @@ impl<'a> World<'a> {
         self.schedule(self.now + Duration::from_secs(1), new, Event::Start);
     }
 
+    /// All manifests are right, so sources that do not fit one were not looked at.
+    fn check_repairs(&mut self, node: u32) {
+        let process = self.machines[node as usize].process.as_ref();
+        if process.is_some_and(|process| process.node.stats().mismatched > 0) {
+            let what = format!("n{node} has rebuilt shards that do not fit their right manifest");
+            self.judge.object("S12", self.now, what);
+        }
+    }
+
     fn crash(&mut self, node: u32, power: bool, down: Option<Duration>) {
+        self.check_repairs(node);
         let machine = &mut self.machines[node as usize];
         machine.strike = None;
         machine.process = None;
@@ -1614,11 +1624,7 @@ impl<'a> World<'a> {
         if let Some(what) = missed {
             self.judge.object("S14", self.now, what);
         }
-        let inconsistent = self.running().find(|(_, node)| node.stats().inconsistent > 0);
-        if let Some(node) = inconsistent.map(|(node, _)| node) {
-            let what = format!("n{node} gave a stripe up, as if its right manifest did not fit it");
-            self.judge.object("S12", self.now, what);
-        }
+        (0..self.machines.len() as u32).for_each(|node| self.check_repairs(node));
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
     }
 
