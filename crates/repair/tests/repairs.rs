@@ -223,6 +223,7 @@ fn ten_corrupt_shards_are_repaired_and_healthy_when_read_again() {
         failed: 0,
         repaired: 10,
         gave_up: 0,
+        inconsistent: 0,
         fetched_bytes: 10 * 4 * 64,
         stored_bytes: 10 * 64,
         minimum_bytes: 10 * 5 * 64,
