@@ -259,8 +259,9 @@ impl Facts {
         let Some((saga, index)) = named(model, of) else { return unknown(node, id, of) };
         let bit: StepSet = 1 << index;
         let has = |set: StepSet| set & bit > 0;
-        let completed = model.sagas.get(id).and_then(|it| it.ended).map(|(end, _)| end);
-        let knows = match (is_saga, completed) {
+        let child = model.sagas.get(id);
+        let ended = child.and_then(|it| it.ended).map(|(end, _)| end);
+        let knows = match (is_saga, ended) {
             (false, _) if of.undo => has(saga.undone),
             (false, _) => has(saga.succeeded),
             // As long as it can be turned it does not end.
@@ -268,6 +269,8 @@ impl Facts {
                 let reversible = saga.steps[index].undo == model::BY_SAGA && has(saga.has_undo);
                 has(saga.succeeded) && (!reversible || saga.ended.is_some())
             }
+            // A crash has cut its beginning, and nothing of it ran: another one begins.
+            (true, Some(End::Aborted)) if child.is_some_and(|it| it.started == 0) => true,
             // It was done, and is undone; or it has failed. Where it may not fail another one begins.
             (true, _) if has(saga.succeeded) => has(saga.undone),
             (true, _) => has(saga.refused) || saga.turned == 0 && !saga.may_fail(bit, false),
