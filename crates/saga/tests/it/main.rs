@@ -6,6 +6,7 @@ mod model;
 mod random;
 mod small_worlds;
 mod transcripts;
+mod views;
 mod world;
 
 use base::{CoordinatorId, NodeName, OperationId, Sequence};
