@@ -1,8 +1,9 @@
 //! What a participant answers about transactions of which it knows nothing.
 
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, Sequence, ShardId, StoreId};
+use std::collections::BTreeSet;
 use twopc::participant::{Event, Participant, PromiseKey, Reply, Resources};
-use twopc::{Message, TxKey, Vote};
+use twopc::{Message, TxKey, Vote, Watermark};
 
 struct Yes;
 impl Resources for Yes {
@@ -54,4 +55,29 @@ fn no_answer_leaves_before_the_epoch_that_it_answers_is_durable() {
     let reply = participant.reply(NodeName(COORDINATOR.0), &prepare).unwrap();
     assert!(matches!(reply.message, Message::Vote { vote: Vote::Abort, .. }));
     assert_eq!(reply.after, Sequence(5));
+}
+
+/// Of many coordinators each is known by its own epoch, and by what it has told.
+#[test]
+fn every_coordinator_that_was_heard_of_is_known() {
+    let mut participant = Participant::new(NodeName::numbered(1), STORE, BootCount(1));
+    let all: Vec<CoordinatorId> = (0..200).map(CoordinatorId::numbered).collect();
+    let epoch = |number: usize| Epoch::new(1 + number as u32);
+    for (number, coordinator) in all.iter().copied().enumerate() {
+        let seen = participant.newer_epoch(coordinator, epoch(number)).unwrap();
+        participant.apply(Sequence(1 + number as u64), &seen).unwrap();
+    }
+    let heard_of: BTreeSet<CoordinatorId> = participant.coordinators().collect();
+    assert_eq!(heard_of, all.iter().copied().collect());
+    for (number, coordinator) in all.iter().copied().enumerate() {
+        assert!(!participant.refuses(coordinator, epoch(number)));
+        assert!(number == 0 || participant.refuses(coordinator, epoch(number - 1)));
+        assert_eq!(participant.watermark(coordinator), None);
+    }
+    let watermark = Watermark::new(OperationId(9), [OperationId(7)].into_iter());
+    let finished =
+        Event::Finished { coordinator: all[150], epoch: epoch(150), watermark: watermark.clone() };
+    participant.apply(Sequence(500), &finished).unwrap();
+    assert_eq!(participant.watermark(all[150]), Some(&watermark));
+    assert_eq!(participant.watermark(all[151]), None);
 }
