@@ -1,7 +1,5 @@
 //! What can be seen of a transaction, and of what it owes.
 
-#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
-
 use base::{BootCount, CoordinatorId, NodeName, OperationId, Sequence, ShardId, StoreId};
 use std::collections::BTreeSet;
 use twopc::coordinator::{Decision, Effect, MEMBERS_MAX, Member};

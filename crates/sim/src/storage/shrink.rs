@@ -6,7 +6,7 @@ use super::plan::{self, Entry};
 use super::report::Report;
 use super::scenario::Scenario;
 use super::world::{Ending, run_while};
-use crate::shrink::{minimize, smaller, words_of};
+use crate::shrink::{Progress, minimize, smaller, words_of};
 use toml::{Table, Value};
 
 /// What makes two failures the same: the rule, and what was said without its numbers and names.
@@ -68,15 +68,6 @@ pub enum NotShrunk {
     /// The text is no scenario.
     #[error("{0}")]
     Scenario(String),
-}
-
-/// How far it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Runs made.
-    pub runs: u32,
-    /// Faults and clients that are left.
-    pub entries: u32,
 }
 
 /// Makes the failing run that `report` tells of smaller, `text` being its scenario's file. Between runs, and
