@@ -61,22 +61,22 @@ pub fn words_of(what: &str) -> String {
 /// How large a failing run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Entries of the plan.
+    /// Entries of the plan: faults.
     pub entries: u32,
-    /// Operations that clients ask for.
+    /// Operations that clients ask for; of storage nodes, clients.
     pub operations: u32,
-    /// Nodes.
+    /// Nodes at the beginning.
     pub nodes: u32,
     /// Events until it fails.
     pub events: u64,
 }
 
-/// A smaller run that fails in the same way.
+/// A smaller run that fails in the same way, of either kind of world.
 #[derive(Debug)]
-pub struct Shrunk {
-    /// What came out of it; its plan is what is left.
-    pub report: Report,
-    /// Its scenario, as a file, without the faults.
+pub struct Shrunk<R = Report> {
+    /// What came out of it. A report of coordinators has the plan that is left.
+    pub report: R,
+    /// Its scenario, as a file. Of coordinators, without the faults.
     pub text: String,
     /// How large the run was …
     pub before: Size,

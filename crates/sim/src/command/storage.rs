@@ -9,8 +9,8 @@ use crate::terminal::{Output, say};
 use crate::{Ended, SeedArgs, Stop, USAGE, parallel_by, progress, read_text};
 use clap::Args;
 use serde_json::json;
-use sim::shrink::Progress;
-use sim::storage::shrink::{NotShrunk, Shrunk, Signature, Size, shrink as make_smaller};
+use sim::shrink::{Progress, Shrunk, Size};
+use sim::storage::shrink::{NotShrunk, Signature, shrink as make_smaller};
 use sim::storage::{Report, Scenario, hostile, large, run, run_told, small};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -171,7 +171,7 @@ pub fn automatically(
 
 /// A smaller failure, and where it is kept.
 struct Smaller {
-    shrunk: Shrunk,
+    shrunk: Shrunk<Report>,
     file: PathBuf,
     wall: Duration,
 }
@@ -184,10 +184,10 @@ impl Smaller {
             "shrunk in {:.1} s and {runs} runs{early}: {} faults to {}, {} clients to {}, {} nodes to {}, {} \
              events to {}",
             self.wall.as_secs_f64(),
-            before.faults,
-            after.faults,
-            before.clients,
-            after.clients,
+            before.entries,
+            after.entries,
+            before.operations,
+            after.operations,
             before.nodes,
             after.nodes,
             before.events,
@@ -198,8 +198,8 @@ impl Smaller {
     fn json(&self) -> serde_json::Value {
         let size = |size: &Size| {
             json!({
-                "entries": size.faults,
-                "operations": size.clients,
+                "entries": size.entries,
+                "operations": size.operations,
                 "nodes": size.nodes,
                 "events": size.events,
             })

@@ -6,7 +6,7 @@ use super::plan::{self, Entry};
 use super::report::Report;
 use super::scenario::Scenario;
 use super::world::{Ending, run_while};
-use crate::shrink::{Progress, minimize, smaller, words_of};
+use crate::shrink::{Progress, Shrunk, Size, minimize, smaller, words_of};
 use toml::{Table, Value};
 
 /// What makes two failures the same: the rule, and what was said without its numbers and names.
@@ -24,36 +24,6 @@ impl Signature {
         };
         Some(Signature(report.rule()?, words_of(what)))
     }
-}
-
-/// How large a failing run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// Faults that were drawn.
-    pub faults: u32,
-    /// Clients.
-    pub clients: u32,
-    /// Nodes at the beginning.
-    pub nodes: u32,
-    /// Events until it fails.
-    pub events: u64,
-}
-
-/// A smaller run that fails in the same way.
-#[derive(Debug)]
-pub struct Shrunk {
-    /// What came out of it.
-    pub report: Report,
-    /// Its scenario, as a file.
-    pub text: String,
-    /// How large the run was …
-    pub before: Size,
-    /// … and is.
-    pub after: Size,
-    /// How many runs it took.
-    pub runs: u32,
-    /// The time was enough to try everything.
-    pub finished: bool,
 }
 
 /// Why a run cannot be made smaller.
@@ -79,7 +49,7 @@ pub fn shrink(
     text: &str,
     report: Report,
     goes_on: &mut dyn FnMut(&Progress) -> bool,
-) -> Result<Shrunk, NotShrunk> {
+) -> Result<Shrunk<Report>, NotShrunk> {
     let Some(signature) = Signature::of(&report) else { return Err(NotShrunk::Clean) };
     if report.rule() == Some("expectation") {
         return Err(NotShrunk::Absence(report.what()));
@@ -122,8 +92,8 @@ fn size(scenario: &Scenario, report: &Report) -> Size {
     let entries = happening(scenario);
     let clients = entries.iter().filter(|entry| entry.is_client()).count();
     Size {
-        faults: (entries.len() - clients) as u32,
-        clients: clients as u32,
+        entries: (entries.len() - clients) as u32,
+        operations: clients as u32,
         nodes: scenario.storage.nodes,
         events: report.totals.events,
     }

@@ -1137,8 +1137,10 @@ impl<'a> World<'a> {
     fn answered(&mut self, number: u64, kind: &'static str) {
         let now = self.now;
         self.clients[number as usize - 1].answered = true;
-        let want = self.clients[number as usize - 1].want.clone();
-        self.note(|| format!("client {number}, who wanted {want}: {kind}"));
+        if let Some(story) = &mut self.story {
+            let want = &self.clients[number as usize - 1].want;
+            story.push((now, format!("client {number}, who wanted {want}: {kind}")));
+        }
         self.trace.word(number);
         *self.totals.answers.entry(kind).or_default() += 1;
         self.open -= 1;
