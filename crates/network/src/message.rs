@@ -6,6 +6,7 @@ use base::{NodeName, ShardId, Token};
 use incentives::Ask;
 use locks::{FencingToken, Holder, Hypervector, Lease};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
+use std::sync::Arc;
 use store::{Digest, merkle};
 
 /// The longest shard on a wire, in bytes.
@@ -361,7 +362,7 @@ fn rumours(to: &mut Writer, rumours: &[Rumour]) {
     }
 }
 
-fn read_rumours(from: &mut Reader<'_>) -> Result<Vec<Rumour>, Malformed> {
+fn read_rumours(from: &mut Reader<'_>) -> Result<Arc<[Rumour]>, Malformed> {
     let count = from.len(LIST_MAX, 58)?;
     let rumour = |from: &mut Reader<'_>| {
         Ok(Rumour { announcement: read_announcement(from)?, suspected: from.bool()? })
@@ -371,9 +372,10 @@ fn read_rumours(from: &mut Reader<'_>) -> Result<Vec<Rumour>, Malformed> {
 
 fn membership(to: &mut Writer, message: &placement::Message) {
     match message {
-        placement::Message::Heartbeat { own, rumours: told } => {
+        placement::Message::Heartbeat { own, view, rumours: told } => {
             to.u8(1);
             announcement(to, own);
+            to.u64(*view);
             rumours(to, told);
         }
         placement::Message::Unwatch => {
@@ -390,6 +392,12 @@ fn membership(to: &mut Writer, message: &placement::Message) {
             to.u8(5);
             rumours(to, told);
         }
+        placement::Message::Compare { views } => {
+            to.u8(6);
+            views.iter().for_each(|view| {
+                to.u64(*view);
+            });
+        }
     }
 }
 
@@ -397,12 +405,20 @@ fn read_membership(from: &mut Reader<'_>) -> Result<placement::Message, Malforme
     Ok(match from.u8()? {
         1 => placement::Message::Heartbeat {
             own: read_announcement(from)?,
+            view: from.u64()?,
             rumours: read_rumours(from)?,
         },
         2 => placement::Message::Unwatch,
         3 => placement::Message::Missed { incarnation: from.u64()? },
         4 => placement::Message::Join { own: read_announcement(from)? },
         5 => placement::Message::Members { rumours: read_rumours(from)? },
+        6 => {
+            let mut views = [0; placement::PARTS];
+            for view in &mut views {
+                *view = from.u64()?;
+            }
+            placement::Message::Compare { views: Box::new(views) }
+        }
         _ => return Err(from.wrong("nothing that members say")),
     })
 }

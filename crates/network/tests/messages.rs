@@ -5,6 +5,7 @@ use incentives::{Ask, Offence, Opinion, Units};
 use locks::{Claim, FencingToken, Holder, Lease, Vectors};
 use network::{LockAnswer, Message, Observed};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
+use std::sync::Arc;
 use store::{Digest, merkle};
 
 fn all() -> Vec<Message> {
@@ -17,7 +18,7 @@ fn all() -> Vec<Message> {
         capacity_bytes: 10,
         free_bytes: 4,
     };
-    let rumours = vec![Rumour { announcement: own, suspected: true }; 3];
+    let rumours: Arc<[Rumour]> = [Rumour { announcement: own, suspected: true }; 3].into();
     let shard = ShardId::numbered(5);
     let holder = Holder { node, operation: 8 };
     let tag = Vectors::new(&Key::root(1)).tag(shard, holder);
@@ -26,10 +27,11 @@ fn all() -> Vec<Message> {
     let bytes: Vec<u8> = (0..1_000u32).map(|n| n as u8).collect();
     let proof = merkle::prove(&bytes, 1, 2);
     let membership = [
-        placement::Message::Heartbeat { own, rumours: rumours.clone() },
+        placement::Message::Heartbeat { own, view: 77, rumours: rumours.clone() },
         placement::Message::Unwatch,
         placement::Message::Missed { incarnation: 4 },
         placement::Message::Join { own },
+        placement::Message::Compare { views: Box::new(std::array::from_fn(|part| part as u64)) },
         placement::Message::Members { rumours },
     ];
     let lookup = LookupId(12);

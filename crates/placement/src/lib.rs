@@ -90,7 +90,7 @@ pub use lookup::{
     TooManyLookups, distance,
 };
 pub use membership::{
-    Announcement, Member, Membership, MembershipConfig, Message, Output, Rumour, Status,
+    Announcement, Member, Membership, MembershipConfig, Message, Output, PARTS, Rumour, Status,
 };
 pub use phi::Phi;
 pub use placer::{Candidate, Placer, PlacerConfig, Shortfall};

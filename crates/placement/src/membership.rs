@@ -7,6 +7,7 @@ use crate::{Candidate, Region};
 use base::prng::Key;
 use base::{NodeName, Ratio, Time};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The numbers of membership.
@@ -21,7 +22,7 @@ pub struct MembershipConfig {
     /// How long after a suspicion a node that does not answer it is dead, and how long a watched one is
     /// silent at most: 60 s.
     pub alive: Duration,
-    /// How many rumours, and how many other members, a heartbeat carries at most: 8.
+    /// How many rumours a heartbeat carries at most: 8.
     pub rumours_max: u32,
     /// Of how many nodes anything is known at most: 4,096.
     pub members_max: u32,
@@ -70,12 +71,15 @@ pub struct Rumour {
 /// What members tell each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// I am here; watch me. And some of what I know.
+    /// I am here; watch me. And what is new.
     Heartbeat {
         /// Of the sender.
         own: Announcement,
-        /// Of others.
-        rumours: Vec<Rumour>,
+        /// All who are there, as the sender sees it: their places on the ring, each added to the others by
+        /// exclusive or.
+        view: u64,
+        /// Of others. Everybody who is sent it now is sent the same.
+        rumours: Arc<[Rumour]>,
     },
     /// Others watch me now.
     Unwatch,
@@ -90,11 +94,17 @@ pub enum Message {
         /// Of the sender.
         own: Announcement,
     },
-    /// An answer to [`Message::Join`]: everybody, once. Or to a heartbeat whose rumours are old: what is
-    /// known instead.
+    /// The receiver has seen others than the sender for a while. Whom?
+    Compare {
+        /// Who is there as the sender sees it, as in a heartbeat, for each part of the ring by itself: the
+        /// first of them is where places begin with five bits of zero.
+        views: Box<[u64; PARTS]>,
+    },
+    /// An answer to [`Message::Join`]: everybody, once. To a heartbeat whose rumours are old: what is known
+    /// instead. To [`Message::Compare`]: everybody in those parts that differ, the dead as missed.
     Members {
         /// Of members.
-        rumours: Vec<Rumour>,
+        rumours: Arc<[Rumour]>,
     },
 }
 
@@ -145,14 +155,24 @@ pub struct Member {
 struct Watched {
     phi: Phi,
     heard: bool,
+    /// How many of its heartbeats in a row were of another view.
+    apart: u32,
 }
 
-/// After so many beats a node begins to tell rumours to members by lot.
-const GOSSIP_AFTER: u64 = 32;
-/// So many members hear the newest of them with each beat.
-const GOSSIPS: u64 = 2;
-/// The number of the first of these lots; those of neighbours are lower.
-const GOSSIP_LOT: u64 = 1 << 32;
+/// In so many parts two nodes compare whom they see.
+pub const PARTS: usize = 32;
+const PART_SHIFT: u32 = u64::BITS - PARTS.trailing_zeros();
+const PART_MASK: u64 = (1 << PART_SHIFT) - 1;
+
+/// After so many heartbeats in a row with another view a node asks. What is on its way gets there before.
+const APART: u32 = 3;
+
+/// For so many beats a node is new: it compares at once whom it sees, and tells nobody by lot whom it hears of.
+const NEW: u64 = 8;
+/// The number of that lot.
+const GOSSIP_LOT: u64 = 1;
+/// So many members hear at once who has come, or is missed.
+const PUSHES: u64 = 2;
 
 /// Every so many beats one of the dead is asked whether it is.
 const RECONNECT_BEATS: u64 = 4;
@@ -162,8 +182,9 @@ const RECONNECT_BEATS: u64 = 4;
 /// After SWIM (Das, Gupta, Motivala, 2002), with phi in place of probes. A node is heard every five
 /// seconds by those eight that follow it on a ring of hashed names, and by nobody else. Whoever misses it
 /// spreads that as a rumour; the node answers with a higher incarnation, and who does not for a minute
-/// is dead. So a node sends and receives a number of messages that does not grow with the network. A
-/// rumour is passed on about 3 log2 n times by each who hears it.
+/// is dead. A rumour is passed on about 3 log2 n times by each who hears it, with its heartbeats; that
+/// somebody comes, is missed or is missed no more also at once, to two others by lot. So what a node sends and
+/// receives does not grow with the network, but for who comes and goes in it.
 #[derive(Clone, Debug)]
 pub struct Membership {
     config: MembershipConfig,
@@ -180,8 +201,14 @@ pub struct Membership {
     heard_by: BTreeSet<NodeName>,
     /// Whom it watches: those it has heard, and those it should hear, which it may never have.
     watched: BTreeMap<NodeName, Watched>,
-    /// Who said that others watch it, and until when that is believed.
-    excused: BTreeMap<NodeName, Time>,
+    /// Whom this node has missed since its last beat. It was asked, and others are told if it has not answered.
+    missed: Vec<NodeName>,
+    /// The places of all on the ring, each added to the others by exclusive or.
+    others: u64,
+    /// At which of its own beats this node has asked a neighbour last.
+    compared: u64,
+    /// Everybody dead, by place on the ring.
+    dead: BTreeSet<(u64, NodeName)>,
     suspected: BTreeSet<(Time, NodeName)>,
     /// Those of them that were not asked yet.
     unasked: BTreeSet<(Time, NodeName)>,
@@ -208,7 +235,10 @@ impl Membership {
             ring: BTreeSet::new(),
             heard_by: BTreeSet::new(),
             watched: BTreeMap::new(),
-            excused: BTreeMap::new(),
+            missed: Vec::new(),
+            others: 0,
+            compared: 0,
+            dead: BTreeSet::new(),
             suspected: BTreeSet::new(),
             unasked: BTreeSet::new(),
             rumours: Rumours::default(),
@@ -221,6 +251,11 @@ impl Membership {
     #[must_use]
     pub fn join(&self) -> Message {
         Message::Join { own: self.own }
+    }
+
+    /// What says nothing but that this node is there.
+    fn is_there(&self) -> Message {
+        Message::Members { rumours: [Rumour { announcement: self.own, suspected: false }].into() }
     }
 
     /// This node has another amount of free space. It is told with the next heartbeats, if it is off by a
@@ -239,7 +274,7 @@ impl Membership {
     /// A message has come. `from` is whom it really came from.
     pub fn handle(&mut self, now: Time, from: NodeName, message: &Message, out: &mut Vec<Output>) {
         match message {
-            Message::Heartbeat { own, rumours } => {
+            Message::Heartbeat { own, view, rumours } => {
                 if own.node != from || from == self.own.node {
                     return;
                 }
@@ -248,14 +283,13 @@ impl Membership {
                     return;
                 }
                 let beat = self.config.beat;
-                let fresh = Watched { phi: Phi::new(now, beat), heard: true };
+                let fresh = Watched { phi: Phi::new(now, beat), heard: true, apart: 0 };
                 match self.watched.get_mut(&from) {
                     Some(watched) if watched.heard => watched.phi.heard(now),
                     _ => drop(self.watched.insert(from, fresh)),
                 }
-                let max = 2 * self.config.rumours_max as usize;
                 let mut news = Vec::new();
-                for rumour in rumours.iter().take(max) {
+                for rumour in rumours.iter().take(self.config.rumours_max as usize) {
                     if self.knows(rumour) {
                         continue;
                     }
@@ -264,8 +298,24 @@ impl Membership {
                 }
                 // A rumour that the sender has not heard would not reach it any more.
                 if !news.is_empty() {
-                    let message = Message::Members { rumours: news };
+                    let message = Message::Members { rumours: news.into() };
                     out.push(Output::Send { to: from, message });
+                }
+                self.compare(from, *view, out);
+            }
+            Message::Compare { views } => {
+                let own = self.views();
+                let parts =
+                    (0u64..).zip(own.iter().zip(views.iter())).filter(|(_, (own, it))| own != it);
+                let all = parts.flat_map(|(part, _)| {
+                    let part = (part << PART_SHIFT, NodeName([0; 32]))
+                        ..=(part << PART_SHIFT | PART_MASK, NodeName([0xFF; 32]));
+                    self.ring.range(part.clone()).chain(self.dead.range(part))
+                });
+                let all = all.filter_map(|(_, node)| self.members.get(*node));
+                let rumours: Arc<[Rumour]> = all.map(Member::rumour).collect();
+                if !rumours.is_empty() {
+                    out.push(Output::Send { to: from, message: Message::Members { rumours } });
                 }
             }
             Message::Unwatch => {
@@ -281,14 +331,16 @@ impl Membership {
                     member.status != Status::Dead && member.announcement.node != from
                 });
                 rumours.extend(others.map(Member::rumour));
-                out.push(Output::Send { to: from, message: Message::Members { rumours } });
+                out.push(Output::Send {
+                    to: from,
+                    message: Message::Members { rumours: rumours.into() },
+                });
             }
             Message::Missed { incarnation } => {
                 if *incarnation >= self.own.incarnation {
                     self.own.incarnation = incarnation.saturating_add(1);
                 }
-                let rumours = vec![Rumour { announcement: self.own, suspected: false }];
-                out.push(Output::Send { to: from, message: Message::Members { rumours } });
+                out.push(Output::Send { to: from, message: self.is_there() });
             }
             Message::Members { rumours } => {
                 let own = rumours.iter().find(|rumour| rumour.announcement.node == from);
@@ -302,6 +354,36 @@ impl Membership {
                 }
             }
         }
+    }
+
+    /// A neighbour sees others than this node, if their views differ. If that stays so, it is asked: what rumours
+    /// that were lost have left is mended by that.
+    fn compare(&mut self, from: NodeName, view: u64, out: &mut Vec<Output>) {
+        let alike = view == self.view();
+        let asked = self.compared == self.beats;
+        let Some(watched) = self.watched.get_mut(&from) else { return };
+        watched.apart = if alike { 0 } else { watched.apart + 1 };
+        let patience = if self.beats < NEW { 1 } else { APART };
+        if watched.apart >= patience && !asked {
+            watched.apart = 0;
+            self.compared = self.beats;
+            let views = Box::new(self.views());
+            out.push(Output::Send { to: from, message: Message::Compare { views } });
+        }
+    }
+
+    /// Everybody who is not dead, this node included.
+    fn view(&self) -> u64 {
+        self.others ^ self.own_place.0
+    }
+
+    /// The same by parts of the ring.
+    fn views(&self) -> [u64; PARTS] {
+        let mut views = [0; PARTS];
+        for (place, _) in self.ring.iter().chain([&self.own_place]) {
+            views[(place >> PART_SHIFT) as usize] ^= place;
+        }
+        views
     }
 
     /// A node was heard by oneself: it is alive, whatever others say. If they say so of what it last said,
@@ -325,8 +407,12 @@ impl Membership {
             Some(member) if said.incarnation > member.announcement.incarnation => {
                 // Its reputation stays: whoever comes back has not become another.
                 member.announcement = said;
+                let is_back = member.status != Status::Alive;
                 self.spread(said.node);
                 self.set_status(now, said.node, Status::Alive, out);
+                if is_back {
+                    self.push(said.node, out);
+                }
             }
             Some(_) => {}
             None => {
@@ -345,6 +431,7 @@ impl Membership {
                     self.spread(said.node);
                 }
                 self.set_status(now, said.node, Status::Alive, out);
+                self.push(said.node, out);
             }
         }
     }
@@ -361,6 +448,7 @@ impl Membership {
         };
         let node = oldest.announcement.node;
         self.members.remove(node);
+        self.dead.remove(&(place(&self.key, node), node));
         self.rumours.remove(node);
         true
     }
@@ -375,6 +463,10 @@ impl Membership {
             }
             return;
         }
+        // Of whom nothing is known but that it is missed, nothing has to be known.
+        if rumour.suspected && self.members.get(said.node).is_none() {
+            return;
+        }
         self.hear(now, said, false, out);
         let Some(member) = self.members.get(said.node) else { return };
         if rumour.suspected
@@ -383,6 +475,7 @@ impl Membership {
         {
             self.set_status(now, said.node, Status::Suspected, out);
             self.spread(said.node);
+            self.push(said.node, out);
         }
     }
 
@@ -424,14 +517,20 @@ impl Membership {
         let place = (place(&self.key, node), node);
         match status {
             Status::Alive => {
-                self.ring.insert(place);
+                self.dead.remove(&place);
+                if self.ring.insert(place) {
+                    self.others ^= place.0;
+                }
             }
             Status::Suspected => {
                 self.suspected.insert((now, node));
                 self.unasked.insert((now, node));
             }
             Status::Dead => {
-                self.ring.remove(&place);
+                if self.ring.remove(&place) {
+                    self.others ^= place.0;
+                }
+                self.dead.insert(place);
                 self.watched.remove(&node);
             }
         }
@@ -456,6 +555,7 @@ impl Membership {
             if let Some(incarnation) = member.map(|member| member.announcement.incarnation) {
                 self.set_status(now, node, Status::Suspected, out);
                 self.spread(node);
+                self.missed.push(node);
                 out.push(Output::Send { to: node, message: Message::Missed { incarnation } });
             }
         }
@@ -494,79 +594,91 @@ impl Membership {
             out.push(Output::Send { to: former, message: Message::Unwatch });
         }
         let max = self.config.rumours_max as usize;
-        for (number, &to) in (0..).zip(&neighbours) {
-            let mut rumours: Vec<Rumour> = Vec::with_capacity(2 * max);
-            for node in self.rumours.pass_on(max, to) {
-                rumours.extend(self.members.get(node).map(Member::rumour));
+        let told = self.rumours.pass_on(max, neighbours.len() as u32);
+        let told = told.into_iter().filter_map(|node| self.members.get(node));
+        let rumours: Arc<[Rumour]> = told.map(Member::rumour).collect();
+        let (own, view) = (self.own, self.view());
+        for &to in &neighbours {
+            let rumours = rumours.clone();
+            out.push(Output::Send { to, message: Message::Heartbeat { own, view, rumours } });
+            // Whoever is missed hears that from all whom it watches, until it has said something newer.
+            let missed = self.members.get(to).filter(|member| member.status != Status::Alive);
+            if let Some(incarnation) = missed.map(|member| member.announcement.incarnation) {
+                out.push(Output::Send { to, message: Message::Missed { incarnation } });
             }
-            // What was told the neighbour itself, if it is missed; and some members by lot, for
-            // rumours that were lost.
-            rumours.extend(
-                self.members.get(to).filter(|m| m.status != Status::Alive).map(Member::rumour),
-            );
-            let draw = self.lots.draw(number, self.beats);
-            let from = self.ring.range((draw.u64(), NodeName([0; 32]))..);
-            let lot = from.chain(&self.ring).filter(|(_, node)| *node != to);
-            let lot = lot.filter_map(|(_, node)| self.members.get(*node)).map(Member::rumour);
-            rumours.extend(lot.take(max.min(self.ring.len())));
-            rumours.truncate(2 * max);
-            let message = Message::Heartbeat { own: self.own, rumours };
-            out.push(Output::Send { to, message });
         }
         self.heard_by = neighbours;
+        for node in std::mem::take(&mut self.missed) {
+            if self.members.get(node).is_some_and(|member| member.status != Status::Alive) {
+                self.push(node, out);
+            }
+        }
         self.gossip(out);
         // Now and then one of the dead is asked: after a partition each side takes the other for dead.
         if self.beats.is_multiple_of(RECONNECT_BEATS) {
-            let dead = || self.members.iter().filter(|member| member.status == Status::Dead);
-            let count = dead().count() as u64;
-            if count > 0 {
-                let pick = self.lots.draw(u64::MAX, self.beats).below(count);
-                let to = dead().nth(pick as usize).map(|member| member.announcement.node);
-                let message = self.join();
-                out.extend(to.map(|to| Output::Send { to, message }));
+            let pick = self.lots.draw(u64::MAX, self.beats).u64();
+            let place = (pick, NodeName([0; 32]));
+            if let Some(&(_, to)) = self.dead.range(place..).chain(&self.dead).next() {
+                out.push(Output::Send { to, message: self.join() });
             }
         }
     }
 
-    /// The newest rumours go to some by lot as well: along the ring alone they would take as many beats as
+    /// The newest rumours go to one by lot as well: along the ring alone they would take as many beats as
     /// there are eights of nodes. Not at first, when everybody who joins is news.
     fn gossip(&mut self, out: &mut Vec<Output>) {
-        if self.ring.is_empty() || self.beats < GOSSIP_AFTER {
+        if self.beats < NEW {
             return;
         }
-        let max = self.config.rumours_max as usize;
         let newest = self.rumours.newest().filter_map(|node| self.members.get(node));
-        let rumours: Vec<Rumour> = newest.take(max).map(Member::rumour).collect();
-        if rumours.is_empty() {
+        let rumours: Arc<[Rumour]> =
+            newest.take(self.config.rumours_max as usize).map(Member::rumour).collect();
+        if !rumours.is_empty() {
+            let to = self.by_lot(self.lots.draw(GOSSIP_LOT, self.beats).u64());
+            let message = Message::Members { rumours };
+            out.extend(to.map(|to| Output::Send { to, message }));
+        }
+    }
+
+    /// Who comes, is missed, or is missed no more is told to two by lot at once, by each who hears it first:
+    /// that reaches four of five within seconds, and all others have a neighbour among those.
+    fn push(&self, node: NodeName, out: &mut Vec<Output>) {
+        let Some(member) = self.members.get(node).filter(|_| self.beats >= NEW) else {
             return;
+        };
+        let rumours: Arc<[Rumour]> = [member.rumour()].into();
+        let lots = self.lots.keyed(place(&self.key, node));
+        for number in 0..PUSHES {
+            let number = number + u64::from(member.status == Status::Alive) * PUSHES;
+            let to = self.by_lot(lots.draw(number, member.announcement.incarnation).u64());
+            let message = Message::Members { rumours: rumours.clone() };
+            out.extend(to.filter(|to| *to != node).map(|to| Output::Send { to, message }));
         }
-        for number in 0..GOSSIPS {
-            let place = self.lots.draw(GOSSIP_LOT + number, self.beats).u64();
-            let mut from = self.ring.range((place, NodeName([0; 32]))..).chain(&self.ring);
-            if let Some(&(_, to)) = from.next() {
-                let rumours = rumours.clone();
-                out.push(Output::Send { to, message: Message::Members { rumours } });
-            }
-        }
+    }
+
+    /// Who is at this place of the ring, or behind it.
+    fn by_lot(&self, place: u64) -> Option<NodeName> {
+        let mut from = self.ring.range((place, NodeName([0; 32]))..).chain(&self.ring);
+        from.next().map(|(_, node)| *node)
     }
 
     /// Who should be heard by this node is watched even if it never was: in a part of the network in
     /// which nobody has heard a node, nobody would miss it. It is told that this node is there: it may not
     /// have heard so yet, and would be missed for that by everybody.
     fn watch(&mut self, now: Time, out: &mut Vec<Output>) {
-        self.excused.retain(|_, until| *until > now);
         let before = self.ring.range(..self.own_place).rev().chain(self.ring.iter().rev());
         let count = (self.config.neighbours as usize).min(self.ring.len());
         let expected: BTreeSet<NodeName> = before.map(|(_, node)| *node).take(count).collect();
         self.watched.retain(|node, watched| watched.heard || expected.contains(node));
+        let is_there = self.is_there();
         for node in expected {
             let alive = self.members.get(node).is_some_and(|m| m.status == Status::Alive);
-            if alive && !self.excused.contains_key(&node) {
+            if alive {
                 self.watched.entry(node).or_insert_with(|| {
-                    let rumours = vec![Rumour { announcement: self.own, suspected: false }];
-                    out.push(Output::Send { to: node, message: Message::Members { rumours } });
+                    out.push(Output::Send { to: node, message: is_there.clone() });
                     // Patiently: it may know of others between.
-                    Watched { phi: Phi::new(now, self.config.alive / 4), heard: false }
+                    let phi = Phi::new(now, self.config.beat.max(self.config.alive / 4));
+                    Watched { phi, heard: false, apart: 0 }
                 });
             }
         }

@@ -26,28 +26,16 @@ impl Rumours {
         self.0.iter().rev().map(|(_, about)| *about)
     }
 
-    /// The newest `max` of which none is about `to`: they count as passed on once more.
-    pub(crate) fn pass_on(&mut self, max: usize, to: NodeName) -> Vec<NodeName> {
-        let mut told = Vec::with_capacity(max);
-        // What goes back, newest first, as it was: each of them counts one less.
-        let mut back = Vec::with_capacity(max);
-        let mut own = None;
-        while told.len() < max
-            && let Some((left, about)) = self.0.pop()
-        {
-            if about == to {
-                own = Some((left, about));
-                continue;
-            }
-            told.push(about);
-            if left > 1 {
-                back.push((left - 1, about));
-            }
-        }
+    /// The newest `max`: they count as passed on so many times more.
+    pub(crate) fn pass_on(&mut self, max: usize, times: u32) -> Vec<NodeName> {
+        let first = self.0.len().saturating_sub(max);
+        let mut told = self.0.split_off(first);
+        told.reverse();
+        let left = |(left, about): &(u32, NodeName)| Some((left.checked_sub(times)?, *about));
+        let mut back: Vec<_> = told.iter().filter_map(left).filter(|(left, _)| *left > 0).collect();
         back.reverse();
         self.put(&back);
-        own.inspect(|own| self.put(&[*own]));
-        told
+        told.into_iter().map(|(_, about)| about).collect()
     }
 
     /// Puts some into their places, ascending: whatever is above them is moved once.
@@ -68,24 +56,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_come_first_and_each_so_often_but_not_to_whom_they_are_about() {
+    fn the_newest_come_first_and_each_so_often() {
         let [one, two, three] = [1, 2, 3].map(NodeName::numbered);
         let mut rumours = Rumours::default();
-        rumours.insert(one, 1);
-        rumours.insert(two, 3);
-        rumours.insert(three, 1);
+        rumours.insert(one, 2);
+        rumours.insert(two, 5);
+        rumours.insert(three, 2);
         // The second is the newest; of those that are as new, the higher name.
-        assert_eq!(rumours.pass_on(2, NodeName::numbered(9)), [two, three]);
+        assert_eq!(rumours.pass_on(2, 2), [two, three]);
         assert_eq!(
-            rumours.pass_on(2, two),
-            [one],
+            rumours.pass_on(2, 1),
+            [two, one],
             "the third was passed on as often as it was to be"
         );
-        rumours.insert(one, 2);
-        assert_eq!(rumours.pass_on(9, three), [two, one]);
-        rumours.remove(two);
-        assert_eq!(rumours.pass_on(9, three), [one]);
-        assert!(rumours.pass_on(9, three).is_empty());
+        assert_eq!(rumours.pass_on(9, 1), [two, one]);
+        rumours.insert(one, 7);
+        assert_eq!(rumours.pass_on(9, 4), [one, two], "once more than was left");
+        rumours.insert(two, 1);
+        rumours.remove(one);
+        assert_eq!(rumours.pass_on(9, 1), [two]);
+        assert!(rumours.pass_on(9, 1).is_empty());
         assert!(rumours.0.is_empty());
     }
 
@@ -97,20 +87,20 @@ mod tests {
         for _ in 0..1_000 {
             let about = NodeName::numbered(stream.below(30));
             if stream.below(3) == 0 {
-                let times = stream.below(6) as u32;
+                let times = stream.below(12) as u32;
                 rumours.insert(about, times);
                 left.insert(about, times);
             } else {
-                let max = stream.below(9) as usize;
-                let others = left.iter().filter(|(other, times)| **other != about && **times > 0);
+                let (max, times) = (stream.below(9) as usize, 1 + stream.below(4) as u32);
                 let mut newest: Vec<(u32, NodeName)> =
-                    others.map(|(other, times)| (*times, *other)).collect();
+                    left.iter().map(|(other, times)| (*times, *other)).collect();
                 newest.sort_unstable_by(|one, two| two.cmp(one));
                 newest.truncate(max);
                 let newest: Vec<NodeName> = newest.into_iter().map(|(_, other)| other).collect();
-                assert_eq!(rumours.pass_on(max, about), newest);
+                assert_eq!(rumours.pass_on(max, times), newest);
                 for other in newest {
-                    *left.get_mut(&other).expect("it is left") -= 1;
+                    let left = left.get_mut(&other).expect("it is left");
+                    *left = left.saturating_sub(times);
                 }
             }
             left.retain(|_, times| *times > 0);

@@ -201,7 +201,8 @@ fn reputation_stays_when_a_node_announces_itself_again_or_dies() {
     let mut node =
         Membership::new(MembershipConfig::default(), &Key::root(1), own(0, 1), second(0));
     let (two, mut out) = (NodeName::numbered(2), Vec::new());
-    let heartbeat = |incarnation| Message::Heartbeat { own: own(2, incarnation), rumours: vec![] };
+    let heartbeat =
+        |incarnation| Message::Heartbeat { own: own(2, incarnation), view: 0, rumours: [].into() };
     node.handle(second(1), two, &heartbeat(1), &mut out);
     assert_eq!(known(&node, 2).reputation, Ratio::percent(50), "an unknown one is neutral");
     node.set_reputation(two, Ratio::percent(7));
@@ -222,15 +223,18 @@ fn what_is_old_or_in_another_name_is_worth_nothing() {
     let mut node =
         Membership::new(MembershipConfig::default(), &Key::root(1), own(0, 1), second(0));
     let mut out = Vec::new();
-    let heartbeat =
-        |number, incarnation| Message::Heartbeat { own: own(number, incarnation), rumours: vec![] };
+    let heartbeat = |number, incarnation| Message::Heartbeat {
+        own: own(number, incarnation),
+        view: 0,
+        rumours: [].into(),
+    };
     node.handle(second(1), NodeName::numbered(3), &heartbeat(2, 1), &mut out);
     assert!(node.member(NodeName::numbered(2)).is_none(), "it comes from another");
     node.handle(second(1), NodeName::numbered(2), &heartbeat(2, 5), &mut out);
     // An old announcement that others pass on does not keep a dead node alive.
     for now in 2..200 {
         let old = placement::Rumour { announcement: own(2, 5), suspected: false };
-        let message = Message::Heartbeat { own: own(3, 1), rumours: vec![old] };
+        let message = Message::Heartbeat { own: own(3, 1), view: 0, rumours: [old].into() };
         node.handle(second(now), NodeName::numbered(3), &message, &mut out);
         node.tick(second(now), &mut out);
     }
@@ -251,4 +255,167 @@ fn what_is_old_or_in_another_name_is_worth_nothing() {
     node.handle(second(200), NodeName::numbered(3), &missed, &mut out);
     let Message::Join { own } = node.join() else { panic!("it joins") };
     assert_eq!(own.incarnation, 2);
+}
+
+fn rumour(number: u64, suspected: bool) -> placement::Rumour {
+    placement::Rumour { announcement: own(number, 1), suspected }
+}
+
+fn members(rumours: &[placement::Rumour]) -> Message {
+    Message::Members { rumours: rumours.into() }
+}
+
+/// A node that knows these, and has had so many beats.
+fn knowing(number: u64, known: &[u64], beats: u64) -> Membership {
+    // So that it has missed nobody before all of its beats.
+    let config = MembershipConfig { alive: Duration::from_secs(120), ..Default::default() };
+    let mut node = Membership::new(config, &Key::root(1), own(number, 1), second(0));
+    let known: Vec<placement::Rumour> = known.iter().map(|it| rumour(*it, false)).collect();
+    node.handle(second(0), NodeName::numbered(0), &members(&known), &mut Vec::new());
+    (0..beats).for_each(|beat| node.tick(second(5 * beat), &mut Vec::new()));
+    node
+}
+
+fn sent(out: &[Output]) -> Vec<(u64, Message)> {
+    let sent = out.iter().filter_map(|output| match output {
+        Output::Send { to, message } => Some((to.number(), message.clone())),
+        Output::Changed { .. } => None,
+    });
+    sent.collect()
+}
+
+/// How often a neighbour says that it sees others until the node asks it whom, and what it asks.
+fn until_it_asks(node: &mut Membership, of: &Membership) -> (u32, Message) {
+    let mut own_said = Vec::new();
+    of.clone().tick(second(60), &mut own_said);
+    let heartbeat = sent(&own_said).into_iter().find_map(|(_, message)| match message {
+        Message::Heartbeat { own, view, .. } => {
+            Some(Message::Heartbeat { own, view, rumours: [].into() })
+        }
+        _ => None,
+    });
+    let heartbeat = heartbeat.expect("it has neighbours");
+    for times in 1..10 {
+        let mut out = Vec::new();
+        node.handle(second(45), NodeName::numbered(0), &heartbeat, &mut out);
+        let mut asked = sent(&out).into_iter();
+        if let Some((to, message)) =
+            asked.find(|(_, message)| matches!(message, Message::Compare { .. }))
+        {
+            assert_eq!(to, 0);
+            return (times, message);
+        }
+    }
+    (0, Message::Unwatch)
+}
+
+#[test]
+fn neighbours_that_see_others_for_a_while_compare_and_agree() {
+    let all: Vec<u64> = (0..200).collect();
+    let without: Vec<u64> = all.iter().copied().filter(|number| *number != 77).collect();
+    let knows = knowing(0, &all, 9);
+    for (beats, times) in [(3, 1), (9, 3)] {
+        let mut does_not = knowing(1, &without, beats);
+        let (asked, compare) = until_it_asks(&mut does_not, &knows);
+        assert_eq!(asked, times, "what is on its way gets there before, but to who is new");
+        let mut out = Vec::new();
+        let mut knows = knows.clone();
+        knows.handle(second(45), NodeName::numbered(1), &compare, &mut out);
+        let said = sent(&out);
+        let [(1, message @ Message::Members { rumours })] = &said[..] else { panic!("{said:?}") };
+        assert!(rumours.len() < 25, "it hears of one part of the ring: {}", rumours.len());
+        does_not.handle(second(45), NodeName::numbered(0), message, &mut Vec::new());
+        assert!(does_not.member(NodeName::numbered(77)).is_some());
+        assert_eq!(until_it_asks(&mut does_not, &knows).0, 0, "now they see the same");
+    }
+    // Who is dead for one and not for the other is missed by that one, and is nobody new for a third.
+    let mut buried = knowing(0, &all, 9);
+    buried.handle(
+        second(40),
+        NodeName::numbered(5),
+        &members(&[rumour(77, true)]),
+        &mut Vec::new(),
+    );
+    buried.tick(second(160), &mut Vec::new());
+    assert_eq!(known(&buried, 77).status, Status::Dead);
+    let (mut thinks_alive, mut never_heard) = (knowing(1, &all, 9), knowing(1, &without, 9));
+    let was = known(&thinks_alive, 77).status;
+    let compare = Message::Compare { views: Box::new([0; placement::PARTS]) };
+    let mut out = Vec::new();
+    buried.handle(second(160), NodeName::numbered(1), &compare, &mut out);
+    for (_, message) in sent(&out) {
+        thinks_alive.handle(second(100), NodeName::numbered(0), &message, &mut Vec::new());
+        never_heard.handle(second(100), NodeName::numbered(0), &message, &mut Vec::new());
+    }
+    assert_eq!((was, known(&thinks_alive, 77).status), (Status::Alive, Status::Suspected));
+    assert!(never_heard.member(NodeName::numbered(77)).is_none());
+}
+
+#[test]
+fn who_is_missed_or_comes_is_told_to_two_at_once() {
+    let all: Vec<u64> = (0..50).collect();
+    let told = |node: &mut Membership, from: u64, said: placement::Rumour| {
+        let mut out = Vec::new();
+        node.handle(second(45), NodeName::numbered(from), &members(&[said]), &mut out);
+        sent(&out)
+    };
+    let mut node = knowing(1, &all, 9);
+    for said in [rumour(30, true), rumour(60, false)] {
+        let heard = told(&mut node, 7, said);
+        assert_eq!(heard.len(), 2, "{heard:?}");
+        assert!(
+            heard.iter().all(|(to, message)| *to != said.announcement.node.number()
+                && *message == members(&[said]))
+        );
+        assert_ne!(heard[0].0, heard[1].0);
+        assert!(told(&mut node, 8, said).is_empty(), "once");
+    }
+    // It says something newer: that is news as well. Another such announcement of one who is there is not.
+    let newer =
+        |incarnation| placement::Rumour { announcement: own(30, incarnation), suspected: false };
+    assert_eq!(told(&mut node, 7, newer(2)).len(), 2);
+    assert!(told(&mut node, 7, newer(3)).is_empty());
+    // When all are new, each of them is news.
+    assert!(told(&mut knowing(1, &all, 3), 7, rumour(60, false)).is_empty());
+}
+
+#[test]
+fn whom_a_node_itself_misses_it_asks_before_it_tells_others() {
+    let all: Vec<u64> = (0..50).collect();
+    for answers in [true, false] {
+        let mut node = knowing(1, &all, 9);
+        let mut seconds = 45;
+        // Of all that it should hear it hears nobody, until it misses one.
+        let missed = loop {
+            seconds += 1;
+            let mut out = Vec::new();
+            node.tick(second(seconds), &mut out);
+            let asked = sent(&out)
+                .into_iter()
+                .find_map(|(to, message)| matches!(message, Message::Missed { .. }).then_some(to));
+            let tells = |missed: u64| {
+                sent(&out)
+                    .iter()
+                    .any(|(to, it)| *to != missed && *it == members(&[rumour(missed, true)]))
+            };
+            if let Some(missed) = asked {
+                assert!(!tells(missed), "it may answer");
+                break missed;
+            }
+            assert!(seconds < 200);
+        };
+        if answers {
+            let said = placement::Rumour { announcement: own(missed, 2), suspected: false };
+            node.handle(
+                second(seconds),
+                NodeName::numbered(missed),
+                &members(&[said]),
+                &mut Vec::new(),
+            );
+        }
+        let mut out = Vec::new();
+        (1..6).for_each(|more| node.tick(second(seconds + more), &mut out));
+        let told = sent(&out).into_iter().filter(|(_, it)| *it == members(&[rumour(missed, true)]));
+        assert_eq!(told.count(), if answers { 0 } else { 2 });
+    }
 }
