@@ -3,6 +3,7 @@
 //! A step that asks for bytes to be kept waits here until they are durable; only then the participant
 //! hears of it, and counts them as needed. What is not needed any more, durably, is removed.
 
+use crate::fetches::Why;
 use crate::intent::Note;
 use crate::message::Message;
 use crate::node::{Config, ShardDone, StorageNode};
@@ -20,7 +21,8 @@ use store::{Digest, Put, ShardStore};
 /// Who waits for a shard to be read.
 #[derive(Clone, Copy, Debug)]
 enum Wanted {
-    Give(NodeName),
+    /// To whom, and under which number it was asked for.
+    Give(NodeName, u64),
     Prove(NodeName, Challenge),
     /// Read it again, and tell who asked; or, by one's own scrubbing, who cares if it is bad.
     Scrub(Option<NodeName>),
@@ -32,7 +34,8 @@ enum Wanted {
 #[derive(Clone, Debug)]
 struct Awaited {
     from: NodeName,
-    until: Time,
+    /// The bytes have come, and it is the disk that is waited for.
+    came: bool,
     /// From whom each call came, and the call.
     calls: Vec<(NodeName, coordinator::Message)>,
 }
@@ -103,9 +106,7 @@ impl Holdings {
     }
 
     pub(crate) fn due(&self) -> Option<Time> {
-        let awaited = self.awaited.values().map(|awaited| awaited.until).min();
-        let scrub = (self.shards.count() > 0).then(|| self.scrubber.next_wake());
-        Time::earliest(awaited, scrub)
+        (self.shards.count() > 0).then(|| self.scrubber.next_wake())
     }
 
     pub(crate) fn current(&self, file: Digest) -> Option<&FileRecord> {
@@ -379,17 +380,17 @@ impl StorageNode {
                         disks,
                     );
                 }
-                let until = now + self.config.patience;
                 let asked = self.holdings.awaited.contains_key(&digest);
                 let awaited = self.holdings.awaited.entry(digest).or_insert_with(|| Awaited {
                     from: source,
-                    until,
+                    came: false,
                     calls: Vec::new(),
                 });
                 awaited.calls.retain(|(_, other)| !is_same_call(other, &message));
                 awaited.calls.push((from, message));
-                if !asked {
-                    self.send(source, Message::Get { digest });
+                if !asked && self.fetch(now, source, digest, Why::Keep).is_err() {
+                    // Its coordinator calls the step again.
+                    self.holdings.awaited.remove(&digest);
                 }
             }
             (Work::Keep { digest, .. } | Work::Release { digest }, _) => {
@@ -415,7 +416,7 @@ impl StorageNode {
         disks: &dyn crate::StorageDisks,
     ) {
         match self.holdings.awaited.get(&digest) {
-            Some(awaited) if awaited.from == from => {}
+            Some(awaited) if awaited.from == from && !awaited.came => {}
             _ => return,
         }
         let Some(bytes) = bytes else {
@@ -431,7 +432,7 @@ impl StorageNode {
             // It was found here, and is being pinned.
             Ok(Put::Held) => {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
-                    awaited.until = Time::NEVER;
+                    awaited.came = true;
                 }
             }
             Ok(Put::Writing) => {
@@ -439,9 +440,8 @@ impl StorageNode {
                 if let Some(note) = Note::of(bytes) {
                     self.holdings.fresh.insert(digest, note);
                 }
-                // From now on it is the disk that is waited for.
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
-                    awaited.until = Time::NEVER;
+                    awaited.came = true;
                 }
             }
             // A liar's bytes say nothing about room here.
@@ -457,13 +457,13 @@ impl StorageNode {
         }
     }
 
-    pub(crate) fn get_asked(&mut self, now: Time, from: NodeName, digest: Digest) {
+    pub(crate) fn get_asked(&mut self, now: Time, from: NodeName, digest: Digest, number: u64) {
         if let Some((_, bytes)) = self.holdings.staged.get(&digest) {
             let bytes = Some(bytes.to_vec());
-            return self.send(from, Message::Bytes { digest, bytes });
+            return self.send(from, Message::Bytes { digest, bytes, number });
         }
-        if !self.read(now, digest, Wanted::Give(from)) {
-            self.send(from, Message::Bytes { digest, bytes: None });
+        if !self.read(now, digest, Wanted::Give(from, number)) {
+            self.send(from, Message::Bytes { digest, bytes: None, number });
         }
     }
 
@@ -492,8 +492,8 @@ impl StorageNode {
         let mut told = BTreeSet::new();
         for wanted in self.holdings.reading.remove(&digest).unwrap_or_default() {
             match wanted {
-                Wanted::Give(to) => {
-                    self.send(to, Message::Bytes { digest, bytes: read.clone() });
+                Wanted::Give(to, number) => {
+                    self.send(to, Message::Bytes { digest, bytes: read.clone(), number });
                 }
                 Wanted::Prove(to, challenge) => {
                     self.send(to, Message::Proof(respond(&challenge, read.as_deref())));
@@ -609,9 +609,8 @@ impl StorageNode {
         self.shard_ops(ops);
     }
 
-    /// Time has passed: sources that are silent are not waited for, and a shard may be read again.
+    /// Time has passed: a shard may be read again.
     pub(crate) fn holder_wake(&mut self, now: Time) {
-        self.holdings.awaited.retain(|_, awaited| awaited.until > now);
         let shards = self.holdings.shards.count();
         while shards > 0
             && let Some(digest) = {

@@ -30,6 +30,7 @@
 //!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
+mod fetches;
 mod holder;
 mod intent;
 mod keeper;
@@ -45,6 +46,7 @@ mod sweep;
 mod transfer;
 pub mod work;
 
+pub use fetches::FetchStats;
 pub use intent::is_note;
 pub use ledger::LEDGER_EVENT;
 pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};

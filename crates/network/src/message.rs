@@ -25,6 +25,8 @@ pub enum Message {
     Get {
         /// Which.
         digest: Digest,
+        /// The number of this transfer, over all lives of the sender.
+        number: u64,
     },
     /// Here it is; or it is not here.
     Bytes {
@@ -32,6 +34,8 @@ pub enum Message {
         digest: Digest,
         /// Its bytes.
         bytes: Option<Vec<u8>>,
+        /// The number under which it was asked for.
+        number: u64,
     },
     /// Prove that you store a shard.
     Challenge(repair::Challenge),
@@ -200,14 +204,18 @@ impl Message {
             Message::Version { file, version } => {
                 to.raw(&file.0).u64(*version);
             }
-            Message::Get { digest } | Message::Scrub { digest } => {
+            Message::Get { digest, number } => {
+                to.raw(&digest.0).u64(*number);
+            }
+            Message::Scrub { digest } => {
                 to.raw(&digest.0);
             }
-            Message::Bytes { digest, bytes } => {
+            Message::Bytes { digest, bytes, number } => {
                 to.raw(&digest.0).bool(bytes.is_some());
                 if let Some(bytes) = bytes {
                     to.bytes(bytes);
                 }
+                to.u64(*number);
             }
             Message::Challenge(challenge) => {
                 to.u128(challenge.nonce).raw(&challenge.shard.0).u32(challenge.blocks);
@@ -268,12 +276,12 @@ impl Message {
         let mut from = Reader::new(bytes);
         let from = &mut from;
         let message = match from.u8()? {
-            1 => Message::Get { digest: digest(from)? },
+            1 => Message::Get { digest: digest(from)?, number: from.u64()? },
             2 => {
                 let digest = digest(from)?;
                 let there = from.bool()?;
                 let bytes = if there { Some(from.bytes(SHARD_BYTES_MAX)?.to_vec()) } else { None };
-                Message::Bytes { digest, bytes }
+                Message::Bytes { digest, bytes, number: from.u64()? }
             }
             3 => Message::Challenge(repair::Challenge {
                 nonce: from.u128()?,

@@ -6,6 +6,7 @@ mod health;
 mod views;
 
 pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDisks};
+use crate::fetches::Fetches;
 use crate::holder::Holdings;
 use crate::keeper::{COMPARING, Keeping};
 use crate::leaving::Leaving;
@@ -22,8 +23,8 @@ use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
 use node::Node;
 use placement::{
-    Directory, DirectoryMessage, DirectoryOutput, LookupConfig, Membership, MembershipConfig,
-    Region,
+    AdaptiveConfig, ConnectionConfig, Directory, DirectoryMessage, DirectoryOutput, LookupConfig,
+    Membership, MembershipConfig, Region,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -55,6 +56,11 @@ pub struct Config {
     pub lookup: LookupConfig,
     /// How long a message is waited for before it is sent again, or somebody else is asked: 5 s.
     pub patience: Duration,
+    /// How many requests for bytes there are to one peer at once, and how long an unused connection is kept. How
+    /// long one may be used is [`patience`](Self::patience).
+    pub connections: ConnectionConfig,
+    /// How it learns whom to ask first.
+    pub routing: AdaptiveConfig,
     /// How often an upload or a download begins anew before its client is told that it failed: 20.
     pub attempts_max: u32,
     /// Who keeps the ledger, and hears what all have seen.
@@ -85,6 +91,7 @@ pub struct StorageNode {
     pub(crate) transfers: Transfers,
     pub(crate) keeping: Keeping,
     pub(crate) routing: Routing,
+    pub(crate) fetches: Fetches,
     pub(crate) locking: Locking,
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
@@ -156,6 +163,7 @@ impl StorageNode {
         let mut node = StorageNode {
             keeping: Keeping::new(&config, now),
             routing: Routing::new(&config),
+            fetches: Fetches::new(&config),
             locking: Locking::default(),
             transfers: Transfers::default(),
             report_at: config.report_every.map(|every| now + every),
@@ -288,8 +296,10 @@ impl StorageNode {
     fn receive(&mut self, now: Time, from: NodeName, message: Message, disks: &dyn StorageDisks) {
         match message {
             Message::Transaction(message) => self.transact(now, from, message, disks),
-            Message::Get { digest } => self.get_asked(now, from, digest),
-            Message::Bytes { digest, bytes } => self.bytes_came(now, from, digest, bytes, disks),
+            Message::Get { digest, number } => self.get_asked(now, from, digest, number),
+            Message::Bytes { digest, bytes, number } => {
+                self.fetched(now, from, (digest, number), bytes, disks);
+            }
             Message::Challenge(challenge) => self.challenged(now, from, challenge),
             Message::Proof(answer) => self.proof_came(now, from, &answer),
             Message::Scrub { digest } => self.scrub_asked(now, from, digest),
@@ -297,7 +307,7 @@ impl StorageNode {
             Message::Membership(message) => {
                 let mut out = Vec::new();
                 self.membership.handle(now, from, &message, &mut out);
-                self.take_membership(now, out);
+                self.take_membership(now, out, disks);
             }
             Message::Directory(DirectoryMessage::Found { lookup: COMPARING, record, .. }) => {
                 if let Some(record) = record {
@@ -344,7 +354,12 @@ impl StorageNode {
         }
     }
 
-    fn take_membership(&mut self, now: Time, said: Vec<placement::Output>) {
+    fn take_membership(
+        &mut self,
+        now: Time,
+        said: Vec<placement::Output>,
+        disks: &dyn StorageDisks,
+    ) {
         for said in said {
             match said {
                 placement::Output::Send { to, message } => {
@@ -353,6 +368,7 @@ impl StorageNode {
                 placement::Output::Changed { node, status } => match status {
                     placement::Status::Dead => {
                         self.directory.gone(node);
+                        self.fetches_gone(now, node, disks);
                         self.node_gone(now, node);
                     }
                     placement::Status::Alive => {
@@ -423,7 +439,7 @@ impl StorageNode {
             self.membership.set_free_bytes(free);
             let mut out = Vec::new();
             self.membership.tick(now, &mut out);
-            self.take_membership(now, out);
+            self.take_membership(now, out, disks);
         }
         if due(self.directory.due()) {
             let mut out = Vec::new();
@@ -460,6 +476,7 @@ impl StorageNode {
             self.see_to_parked(now, disks);
         }
         self.operations_wake(now, disks);
+        self.fetches_wake(now, disks);
         self.transfers_wake(now, disks);
         self.locks_wake(now);
         self.leaving_wake(now);
@@ -480,6 +497,7 @@ impl StorageNode {
             self.ask_again,
             self.report_at,
             self.operations.due(),
+            self.fetches.due(),
             self.transfers.due(),
             self.locking.due(),
             self.leaving.as_ref().and_then(Leaving::due),

@@ -72,9 +72,9 @@ fn all() -> Vec<Message> {
         Ask::Vote { escrow: incentives::EscrowId(4), uphold: true },
     ];
     let mut all = vec![
-        Message::Get { digest },
-        Message::Bytes { digest, bytes: Some(bytes) },
-        Message::Bytes { digest, bytes: None },
+        Message::Get { digest, number: 3 << 32 },
+        Message::Bytes { digest, bytes: Some(bytes), number: 4 },
+        Message::Bytes { digest, bytes: None, number: 5 },
         Message::Challenge(repair::Challenge { nonce: 1, shard: digest, blocks: 4 }),
         Message::Proof(repair::Answer { nonce: 2, proof }),
         Message::Proof(repair::Answer { nonce: 2, proof: None }),

@@ -32,11 +32,13 @@ pub enum Kind {
     Liar,
     /// A node's disk of shards is slow.
     SlowDisk,
+    /// A client fetches a file while faults strike.
+    Download,
     /// A client wants something.
     Client,
 }
 
-const KINDS: [(Kind, &str); 10] = [
+const KINDS: [(Kind, &str); 11] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
@@ -46,6 +48,7 @@ const KINDS: [(Kind, &str); 10] = [
     (Kind::Leave, "leave"),
     (Kind::Liar, "liar"),
     (Kind::SlowDisk, "slow-disk"),
+    (Kind::Download, "download"),
     (Kind::Client, "client"),
 ];
 
@@ -118,6 +121,7 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::Leave, leaving(scenario)),
         (Kind::Liar, faults.liars),
         (Kind::SlowDisk, faults.slow_disks.min(scenario.storage.nodes)),
+        (Kind::Download, scenario.storage.downloads),
     ];
     let faults =
         counts.into_iter().flat_map(|(kind, count)| (0..count).map(move |n| Entry::new(kind, n)));

@@ -56,8 +56,18 @@ pub struct Client {
     pub want: Want,
     /// Of whom.
     pub node: u32,
+    /// When it asked first, if it has.
+    pub asked: Option<base::Time>,
     /// Whether it was answered.
     pub answered: bool,
+}
+
+impl Client {
+    /// One that has not asked yet.
+    #[must_use]
+    pub fn new(want: Want, node: u32) -> Client {
+        Client { want, node, asked: None, answered: false }
+    }
 }
 
 /// A file as its owner has it.
@@ -162,7 +172,7 @@ fn clients(wants: Vec<Want>, nodes: u32, key: &Key) -> Vec<Client> {
             Want::Stake(node) => node,
             _ => key.draw(number, 0).below(u64::from(nodes)) as u32,
         };
-        Client { want, node, answered: false }
+        Client::new(want, node)
     };
     (0u64..).zip(wants).map(of).collect()
 }

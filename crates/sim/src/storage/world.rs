@@ -83,6 +83,10 @@ enum Event {
     Ledger {
         stage: u32,
     },
+    /// Somebody fetches a file while faults strike.
+    Download {
+        number: u32,
+    },
     /// Faults end.
     Heal,
     /// Is everything at rest?
@@ -111,6 +115,7 @@ impl Event {
             Event::Drain { .. } => 16,
             Event::Lie => 17,
             Event::SyncFails(_) => 18,
+            Event::Download { .. } => 19,
         }
     }
 }
@@ -290,7 +295,7 @@ impl<'a> World<'a> {
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
             judge: Judge::new(scenario.storage.data, &files),
-            watch: Watch::new(scenario.storage.repairs_per_minute),
+            watch: Watch::new(scenario.storage.repairs_per_minute, scenario.storage.patience.0),
             clients: workload::wants(scenario, &root),
             plan: Plan::of(scenario),
             story: None,
@@ -488,6 +493,7 @@ impl<'a> World<'a> {
             Event::Lie => self.turn_liar(target),
             Event::Drain { process, since } => self.drain(target, process, since),
             Event::Ledger { stage } => self.ledger(stage),
+            Event::Download { number } => self.download(number),
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
         }
@@ -580,6 +586,8 @@ impl<'a> World<'a> {
                 ..placement::LookupConfig::default()
             },
             patience: patience.0,
+            connections: placement::ConnectionConfig::default(),
+            routing: if storage.learns { placement::AdaptiveConfig::default() } else { by_score() },
             attempts_max: 20,
             authority,
             bank,
@@ -731,7 +739,9 @@ impl<'a> World<'a> {
                 if self.machines[node as usize].liar {
                     self.lie(node, &mut message);
                 }
-                if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message) {
+                if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message)
+                    && !(rule == "S16" && self.has_turned(node, to))
+                {
                     self.judge.object(rule, self.now, what);
                 }
                 self.forge(node, &message);
@@ -1032,7 +1042,34 @@ impl<'a> World<'a> {
             self.machines[to as usize].asked.insert(challenge.nonce, challenge.shard);
         }
         let from = NodeName::numbered(u64::from(from));
+        let answers = if let Message::Bytes { number, .. } = &message {
+            self.watch.answered_bytes(to, from, *number);
+            true
+        } else {
+            false
+        };
         self.feed(to, id, Input::Message { from, message });
+        if answers {
+            self.check_connections(to, id, from);
+        }
+    }
+
+    /// An answer has come: its connection is free, and all that are in use have a request on its way.
+    fn check_connections(&mut self, node: u32, id: u32, peer: NodeName) {
+        let Some(process) = self.process(node, id) else { return };
+        let used = process.node.connections_to(peer);
+        let asked = self.watch.asked_of(self.now, node, peer);
+        if used > asked {
+            let what = format!("n{node} uses {used} connections to {peer} for {asked} requests");
+            self.judge.object("S16", self.now, what);
+        }
+    }
+
+    /// Whether a node has thought otherwise of another one a short time ago: it may have given up what it had
+    /// asked of it.
+    fn has_turned(&self, node: u32, of: NodeName) -> bool {
+        let member = self.node(node).and_then(|node| node.membership().member(of));
+        member.is_some_and(|it| it.since + self.scenario.storage.patience.0 > self.now)
     }
 
     // ---- clients ----
@@ -1064,6 +1101,7 @@ impl<'a> World<'a> {
             self.totals.faults.entry("clients left").and_modify(|n| *n += 1).or_insert(1);
             return self.answered(number, "nobody waits");
         }
+        self.clients[at].asked.get_or_insert(self.now);
         self.schedule(self.now + CLIENT_PATIENCE, 0, Event::Client(number));
         self.note(|| format!("client {number} asks n{node} for {}", client.want));
         self.feed(node, id, Input::Request(request));
@@ -1094,6 +1132,12 @@ impl<'a> World<'a> {
                 let got = assembly.decode(&mut Codec::new(), &workload::owner()).ok();
                 let expected = &self.files[file as usize].content;
                 self.judge.fetched(now, file, expected, got.as_deref());
+                if let (Phase::Faults, Some(asked)) = (self.phase, self.clients[at].asked) {
+                    let took = now - asked;
+                    self.totals.downloads.0 += 1;
+                    self.totals.downloads.1 += took;
+                    self.totals.downloads.2 = self.totals.downloads.2.max(took);
+                }
                 self.compared += 1;
                 "fetched"
             }
@@ -1192,6 +1236,12 @@ impl<'a> World<'a> {
             self.schedule(self.now, 0, Event::Ledger { stage: 2 });
             self.schedule(self.now + LEDGER_PAUSE, 0, Event::Ledger { stage: 3 });
         }
+        for number in self.plan.numbers(Kind::Download, self.scenario.storage.downloads) {
+            let draw = key.child("download").draw(u64::from(number), 0);
+            let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
+            let at = self.now + Duration::from_nanos(after);
+            self.schedule(at, 0, Event::Download { number });
+        }
         let after = self.scenario.faults.liars_after.0;
         for liar in self.plan.numbers(Kind::Liar, liars) {
             // Not the authority.
@@ -1230,7 +1280,20 @@ impl<'a> World<'a> {
 
     /// Somebody asks something of the ledger, by a node of its own.
     fn asks(&mut self, node: u32, ask: Ask) {
-        self.clients.push(Client { want: Want::Ledger(ask), node, answered: false });
+        self.clients.push(Client::new(Want::Ledger(ask), node));
+    }
+
+    /// Some client fetches some file that is stored.
+    fn download(&mut self, number: u32) {
+        let stored: Vec<u32> = self.judge.all_stored().collect();
+        if self.healed || stored.is_empty() {
+            return;
+        }
+        let draw = self.root.child("download.which").draw(u64::from(number), 0);
+        let file = stored[draw.below(stored.len() as u64) as usize];
+        let node = draw.nth(1).below(u64::from(self.scenario.storage.nodes)) as u32;
+        self.clients.push(Client::new(Want::Get(file), node));
+        self.start_clients(self.now);
     }
 
     fn ledger(&mut self, stage: u32) {
@@ -1782,6 +1845,11 @@ impl<'a> World<'a> {
             totals.regret.0 += regret.choices;
             totals.regret.1 += regret.learned_micros;
             totals.regret.2 += regret.static_micros;
+            let fetches = node.fetch_stats();
+            totals.fetches.0 += fetches.sent;
+            totals.fetches.1 += fetches.waited;
+            totals.fetches.2 += fetches.refused;
+            totals.fetches.3 += fetches.late;
             totals.versions.0 += stats.versions;
             totals.versions.1 += stats.superseded;
             totals.proofs.0 += seen.proofs_ended;
@@ -1837,6 +1905,18 @@ impl<'a> World<'a> {
             local += u64::from(region == node.region());
         }
         (local * 100).checked_div(all).unwrap_or(0)
+    }
+}
+
+/// Nobody learns: whom to ask first is decided by the static score alone.
+fn by_score() -> placement::AdaptiveConfig {
+    let none = base::Ratio::ZERO;
+    let prior_outcomes = u32::MAX;
+    placement::AdaptiveConfig {
+        prior_outcomes,
+        confidence: none,
+        explore: none,
+        ..Default::default()
     }
 }
 
@@ -1897,6 +1977,16 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
             && found < expected
         {
             return Some(format!("expected at least {expected} {name}, found {found}"));
+        }
+    }
+    if let Some(most) = expect.max_download_mean {
+        let (count, all, _) = totals.downloads;
+        let mean = all.checked_div(u32::try_from(count).unwrap_or(u32::MAX)).unwrap_or_default();
+        if count == 0 || mean > most.0 {
+            return Some(format!(
+                "expected downloads to take {:?}, found {mean:?} of {count}",
+                most.0
+            ));
         }
     }
     let tier = health.map(|health| health.tier.clone());
@@ -1989,6 +2079,26 @@ mod tests {
             let report = hostile_world(seed);
             assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
         }
+    }
+
+    /// Three holders of twelve are slow: whoever learns that is at least four times as fast as whoever asks by
+    /// region and reputation.
+    #[test]
+    fn downloads_by_what_was_learned_are_faster_than_by_the_static_score() {
+        let text = include_str!("../../../../sim-scenarios/storage/slow-holders.toml");
+        let mut scenario = Scenario::parse(text).expect("it is a scenario");
+        scenario.expect = Expected::default();
+        let mean = |scenario: &Scenario| {
+            let report = run(scenario, 1);
+            assert_eq!(report.verdict(), "clean", "{}", report.what());
+            let (count, all, _) = report.totals.downloads;
+            assert!(count > 300, "{count}");
+            all / count as u32
+        };
+        let learned = mean(&scenario);
+        scenario.storage.learns = false;
+        let by_score = mean(&scenario);
+        assert!(4 * learned < by_score, "{learned:?} {by_score:?}");
     }
 
     /// One in an optimised build takes two seconds: they are run by `sim storage --large`.
