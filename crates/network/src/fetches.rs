@@ -251,10 +251,13 @@ impl StorageNode {
         disks: &dyn StorageDisks,
     ) {
         if let Some(Fetched { why, latency }) = self.fetches.answered(now, from, digest, number) {
+            // A lie is as good as none.
+            let right = bytes.as_ref().filter(|bytes| Digest::of(bytes) == digest).map(Vec::len);
+            if let Some(length) = right {
+                self.moved_from(from, number, length);
+            }
             if why == Why::Read {
-                // A lie is as good as none.
-                let well = bytes.as_ref().is_some_and(|bytes| Digest::of(bytes) == digest);
-                self.routing.learn(now, from, well.then_some(latency));
+                self.routing.learn(now, from, right.map(|_| latency));
             }
             self.fetch_next(now, from);
         }

@@ -460,11 +460,19 @@ impl StorageNode {
     pub(crate) fn get_asked(&mut self, now: Time, from: NodeName, digest: Digest, number: u64) {
         if let Some((_, bytes)) = self.holdings.staged.get(&digest) {
             let bytes = Some(bytes.to_vec());
-            return self.send(from, Message::Bytes { digest, bytes, number });
+            return self.give(from, digest, bytes, number);
         }
         if !self.read(now, digest, Wanted::Give(from, number)) {
-            self.send(from, Message::Bytes { digest, bytes: None, number });
+            self.give(from, digest, None, number);
         }
+    }
+
+    /// Gives bytes to whoever asked for them, or says that they are not here.
+    fn give(&mut self, to: NodeName, digest: Digest, bytes: Option<Vec<u8>>, number: u64) {
+        if let Some(bytes) = &bytes {
+            self.moved_to(to, number, bytes.len());
+        }
+        self.send(to, Message::Bytes { digest, bytes, number });
     }
 
     pub(crate) fn challenged(&mut self, now: Time, from: NodeName, challenge: Challenge) {
@@ -493,7 +501,7 @@ impl StorageNode {
         for wanted in self.holdings.reading.remove(&digest).unwrap_or_default() {
             match wanted {
                 Wanted::Give(to, number) => {
-                    self.send(to, Message::Bytes { digest, bytes: read.clone(), number });
+                    self.give(to, digest, read.clone(), number);
                 }
                 Wanted::Prove(to, challenge) => {
                     self.send(to, Message::Proof(respond(&challenge, read.as_deref())));

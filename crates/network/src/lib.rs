@@ -43,6 +43,7 @@ mod operation;
 mod record;
 mod routing;
 mod sweep;
+mod traffic;
 mod transfer;
 pub mod work;
 
@@ -56,3 +57,4 @@ pub use node::{
 pub use record::FileRecord;
 pub use routing::Regret;
 pub use sweep::{Claim, Doubt};
+pub use traffic::Transfer;

@@ -1,6 +1,7 @@
 //! What nodes of the storage network say to each other, and its bytes.
 
 use crate::sweep::{Claim, Doubt};
+use crate::traffic::Transfer;
 use base::bytes::{Malformed, Reader, Writer};
 use base::{NodeName, ShardId, Token};
 use incentives::Ask;
@@ -94,6 +95,8 @@ pub enum Message {
         /// Its version.
         version: u64,
     },
+    /// To the authority: what the sender has moved since it said so last.
+    Moved(Vec<Transfer>),
 }
 
 /// What a table of locks says to a holder.
@@ -175,6 +178,7 @@ impl Message {
             Message::Doubts(_) => 15,
             Message::Claims(_) => 16,
             Message::Version { .. } => 17,
+            Message::Moved(_) => 18,
         }
     }
 
@@ -251,6 +255,12 @@ impl Message {
                 to.u64(seen.proofs_ended).u64(seen.proofs_passed).u64(seen.shards_checked);
                 to.u64(seen.shards_corrupt).u64(seen.used_bytes).u64(seen.capacity_bytes);
             }
+            Message::Moved(transfers) => {
+                to.len(transfers.len());
+                for Transfer { token, other, sent, bytes } in transfers {
+                    to.raw(&token.0).node(*other).bool(*sent).u64(*bytes);
+                }
+            }
         }
         Some(to.finish())
     }
@@ -260,6 +270,7 @@ impl Message {
         use placement::Message::{Heartbeat, Members};
         match self {
             Message::Transaction(_) => 0,
+            Message::Moved(transfers) => 16 + 57 * transfers.len(),
             Message::Bytes { bytes, .. } => 64 + bytes.as_ref().map_or(0, Vec::len),
             Message::Membership(Heartbeat { rumours, .. } | Members { rumours }) => {
                 128 + 64 * rumours.len()
@@ -331,6 +342,15 @@ impl Message {
                 Message::Claims((0..count).map(|_| claim(from)).collect::<Result<_, Malformed>>()?)
             }
             17 => Message::Version { file: digest(from)?, version: from.u64()? },
+            18 => {
+                let count = from.len(LIST_MAX, 57)?;
+                let transfer = |from: &mut Reader<'_>| {
+                    let (token, other) = (Token(from.array()?), from.node()?);
+                    Ok(Transfer { token, other, sent: from.bool()?, bytes: from.u64()? })
+                };
+                let all = (0..count).map(|_| transfer(from)).collect::<Result<_, Malformed>>()?;
+                Message::Moved(all)
+            }
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;

@@ -16,6 +16,7 @@ use crate::message::{Message, Observed, lock_answer};
 use crate::operation::Operations;
 use crate::routing::Routing;
 use crate::sweep::Sweep;
+use crate::traffic::Traffic;
 use crate::transfer::Transfers;
 use base::prng::Key;
 use base::{BootCount, NodeName, Time, Token};
@@ -92,6 +93,7 @@ pub struct StorageNode {
     pub(crate) keeping: Keeping,
     pub(crate) routing: Routing,
     pub(crate) fetches: Fetches,
+    pub(crate) traffic: Traffic,
     pub(crate) locking: Locking,
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
@@ -164,6 +166,7 @@ impl StorageNode {
             keeping: Keeping::new(&config, now),
             routing: Routing::new(&config),
             fetches: Fetches::new(&config),
+            traffic: Traffic::new(&config, now),
             locking: Locking::default(),
             transfers: Transfers::default(),
             report_at: config.report_every.map(|every| now + every),
@@ -339,6 +342,7 @@ impl StorageNode {
             Message::Doubts(doubts) => self.doubted(from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
             Message::Version { file, version } => self.version_told(from, file, version),
+            Message::Moved(transfers) => self.moved_reported(now, from, &transfers),
             Message::Report(seen) => {
                 if let Some((_, all)) = &mut self.policy {
                     all.insert(from, seen);
@@ -477,6 +481,7 @@ impl StorageNode {
         }
         self.operations_wake(now, disks);
         self.fetches_wake(now, disks);
+        self.traffic_wake(now);
         self.transfers_wake(now, disks);
         self.locks_wake(now);
         self.leaving_wake(now);
@@ -498,6 +503,7 @@ impl StorageNode {
             self.report_at,
             self.operations.due(),
             self.fetches.due(),
+            self.traffic.due(),
             self.transfers.due(),
             self.locking.due(),
             self.leaving.as_ref().and_then(Leaving::due),

@@ -1,9 +1,9 @@
 //! Messages as bytes: each comes back as it was, and nothing else does.
 
-use base::{NodeName, ShardId, Time, prng::Key};
+use base::{NodeName, ShardId, Time, Token, prng::Key};
 use incentives::{Ask, Offence, Opinion, Units};
 use locks::{Claim, FencingToken, Holder, Lease, Vectors};
-use network::{LockAnswer, Message, Observed};
+use network::{LockAnswer, Message, Observed, Transfer};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
 use store::{Digest, merkle};
 
@@ -73,6 +73,10 @@ fn all() -> Vec<Message> {
     ];
     let mut all = vec![
         Message::Get { digest, number: 3 << 32 },
+        Message::Moved(vec![
+            Transfer { token: Token([8; 16]), other: node, sent: true, bytes: 7 };
+            2
+        ]),
         Message::Bytes { digest, bytes: Some(bytes), number: 4 },
         Message::Bytes { digest, bytes: None, number: 5 },
         Message::Challenge(repair::Challenge { nonce: 1, shard: digest, blocks: 4 }),

@@ -211,4 +211,10 @@ pub struct Stats {
     pub malformed: u64,
     /// Proofs that were refused: wrong, or missing.
     pub failed_proofs: u64,
+    /// Of the authority: bytes of transfers that count, by what both ends say …
+    pub agreed_bytes: u64,
+    /// … transfers whose ends do not say the same …
+    pub disputed: u64,
+    /// … and those of which one end has said nothing.
+    pub unconfirmed: u64,
 }

@@ -32,13 +32,15 @@ pub enum Kind {
     Liar,
     /// A node's disk of shards is slow.
     SlowDisk,
+    /// A node says that it has moved more than it has.
+    Boaster,
     /// A client fetches a file while faults strike.
     Download,
     /// A client wants something.
     Client,
 }
 
-const KINDS: [(Kind, &str); 11] = [
+const KINDS: [(Kind, &str); 12] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
@@ -48,6 +50,7 @@ const KINDS: [(Kind, &str); 11] = [
     (Kind::Leave, "leave"),
     (Kind::Liar, "liar"),
     (Kind::SlowDisk, "slow-disk"),
+    (Kind::Boaster, "boaster"),
     (Kind::Download, "download"),
     (Kind::Client, "client"),
 ];
@@ -121,6 +124,7 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::Leave, leaving(scenario)),
         (Kind::Liar, faults.liars),
         (Kind::SlowDisk, faults.slow_disks.min(scenario.storage.nodes)),
+        (Kind::Boaster, faults.boasters.min(scenario.storage.nodes - 1)),
         (Kind::Download, scenario.storage.downloads),
     ];
     let faults =

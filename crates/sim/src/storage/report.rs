@@ -53,6 +53,12 @@ pub struct Totals {
     /// Requests for bytes that were sent, had to wait for their turn, were refused since too many waited, and were not
     /// answered in time.
     pub fetches: (u64, u64, u64, u64),
+    /// Bytes of transfers that count by what both ends say, and all that were moved.
+    pub moved: (u64, u64),
+    /// The same when all had come to rest, before files were fetched at the end.
+    pub reconciled: (u64, u64),
+    /// Transfers whose ends did not say the same, and of which one end said nothing.
+    pub disputed: (u64, u64),
     /// Bytes that shards take, and that there is room for.
     pub space: (u64, u64),
     /// Shards and records that their holders let go, since nobody needed them.
@@ -206,6 +212,13 @@ impl Report {
                     t.fetches.1,
                     t.fetches.2,
                     t.fetches.3
+                ),
+            ),
+            (
+                "bandwidth",
+                format!(
+                    "{} of {} bytes reconciled by what both ends say; {} transfers disputed, {} unconfirmed",
+                    t.moved.0, t.moved.1, t.disputed.0, t.disputed.1
                 ),
             ),
             ("health", health),

@@ -202,6 +202,8 @@ pub struct Faults {
     /// How long after clients have been served these begin: until then they collect proofs that show a
     /// part of a shard.
     pub liars_after: Span,
+    /// Nodes that report twice the bytes that they have moved, and transfers that never were.
+    pub boasters: u32,
     /// Whatever a table of locks grants, somebody shows it claims like those that nobody was given.
     pub forged_claims: bool,
     /// Which part of the clients that store a file asks once, and never again.
@@ -236,6 +238,7 @@ impl Default for Faults {
             slow_disks: 0,
             liars: 0,
             liars_after: Span(Duration::ZERO),
+            boasters: 0,
             forged_claims: false,
             clients_leave: Share::default(),
             active_max: 0,
@@ -275,6 +278,8 @@ pub struct Expected {
     pub regions: Option<u64>,
     /// How many nodes would first ask one in their own region, at least, in percent.
     pub min_local_percent: Option<u64>,
+    /// Which part of the bytes that were moved both ends have agreed on when all is at rest, at least, in percent.
+    pub min_reconciled_percent: Option<u64>,
     /// How long downloads take while faults strike, on the average and at most.
     pub max_download_mean: Option<Span>,
     /// How well the network is.
@@ -396,7 +401,7 @@ pub fn hostile(seed: u64) -> String {
     let syncs = more.below(2) * more.between(1, 4);
     let window = if lies { "100s..150s" } else { "100s..400s" };
     let mut links = base::prng::Key::root(seed).child("storage.hostile.links").stream();
-    let downloads = links.below(30);
+    let (downloads, boasters) = (links.below(30), links.below(3));
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
@@ -412,7 +417,7 @@ pub fn hostile(seed: u64) -> String {
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\ndownloads = {downloads}\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
-         spend_twice = {spend}\n{faults}"
+         boasters = {boasters}\nspend_twice = {spend}\n{faults}"
     )
 }
 

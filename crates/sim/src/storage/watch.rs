@@ -121,14 +121,14 @@ impl Watch {
         Ok(())
     }
 
-    /// An answer to that has come.
-    pub fn answered_bytes(&mut self, to: u32, from: NodeName, number: u64) {
-        if let Some(asked) = self.asked.get_mut(&(to, from)) {
-            asked.remove(&number);
-            if asked.is_empty() {
-                self.asked.remove(&(to, from));
-            }
+    /// An answer to that has come; whether it was still waited for.
+    pub fn answered_bytes(&mut self, now: Time, to: u32, from: NodeName, number: u64) -> bool {
+        let Some(asked) = self.asked.get_mut(&(to, from)) else { return false };
+        let sent = asked.remove(&number);
+        if asked.is_empty() {
+            self.asked.remove(&(to, from));
         }
+        sent.is_some_and(|sent| sent + self.patience >= now)
     }
 
     /// How many requests to a node may still be answered in time.
@@ -344,7 +344,7 @@ mod tests {
         for (time, message) in &four {
             assert_eq!(watch.sent(at(*time), 7, to, message), Ok(()));
         }
-        watch.answered_bytes(7, to, 2);
+        assert!(watch.answered_bytes(at(1), 7, to, 2) && !watch.answered_bytes(at(1), 7, to, 2));
         assert_eq!(watch.asked_of(at(1), 7, to), 3);
         assert_eq!(watch.sent(at(1), 7, to, &get(5)), Ok(()));
     }

@@ -185,6 +185,11 @@ struct Machine {
     gone: bool,
     slow: bool,
     liar: bool,
+    /// It says that it has moved more than it has.
+    boasts: bool,
+    /// Bytes that others have had of it, and that it has had of others, in answer to what was asked in time: what
+    /// may be counted of it.
+    moved: (u64, u64),
     /// It was asked to leave.
     drains: bool,
     /// It said that it has left.
@@ -333,6 +338,11 @@ impl<'a> World<'a> {
         for slow in 0..scenario.faults.slow_disks.min(nodes) {
             let has = world.plan.has(Kind::SlowDisk, slow);
             world.machines[(nodes - 1 - slow) as usize].slow = has;
+        }
+        for boaster in world.plan.numbers(Kind::Boaster, scenario.faults.boasters.min(nodes - 1)) {
+            // Not the authority.
+            world.machines[(1 + boaster) as usize].boasts = true;
+            *world.totals.faults.entry("boasters").or_default() += 1;
         }
         world.plan_crashes();
         world.start_clients(world.begin());
@@ -739,6 +749,9 @@ impl<'a> World<'a> {
                 if self.machines[node as usize].liar {
                     self.lie(node, &mut message);
                 }
+                if self.machines[node as usize].boasts {
+                    self.boast(&mut message);
+                }
                 if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message)
                     && !(rule == "S16" && self.has_turned(node, to))
                 {
@@ -997,6 +1010,34 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Who boasts has moved twice as much, and to a node that knows nothing of it as well.
+    fn boast(&mut self, message: &mut Message) {
+        let Message::Moved(transfers) = message else { return };
+        transfers.iter_mut().for_each(|transfer| transfer.bytes *= 2);
+        if let Some(first) = transfers.first().copied() {
+            let token = base::Token(first.token.0.map(|byte| !byte));
+            transfers.push(network::Transfer { token, sent: true, bytes: 1 << 20, ..first });
+        }
+    }
+
+    /// Nobody is credited with more than it has moved.
+    fn check_credit(&mut self) {
+        let Some(authority) = self.node(0) else { return };
+        let too_much = authority.reconciled_bytes().find_map(|(node, credit)| {
+            let (sent, received) = self.machines.get(node.number() as usize)?.moved;
+            let says = (credit.sent_bytes, credit.received_bytes);
+            (says.0 > sent || says.1 > received).then(|| {
+                format!(
+                    "{node} is credited with {says:?} bytes sent and received of {:?}",
+                    (sent, received)
+                )
+            })
+        });
+        if let Some(what) = too_much {
+            self.judge.object("S17", self.now, what);
+        }
+    }
+
     /// Who will lie keeps the proofs that it makes. One that shows the whole shard would be the shard.
     fn keep_proof(&mut self, node: u32, answer: &repair::Answer) {
         let machine = &mut self.machines[node as usize];
@@ -1042,8 +1083,17 @@ impl<'a> World<'a> {
             self.machines[to as usize].asked.insert(challenge.nonce, challenge.shard);
         }
         let from = NodeName::numbered(u64::from(from));
-        let answers = if let Message::Bytes { number, .. } = &message {
-            self.watch.answered_bytes(to, from, *number);
+        let answers = if let Message::Bytes { number, bytes, .. } = &message {
+            let awaited = self.watch.answered_bytes(self.now, to, from, *number);
+            if let (true, Some(bytes)) = (awaited && from.number() != u64::from(to), bytes) {
+                let (ends, bytes) = ([from.number() as u32, to], bytes.len() as u64);
+                // Two that lie alike about what went between them are believed.
+                let alike = ends.iter().all(|end| self.machines[*end as usize].boasts);
+                let may_count = if alike { 2 * bytes } else { bytes };
+                self.machines[ends[0] as usize].moved.0 += may_count;
+                self.machines[to as usize].moved.1 += may_count;
+                self.totals.moved.1 += bytes;
+            }
             true
         } else {
             false
@@ -1525,8 +1575,13 @@ impl<'a> World<'a> {
         self.note(|| format!("n{node} is gone"));
         let lost: Vec<Digest> =
             self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
-        self.machines[node as usize] =
-            Machine { gone: true, boots: self.machines[node as usize].boots, ..Machine::default() };
+        let machine = &self.machines[node as usize];
+        self.machines[node as usize] = Machine {
+            gone: true,
+            boots: machine.boots,
+            moved: machine.moved,
+            ..Machine::default()
+        };
         for digest in lost {
             self.hurt_one(digest, "lost with its node");
         }
@@ -1585,6 +1640,7 @@ impl<'a> World<'a> {
     /// Whether everything has come to rest and is mended; then files are fetched, then it ends.
     fn look(&mut self) -> Option<Ending> {
         let now = self.now;
+        self.check_credit();
         // Whoever asked has been answered.
         let answered = self.open == 0 && self.next_client == self.clients.len();
         let mended = answered && self.all_rest() && self.is_mended();
@@ -1599,6 +1655,8 @@ impl<'a> World<'a> {
         match self.phase {
             Phase::Resting => {
                 self.phase = Phase::Fetching;
+                self.totals.reconciled =
+                    (self.node(0).map_or(0, |it| it.stats().agreed_bytes), self.totals.moved.1);
                 let stored: Vec<u32> = self.judge.all_stored().collect();
                 if stored.is_empty() {
                     return Some(self.end());
@@ -1845,6 +1903,9 @@ impl<'a> World<'a> {
             totals.regret.0 += regret.choices;
             totals.regret.1 += regret.learned_micros;
             totals.regret.2 += regret.static_micros;
+            totals.moved.0 += stats.agreed_bytes;
+            totals.disputed.0 += stats.disputed;
+            totals.disputed.1 += stats.unconfirmed;
             let fetches = node.fetch_stats();
             totals.fetches.0 += fetches.sent;
             totals.fetches.1 += fetches.waited;
@@ -1979,6 +2040,14 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
             return Some(format!("expected at least {expected} {name}, found {found}"));
         }
     }
+    if let Some(percent) = expect.min_reconciled_percent {
+        let (counts, moved) = totals.reconciled;
+        if moved == 0 || counts * 100 < moved * percent {
+            return Some(format!(
+                "expected {percent} % of all bytes to be reconciled, found {counts} of {moved}"
+            ));
+        }
+    }
     if let Some(most) = expect.max_download_mean {
         let (count, all, _) = totals.downloads;
         let mean = all.checked_div(u32::try_from(count).unwrap_or(u32::MAX)).unwrap_or_default();
@@ -2099,6 +2168,25 @@ mod tests {
         scenario.storage.learns = false;
         let by_score = mean(&scenario);
         assert!(4 * learned < by_score, "{learned:?} {by_score:?}");
+    }
+
+    /// Whoever says that it has moved twice as much is credited with no byte more, and is thought less of than
+    /// anybody else.
+    #[test]
+    fn who_boasts_gains_nothing() {
+        let text = include_str!("../../../../sim-scenarios/storage/boasters.toml");
+        let scenario = Scenario::parse(text).expect("it is a scenario");
+        let mut reputations: Vec<base::Ratio> = Vec::new();
+        let report = run_watched(&scenario, 1, &mut |world| {
+            let authority = world.node(0).expect("nobody crashes");
+            let of = |node: u64| authority.membership().member(NodeName::numbered(node));
+            reputations = (1..20).filter_map(|node| Some(of(node)?.reputation)).collect();
+        });
+        assert_eq!(report.verdict(), "clean", "{}", report.what());
+        assert!(report.totals.disputed.0 > 100, "{:?}", report.totals.disputed);
+        let (boasters, others) = reputations.split_at(3);
+        let best = boasters.iter().max().expect("there are three");
+        assert!(others.iter().all(|other| other > best), "{reputations:?}");
     }
 
     /// One in an optimised build takes two seconds: they are run by `sim storage --large`.
