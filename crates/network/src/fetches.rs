@@ -250,6 +250,8 @@ impl StorageNode {
         bytes: Option<Vec<u8>>,
         disks: &dyn StorageDisks,
     ) {
+        // A node that has stood still hears answers before it looks at the time.
+        self.fetches_late(now, disks);
         if let Some(Fetched { why, latency }) = self.fetches.answered(now, from, digest, number) {
             // A lie is as good as none.
             let right = bytes.as_ref().filter(|bytes| Digest::of(bytes) == digest).map(Vec::len);
@@ -266,12 +268,19 @@ impl StorageNode {
 
     /// Time has passed: who has not answered is not waited for.
     pub(crate) fn fetches_wake(&mut self, now: Time, disks: &dyn StorageDisks) {
+        self.fetches_late(now, disks);
+        self.fetches.connections.tick(now, &mut Vec::new());
+    }
+
+    fn fetches_late(&mut self, now: Time, disks: &dyn StorageDisks) {
+        if self.fetches.due().is_none_or(|due| due > now) {
+            return;
+        }
         for (peer, digest) in self.fetches.late(now) {
             self.fetches.stats.late += 1;
             self.fetch_failed(now, peer, digest, disks);
             self.fetch_next(now, peer);
         }
-        self.fetches.connections.tick(now, &mut Vec::new());
     }
 
     /// A node is gone: nothing of what is wanted of it comes.

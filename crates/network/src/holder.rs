@@ -9,7 +9,8 @@ use crate::message::Message;
 use crate::node::{Config, ShardDone, StorageNode};
 use crate::record::FileRecord;
 use crate::work::{self, Current, Work};
-use base::{NodeName, Time};
+use base::{NodeName, ShardId, Time};
+use locks::FencingToken;
 use node::Input as NodeInput;
 use placement::{DirectoryMessage, LookupId};
 use repair::{Challenge, Scrubber, respond};
@@ -318,6 +319,19 @@ impl StorageNode {
         Current { version, mark: value(work::head_record(file)) }
     }
 
+    /// What the participant does for whoever shows this token; nothing if it has lost the lock.
+    fn guard(
+        &mut self,
+        shard: ShardId,
+        token: FencingToken,
+        value: Option<i64>,
+    ) -> Option<Arc<[u8]>> {
+        let cells = self.transactions.participant()?.store();
+        let guarded = work::guard(cells, shard, token, value).ok();
+        self.stats.fenced += u64::from(guarded.is_none());
+        guarded
+    }
+
     /// A message of a saga or a transaction.
     pub(crate) fn transact(
         &mut self,
@@ -341,6 +355,9 @@ impl StorageNode {
                                 && self.is_kept(record) =>
                         {
                             asked.translated(self.head_of(file))
+                        }
+                        Work::Guarded { shard, token, value } => {
+                            self.guard(shard, token, value).unwrap_or_else(|| asked.impossible())
                         }
                         // It does not have the record, or it is asked for what only a saga does.
                         _ => asked.impossible(),
@@ -397,10 +414,18 @@ impl StorageNode {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
                     awaited.calls.clear();
                 }
-                self.pass_on(now, from, message, |work| work.translated(Current::default()), disks);
+                // What was released may be gone: undone, a release changes nothing. Its saga turns back when its
+                // coordinator has stood still for longer than a step may take.
+                let undoes_release =
+                    matches!((work, direction), (Work::Release { .. }, Direction::Backward));
+                let translate = |work: &Work| match undoes_release {
+                    true => node::work::encode(&[]),
+                    false => work.translated(Current::default()),
+                };
+                self.pass_on(now, from, message, translate, disks);
                 self.holdings.doubtful.insert(digest);
             }
-            (Work::Head { .. }, _) => {
+            (Work::Head { .. } | Work::Guarded { .. }, _) => {
                 self.pass_on(now, from, message, |work| work.impossible(), disks);
             }
         }

@@ -97,6 +97,22 @@ pub enum Message {
     },
     /// To the authority: what the sender has moved since it said so last.
     Moved(Vec<Transfer>),
+    /// From a holder of a lock: what is the value that it guards?
+    Read {
+        /// The holder's number.
+        number: u64,
+        /// On what the lock is.
+        shard: ShardId,
+    },
+    /// This is.
+    Value {
+        /// The holder's number.
+        number: u64,
+        /// On what the lock is.
+        shard: ShardId,
+        /// The value.
+        value: i64,
+    },
 }
 
 /// What a table of locks says to a holder.
@@ -179,6 +195,8 @@ impl Message {
             Message::Claims(_) => 16,
             Message::Version { .. } => 17,
             Message::Moved(_) => 18,
+            Message::Read { .. } => 19,
+            Message::Value { .. } => 20,
         }
     }
 
@@ -254,6 +272,12 @@ impl Message {
             Message::Report(seen) => {
                 to.u64(seen.proofs_ended).u64(seen.proofs_passed).u64(seen.shards_checked);
                 to.u64(seen.shards_corrupt).u64(seen.used_bytes).u64(seen.capacity_bytes);
+            }
+            Message::Read { number, shard } => {
+                to.u64(*number).raw(&shard.0);
+            }
+            Message::Value { number, shard, value } => {
+                to.u64(*number).raw(&shard.0).u64(value.cast_unsigned());
             }
             Message::Moved(transfers) => {
                 to.len(transfers.len());
@@ -351,6 +375,12 @@ impl Message {
                 let all = (0..count).map(|_| transfer(from)).collect::<Result<_, Malformed>>()?;
                 Message::Moved(all)
             }
+            19 => Message::Read { number: from.u64()?, shard: from.shard()? },
+            20 => Message::Value {
+                number: from.u64()?,
+                shard: from.shard()?,
+                value: from.u64()?.cast_signed(),
+            },
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;

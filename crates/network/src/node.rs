@@ -327,7 +327,11 @@ impl StorageNode {
                 self.table.handle(now, from, &message, &mut out);
                 self.take_locks(out);
             }
-            Message::Locked(answer) => self.locked(now, from, answer),
+            Message::Locked(answer) => self.locked(now, from, answer, disks),
+            Message::Read { number, shard } => self.read_guarded(now, from, number, shard),
+            Message::Value { number, shard, value } => {
+                self.value_read(now, from, (number, shard, value), disks);
+            }
             Message::Ask { number, key, ask } => {
                 if let Some(teller) = &mut self.teller {
                     let mut told = Vec::new();

@@ -15,6 +15,7 @@
 //! | S13 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
 //! | S14 | what a node's log needs lies on its disk, right and found, after each restart and at rest: nothing counts as kept before it is durable |
 //! | S17 | nobody is credited with more bytes sent or received than have really come where they were asked for |
+//! | S18 | what locks guard is written in the order of their tokens, and no write is lost |
 //!
 //! S7, S9, S15 and S16 are what messages show: see `watch.rs`.
 //!

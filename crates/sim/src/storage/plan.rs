@@ -34,13 +34,17 @@ pub enum Kind {
     SlowDisk,
     /// A node says that it has moved more than it has.
     Boaster,
+    /// Whoever has read under locks stands still, perhaps until they are somebody else's.
+    HolderStall,
+    /// Whoever writes under locks loses its power.
+    HolderCrash,
     /// A client fetches a file while faults strike.
     Download,
     /// A client wants something.
     Client,
 }
 
-const KINDS: [(Kind, &str); 12] = [
+const KINDS: [(Kind, &str); 14] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
@@ -51,6 +55,8 @@ const KINDS: [(Kind, &str); 12] = [
     (Kind::Liar, "liar"),
     (Kind::SlowDisk, "slow-disk"),
     (Kind::Boaster, "boaster"),
+    (Kind::HolderStall, "holder-stall"),
+    (Kind::HolderCrash, "holder-crash"),
     (Kind::Download, "download"),
     (Kind::Client, "client"),
 ];
@@ -125,6 +131,8 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::Liar, faults.liars),
         (Kind::SlowDisk, faults.slow_disks.min(scenario.storage.nodes)),
         (Kind::Boaster, faults.boasters.min(scenario.storage.nodes - 1)),
+        (Kind::HolderStall, faults.holder_stalls),
+        (Kind::HolderCrash, faults.holder_crashes),
         (Kind::Download, scenario.storage.downloads),
     ];
     let faults =

@@ -57,6 +57,8 @@ pub struct Totals {
     pub moved: (u64, u64),
     /// The same when all had come to rest, before files were fetched at the end.
     pub reconciled: (u64, u64),
+    /// Values that were written under locks, and writes that were refused since a higher token was seen.
+    pub guarded: (u64, u64),
     /// Transfers whose ends did not say the same, and of which one end said nothing.
     pub disputed: (u64, u64),
     /// Bytes that shards take, and that there is room for.
@@ -215,6 +217,13 @@ impl Report {
                 ),
             ),
             (
+                "locks",
+                format!(
+                    "{} values written under them; {} writes refused: a higher token was seen",
+                    t.guarded.0, t.guarded.1
+                ),
+            ),
+            (
                 "bandwidth",
                 format!(
                     "{} of {} bytes reconciled by what both ends say; {} transfers disputed, {} unconfirmed",
@@ -267,6 +276,8 @@ impl Report {
             "gave_up": t.repaired.1,
             "repair_bytes": t.repair_bytes.0,
             "repair_bytes_min": t.repair_bytes.1,
+            "guarded": t.guarded.0,
+            "fenced": t.guarded.1,
             "downloads": t.downloads.0,
             "download_ms": t.downloads.1.as_millis() as u64,
             "fetches": t.fetches.0,

@@ -79,7 +79,7 @@ pub struct Storage {
     pub transactions: u32,
     /// How many nodes take part in each.
     pub participants: u32,
-    /// Locks that are taken together, verified, and given back.
+    /// Locks that are taken together, what they guard is written, and they are given back.
     pub locks: u32,
     /// By how many clients; if they are several, all at the same table, at once.
     pub lockers: u32,
@@ -202,6 +202,12 @@ pub struct Faults {
     /// How long after clients have been served these begin: until then they collect proofs that show a
     /// part of a shard.
     pub liars_after: Span,
+    /// So many times whoever has just read what its locks guard stands still, …
+    pub holder_stalls: u32,
+    /// … for this long. A lease is over after 60 s.
+    pub stall: Between,
+    /// So many times whoever is about to ask for a write under its locks loses its power.
+    pub holder_crashes: u32,
     /// Nodes that report twice the bytes that they have moved, and transfers that never were.
     pub boasters: u32,
     /// Whatever a table of locks grants, somebody shows it claims like those that nobody was given.
@@ -238,6 +244,9 @@ impl Default for Faults {
             slow_disks: 0,
             liars: 0,
             liars_after: Span(Duration::ZERO),
+            holder_stalls: 0,
+            stall: Between(30 * second, 150 * second),
+            holder_crashes: 0,
             boasters: 0,
             forged_claims: false,
             clients_leave: Share::default(),
@@ -278,6 +287,8 @@ pub struct Expected {
     pub regions: Option<u64>,
     /// How many nodes would first ask one in their own region, at least, in percent.
     pub min_local_percent: Option<u64>,
+    /// Writes that were refused since a higher token was seen, at least.
+    pub min_fenced: Option<u64>,
     /// Which part of the bytes that were moved both ends have agreed on when all is at rest, at least, in percent.
     pub min_reconciled_percent: Option<u64>,
     /// How long downloads take while faults strike, on the average and at most.
@@ -356,7 +367,7 @@ pub fn small(seed: u64) -> String {
     let ledger = if stake > 0 { more.below(3) } else { 0 };
     let syncs = more.below(2) * more.between(1, 4);
     let mut links = base::prng::Key::root(seed).child("storage.small.links").stream();
-    let downloads = links.below(8);
+    let (downloads, holders) = (links.below(8), links.below(3));
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -367,7 +378,8 @@ pub fn small(seed: u64) -> String {
          repairs_per_minute = 60\nevents = 3000000\ndownloads = {downloads}\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          ledger_losses = {ledger}\nsync_errors = {syncs}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
-         leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
+         leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
+         holder_crashes = {holders}\n"
     )
 }
 
@@ -402,6 +414,7 @@ pub fn hostile(seed: u64) -> String {
     let window = if lies { "100s..150s" } else { "100s..400s" };
     let mut links = base::prng::Key::root(seed).child("storage.hostile.links").stream();
     let (downloads, boasters) = (links.below(30), links.below(3));
+    let (stalls, holders) = (links.below(4), links.below(4));
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
@@ -417,7 +430,7 @@ pub fn hostile(seed: u64) -> String {
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\ndownloads = {downloads}\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
-         boasters = {boasters}\nspend_twice = {spend}\n{faults}"
+         boasters = {boasters}\nholder_stalls = {stalls}\nholder_crashes = {holders}\nspend_twice = {spend}\n{faults}"
     )
 }
 
@@ -439,7 +452,8 @@ pub fn large(seed: u64) -> String {
     let (slow, leaves, away) = (stream.below(6), stream.below(8), stream.below(2) * 20);
     let (spend, active) = (stream.below(2) == 0, stream.below(4) / 3 * stream.between(1, 3));
     let syncs = stream.below(2) * stream.between(10, 60);
-    let downloads = base::prng::Key::root(seed).child("storage.large.links").draw(0, 0).below(200);
+    let mut links = base::prng::Key::root(seed).child("storage.large.links").stream();
+    let (downloads, stalls, holders) = (links.below(200), links.below(3), links.below(3));
     let faults = match stream.below(3) {
         0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
         1 => format!("region = {}\n", stream.below(9)),
@@ -457,6 +471,6 @@ pub fn large(seed: u64) -> String {
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
-         forged_claims = true\nspend_twice = {spend}\n{faults}"
+         forged_claims = true\nspend_twice = {spend}\nholder_stalls = {stalls}\nholder_crashes = {holders}\n{faults}"
     )
 }

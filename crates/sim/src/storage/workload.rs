@@ -177,6 +177,14 @@ fn clients(wants: Vec<Want>, nodes: u32, key: &Key) -> Vec<Client> {
     (0u64..).zip(wants).map(of).collect()
 }
 
+/// The locks that clients take, each with the node that keeps what it guards.
+#[must_use]
+pub fn guarded(scenario: &Scenario, key: &Key) -> Vec<(ShardId, u32)> {
+    let (nodes, key) = (u64::from(scenario.storage.nodes), key.child("storage.guarded"));
+    let at = |n| key.draw(u64::from(n), 0).below(nodes) as u32;
+    (0..scenario.storage.locks).map(|n| (ShardId::numbered(u64::from(n) << 20), at(n))).collect()
+}
+
 /// The request of a client.
 #[must_use]
 pub fn request(
@@ -230,7 +238,7 @@ pub fn request(
                 which = key.child("storage.table").draw(0, 0).below(u64::from(storage.nodes));
             }
             let table = name(which as u32);
-            let shards = (0..storage.locks).map(|n| ShardId::numbered(u64::from(n) << 20));
+            let shards = guarded(scenario, key).into_iter().map(|(shard, at)| (shard, name(at)));
             Request::Lock { number, table, shards: shards.collect() }
         }
         Want::Grant(node) => {

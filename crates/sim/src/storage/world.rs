@@ -14,7 +14,7 @@ use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
 use crate::scenario::Between;
 use crate::trace::{Trace, digest};
 use base::prng::{Draw, Key};
-use base::{BootCount, NodeName, Time};
+use base::{BootCount, NodeName, ShardId, Time};
 use erasure::Codec;
 use incentives::{Ask, Units};
 use network::{Answer, Config, Input, LockAnswer, Message, Output, Request, ShardDone};
@@ -190,6 +190,8 @@ struct Machine {
     /// Bytes that others have had of it, and that it has had of others, in answer to what was asked in time: what
     /// may be counted of it.
     moved: (u64, u64),
+    /// It stands still until then: whatever happens to its process happens later.
+    stalled: Time,
     /// It was asked to leave.
     drains: bool,
     /// It said that it has left.
@@ -246,6 +248,8 @@ const LEDGER_PAUSE: Duration = Duration::from_secs(120);
 const WATCHED: u64 = 1 << 14;
 /// Nodes below this try to spend what they have three times.
 const SPENDERS: u32 = 9;
+/// The kind of a message that tells what locks guard.
+const VALUE: u8 = 20;
 /// Units that there are.
 const SUPPLY: u64 = 1_000_000_000;
 
@@ -288,6 +292,14 @@ pub struct World<'a> {
     compared: u64,
     /// Clients that were told that the treasury gave what they asked for.
     grants: u64,
+    /// What locks guard, and where that is; and the highest token that each was seen to have taken.
+    guarded: Vec<(ShardId, u32)>,
+    fences: BTreeMap<(u32, ShardId), u64>,
+    /// How many answers to reads under locks came, and how many writes under locks were asked for; at which of these
+    /// something strikes whoever has the locks.
+    under_locks: [u64; 2],
+    stalls: BTreeMap<u64, (plan::Entry, Duration)>,
+    holder_crashes: BTreeMap<u64, (plan::Entry, Duration)>,
 }
 
 impl<'a> World<'a> {
@@ -328,7 +340,13 @@ impl<'a> World<'a> {
             out: Vec::new(),
             compared: 0,
             grants: 0,
+            guarded: Vec::new(),
+            fences: BTreeMap::new(),
+            under_locks: [0, 0],
+            stalls: BTreeMap::new(),
+            holder_crashes: BTreeMap::new(),
         };
+        world.guarded = workload::guarded(scenario, &world.root);
         world.drawn_clients = world.clients.len() as u32;
         for node in 0..nodes {
             // One after the other, so that those who come later meet somebody.
@@ -412,6 +430,21 @@ impl<'a> World<'a> {
             let entry = plan::Entry { kind: Kind::SyncError, number };
             self.schedule(at, node, Event::SyncFails(entry));
         }
+        let Storage { locks, lockers, .. } = self.scenario.storage;
+        let often = u64::from(locks * lockers).max(1);
+        let key = self.root.child("holder");
+        for number in self.plan.numbers(Kind::HolderStall, self.scenario.faults.holder_stalls) {
+            let draw = key.child("stall").draw(u64::from(number), 0);
+            let lasts = Self::between(draw.nth(1), self.scenario.faults.stall);
+            let entry = plan::Entry { kind: Kind::HolderStall, number };
+            self.stalls.insert(draw.between(1, often), (entry, lasts));
+        }
+        for number in self.plan.numbers(Kind::HolderCrash, self.scenario.faults.holder_crashes) {
+            let draw = key.child("crash").draw(u64::from(number), 0);
+            let down = Self::between(draw.nth(1), self.scenario.faults.down);
+            let entry = plan::Entry { kind: Kind::HolderCrash, number };
+            self.holder_crashes.insert(draw.between(1, 2 * often), (entry, down));
+        }
         let key = self.root.child("partition");
         for number in self.plan.numbers(Kind::Partition, partitions) {
             let draw = key.draw(u64::from(number), 0);
@@ -468,6 +501,24 @@ impl<'a> World<'a> {
     }
 
     fn happen(&mut self, target: u32, event: Event) -> Option<Ending> {
+        if let Event::Arrives { .. }
+        | Event::SyncDone { .. }
+        | Event::ShardDone { .. }
+        | Event::Wake { .. } = event
+        {
+            self.stall_at(target, &event);
+            let until = self.machines[target as usize].stalled;
+            if until > self.now {
+                if let (Event::Wake { .. }, Some(process)) =
+                    (&event, &mut self.machines[target as usize].process)
+                    && process.armed == self.now
+                {
+                    process.armed = until;
+                }
+                self.schedule(until, target, event);
+                return None;
+            }
+        }
         match event {
             Event::Nothing => unreachable!("nothing is scheduled"),
             Event::Arrives { from, cargo } => self.arrive(target, from, cargo),
@@ -506,6 +557,85 @@ impl<'a> World<'a> {
             Event::Download { number } => self.download(number),
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
+        }
+        None
+    }
+
+    /// Whoever has just read under its locks stands still, before it hears what it has read.
+    fn stall_at(&mut self, node: u32, event: &Event) {
+        let Event::Arrives { cargo: Cargo::Bytes(bytes), .. } = event else { return };
+        // Whether there are stalls is looked at first: every message comes here.
+        if self.stalls.is_empty() || self.healed {
+            return;
+        }
+        let machine = &mut self.machines[node as usize];
+        if bytes.first() != Some(&VALUE) || machine.stalled > self.now || machine.process.is_none()
+        {
+            return;
+        }
+        self.under_locks[0] += 1;
+        if let Some((entry, lasts)) = self.stalls.remove(&self.under_locks[0]) {
+            machine.stalled = self.now + lasts;
+            *self.totals.faults.entry("holders stood still").or_default() += 1;
+            self.note(|| format!("{entry}: n{node} stands still for {lasts:?}"));
+        }
+    }
+
+    /// Whoever asks for a write under its locks loses its power before.
+    fn holder_crashes_before(&mut self, node: u32, output: &Output) {
+        let Output::Send { message: Message::Transaction(message), .. } = output else { return };
+        let node::Message::Transaction(twopc::Message::Prepare { work, .. }) = message else {
+            return;
+        };
+        if self.holder_crashes.is_empty()
+            || self.healed
+            || !matches!(network::work::Work::decode(work), Ok(network::work::Work::Guarded { .. }))
+        {
+            return;
+        }
+        self.under_locks[1] += 1;
+        if let Some((entry, down)) = self.holder_crashes.remove(&self.under_locks[1]) {
+            *self.totals.faults.entry("holders lost their power").or_default() += 1;
+            self.note(|| format!("{entry}: n{node}, which is down for {down:?}"));
+            self.crash(node, true, Some(down));
+        }
+    }
+
+    /// What is guarded at a node has taken no lower token than before.
+    fn check_fences(&mut self, node: u32) {
+        let Some(host) = self.node(node).and_then(|it| it.transactions().participant()) else {
+            return;
+        };
+        let here = self.guarded.iter().filter(|(_, at)| *at == node);
+        let seen: Vec<(ShardId, u64)> = here
+            .map(|(shard, _)| {
+                (*shard, host.store().value(network::work::fence(*shard)).cast_unsigned())
+            })
+            .collect();
+        for (shard, token) in seen {
+            let before = self.fences.insert((node, shard), token).unwrap_or(0);
+            if token < before {
+                let what = format!(
+                    "n{node} has {shard:?} written under token {token}, and before under {before}"
+                );
+                self.judge.object("S18", self.now, what);
+            }
+        }
+    }
+
+    /// What locks guard was written as often as it says, and as often as clients were told at least.
+    fn check_guarded(&self) -> Option<String> {
+        let told = self.totals.answers.get("lockings").copied().unwrap_or(0);
+        for &(shard, node) in &self.guarded {
+            let Some(process) = &self.machines[node as usize].process else { continue };
+            let Some(host) = process.node.transactions().participant() else { continue };
+            let value = host.store().value(network::work::guarded(shard));
+            let writes = host.store().value(network::work::writes(shard));
+            if value != writes || writes.cast_unsigned() < told {
+                return Some(format!(
+                    "n{node}: {shard:?} was written {writes} times and is {value}; {told} clients were told"
+                ));
+            }
         }
         None
     }
@@ -621,6 +751,8 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         let id = machine.boots;
         self.watch.started(self.now, node);
+        // What was committed and not durable is committed again.
+        self.fences.retain(|(at, _), _| *at != node);
         let mut out = std::mem::take(&mut self.out);
         let Machine { disks, shards, .. } = machine;
         let (there, pins) = (shards.shards(), shards.pins());
@@ -708,6 +840,7 @@ impl<'a> World<'a> {
                         self.crash(node, entry.kind != Kind::ProcessCrash, Some(down));
                     }
                 }
+                self.holder_crashes_before(node, &output);
                 if self.process(node, id).is_none() {
                     break;
                 }
@@ -1098,9 +1231,13 @@ impl<'a> World<'a> {
         } else {
             false
         };
+        let transacts = matches!(message, Message::Transaction(_));
         self.feed(to, id, Input::Message { from, message });
         if answers {
             self.check_connections(to, id, from);
+        }
+        if transacts && !self.guarded.is_empty() {
+            self.check_fences(to);
         }
     }
 
@@ -1137,7 +1274,8 @@ impl<'a> World<'a> {
         }
         let client = self.clients[at].clone();
         let process = self.machines[node as usize].process.as_ref();
-        let ready = process.filter(|process| process.node.transactions().is_ready());
+        let stalled = self.machines[node as usize].stalled > self.now;
+        let ready = process.filter(|process| process.node.transactions().is_ready() && !stalled);
         let Some(id) = ready.map(|process| process.id) else {
             return self.schedule(self.now + CLIENT_PAUSE, 0, Event::Client(number));
         };
@@ -1501,6 +1639,7 @@ impl<'a> World<'a> {
         let all: Vec<u32> = (1u32..)
             .zip(&self.machines[1..])
             .filter(|(_, machine)| !machine.gone && !machine.drains && machine.process.is_some())
+            .filter(|(_, machine)| machine.stalled <= self.now)
             .map(|(node, _)| node)
             .collect();
         if all.is_empty() {
@@ -1604,6 +1743,7 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         machine.strike = None;
         machine.process = None;
+        machine.stalled = Time::ZERO;
         machine.failures += 1;
         let key = self.root.child("power").keyed(u64::from(node));
         if power {
@@ -1742,6 +1882,9 @@ impl<'a> World<'a> {
         }
         if let Some(what) = self.leftover() {
             self.judge.object("S10", self.now, what);
+        }
+        if let Some(what) = self.check_guarded() {
+            self.judge.object("S18", self.now, what);
         }
         let missed = (0..self.machines.len() as u32).find_map(|node| self.missed(node));
         if let Some(what) = missed {
@@ -1906,6 +2049,8 @@ impl<'a> World<'a> {
             totals.moved.0 += stats.agreed_bytes;
             totals.disputed.0 += stats.disputed;
             totals.disputed.1 += stats.unconfirmed;
+            totals.guarded.0 += stats.guarded;
+            totals.guarded.1 += stats.fenced;
             let fetches = node.fetch_stats();
             totals.fetches.0 += fetches.sent;
             totals.fetches.1 += fetches.waited;
@@ -2032,6 +2177,7 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
         ("repaired", expect.min_repaired, totals.repaired.0),
         ("decided slashes", expect.min_decided, totals.escrows.1),
         ("local candidates in percent", expect.min_local_percent, totals.regions.1),
+        ("writes refused for their token", expect.min_fenced, totals.guarded.1),
     ];
     for (name, expected, found) in at_least {
         if let Some(expected) = expected
@@ -2178,7 +2324,7 @@ mod tests {
         let scenario = Scenario::parse(text).expect("it is a scenario");
         let mut reputations: Vec<base::Ratio> = Vec::new();
         let report = run_watched(&scenario, 1, &mut |world| {
-            let authority = world.node(0).expect("nobody crashes");
+            let Some(authority) = world.node(0) else { return };
             let of = |node: u64| authority.membership().member(NodeName::numbered(node));
             reputations = (1..20).filter_map(|node| Some(of(node)?.reputation)).collect();
         });
