@@ -368,6 +368,8 @@ pub fn small(seed: u64) -> String {
     let syncs = more.below(2) * more.between(1, 4);
     let mut links = base::prng::Key::root(seed).child("storage.small.links").stream();
     let (downloads, holders) = (links.below(8), links.below(3));
+    // A transaction that is decided waits for ever for a participant that has left, and takes a place.
+    let active = if active > 0 { active + leaves } else { 0 };
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\

@@ -689,9 +689,14 @@ impl<'a> World<'a> {
         // Whoever starts a node names some that are there.
         let there: Vec<u64> =
             (0u64..).zip(&self.machines).filter(|(_, it)| !it.gone).map(|(at, _)| at).collect();
-        let meet = (0..4)
+        let mut meet: Vec<u64> = (0..4)
             .map(|nth| there[secret.draw(1, nth).below(there.len() as u64) as usize])
-            .filter(|other| *other != u64::from(node));
+            .filter(|other| *other != u64::from(node))
+            .collect();
+        if meet.is_empty() {
+            // All of the lots were its own: it would meet nobody, and nobody it.
+            meet.extend(there.iter().find(|other| **other != u64::from(node)));
+        }
         let authority = NodeName::numbered(0);
         let bank = (node == 0).then(|| incentives::Config::new(authority, Units(SUPPLY)));
         Config {
@@ -732,7 +737,7 @@ impl<'a> World<'a> {
             authority,
             bank,
             report_every: Some(storage.report_every.0),
-            meet: meet.map(NodeName::numbered).collect(),
+            meet: meet.into_iter().map(NodeName::numbered).collect(),
             network: self.root.child("network"),
             secret,
             boot: BootCount(boots),
