@@ -1,14 +1,13 @@
 use crate::FencingToken;
-use base::ShardId;
-use std::collections::BTreeMap;
 
-/// What is locked remembers the highest token that it has seen, and refuses a lower one.
+/// What a lock guards remembers the highest token that it has seen, and refuses a lower one.
 ///
 /// A lease alone does not keep a holder that stood still past its end from writing: it does not know that
-/// it has lost the lock. The token does, since the next holder's is higher.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// it has lost the lock. The token does, since the next holder's is higher. The token is kept with what is guarded,
+/// and changes in the same record as that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fence {
-    highest: BTreeMap<ShardId, FencingToken>,
+    highest: FencingToken,
 }
 
 /// Somebody has had the lock since.
@@ -20,23 +19,29 @@ pub struct Fenced {
 }
 
 impl Fence {
-    /// Whether who shows this token may act on the shard; if so, no lower one may any more. To be kept
-    /// with the shard, in the same record as what was done.
+    /// The fence of something that has seen this token, and none that is higher.
+    #[must_use]
+    pub const fn at(highest: FencingToken) -> Fence {
+        Fence { highest }
+    }
+
+    /// Whether who shows this token may act; if so, no lower one may any more. To be kept in the same record as
+    /// what was done.
     ///
     /// # Errors
     /// [`Fenced`]: a higher one was seen. Acquire the lock again.
-    pub fn admit(&mut self, shard: ShardId, token: FencingToken) -> Result<(), Fenced> {
-        let highest = self.highest.entry(shard).or_default();
-        if token < *highest {
-            return Err(Fenced { highest: *highest });
+    pub fn admit(&mut self, token: FencingToken) -> Result<(), Fenced> {
+        if token < self.highest {
+            return Err(Fenced { highest: self.highest });
         }
-        *highest = token;
+        self.highest = token;
         Ok(())
     }
 
-    /// The shard is gone, and with it what was seen.
-    pub fn forget(&mut self, shard: ShardId) {
-        self.highest.remove(&shard);
+    /// The highest token that was seen.
+    #[must_use]
+    pub const fn highest(&self) -> FencingToken {
+        self.highest
     }
 }
 
@@ -46,12 +51,13 @@ mod tests {
 
     #[test]
     fn a_lower_token_is_refused_once_a_higher_was_seen() {
-        let (mut fence, shard) = (Fence::default(), ShardId::numbered(1));
-        assert_eq!(fence.admit(shard, FencingToken(7)), Ok(()));
-        assert_eq!(fence.admit(shard, FencingToken(7)), Ok(()));
-        assert_eq!(fence.admit(shard, FencingToken(9)), Ok(()));
+        let mut fence = Fence::default();
+        assert_eq!(fence.admit(FencingToken(7)), Ok(()));
+        assert_eq!(fence.admit(FencingToken(7)), Ok(()));
+        assert_eq!(fence.admit(FencingToken(9)), Ok(()));
         let fenced = Err(Fenced { highest: FencingToken(9) });
-        assert_eq!(fence.admit(shard, FencingToken(8)), fenced);
-        assert_eq!(fence.admit(ShardId::numbered(2), FencingToken(1)), Ok(()));
+        assert_eq!(fence.admit(FencingToken(8)), fenced);
+        assert_eq!(fence.highest(), FencingToken(9));
+        assert_eq!(Fence::at(FencingToken(9)).admit(FencingToken(8)), fenced);
     }
 }

@@ -33,8 +33,8 @@
 //!
 //! // The shard's own guard: whoever has lost the lock does not write any more.
 //! let mut fence = Fence::default();
-//! fence.admit(shard, leases[0].token)?;
-//! assert!(fence.admit(shard, token).is_err());
+//! fence.admit(leases[0].token)?;
+//! assert!(fence.admit(token).is_err());
 //! # Ok::<(), locks::Fenced>(())
 //! ```
 //!
@@ -71,8 +71,8 @@
 //! (a conflict is a NO), and what has voted is held until the outcome, however long that takes: such a
 //! lock must not lapse. A lock of this crate is a lease that has to lapse. So neither replaces the other.
 //! A client takes this crate's lock around an operation of several steps, and shows its token in each;
-//! the participant asks its [`Fence`] when it prepares, and holds its cells by its own table. Only the
-//! type `FencingToken`, which `node` has too, should come from here once a node uses both.
+//! the participant asks its [`Fence`] when it prepares, and holds its cells by its own table. The tokens of that
+//! table are told to nobody, and have nothing to do with these.
 
 mod fence;
 mod hypervector;

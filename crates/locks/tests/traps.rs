@@ -61,8 +61,8 @@ fn an_expired_lock_does_not_verify_and_is_neither_renewed_nor_released() {
     // The holder stood still, and another has the lock: its token is lower, and the shard says so.
     let second_claim = claim(&acquire(&mut table, 62, holder(2), &[SHARD]));
     let mut fence = Fence::default();
-    fence.admit(SHARD, second_claim.token).unwrap();
-    assert!(fence.admit(SHARD, first.token).is_err());
+    fence.admit(second_claim.token).unwrap();
+    assert!(fence.admit(first.token).is_err());
     // And if the first takes it again later, what it showed before is not good again.
     tell(&mut table, 63, holder(2), &Message::Release { claim: second_claim });
     claim(&acquire(&mut table, 64, holder(1), &[SHARD]));

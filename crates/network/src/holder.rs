@@ -3,12 +3,14 @@
 //! A step that asks for bytes to be kept waits here until they are durable; only then the participant
 //! hears of it, and counts them as needed. What is not needed any more, durably, is removed.
 
+use crate::fetches::Why;
 use crate::intent::Note;
 use crate::message::Message;
 use crate::node::{Config, ShardDone, StorageNode};
 use crate::record::FileRecord;
 use crate::work::{self, Current, Work};
-use base::{NodeName, Time};
+use base::{NodeName, ShardId, Time};
+use locks::FencingToken;
 use node::Input as NodeInput;
 use placement::{DirectoryMessage, LookupId};
 use repair::{Challenge, Scrubber, respond};
@@ -20,7 +22,8 @@ use store::{Digest, Put, ShardStore};
 /// Who waits for a shard to be read.
 #[derive(Clone, Copy, Debug)]
 enum Wanted {
-    Give(NodeName),
+    /// To whom, and under which number it was asked for.
+    Give(NodeName, u64),
     Prove(NodeName, Challenge),
     /// Read it again, and tell who asked; or, by one's own scrubbing, who cares if it is bad.
     Scrub(Option<NodeName>),
@@ -32,7 +35,8 @@ enum Wanted {
 #[derive(Clone, Debug)]
 struct Awaited {
     from: NodeName,
-    until: Time,
+    /// The bytes have come, and it is the disk that is waited for.
+    came: bool,
     /// From whom each call came, and the call.
     calls: Vec<(NodeName, coordinator::Message)>,
 }
@@ -103,9 +107,7 @@ impl Holdings {
     }
 
     pub(crate) fn due(&self) -> Option<Time> {
-        let awaited = self.awaited.values().map(|awaited| awaited.until).min();
-        let scrub = (self.shards.count() > 0).then(|| self.scrubber.next_wake());
-        Time::earliest(awaited, scrub)
+        (self.shards.count() > 0).then(|| self.scrubber.next_wake())
     }
 
     pub(crate) fn current(&self, file: Digest) -> Option<&FileRecord> {
@@ -317,6 +319,19 @@ impl StorageNode {
         Current { version, mark: value(work::head_record(file)) }
     }
 
+    /// What the participant does for whoever shows this token; nothing if it has lost the lock.
+    fn guard(
+        &mut self,
+        shard: ShardId,
+        token: FencingToken,
+        value: Option<i64>,
+    ) -> Option<Arc<[u8]>> {
+        let cells = self.transactions.participant()?.store();
+        let guarded = work::guard(cells, shard, token, value).ok();
+        self.stats.fenced += u64::from(guarded.is_none());
+        guarded
+    }
+
     /// A message of a saga or a transaction.
     pub(crate) fn transact(
         &mut self,
@@ -340,6 +355,9 @@ impl StorageNode {
                                 && self.is_kept(record) =>
                         {
                             asked.translated(self.head_of(file))
+                        }
+                        Work::Guarded { shard, token, value } => {
+                            self.guard(shard, token, value).unwrap_or_else(|| asked.impossible())
                         }
                         // It does not have the record, or it is asked for what only a saga does.
                         _ => asked.impossible(),
@@ -379,27 +397,35 @@ impl StorageNode {
                         disks,
                     );
                 }
-                let until = now + self.config.patience;
                 let asked = self.holdings.awaited.contains_key(&digest);
                 let awaited = self.holdings.awaited.entry(digest).or_insert_with(|| Awaited {
                     from: source,
-                    until,
+                    came: false,
                     calls: Vec::new(),
                 });
                 awaited.calls.retain(|(_, other)| !is_same_call(other, &message));
                 awaited.calls.push((from, message));
-                if !asked {
-                    self.send(source, Message::Get { digest });
+                if !asked && self.fetch(now, source, digest, Why::Keep).is_err() {
+                    // Its coordinator calls the step again.
+                    self.holdings.awaited.remove(&digest);
                 }
             }
             (Work::Keep { digest, .. } | Work::Release { digest }, _) => {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
                     awaited.calls.clear();
                 }
-                self.pass_on(now, from, message, |work| work.translated(Current::default()), disks);
+                // What was released may be gone: undone, a release changes nothing. Its saga turns back when its
+                // coordinator has stood still for longer than a step may take.
+                let undoes_release =
+                    matches!((work, direction), (Work::Release { .. }, Direction::Backward));
+                let translate = |work: &Work| match undoes_release {
+                    true => node::work::encode(&[]),
+                    false => work.translated(Current::default()),
+                };
+                self.pass_on(now, from, message, translate, disks);
                 self.holdings.doubtful.insert(digest);
             }
-            (Work::Head { .. }, _) => {
+            (Work::Head { .. } | Work::Guarded { .. }, _) => {
                 self.pass_on(now, from, message, |work| work.impossible(), disks);
             }
         }
@@ -415,7 +441,7 @@ impl StorageNode {
         disks: &dyn crate::StorageDisks,
     ) {
         match self.holdings.awaited.get(&digest) {
-            Some(awaited) if awaited.from == from => {}
+            Some(awaited) if awaited.from == from && !awaited.came => {}
             _ => return,
         }
         let Some(bytes) = bytes else {
@@ -431,7 +457,7 @@ impl StorageNode {
             // It was found here, and is being pinned.
             Ok(Put::Held) => {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
-                    awaited.until = Time::NEVER;
+                    awaited.came = true;
                 }
             }
             Ok(Put::Writing) => {
@@ -439,9 +465,8 @@ impl StorageNode {
                 if let Some(note) = Note::of(bytes) {
                     self.holdings.fresh.insert(digest, note);
                 }
-                // From now on it is the disk that is waited for.
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
-                    awaited.until = Time::NEVER;
+                    awaited.came = true;
                 }
             }
             // A liar's bytes say nothing about room here.
@@ -457,14 +482,22 @@ impl StorageNode {
         }
     }
 
-    pub(crate) fn get_asked(&mut self, now: Time, from: NodeName, digest: Digest) {
+    pub(crate) fn get_asked(&mut self, now: Time, from: NodeName, digest: Digest, number: u64) {
         if let Some((_, bytes)) = self.holdings.staged.get(&digest) {
             let bytes = Some(bytes.to_vec());
-            return self.send(from, Message::Bytes { digest, bytes });
+            return self.give(from, digest, bytes, number);
         }
-        if !self.read(now, digest, Wanted::Give(from)) {
-            self.send(from, Message::Bytes { digest, bytes: None });
+        if !self.read(now, digest, Wanted::Give(from, number)) {
+            self.give(from, digest, None, number);
         }
+    }
+
+    /// Gives bytes to whoever asked for them, or says that they are not here.
+    fn give(&mut self, to: NodeName, digest: Digest, bytes: Option<Vec<u8>>, number: u64) {
+        if let Some(bytes) = &bytes {
+            self.moved_to(to, number, bytes.len());
+        }
+        self.send(to, Message::Bytes { digest, bytes, number });
     }
 
     pub(crate) fn challenged(&mut self, now: Time, from: NodeName, challenge: Challenge) {
@@ -492,8 +525,8 @@ impl StorageNode {
         let mut told = BTreeSet::new();
         for wanted in self.holdings.reading.remove(&digest).unwrap_or_default() {
             match wanted {
-                Wanted::Give(to) => {
-                    self.send(to, Message::Bytes { digest, bytes: read.clone() });
+                Wanted::Give(to, number) => {
+                    self.give(to, digest, read.clone(), number);
                 }
                 Wanted::Prove(to, challenge) => {
                     self.send(to, Message::Proof(respond(&challenge, read.as_deref())));
@@ -609,9 +642,8 @@ impl StorageNode {
         self.shard_ops(ops);
     }
 
-    /// Time has passed: sources that are silent are not waited for, and a shard may be read again.
+    /// Time has passed: a shard may be read again.
     pub(crate) fn holder_wake(&mut self, now: Time) {
-        self.holdings.awaited.retain(|_, awaited| awaited.until > now);
         let shards = self.holdings.shards.count();
         while shards > 0
             && let Some(digest) = {

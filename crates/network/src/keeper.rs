@@ -35,7 +35,7 @@ pub(crate) struct Keeping {
     auditor: Auditor,
     planner: RepairPlanner,
     bad: BadCopies,
-    reputation: Reputation,
+    pub(crate) reputation: Reputation,
     audit_every: Duration,
     next_audit: Time,
     plan_at: Option<Time>,

@@ -30,6 +30,7 @@
 //!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
+mod fetches;
 mod holder;
 mod intent;
 mod keeper;
@@ -42,9 +43,11 @@ mod operation;
 mod record;
 mod routing;
 mod sweep;
+mod traffic;
 mod transfer;
 pub mod work;
 
+pub use fetches::FetchStats;
 pub use intent::is_note;
 pub use ledger::LEDGER_EVENT;
 pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
@@ -54,3 +57,4 @@ pub use node::{
 pub use record::FileRecord;
 pub use routing::Regret;
 pub use sweep::{Claim, Doubt};
+pub use traffic::Transfer;

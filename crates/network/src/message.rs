@@ -1,6 +1,7 @@
 //! What nodes of the storage network say to each other, and its bytes.
 
 use crate::sweep::{Claim, Doubt};
+use crate::traffic::Transfer;
 use base::bytes::{Malformed, Reader, Writer};
 use base::{NodeName, ShardId, Token};
 use incentives::Ask;
@@ -26,6 +27,8 @@ pub enum Message {
     Get {
         /// Which.
         digest: Digest,
+        /// The number of this transfer, over all lives of the sender.
+        number: u64,
     },
     /// Here it is; or it is not here.
     Bytes {
@@ -33,6 +36,8 @@ pub enum Message {
         digest: Digest,
         /// Its bytes.
         bytes: Option<Vec<u8>>,
+        /// The number under which it was asked for.
+        number: u64,
     },
     /// Prove that you store a shard.
     Challenge(repair::Challenge),
@@ -90,6 +95,24 @@ pub enum Message {
         file: Digest,
         /// Its version.
         version: u64,
+    },
+    /// To the authority: what the sender has moved since it said so last.
+    Moved(Vec<Transfer>),
+    /// From a holder of a lock: what is the value that it guards?
+    Read {
+        /// The holder's number.
+        number: u64,
+        /// On what the lock is.
+        shard: ShardId,
+    },
+    /// This is.
+    Value {
+        /// The holder's number.
+        number: u64,
+        /// On what the lock is.
+        shard: ShardId,
+        /// The value.
+        value: i64,
     },
 }
 
@@ -172,6 +195,9 @@ impl Message {
             Message::Doubts(_) => 15,
             Message::Claims(_) => 16,
             Message::Version { .. } => 17,
+            Message::Moved(_) => 18,
+            Message::Read { .. } => 19,
+            Message::Value { .. } => 20,
         }
     }
 
@@ -201,14 +227,18 @@ impl Message {
             Message::Version { file, version } => {
                 to.raw(&file.0).u64(*version);
             }
-            Message::Get { digest } | Message::Scrub { digest } => {
+            Message::Get { digest, number } => {
+                to.raw(&digest.0).u64(*number);
+            }
+            Message::Scrub { digest } => {
                 to.raw(&digest.0);
             }
-            Message::Bytes { digest, bytes } => {
+            Message::Bytes { digest, bytes, number } => {
                 to.raw(&digest.0).bool(bytes.is_some());
                 if let Some(bytes) = bytes {
                     to.bytes(bytes);
                 }
+                to.u64(*number);
             }
             Message::Challenge(challenge) => {
                 to.u128(challenge.nonce).raw(&challenge.shard.0).u32(challenge.blocks);
@@ -244,6 +274,18 @@ impl Message {
                 to.u64(seen.proofs_ended).u64(seen.proofs_passed).u64(seen.shards_checked);
                 to.u64(seen.shards_corrupt).u64(seen.used_bytes).u64(seen.capacity_bytes);
             }
+            Message::Read { number, shard } => {
+                to.u64(*number).raw(&shard.0);
+            }
+            Message::Value { number, shard, value } => {
+                to.u64(*number).raw(&shard.0).u64(value.cast_unsigned());
+            }
+            Message::Moved(transfers) => {
+                to.len(transfers.len());
+                for Transfer { token, other, sent, bytes } in transfers {
+                    to.raw(&token.0).node(*other).bool(*sent).u64(*bytes);
+                }
+            }
         }
         Some(to.finish())
     }
@@ -253,6 +295,7 @@ impl Message {
         use placement::Message::{Heartbeat, Members};
         match self {
             Message::Transaction(_) => 0,
+            Message::Moved(transfers) => 16 + 57 * transfers.len(),
             Message::Bytes { bytes, .. } => 64 + bytes.as_ref().map_or(0, Vec::len),
             Message::Membership(Heartbeat { rumours, .. } | Members { rumours }) => {
                 128 + 64 * rumours.len()
@@ -269,12 +312,12 @@ impl Message {
         let mut from = Reader::new(bytes);
         let from = &mut from;
         let message = match from.u8()? {
-            1 => Message::Get { digest: digest(from)? },
+            1 => Message::Get { digest: digest(from)?, number: from.u64()? },
             2 => {
                 let digest = digest(from)?;
                 let there = from.bool()?;
                 let bytes = if there { Some(from.bytes(SHARD_BYTES_MAX)?.to_vec()) } else { None };
-                Message::Bytes { digest, bytes }
+                Message::Bytes { digest, bytes, number: from.u64()? }
             }
             3 => Message::Challenge(repair::Challenge {
                 nonce: from.u128()?,
@@ -324,6 +367,21 @@ impl Message {
                 Message::Claims((0..count).map(|_| claim(from)).collect::<Result<_, Malformed>>()?)
             }
             17 => Message::Version { file: digest(from)?, version: from.u64()? },
+            18 => {
+                let count = from.len(LIST_MAX, 57)?;
+                let transfer = |from: &mut Reader<'_>| {
+                    let (token, other) = (Token(from.array()?), from.node()?);
+                    Ok(Transfer { token, other, sent: from.bool()?, bytes: from.u64()? })
+                };
+                let all = (0..count).map(|_| transfer(from)).collect::<Result<_, Malformed>>()?;
+                Message::Moved(all)
+            }
+            19 => Message::Read { number: from.u64()?, shard: from.shard()? },
+            20 => Message::Value {
+                number: from.u64()?,
+                shard: from.shard()?,
+                value: from.u64()?.cast_signed(),
+            },
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;

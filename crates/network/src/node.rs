@@ -6,6 +6,7 @@ mod health;
 mod views;
 
 pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDisks};
+use crate::fetches::Fetches;
 use crate::holder::Holdings;
 use crate::keeper::{COMPARING, Keeping};
 use crate::leaving::Leaving;
@@ -15,6 +16,7 @@ use crate::message::{Message, Observed, lock_answer};
 use crate::operation::Operations;
 use crate::routing::Routing;
 use crate::sweep::Sweep;
+use crate::traffic::Traffic;
 use crate::transfer::Transfers;
 use base::prng::Key;
 use base::{BootCount, NodeName, Time, Token};
@@ -22,8 +24,8 @@ use erasure::{Advice, SchemePolicy};
 use incentives::{Ask, Bank};
 use node::Node;
 use placement::{
-    Directory, DirectoryMessage, DirectoryOutput, LookupConfig, Membership, MembershipConfig,
-    Region,
+    AdaptiveConfig, ConnectionConfig, Directory, DirectoryMessage, DirectoryOutput, LookupConfig,
+    Membership, MembershipConfig, Region,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -55,6 +57,11 @@ pub struct Config {
     pub lookup: LookupConfig,
     /// How long a message is waited for before it is sent again, or somebody else is asked: 5 s.
     pub patience: Duration,
+    /// How many requests for bytes there are to one peer at once, and how long an unused connection is kept. How
+    /// long one may be used is [`patience`](Self::patience).
+    pub connections: ConnectionConfig,
+    /// How it learns whom to ask first.
+    pub routing: AdaptiveConfig,
     /// How often an upload or a download begins anew before its client is told that it failed: 20.
     pub attempts_max: u32,
     /// Who keeps the ledger, and hears what all have seen.
@@ -85,6 +92,8 @@ pub struct StorageNode {
     pub(crate) transfers: Transfers,
     pub(crate) keeping: Keeping,
     pub(crate) routing: Routing,
+    pub(crate) fetches: Fetches,
+    pub(crate) traffic: Traffic,
     pub(crate) locking: Locking,
     pub(crate) membership: Membership,
     pub(crate) directory: Directory,
@@ -156,6 +165,8 @@ impl StorageNode {
         let mut node = StorageNode {
             keeping: Keeping::new(&config, now),
             routing: Routing::new(&config),
+            fetches: Fetches::new(&config),
+            traffic: Traffic::new(&config, now),
             locking: Locking::default(),
             transfers: Transfers::default(),
             report_at: config.report_every.map(|every| now + every),
@@ -288,8 +299,10 @@ impl StorageNode {
     fn receive(&mut self, now: Time, from: NodeName, message: Message, disks: &dyn StorageDisks) {
         match message {
             Message::Transaction(message) => self.transact(now, from, message, disks),
-            Message::Get { digest } => self.get_asked(now, from, digest),
-            Message::Bytes { digest, bytes } => self.bytes_came(now, from, digest, bytes, disks),
+            Message::Get { digest, number } => self.get_asked(now, from, digest, number),
+            Message::Bytes { digest, bytes, number } => {
+                self.fetched(now, from, (digest, number), bytes, disks);
+            }
             Message::Challenge(challenge) => self.challenged(now, from, challenge),
             Message::Proof(answer) => self.proof_came(now, from, &answer),
             Message::Scrub { digest } => self.scrub_asked(now, from, digest),
@@ -297,7 +310,7 @@ impl StorageNode {
             Message::Membership(message) => {
                 let mut out = Vec::new();
                 self.membership.handle(now, from, &message, &mut out);
-                self.take_membership(now, out);
+                self.take_membership(now, out, disks);
             }
             Message::Directory(DirectoryMessage::Found { lookup: COMPARING, record, .. }) => {
                 if let Some(record) = record {
@@ -314,7 +327,11 @@ impl StorageNode {
                 self.table.handle(now, from, &message, &mut out);
                 self.take_locks(out);
             }
-            Message::Locked(answer) => self.locked(now, from, answer),
+            Message::Locked(answer) => self.locked(now, from, answer, disks),
+            Message::Read { number, shard } => self.read_guarded(now, from, number, shard),
+            Message::Value { number, shard, value } => {
+                self.value_read(now, from, (number, shard, value), disks);
+            }
             Message::Ask { number, key, ask } => {
                 if let Some(teller) = &mut self.teller {
                     let mut told = Vec::new();
@@ -329,6 +346,7 @@ impl StorageNode {
             Message::Doubts(doubts) => self.doubted(from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
             Message::Version { file, version } => self.version_told(from, file, version),
+            Message::Moved(transfers) => self.moved_reported(now, from, &transfers),
             Message::Report(seen) => {
                 if let Some((_, all)) = &mut self.policy {
                     all.insert(from, seen);
@@ -344,7 +362,12 @@ impl StorageNode {
         }
     }
 
-    fn take_membership(&mut self, now: Time, said: Vec<placement::Output>) {
+    fn take_membership(
+        &mut self,
+        now: Time,
+        said: Vec<placement::Output>,
+        disks: &dyn StorageDisks,
+    ) {
         for said in said {
             match said {
                 placement::Output::Send { to, message } => {
@@ -353,6 +376,7 @@ impl StorageNode {
                 placement::Output::Changed { node, status } => match status {
                     placement::Status::Dead => {
                         self.directory.gone(node);
+                        self.fetches_gone(now, node, disks);
                         self.node_gone(now, node);
                     }
                     placement::Status::Alive => {
@@ -423,7 +447,7 @@ impl StorageNode {
             self.membership.set_free_bytes(free);
             let mut out = Vec::new();
             self.membership.tick(now, &mut out);
-            self.take_membership(now, out);
+            self.take_membership(now, out, disks);
         }
         if due(self.directory.due()) {
             let mut out = Vec::new();
@@ -460,6 +484,8 @@ impl StorageNode {
             self.see_to_parked(now, disks);
         }
         self.operations_wake(now, disks);
+        self.fetches_wake(now, disks);
+        self.traffic_wake(now);
         self.transfers_wake(now, disks);
         self.locks_wake(now);
         self.leaving_wake(now);
@@ -480,6 +506,8 @@ impl StorageNode {
             self.ask_again,
             self.report_at,
             self.operations.due(),
+            self.fetches.due(),
+            self.traffic.due(),
             self.transfers.due(),
             self.locking.due(),
             self.leaving.as_ref().and_then(Leaving::due),

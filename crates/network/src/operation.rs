@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     NextKept { file: Digest },
     /// It becomes current.
     NextHead { file: Digest },
+    /// What is guarded by locks is written, or its tokens are shown.
+    Guarded { operation: u64, attempt: u64 },
     /// Something is released: nobody waits.
     Release,
 }
@@ -96,6 +98,9 @@ impl StorageNode {
             }
             Purpose::NextKept { file } => self.next_kept(now, file, ended),
             Purpose::NextHead { file } => self.next_headed(now, file, ended),
+            Purpose::Guarded { operation, attempt } => {
+                self.guarded_ended(now, operation, attempt, ended);
+            }
             Purpose::Release => {}
         }
         true

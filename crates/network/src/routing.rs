@@ -1,14 +1,13 @@
 //! Whom to ask first, of several nodes that have what is wanted: by what came of asking them before.
 
 use crate::node::{Config, StorageNode};
-use base::{NodeName, Time};
+use base::{NodeName, Ratio, Time};
 use placement::{
-    AdaptiveConfig, AdaptiveRouter, Candidate, LatencyConfig, Outcome, PeerLatency, Ranked, Router,
-    RouterConfig,
+    AdaptiveRouter, Candidate, LatencyConfig, Outcome, PeerLatency, Ranked, Router, RouterConfig,
+    Status,
 };
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
-use store::Digest;
 
 /// By how much the nodes that were asked first were slower than the fastest that could have been, by what was
 /// measured of all of them until then; beside what the static score would have chosen.
@@ -30,7 +29,6 @@ pub(crate) struct Routing {
     measured: PeerLatency,
     /// Nobody is measured: whoever is ranked by this is ranked by region and reputation alone.
     unmeasured: PeerLatency,
-    asked: BTreeMap<(NodeName, Digest), Time>,
     patience: Duration,
     regret: Regret,
 }
@@ -41,18 +39,23 @@ impl Routing {
         let router = Router::new(RouterConfig::default(), config.region);
         let latency = LatencyConfig::default();
         Routing {
-            learns: AdaptiveRouter::new(AdaptiveConfig::default(), router.clone(), &key),
+            learns: AdaptiveRouter::new(config.routing, router.clone(), &key),
             router,
             measured: PeerLatency::new(latency, &key),
             unmeasured: PeerLatency::new(latency, &key),
-            asked: BTreeMap::new(),
-            patience: config.repair.answer_max,
+            patience: config.patience,
             regret: Regret::default(),
         }
     }
 
-    /// The candidates, whom to ask first at the front. Each is there once.
-    pub(crate) fn order(&mut self, from: placement::Region, all: &[Candidate]) -> Vec<NodeName> {
+    /// The candidates, whom to ask first at the front. Each is there once. `first`: so many are asked at once, and
+    /// the slowest of them is waited for.
+    pub(crate) fn order(
+        &mut self,
+        from: placement::Region,
+        all: &[Candidate],
+        first: usize,
+    ) -> Vec<NodeName> {
         let score = |it: &Candidate| Ranked {
             node: it.node,
             region: it.region,
@@ -66,41 +69,32 @@ impl Routing {
             let expected = self.measured.expected(it.node).unwrap_or(regions);
             u64::try_from(expected.as_micros()).unwrap_or(u64::MAX)
         };
-        let by_score = left.first().map(&expected);
-        let best = left.iter().map(&expected).min();
-        let waits: BTreeMap<NodeName, u64> =
-            left.iter().map(|it| (it.node, expected(it))).collect();
+        let first = first.min(left.len());
+        let waits: Vec<(NodeName, u64)> = left.iter().map(|it| (it.node, expected(it))).collect();
+        let by_score = waits[..first].iter().map(|(_, wait)| *wait).max();
         let mut order = Vec::with_capacity(left.len());
         while let Some(node) = self.learns.choose(&left) {
             left.retain(|other| other.node != node);
             order.push(node);
         }
-        if let (Some(first), Some(by_score), Some(best)) = (order.first(), by_score, best) {
+        let chosen = waits.iter().filter(|(node, _)| order[..first].contains(node));
+        let learned = chosen.map(|(_, wait)| *wait).max();
+        let mut best: Vec<u64> = waits.iter().map(|(_, wait)| *wait).collect();
+        best.sort_unstable();
+        if let (Some(learned), Some(by_score), Some(best)) =
+            (learned, by_score, best[..first].last())
+        {
             self.regret.choices += 1;
-            self.regret.learned_micros += waits[first] - best;
+            self.regret.learned_micros += learned - best;
             self.regret.static_micros += by_score - best;
         }
         order
     }
 
-    /// A node is asked for this now. Who has said nothing for too long has failed.
-    pub(crate) fn ask(&mut self, now: Time, node: NodeName, what: Digest) {
-        let patience = self.patience;
-        let late = self.asked.iter().filter(|(_, at)| **at + patience <= now);
-        for (node, what) in late.map(|(asked, _)| *asked).collect::<Vec<_>>() {
-            self.asked.remove(&(node, what));
-            self.learns.outcome(node, Outcome::Failed);
-            self.measured.measured(now, node, patience);
-        }
-        self.asked.entry((node, what)).or_insert(now);
-    }
-
-    /// It has answered; `well`: with what was wanted.
-    pub(crate) fn answered(&mut self, now: Time, node: NodeName, what: Digest, well: bool) {
-        let Some(at) = self.asked.remove(&(node, what)) else { return };
-        let latency = now - at;
-        self.measured.measured(now, node, if well { latency } else { self.patience });
-        let outcome = if well { Outcome::Done { latency } } else { Outcome::Failed };
+    /// What came of asking a node: it gave what was wanted after this time; or it did not, or not in time.
+    pub(crate) fn learn(&mut self, now: Time, node: NodeName, latency: Option<Duration>) {
+        self.measured.measured(now, node, latency.unwrap_or(self.patience));
+        let outcome = latency.map_or(Outcome::Failed, |latency| Outcome::Done { latency });
         self.learns.outcome(node, outcome);
     }
 
@@ -110,6 +104,23 @@ impl Routing {
 }
 
 impl StorageNode {
+    /// These nodes, whom to ask first at the front. Who is not there, as far as this node knows, is at the end.
+    pub(crate) fn by_promise(&mut self, nodes: &[NodeName], first: usize) -> Vec<NodeName> {
+        let mut known = Vec::with_capacity(nodes.len());
+        for &node in nodes {
+            let (region, reputation) = match self.membership.member(node) {
+                _ if node == self.name => (self.config.region, Ratio::percent(50)),
+                Some(it) if it.status == Status::Alive => (it.announcement.region, it.reputation),
+                _ => continue,
+            };
+            known.push(Candidate { node, region, reputation, capacity_bytes: 0, free_bytes: 0 });
+        }
+        let mut order = self.routing.order(self.config.region, &known, first);
+        let there: BTreeSet<NodeName> = order.iter().copied().collect();
+        order.extend(nodes.iter().filter(|node| !there.contains(node)));
+        order
+    }
+
     /// By how much whom this node asked first was slower than the fastest that it could have asked.
     #[must_use]
     pub fn regret(&self) -> Regret {
@@ -120,9 +131,8 @@ impl StorageNode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::Ratio;
     use base::prng::Key;
-    use placement::Region;
+    use placement::{AdaptiveConfig, Region};
 
     /// One neighbour is near and has a slow disk, three are far and prompt. By its region the near one would be
     /// asked first each time.
@@ -136,7 +146,6 @@ mod tests {
             router,
             measured: PeerLatency::new(latency, &key),
             unmeasured: PeerLatency::new(latency, &key),
-            asked: BTreeMap::new(),
             patience: Duration::from_secs(30),
             regret: Regret::default(),
         };
@@ -149,25 +158,23 @@ mod tests {
         };
         let all: Vec<Candidate> = (0..4).map(candidate).collect();
         let slow = NodeName::numbered(0);
-        assert_eq!(routing.order(near, &all)[0], slow, "nothing is known but where it is");
-        let (mut now, what, mut last) = (Time::ZERO, Digest::of(b"shard"), 0);
+        assert_eq!(routing.order(near, &all, 1)[0], slow, "nothing is known but where it is");
+        let (mut now, mut last) = (Time::ZERO, 0);
         for _ in 0..40 {
-            let order = routing.order(near, &all);
+            let order = routing.order(near, &all, 1);
             assert_eq!(order.len(), 4, "each once");
             last += u32::from(order[3] == slow);
             for node in &order[..3] {
-                routing.ask(now, *node, what);
                 let takes = if *node == slow { 4_000 } else { 260 };
-                routing.answered(now + Duration::from_millis(takes), *node, what, true);
+                routing.learn(now, *node, Some(Duration::from_millis(takes)));
             }
             now += Duration::from_secs(60);
         }
         let Regret { learned_micros, static_micros, .. } = routing.regret();
         // Whoever says nothing has failed, and is as slow as one waits.
         let silent = NodeName::numbered(1);
-        routing.ask(now, silent, what);
         let before = routing.measured.expected(silent);
-        routing.ask(now + routing.patience, NodeName::numbered(2), what);
+        routing.learn(now, silent, None);
         assert!(routing.measured.expected(silent) > before);
         assert!(last > 30 && learned_micros * 4 < static_micros, "{last} {:?}", routing.regret());
     }

@@ -1,8 +1,8 @@
 //! Uploads and downloads of clients.
 
 use crate::StorageDisks;
+use crate::fetches::Why;
 use crate::intent::Intent;
-use crate::message::Message;
 use crate::node::{Answer, StorageNode};
 use crate::operation::{Ended, Purpose};
 use crate::record::FileRecord;
@@ -17,6 +17,9 @@ use store::{Assembly, Digest, EncodedShard, Manifest};
 
 /// How many steps one saga of an upload has: below the coordinator's limit, with room for the record's.
 const BATCH: usize = 24;
+
+/// A download asks another holder after this part of the time for which an answer is waited for.
+const SLOW: u32 = 5;
 
 /// So often an upload waits twice as long as before, until it begins anew.
 const DOUBLINGS: u32 = 4;
@@ -50,6 +53,7 @@ struct Fetching {
     assembly: Assembly,
     /// Who holds each shard.
     holders: BTreeMap<(u32, u16), NodeName>,
+    /// Whom it has asked, and when each counts as slow: then another one is asked too. [`Time::NEVER`]: it does.
     asked: BTreeMap<(NodeName, Digest), Time>,
     tried: BTreeSet<(u32, u16)>,
     needed: usize,
@@ -105,7 +109,9 @@ impl Transfers {
     pub(crate) fn due(&self) -> Option<Time> {
         let each = self.all.values().filter_map(|transfer| match &transfer.stage {
             Stage::Resting(until) => Some(*until),
-            Stage::Fetching(fetching) => fetching.asked.values().min().copied(),
+            Stage::Fetching(fetching) => {
+                fetching.asked.values().min().copied().filter(|at| *at != Time::NEVER)
+            }
             _ => None,
         });
         each.min()
@@ -578,51 +584,66 @@ impl StorageNode {
         }
     }
 
-    /// Asks for as many shards of each chunk as are missing.
+    /// Asks for as many shards of each chunk as are missing: of the holders that the router puts first.
     fn fetch_more(&mut self, now: Time, id: TransferId) {
-        let until = now + self.config.patience;
-        let Some(Transfer { stage: Stage::Fetching(fetching), .. }) =
-            self.transfers.all.get_mut(&id)
+        let Some(Transfer { stage: Stage::Fetching(fetching), .. }) = self.transfers.all.get(&id)
         else {
             return;
         };
-        let mut wanted: BTreeMap<u32, Vec<(u16, Digest)>> = BTreeMap::new();
-        let mut total: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut missing: BTreeMap<u32, Vec<(u16, Digest)>> = BTreeMap::new();
         for (chunk, index, digest) in fetching.assembly.wanted() {
-            wanted.entry(chunk).or_default().push((index, digest));
-            *total.entry(chunk).or_default() += 1;
+            missing.entry(chunk).or_default().push((index, digest));
         }
-        if wanted.is_empty() {
+        if missing.is_empty() {
             let assembly = fetching.assembly.clone();
             return self.finish_transfer(id, Answer::Got(Box::new(assembly)));
         }
-        let mut asks = Vec::new();
-        for (chunk, missing) in wanted {
+        let mut wanted = Vec::new();
+        for (chunk, missing) in missing {
             let all = fetching.holders.range((chunk, 0)..=(chunk, u16::MAX)).count();
-            let there = all - total[&chunk];
+            let there = all - missing.len();
             let under_way = missing.iter().filter(|(index, digest)| {
-                let node = fetching.holders[&(chunk, *index)];
-                fetching.asked.contains_key(&(node, *digest))
+                let asked = (fetching.holders[&(chunk, *index)], *digest);
+                fetching.asked.get(&asked).is_some_and(|slow_at| *slow_at != Time::NEVER)
             });
-            let mut more = fetching.needed.saturating_sub(there + under_way.count());
-            for (index, digest) in missing {
-                if more > 0 && fetching.tried.insert((chunk, index)) {
+            let more = fetching.needed.saturating_sub(there + under_way.count());
+            let untried = |(index, _): &(u16, Digest)| !fetching.tried.contains(&(chunk, *index));
+            let left: Vec<(NodeName, u16, Digest)> = missing
+                .into_iter()
+                .filter(untried)
+                .map(|(index, digest)| (fetching.holders[&(chunk, index)], index, digest))
+                .collect();
+            if more > 0 && !left.is_empty() {
+                wanted.push((chunk, more, left));
+            }
+        }
+        let slow_at = now + self.config.patience / SLOW;
+        for (chunk, more, left) in wanted {
+            let nodes: Vec<NodeName> = left.iter().map(|(node, ..)| *node).collect();
+            let mut more = more;
+            for node in self.by_promise(&nodes, more) {
+                let Some(&(_, index, digest)) = left.iter().find(|(other, ..)| *other == node)
+                else {
+                    continue;
+                };
+                // One that has no room for more requests is tried later.
+                if more > 0
+                    && self.fetch(now, node, digest, Why::Read).is_ok()
+                    && let Some(Transfer { stage: Stage::Fetching(fetching), .. }) =
+                        self.transfers.all.get_mut(&id)
+                {
                     more -= 1;
-                    let node = fetching.holders[&(chunk, index)];
-                    fetching.asked.insert((node, digest), until);
-                    asks.push((node, digest));
+                    fetching.tried.insert((chunk, index));
+                    fetching.asked.insert((node, digest), slow_at);
                 }
             }
         }
-        let (idle, record) = (fetching.asked.is_empty(), fetching.record);
-        for (node, digest) in asks {
-            self.send(node, Message::Get { digest });
-        }
-        if idle {
+        let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
+        if let Stage::Fetching(fetching) = &transfer.stage
+            && fetching.asked.is_empty()
+        {
             // Who has shards may be back, or repair may have moved them: look again, first elsewhere.
-            if let Some(transfer) = self.transfers.all.get_mut(&id) {
-                transfer.failed.insert(record);
-            }
+            transfer.failed.insert(fetching.record);
             self.rest(now, id);
         }
     }
@@ -662,9 +683,10 @@ impl StorageNode {
             match &mut transfer.stage {
                 Stage::Resting(until) if *until <= now => self.look(now, id, disks),
                 Stage::Fetching(fetching) => {
-                    let before = fetching.asked.len();
-                    fetching.asked.retain(|_, until| *until > now);
-                    if fetching.asked.len() < before {
+                    let slow = fetching.asked.values_mut().filter(|at| **at <= now);
+                    let slow: Vec<&mut Time> = slow.collect();
+                    if !slow.is_empty() {
+                        slow.into_iter().for_each(|at| *at = Time::NEVER);
                         self.fetch_more(now, id);
                     }
                 }

@@ -5,8 +5,9 @@
 //! file's record is current, and which record of that version. A body is the network's; what the participant is given is its translation,
 //! once what it asks for is true.
 
-use base::NodeName;
 use base::bytes::{Malformed, Reader, Writer};
+use base::{NodeName, ShardId};
+use locks::{Fence, Fenced, FencingToken};
 use node::work::{self, Change};
 use std::sync::Arc;
 use store::Digest;
@@ -37,11 +38,22 @@ pub enum Work {
         /// The version that becomes it.
         to: u64,
     },
+    /// Change what a lock guards here, under the token of whoever has the lock. One that is lower than the highest
+    /// that was seen here is refused.
+    Guarded {
+        /// On what the lock is.
+        shard: ShardId,
+        /// The token of its grant.
+        token: FencingToken,
+        /// What is guarded becomes this; nothing: no lower token is taken from now on, and that is all.
+        value: Option<i64>,
+    },
 }
 
 const KEEP: u8 = 0xA1;
 const RELEASE: u8 = 0xA2;
 const HEAD: u8 = 0xA3;
+const GUARDED: u8 = 0xA4;
 
 /// A file's three cells are told from the cell of a shard by their lowest bits.
 fn cell(digest: Digest, which: u64) -> u64 {
@@ -90,6 +102,59 @@ pub struct Current {
     pub mark: i64,
 }
 
+/// What a lock is on has cells of its own.
+fn guarded_cell(shard: ShardId, which: u64) -> u64 {
+    let mut name = *b"guarded ________________________________";
+    name[8..].copy_from_slice(&shard.0);
+    cell(Digest::of(&name), which)
+}
+
+/// The cell that a lock guards.
+#[must_use]
+pub fn guarded(shard: ShardId) -> u64 {
+    guarded_cell(shard, 1)
+}
+
+/// The cell that holds the highest token that was seen there.
+#[must_use]
+pub fn fence(shard: ShardId) -> u64 {
+    guarded_cell(shard, 2)
+}
+
+/// The cell that counts how often it was written.
+#[must_use]
+pub fn writes(shard: ShardId) -> u64 {
+    guarded_cell(shard, 3)
+}
+
+/// All three.
+pub(crate) fn guarded_cells(shard: ShardId) -> [u64; 3] {
+    [guarded(shard), fence(shard), writes(shard)]
+}
+
+/// What the participant does to change what a lock guards: in one record the token is seen, and the value is another.
+///
+/// # Errors
+/// [`Fenced`]: a higher token was seen.
+pub fn guard(
+    cells: &node::Store,
+    shard: ShardId,
+    token: FencingToken,
+    value: Option<i64>,
+) -> Result<Arc<[u8]>, Fenced> {
+    let seen = cells.value(fence(shard));
+    let mut fenced = Fence::at(FencingToken(seen.cast_unsigned()));
+    fenced.admit(token)?;
+    let seen_now = fenced.highest().0.cast_signed();
+    let mut changes = vec![Change::Add { cell: fence(shard), amount: seen_now.wrapping_sub(seen) }];
+    if let Some(value) = value {
+        let cell = guarded(shard);
+        changes.push(Change::Add { cell, amount: value.wrapping_sub(cells.value(cell)) });
+        changes.push(Change::Add { cell: writes(shard), amount: 1 });
+    }
+    Ok(work::encode(&changes))
+}
+
 impl Work {
     /// Its bytes.
     #[must_use]
@@ -100,6 +165,10 @@ impl Work {
             Work::Release { digest } => to.u8(RELEASE).raw(&digest.0),
             Work::Head { file, record, was, to: version } => {
                 to.u8(HEAD).raw(&file.0).raw(&record.0).u64(*was).u64(*version)
+            }
+            Work::Guarded { shard, token, value } => {
+                to.u8(GUARDED).raw(&shard.0).u64(token.0).bool(value.is_some());
+                to.u64(value.unwrap_or_default().cast_unsigned())
             }
         };
         to.finish().into()
@@ -120,6 +189,11 @@ impl Work {
                 was: from.u64()?,
                 to: from.u64()?,
             },
+            GUARDED => {
+                let (shard, token) = (from.shard()?, FencingToken(from.u64()?));
+                let (is_some, value) = (from.bool()?, from.u64()?.cast_signed());
+                Work::Guarded { shard, token, value: is_some.then_some(value) }
+            }
             _ => return Err(from.wrong("no work of the storage network")),
         };
         from.end()?;
@@ -151,6 +225,8 @@ impl Work {
                     Change::Add { cell: head_record(file), amount: mark(record) - current.mark },
                 ])
             }
+            // It takes the cells as they are: see `guard`.
+            Work::Guarded { .. } => self.impossible(),
         }
     }
 
@@ -160,6 +236,7 @@ impl Work {
         let cell = match *self {
             Work::Keep { digest, .. } | Work::Release { digest } => needed(digest),
             Work::Head { file, .. } => head(file),
+            Work::Guarded { shard, .. } => guarded(shard),
         };
         work::encode(&[Change::Require { cell, at_least: i64::MAX }])
     }
@@ -169,6 +246,25 @@ impl Work {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    /// Whoever has lost the lock does not write any more, and the tokens come back with the cells.
+    #[test]
+    fn a_write_under_an_old_token_is_refused_and_a_snapshot_knows_it() {
+        let shard = ShardId::numbered(4);
+        let mut cells = node::Store::default();
+        let token = |n| FencingToken(n);
+        for (at, value) in [(3, None), (3, Some(7)), (5, None)] {
+            cells.apply(&guard(&cells, shard, token(at), value).unwrap());
+        }
+        let fenced = Err(Fenced { highest: token(5) });
+        assert_eq!(guard(&cells, shard, token(4), Some(8)), fenced);
+        assert_eq!(guard(&cells, shard, token(4), None), fenced);
+        assert_eq!((cells.value(guarded(shard)), cells.value(writes(shard))), (7, 1));
+        assert!(guard(&cells, shard, token(u64::MAX), Some(8)).is_ok());
+        assert!(guard(&cells, ShardId::numbered(5), token(1), Some(8)).is_ok());
+        let work = Work::Guarded { shard, token: token(9), value: Some(-1) };
+        assert_eq!(Work::decode(&work.encode()), Ok(work));
+    }
 
     /// Of two records of one version the cells name the one that became current.
     #[test]

@@ -1,9 +1,9 @@
 //! Messages as bytes: each comes back as it was, and nothing else does.
 
-use base::{NodeName, ShardId, Time, prng::Key};
+use base::{NodeName, ShardId, Time, Token, prng::Key};
 use incentives::{Ask, Offence, Opinion, Units};
 use locks::{Claim, FencingToken, Holder, Lease, Vectors};
-use network::{LockAnswer, Message, Observed};
+use network::{LockAnswer, Message, Observed, Transfer};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
 use std::sync::Arc;
 use store::{Digest, merkle};
@@ -66,7 +66,7 @@ fn all() -> Vec<Message> {
         Ask::Report {
             operator: node,
             offence: Offence::Corruption,
-            evidence: base::Token::new(5),
+            evidence: Token::new(5),
             happened: Time::from_nanos(6),
         },
         Ask::Review { operator: node, opinions: vec![Opinion { voter: node, score }] },
@@ -74,9 +74,15 @@ fn all() -> Vec<Message> {
         Ask::Vote { escrow: incentives::EscrowId(4), uphold: true },
     ];
     let mut all = vec![
-        Message::Get { digest },
-        Message::Bytes { digest, bytes: Some(bytes) },
-        Message::Bytes { digest, bytes: None },
+        Message::Read { number: 2, shard },
+        Message::Value { number: 2, shard, value: -9 },
+        Message::Get { digest, number: 3 << 32 },
+        Message::Moved(vec![
+            Transfer { token: Token([8; 16]), other: node, sent: true, bytes: 7 };
+            2
+        ]),
+        Message::Bytes { digest, bytes: Some(bytes), number: 4 },
+        Message::Bytes { digest, bytes: None, number: 5 },
         Message::Challenge(repair::Challenge { nonce: 1, shard: digest, blocks: 4 }),
         Message::Proof(repair::Answer { nonce: 2, proof }),
         Message::Proof(repair::Answer { nonce: 2, proof: None }),
@@ -96,7 +102,7 @@ fn all() -> Vec<Message> {
     all.extend(directory.map(Message::Directory));
     all.extend(lock.map(Message::Lock));
     all.extend(locked.map(Message::Locked));
-    all.extend(asks.map(|ask| Message::Ask { number: 6, key: base::Token::new(7), ask }));
+    all.extend(asks.map(|ask| Message::Ask { number: 6, key: Token::new(7), ask }));
     all
 }
 
@@ -104,7 +110,7 @@ fn all() -> Vec<Message> {
 fn every_message_comes_back_as_it_was() {
     let all = all();
     let kinds: std::collections::BTreeSet<u8> = all.iter().map(Message::kind).collect();
-    assert_eq!(kinds, (1..=17).collect(), "every kind that has bytes");
+    assert_eq!(kinds, (1..=20).collect(), "every kind that has bytes");
     for message in all {
         let bytes = message.encode().expect("it is no transaction's message");
         assert_eq!(Message::decode(&bytes), Ok(message));

@@ -131,6 +131,13 @@ impl Connections {
         }
     }
 
+    /// The peer is gone, and all connections to it with it.
+    pub fn gone(&mut self, peer: NodeName) {
+        for id in self.peers.get(&peer).cloned().unwrap_or_default() {
+            self.closed(id);
+        }
+    }
+
     fn set(&mut self, id: ConnectionId, state: State, until: Time) {
         let entry = self.connections.get_mut(&id).expect("the caller found it");
         self.ends.remove(&(entry.2, id));
@@ -158,6 +165,13 @@ impl Connections {
     #[must_use]
     pub fn count(&self, peer: NodeName) -> u32 {
         self.peers.get(&peer).map_or(0, |ids| ids.len() as u32)
+    }
+
+    /// How many to a peer are being made, or in use.
+    #[must_use]
+    pub fn used(&self, peer: NodeName) -> u32 {
+        let all = self.peers.get(&peer).into_iter().flatten();
+        all.filter(|id| self.connections[id].1 != State::Idle).count() as u32
     }
 
     /// How many there are.

@@ -2,6 +2,7 @@
 
 use super::Keeping;
 use crate::StorageDisks;
+use crate::fetches::Why;
 use crate::message::Message;
 use crate::node::StorageNode;
 use crate::operation::{Ended, Purpose};
@@ -67,7 +68,8 @@ impl StorageNode {
                 .filter(|it| sources.iter().any(|at| at.node == it.node))
                 .copied()
                 .collect();
-            let order = self.routing.order(self.config.region, &known);
+            let needed = usize::from(scheme.data());
+            let order = self.routing.order(self.config.region, &known, needed);
             // Who leaves, and is none of those, is asked last.
             let turn = |source: &Source| order.iter().position(|node| *node == source.node);
             sources.sort_by_key(|source| turn(source).unwrap_or(usize::MAX));
@@ -152,8 +154,12 @@ impl StorageNode {
                     Output::Fetch { plan, source, shard } => {
                         let asked = self.keeping.fetching.entry((source.node, shard)).or_default();
                         asked.push((plan, source));
-                        self.routing.ask(now, source.node, shard);
-                        self.send(source.node, Message::Get { digest: shard });
+                        if self.fetch(now, source.node, shard, Why::Read).is_err() {
+                            // Another source is asked.
+                            self.keeping.fetching.remove(&(source.node, shard));
+                            let Keeping { planner, bad, .. } = &mut self.keeping;
+                            planner.fetched(now, plan, source, None, bad, &mut out);
+                        }
                     }
                     Output::Store { plan, index, node, shard, bytes } => {
                         self.holdings.stage(shard, bytes.into());
@@ -208,7 +214,6 @@ impl StorageNode {
         bytes: Option<&Vec<u8>>,
     ) {
         let Some(asked) = self.keeping.fetching.remove(&(from, digest)) else { return };
-        self.routing.answered(now, from, digest, bytes.is_some());
         let mut out = Vec::new();
         for (plan, source) in asked {
             let Keeping { planner, bad, .. } = &mut self.keeping;

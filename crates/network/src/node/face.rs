@@ -28,14 +28,15 @@ pub enum Request {
         /// The file's name, hashed.
         file: Digest,
     },
-    /// Take locks at a table, have them verified, and give them back.
+    /// Take locks at a table, make what each guards one more, all at once, and give them back. Asked again after
+    /// the node has crashed it may be done twice.
     Lock {
         /// The client's number.
         number: u64,
-        /// Whose table.
+        /// Whose table: the same for whoever takes one of these locks.
         table: NodeName,
-        /// Which.
-        shards: Vec<ShardId>,
+        /// Which, and on which node is what each guards: at most 64.
+        shards: Vec<(ShardId, NodeName)>,
     },
     /// Something is wanted of the ledger, by this node. Asked again under its number it is done once, also
     /// after a crash, for as long as the ledger remembers ([`incentives::Config::request_kept`]).
@@ -69,7 +70,7 @@ pub enum Answer {
     Got(Box<Assembly>),
     /// Nobody has a record of such a file.
     NotFound,
-    /// The locks were had, verified, and given back.
+    /// The locks were had, what they guard was written, durably, and they were given back.
     Locked {
         /// How many.
         locks: u32,
@@ -209,6 +210,16 @@ pub struct Stats {
     pub let_go: u64,
     /// Messages that were no messages.
     pub malformed: u64,
+    /// Values that were written under locks.
+    pub guarded: u64,
+    /// Writes that were refused here, since a higher token was seen.
+    pub fenced: u64,
     /// Proofs that were refused: wrong, or missing.
     pub failed_proofs: u64,
+    /// Of the authority: bytes of transfers that count, by what both ends say …
+    pub agreed_bytes: u64,
+    /// … transfers whose ends do not say the same …
+    pub disputed: u64,
+    /// … and those of which one end has said nothing.
+    pub unconfirmed: u64,
 }

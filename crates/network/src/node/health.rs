@@ -19,6 +19,7 @@ impl StorageNode {
             self.reported = Some(seen);
             self.send(self.config.authority, Message::Report(seen));
         }
+        self.report_moved();
     }
 
     /// The authority looks at what all have reported.

@@ -92,6 +92,7 @@ impl StorageNode {
             ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
             ("operations to be asked for again", self.operations.waits()),
             ("transfers", !self.transfers.is_empty()),
+            ("requests for bytes", !self.fetches.is_empty()),
             ("lockings", !self.locking.is_empty()),
             ("requests to the ledger", !self.asks.is_empty()),
             ("locks", self.table.held(now).next().is_some()),

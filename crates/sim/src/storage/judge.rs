@@ -14,8 +14,10 @@
 //! | S12 | no repair rebuilds what does not fit its manifest: all manifests are right, and sources are looked at |
 //! | S13 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
 //! | S14 | what a node's log needs lies on its disk, right and found, after each restart and at rest: nothing counts as kept before it is durable |
+//! | S17 | nobody is credited with more bytes sent or received than have really come where they were asked for |
+//! | S18 | what locks guard is written in the order of their tokens, and no write is lost |
 //!
-//! S7, S9 and S15 are what messages show: see `watch.rs`.
+//! S7, S9, S15 and S16 are what messages show: see `watch.rs`.
 //!
 //! The judge looks at disks, and knows files from their owners. It hashes by itself, and reads the
 //! ledger's log by itself: balances by what each event moves, without the bank.

@@ -32,11 +32,19 @@ pub enum Kind {
     Liar,
     /// A node's disk of shards is slow.
     SlowDisk,
+    /// A node says that it has moved more than it has.
+    Boaster,
+    /// Whoever has read under locks stands still, perhaps until they are somebody else's.
+    HolderStall,
+    /// Whoever writes under locks loses its power.
+    HolderCrash,
+    /// A client fetches a file while faults strike.
+    Download,
     /// A client wants something.
     Client,
 }
 
-const KINDS: [(Kind, &str); 10] = [
+const KINDS: [(Kind, &str); 14] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
@@ -46,6 +54,10 @@ const KINDS: [(Kind, &str); 10] = [
     (Kind::Leave, "leave"),
     (Kind::Liar, "liar"),
     (Kind::SlowDisk, "slow-disk"),
+    (Kind::Boaster, "boaster"),
+    (Kind::HolderStall, "holder-stall"),
+    (Kind::HolderCrash, "holder-crash"),
+    (Kind::Download, "download"),
     (Kind::Client, "client"),
 ];
 
@@ -118,6 +130,10 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::Leave, leaving(scenario)),
         (Kind::Liar, faults.liars),
         (Kind::SlowDisk, faults.slow_disks.min(scenario.storage.nodes)),
+        (Kind::Boaster, faults.boasters.min(scenario.storage.nodes - 1)),
+        (Kind::HolderStall, faults.holder_stalls),
+        (Kind::HolderCrash, faults.holder_crashes),
+        (Kind::Download, scenario.storage.downloads),
     ];
     let faults =
         counts.into_iter().flat_map(|(kind, count)| (0..count).map(move |n| Entry::new(kind, n)));

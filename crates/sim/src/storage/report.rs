@@ -45,9 +45,22 @@ pub struct Totals {
     pub escrows: (u64, u64),
     /// Regions with nodes, and how many nodes would first ask one in their own, in percent.
     pub regions: (u64, u64),
-    /// How often repairs chose whom to ask first, and by how many microseconds these were slower than the
+    /// How often repairs and downloads chose whom to ask, and by how many microseconds these were slower than the
     /// fastest that could have been asked; and whom the static score would have chosen.
     pub regret: (u64, u64, u64),
+    /// Downloads while faults struck, how long they took together, and the slowest.
+    pub downloads: (u64, Duration, Duration),
+    /// Requests for bytes that were sent, had to wait for their turn, were refused since too many waited, and were not
+    /// answered in time.
+    pub fetches: (u64, u64, u64, u64),
+    /// Bytes of transfers that count by what both ends say, and all that were moved.
+    pub moved: (u64, u64),
+    /// The same when all had come to rest, before files were fetched at the end.
+    pub reconciled: (u64, u64),
+    /// Values that were written under locks, and writes that were refused since a higher token was seen.
+    pub guarded: (u64, u64),
+    /// Transfers whose ends did not say the same, and of which one end said nothing.
+    pub disputed: (u64, u64),
     /// Bytes that shards take, and that there is room for.
     pub space: (u64, u64),
     /// Shards and records that their holders let go, since nobody needed them.
@@ -181,12 +194,40 @@ impl Report {
             (
                 "routing",
                 format!(
-                    "{} % of the nodes first ask one in their own region; of {} choices by repairs the regret is \
+                    "{} % of the nodes first ask one in their own region; of {} choices by reads the regret is \
                      {} ms, by the static score {} ms",
                     t.regions.1,
                     t.regret.0,
                     t.regret.1 / 1_000,
                     t.regret.2 / 1_000
+                ),
+            ),
+            (
+                "reads",
+                format!(
+                    "{} downloads while faults struck, in {} ms on the average and {} ms at most; {} requests for \
+                     bytes, {} waited for their turn, {} refused, {} late",
+                    t.downloads.0,
+                    (t.downloads.1.as_millis() as u64).checked_div(t.downloads.0).unwrap_or(0),
+                    t.downloads.2.as_millis(),
+                    t.fetches.0,
+                    t.fetches.1,
+                    t.fetches.2,
+                    t.fetches.3
+                ),
+            ),
+            (
+                "locks",
+                format!(
+                    "{} values written under them; {} writes refused: a higher token was seen",
+                    t.guarded.0, t.guarded.1
+                ),
+            ),
+            (
+                "bandwidth",
+                format!(
+                    "{} of {} bytes reconciled by what both ends say; {} transfers disputed, {} unconfirmed",
+                    t.moved.0, t.moved.1, t.disputed.0, t.disputed.1
                 ),
             ),
             ("health", health),
@@ -235,6 +276,13 @@ impl Report {
             "gave_up": t.repaired.1,
             "repair_bytes": t.repair_bytes.0,
             "repair_bytes_min": t.repair_bytes.1,
+            "guarded": t.guarded.0,
+            "fenced": t.guarded.1,
+            "downloads": t.downloads.0,
+            "download_ms": t.downloads.1.as_millis() as u64,
+            "fetches": t.fetches.0,
+            "fetches_waited": t.fetches.1,
+            "fetches_late": t.fetches.3,
             "left": t.left.0,
             "escrows": t.escrows.0,
         })

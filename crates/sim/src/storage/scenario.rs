@@ -79,12 +79,16 @@ pub struct Storage {
     pub transactions: u32,
     /// How many nodes take part in each.
     pub participants: u32,
-    /// Locks that are taken together, verified, and given back.
+    /// Locks that are taken together, what they guard is written, and they are given back.
     pub locks: u32,
     /// By how many clients; if they are several, all at the same table, at once.
     pub lockers: u32,
     /// What each node has at stake; 0: nothing.
     pub stake: u64,
+    /// How many times some client fetches some file while faults strike.
+    pub downloads: u32,
+    /// Whether nodes learn whom to ask first for a shard; if not, the static score decides.
+    pub learns: bool,
     /// How long a message is waited for.
     pub patience: Span,
     /// How long a coordinator waits for an answer before it asks again the first time; 16 times as long later.
@@ -137,6 +141,8 @@ impl Default for Storage {
             locks: 0,
             lockers: 1,
             stake: 0,
+            downloads: 0,
+            learns: true,
             patience: seconds(5),
             resend_after: Span(Duration::from_millis(500)),
             report_every: seconds(60),
@@ -196,6 +202,14 @@ pub struct Faults {
     /// How long after clients have been served these begin: until then they collect proofs that show a
     /// part of a shard.
     pub liars_after: Span,
+    /// So many times whoever has just read what its locks guard stands still, …
+    pub holder_stalls: u32,
+    /// … for this long. A lease is over after 60 s.
+    pub stall: Between,
+    /// So many times whoever is about to ask for a write under its locks loses its power.
+    pub holder_crashes: u32,
+    /// Nodes that report twice the bytes that they have moved, and transfers that never were.
+    pub boasters: u32,
     /// Whatever a table of locks grants, somebody shows it claims like those that nobody was given.
     pub forged_claims: bool,
     /// Which part of the clients that store a file asks once, and never again.
@@ -230,6 +244,10 @@ impl Default for Faults {
             slow_disks: 0,
             liars: 0,
             liars_after: Span(Duration::ZERO),
+            holder_stalls: 0,
+            stall: Between(30 * second, 150 * second),
+            holder_crashes: 0,
+            boasters: 0,
             forged_claims: false,
             clients_leave: Share::default(),
             active_max: 0,
@@ -269,6 +287,12 @@ pub struct Expected {
     pub regions: Option<u64>,
     /// How many nodes would first ask one in their own region, at least, in percent.
     pub min_local_percent: Option<u64>,
+    /// Writes that were refused since a higher token was seen, at least.
+    pub min_fenced: Option<u64>,
+    /// Which part of the bytes that were moved both ends have agreed on when all is at rest, at least, in percent.
+    pub min_reconciled_percent: Option<u64>,
+    /// How long downloads take while faults strike, on the average and at most.
+    pub max_download_mean: Option<Span>,
     /// How well the network is.
     pub health: Option<String>,
 }
@@ -342,6 +366,10 @@ pub fn small(seed: u64) -> String {
     let active = more.below(4) / 3 * more.between(1, 3);
     let ledger = if stake > 0 { more.below(3) } else { 0 };
     let syncs = more.below(2) * more.between(1, 4);
+    let mut links = base::prng::Key::root(seed).child("storage.small.links").stream();
+    let (downloads, holders) = (links.below(8), links.below(3));
+    // A transaction that is decided waits for ever for a participant that has left, and takes a place.
+    let active = if active > 0 { active + leaves } else { 0 };
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -349,10 +377,11 @@ pub fn small(seed: u64) -> String {
          [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = 1500\ndata = {data}\nparity = {parity}\n\
          locks = {locks}\nstake = {stake}\nsagas = {sagas}\nsagas_failing = 1\ntransactions = {transactions}\n\
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
-         repairs_per_minute = 60\nevents = 3000000\n\
+         repairs_per_minute = 60\nevents = 3000000\ndownloads = {downloads}\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          ledger_losses = {ledger}\nsync_errors = {syncs}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
-         leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
+         leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
+         holder_crashes = {holders}\n"
     )
 }
 
@@ -385,6 +414,9 @@ pub fn hostile(seed: u64) -> String {
     let lies = crowded && more.below(2) == 0;
     let syncs = more.below(2) * more.between(1, 4);
     let window = if lies { "100s..150s" } else { "100s..400s" };
+    let mut links = base::prng::Key::root(seed).child("storage.hostile.links").stream();
+    let (downloads, boasters) = (links.below(30), links.below(3));
+    let (stalls, holders) = (links.below(4), links.below(4));
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
@@ -397,10 +429,10 @@ pub fn hostile(seed: u64) -> String {
          [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = {file_bytes}\ndata = {data}\nparity = {parity}\n\
          shard_bytes = {shard_bytes}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = 1\nsagas_failing = 1\n\
          transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
-         lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\n\
+         lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\ndownloads = {downloads}\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
-         spend_twice = {spend}\n{faults}"
+         boasters = {boasters}\nholder_stalls = {stalls}\nholder_crashes = {holders}\nspend_twice = {spend}\n{faults}"
     )
 }
 
@@ -422,6 +454,8 @@ pub fn large(seed: u64) -> String {
     let (slow, leaves, away) = (stream.below(6), stream.below(8), stream.below(2) * 20);
     let (spend, active) = (stream.below(2) == 0, stream.below(4) / 3 * stream.between(1, 3));
     let syncs = stream.below(2) * stream.between(10, 60);
+    let mut links = base::prng::Key::root(seed).child("storage.large.links").stream();
+    let (downloads, stalls, holders) = (links.below(200), links.below(3), links.below(3));
     let faults = match stream.below(3) {
         0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
         1 => format!("region = {}\n", stream.below(9)),
@@ -435,10 +469,10 @@ pub fn large(seed: u64) -> String {
          keepers = {keepers}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = {sagas}\n\
          sagas_failing = 2\ntransactions = {transactions}\nparticipants = 8\nin_flight = 700\n\
          beat = \"20s\"\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
-         repairs_per_minute = 30\nlasts = \"240s\"\n\
+         repairs_per_minute = 30\nlasts = \"240s\"\ndownloads = {downloads}\n\
          [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
-         forged_claims = true\nspend_twice = {spend}\n{faults}"
+         forged_claims = true\nspend_twice = {spend}\nholder_stalls = {stalls}\nholder_crashes = {holders}\n{faults}"
     )
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | S7 | a table grants nothing that somebody else has a living lease on, its tokens grow with every grant, over its restarts too, and it takes no claim under another token or with another tag |
 //! | S9 | in each of its lives a node has no more shards rebuilt than its token bucket has given |
+//! | S16 | a node has at most four requests for bytes under way to another one, and uses no connection for longer than a request is |
 //! | S15 | no version of a record but the first names a holder that has not said before that it read its shard and found it right |
 //!
 //! All are told by what a node sends, whoever receives it. Nothing of a table or a planner is asked.
@@ -17,6 +18,9 @@ use store::Digest;
 
 /// Whoever shows claims that nobody was given: no node of the world.
 pub const FORGER: u32 = u32::MAX - 1;
+
+/// How many requests for bytes one node has under way to another one at most.
+const CONNECTIONS: usize = 4;
 
 /// The period of the token bucket.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -46,6 +50,9 @@ struct Rebuilt {
 #[derive(Clone, Debug)]
 pub struct Watch {
     repairs_per_minute: u32,
+    patience: Duration,
+    /// Requests for bytes without an answer, by who asked whom: when each was sent.
+    asked: BTreeMap<(u32, NodeName), BTreeMap<u64, Time>>,
     locks: BTreeMap<(u32, ShardId), Lock>,
     rebuilt: BTreeMap<u32, Rebuilt>,
     /// Who has read which shard and found it right when it was asked, or was named by a first version.
@@ -62,13 +69,18 @@ pub type Broken = (&'static str, String);
 impl Watch {
     /// Nothing has been seen.
     #[must_use]
-    pub fn new(repairs_per_minute: u32) -> Watch {
-        let (locks, rebuilt, verified) = Default::default();
-        Watch { repairs_per_minute, locks, rebuilt, verified, grants: (0, 0), forgeries: 0 }
+    pub fn new(repairs_per_minute: u32, patience: Duration) -> Watch {
+        let (asked, locks, rebuilt, verified) = Default::default();
+        let (grants, forgeries) = ((0, 0), 0);
+        Watch { repairs_per_minute, patience, asked, locks, rebuilt, verified, grants, forgeries }
     }
 
-    /// A node has started: its bucket is full.
+    /// A node has started: its bucket is full, and it has asked nobody for anything.
     pub fn started(&mut self, now: Time, node: u32) {
+        let (first, last) = (NodeName([0; 32]), NodeName([255; 32]));
+        let before: Vec<_> =
+            self.asked.range((node, first)..=(node, last)).map(|(both, _)| *both).collect();
+        before.iter().for_each(|both| drop(self.asked.remove(both)));
         self.rebuilt.insert(node, Rebuilt { since: now, shards: BTreeSet::new() });
     }
 
@@ -91,8 +103,39 @@ impl Watch {
                 Ok(())
             }
             Message::Bytes { bytes: Some(bytes), .. } => self.named(from, bytes),
+            Message::Get { number, .. } => self.asks(now, from, to, *number),
             _ => Ok(()),
         }
+    }
+
+    /// A node asks another one for bytes.
+    fn asks(&mut self, now: Time, from: u32, to: NodeName, number: u64) -> Result<(), Broken> {
+        let patience = self.patience;
+        let asked = self.asked.entry((from, to)).or_default();
+        asked.retain(|_, sent| *sent + patience > now);
+        asked.insert(number, now);
+        if asked.len() > CONNECTIONS {
+            let count = asked.len();
+            return Err(("S16", format!("n{from} asks {to} for {count} things at once")));
+        }
+        Ok(())
+    }
+
+    /// An answer to that has come; whether it was still waited for.
+    pub fn answered_bytes(&mut self, now: Time, to: u32, from: NodeName, number: u64) -> bool {
+        let Some(asked) = self.asked.get_mut(&(to, from)) else { return false };
+        let sent = asked.remove(&number);
+        if asked.is_empty() {
+            self.asked.remove(&(to, from));
+        }
+        sent.is_some_and(|sent| sent + self.patience >= now)
+    }
+
+    /// How many requests to a node may still be answered in time.
+    #[must_use]
+    pub fn asked_of(&self, now: Time, from: u32, to: NodeName) -> u32 {
+        let asked = self.asked.get(&(from, to)).into_iter().flatten();
+        asked.filter(|(_, sent)| **sent + self.patience >= now).count() as u32
     }
 
     fn answered(
@@ -252,7 +295,7 @@ mod tests {
     }
 
     fn rules(messages: &[(u64, Message)]) -> Option<&'static str> {
-        let mut watch = Watch::new(2);
+        let mut watch = Watch::new(2, Duration::from_secs(5));
         watch.started(Time::ZERO, 7);
         let to = NodeName::numbered(1);
         messages.iter().find_map(|(time, message)| {
@@ -282,11 +325,28 @@ mod tests {
             Message::Locked(LockAnswer::Verified { holder, shard, holds })
         };
         let forger = NodeName::numbered(u64::from(FORGER));
-        let mut watch = Watch::new(2);
+        let mut watch = Watch::new(2, Duration::from_secs(5));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(false)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, NodeName::numbered(1), &answer(true)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(true)).map_err(|it| it.0), Err("S7"));
         assert_eq!(watch.forgeries, 2);
+    }
+
+    #[test]
+    fn more_than_four_requests_for_bytes_at_once_are_too_many() {
+        let get = |number| Message::Get { digest: Digest([1; 32]), number };
+        let four: Vec<(u64, Message)> = (1..=4).map(|number| (0, get(number))).collect();
+        let with = |more: (u64, Message)| [four.clone(), vec![more]].concat();
+        assert_eq!(rules(&with((4, get(5)))), Some("S16"));
+        assert_eq!(rules(&with((5, get(5)))), None, "the others are not waited for any more");
+        let mut watch = Watch::new(2, Duration::from_secs(5));
+        let to = NodeName::numbered(1);
+        for (time, message) in &four {
+            assert_eq!(watch.sent(at(*time), 7, to, message), Ok(()));
+        }
+        assert!(watch.answered_bytes(at(1), 7, to, 2) && !watch.answered_bytes(at(1), 7, to, 2));
+        assert_eq!(watch.asked_of(at(1), 7, to), 3);
+        assert_eq!(watch.sent(at(1), 7, to, &get(5)), Ok(()));
     }
 
     #[test]

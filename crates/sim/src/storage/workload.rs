@@ -56,8 +56,18 @@ pub struct Client {
     pub want: Want,
     /// Of whom.
     pub node: u32,
+    /// When it asked first, if it has.
+    pub asked: Option<base::Time>,
     /// Whether it was answered.
     pub answered: bool,
+}
+
+impl Client {
+    /// One that has not asked yet.
+    #[must_use]
+    pub fn new(want: Want, node: u32) -> Client {
+        Client { want, node, asked: None, answered: false }
+    }
 }
 
 /// A file as its owner has it.
@@ -162,9 +172,17 @@ fn clients(wants: Vec<Want>, nodes: u32, key: &Key) -> Vec<Client> {
             Want::Stake(node) => node,
             _ => key.draw(number, 0).below(u64::from(nodes)) as u32,
         };
-        Client { want, node, answered: false }
+        Client::new(want, node)
     };
     (0u64..).zip(wants).map(of).collect()
+}
+
+/// The locks that clients take, each with the node that keeps what it guards.
+#[must_use]
+pub fn guarded(scenario: &Scenario, key: &Key) -> Vec<(ShardId, u32)> {
+    let (nodes, key) = (u64::from(scenario.storage.nodes), key.child("storage.guarded"));
+    let at = |n| key.draw(u64::from(n), 0).below(nodes) as u32;
+    (0..scenario.storage.locks).map(|n| (ShardId::numbered(u64::from(n) << 20), at(n))).collect()
 }
 
 /// The request of a client.
@@ -220,7 +238,7 @@ pub fn request(
                 which = key.child("storage.table").draw(0, 0).below(u64::from(storage.nodes));
             }
             let table = name(which as u32);
-            let shards = (0..storage.locks).map(|n| ShardId::numbered(u64::from(n) << 20));
+            let shards = guarded(scenario, key).into_iter().map(|(shard, at)| (shard, name(at)));
             Request::Lock { number, table, shards: shards.collect() }
         }
         Want::Grant(node) => {

@@ -14,7 +14,7 @@ use crate::queue::{AnyQueue, Entry, Queue, QueueKind, Slab};
 use crate::scenario::Between;
 use crate::trace::{Trace, digest};
 use base::prng::{Draw, Key};
-use base::{BootCount, NodeName, Time};
+use base::{BootCount, NodeName, ShardId, Time};
 use erasure::Codec;
 use incentives::{Ask, Units};
 use network::{Answer, Config, Input, LockAnswer, Message, Output, Request, ShardDone};
@@ -83,6 +83,10 @@ enum Event {
     Ledger {
         stage: u32,
     },
+    /// Somebody fetches a file while faults strike.
+    Download {
+        number: u32,
+    },
     /// Faults end.
     Heal,
     /// Is everything at rest?
@@ -111,6 +115,7 @@ impl Event {
             Event::Drain { .. } => 16,
             Event::Lie => 17,
             Event::SyncFails(_) => 18,
+            Event::Download { .. } => 19,
         }
     }
 }
@@ -180,6 +185,13 @@ struct Machine {
     gone: bool,
     slow: bool,
     liar: bool,
+    /// It says that it has moved more than it has.
+    boasts: bool,
+    /// Bytes that others have had of it, and that it has had of others, in answer to what was asked in time: what
+    /// may be counted of it.
+    moved: (u64, u64),
+    /// It stands still until then: whatever happens to its process happens later.
+    stalled: Time,
     /// It was asked to leave.
     drains: bool,
     /// It said that it has left.
@@ -236,6 +248,8 @@ const LEDGER_PAUSE: Duration = Duration::from_secs(120);
 const WATCHED: u64 = 1 << 14;
 /// Nodes below this try to spend what they have three times.
 const SPENDERS: u32 = 9;
+/// The kind of a message that tells what locks guard.
+const VALUE: u8 = 20;
 /// Units that there are.
 const SUPPLY: u64 = 1_000_000_000;
 
@@ -278,6 +292,14 @@ pub struct World<'a> {
     compared: u64,
     /// Clients that were told that the treasury gave what they asked for.
     grants: u64,
+    /// What locks guard, and where that is; and the highest token that each was seen to have taken.
+    guarded: Vec<(ShardId, u32)>,
+    fences: BTreeMap<(u32, ShardId), u64>,
+    /// How many answers to reads under locks came, and how many writes under locks were asked for; at which of these
+    /// something strikes whoever has the locks.
+    under_locks: [u64; 2],
+    stalls: BTreeMap<u64, (plan::Entry, Duration)>,
+    holder_crashes: BTreeMap<u64, (plan::Entry, Duration)>,
 }
 
 impl<'a> World<'a> {
@@ -290,7 +312,7 @@ impl<'a> World<'a> {
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
             judge: Judge::new(scenario.storage.data, &files),
-            watch: Watch::new(scenario.storage.repairs_per_minute),
+            watch: Watch::new(scenario.storage.repairs_per_minute, scenario.storage.patience.0),
             clients: workload::wants(scenario, &root),
             plan: Plan::of(scenario),
             story: None,
@@ -318,7 +340,13 @@ impl<'a> World<'a> {
             out: Vec::new(),
             compared: 0,
             grants: 0,
+            guarded: Vec::new(),
+            fences: BTreeMap::new(),
+            under_locks: [0, 0],
+            stalls: BTreeMap::new(),
+            holder_crashes: BTreeMap::new(),
         };
+        world.guarded = workload::guarded(scenario, &world.root);
         world.drawn_clients = world.clients.len() as u32;
         for node in 0..nodes {
             // One after the other, so that those who come later meet somebody.
@@ -328,6 +356,11 @@ impl<'a> World<'a> {
         for slow in 0..scenario.faults.slow_disks.min(nodes) {
             let has = world.plan.has(Kind::SlowDisk, slow);
             world.machines[(nodes - 1 - slow) as usize].slow = has;
+        }
+        for boaster in world.plan.numbers(Kind::Boaster, scenario.faults.boasters.min(nodes - 1)) {
+            // Not the authority.
+            world.machines[(1 + boaster) as usize].boasts = true;
+            *world.totals.faults.entry("boasters").or_default() += 1;
         }
         world.plan_crashes();
         world.start_clients(world.begin());
@@ -397,6 +430,21 @@ impl<'a> World<'a> {
             let entry = plan::Entry { kind: Kind::SyncError, number };
             self.schedule(at, node, Event::SyncFails(entry));
         }
+        let Storage { locks, lockers, .. } = self.scenario.storage;
+        let often = u64::from(locks * lockers).max(1);
+        let key = self.root.child("holder");
+        for number in self.plan.numbers(Kind::HolderStall, self.scenario.faults.holder_stalls) {
+            let draw = key.child("stall").draw(u64::from(number), 0);
+            let lasts = Self::between(draw.nth(1), self.scenario.faults.stall);
+            let entry = plan::Entry { kind: Kind::HolderStall, number };
+            self.stalls.insert(draw.between(1, often), (entry, lasts));
+        }
+        for number in self.plan.numbers(Kind::HolderCrash, self.scenario.faults.holder_crashes) {
+            let draw = key.child("crash").draw(u64::from(number), 0);
+            let down = Self::between(draw.nth(1), self.scenario.faults.down);
+            let entry = plan::Entry { kind: Kind::HolderCrash, number };
+            self.holder_crashes.insert(draw.between(1, 2 * often), (entry, down));
+        }
         let key = self.root.child("partition");
         for number in self.plan.numbers(Kind::Partition, partitions) {
             let draw = key.draw(u64::from(number), 0);
@@ -453,6 +501,24 @@ impl<'a> World<'a> {
     }
 
     fn happen(&mut self, target: u32, event: Event) -> Option<Ending> {
+        if let Event::Arrives { .. }
+        | Event::SyncDone { .. }
+        | Event::ShardDone { .. }
+        | Event::Wake { .. } = event
+        {
+            self.stall_at(target, &event);
+            let until = self.machines[target as usize].stalled;
+            if until > self.now {
+                if let (Event::Wake { .. }, Some(process)) =
+                    (&event, &mut self.machines[target as usize].process)
+                    && process.armed == self.now
+                {
+                    process.armed = until;
+                }
+                self.schedule(until, target, event);
+                return None;
+            }
+        }
         match event {
             Event::Nothing => unreachable!("nothing is scheduled"),
             Event::Arrives { from, cargo } => self.arrive(target, from, cargo),
@@ -488,8 +554,88 @@ impl<'a> World<'a> {
             Event::Lie => self.turn_liar(target),
             Event::Drain { process, since } => self.drain(target, process, since),
             Event::Ledger { stage } => self.ledger(stage),
+            Event::Download { number } => self.download(number),
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
+        }
+        None
+    }
+
+    /// Whoever has just read under its locks stands still, before it hears what it has read.
+    fn stall_at(&mut self, node: u32, event: &Event) {
+        let Event::Arrives { cargo: Cargo::Bytes(bytes), .. } = event else { return };
+        // Whether there are stalls is looked at first: every message comes here.
+        if self.stalls.is_empty() || self.healed {
+            return;
+        }
+        let machine = &mut self.machines[node as usize];
+        if bytes.first() != Some(&VALUE) || machine.stalled > self.now || machine.process.is_none()
+        {
+            return;
+        }
+        self.under_locks[0] += 1;
+        if let Some((entry, lasts)) = self.stalls.remove(&self.under_locks[0]) {
+            machine.stalled = self.now + lasts;
+            *self.totals.faults.entry("holders stood still").or_default() += 1;
+            self.note(|| format!("{entry}: n{node} stands still for {lasts:?}"));
+        }
+    }
+
+    /// Whoever asks for a write under its locks loses its power before.
+    fn holder_crashes_before(&mut self, node: u32, output: &Output) {
+        let Output::Send { message: Message::Transaction(message), .. } = output else { return };
+        let node::Message::Transaction(twopc::Message::Prepare { work, .. }) = message else {
+            return;
+        };
+        if self.holder_crashes.is_empty()
+            || self.healed
+            || !matches!(network::work::Work::decode(work), Ok(network::work::Work::Guarded { .. }))
+        {
+            return;
+        }
+        self.under_locks[1] += 1;
+        if let Some((entry, down)) = self.holder_crashes.remove(&self.under_locks[1]) {
+            *self.totals.faults.entry("holders lost their power").or_default() += 1;
+            self.note(|| format!("{entry}: n{node}, which is down for {down:?}"));
+            self.crash(node, true, Some(down));
+        }
+    }
+
+    /// What is guarded at a node has taken no lower token than before.
+    fn check_fences(&mut self, node: u32) {
+        let Some(host) = self.node(node).and_then(|it| it.transactions().participant()) else {
+            return;
+        };
+        let here = self.guarded.iter().filter(|(_, at)| *at == node);
+        let seen: Vec<(ShardId, u64)> = here
+            .map(|(shard, _)| {
+                (*shard, host.store().value(network::work::fence(*shard)).cast_unsigned())
+            })
+            .collect();
+        for (shard, token) in seen {
+            let before = self.fences.insert((node, shard), token).unwrap_or(0);
+            if token < before {
+                let what = format!(
+                    "n{node} has {shard:?} written under token {token}, and before under {before}"
+                );
+                self.judge.object("S18", self.now, what);
+            }
+        }
+    }
+
+    /// What locks guard was written as often as it says, and as often as clients were told at least.
+    fn check_guarded(&self) -> Option<String> {
+        let told = self.totals.answers.get("lockings").copied().unwrap_or(0);
+        for &(shard, node) in &self.guarded {
+            let Some(process) = &self.machines[node as usize].process else { continue };
+            let Some(host) = process.node.transactions().participant() else { continue };
+            let value = host.store().value(network::work::guarded(shard));
+            let writes = host.store().value(network::work::writes(shard));
+            if value != writes || writes.cast_unsigned() < told {
+                return Some(format!(
+                    "n{node}: {shard:?} was written {writes} times and is {value}; {told} clients were told"
+                ));
+            }
         }
         None
     }
@@ -543,9 +689,14 @@ impl<'a> World<'a> {
         // Whoever starts a node names some that are there.
         let there: Vec<u64> =
             (0u64..).zip(&self.machines).filter(|(_, it)| !it.gone).map(|(at, _)| at).collect();
-        let meet = (0..4)
+        let mut meet: Vec<u64> = (0..4)
             .map(|nth| there[secret.draw(1, nth).below(there.len() as u64) as usize])
-            .filter(|other| *other != u64::from(node));
+            .filter(|other| *other != u64::from(node))
+            .collect();
+        if meet.is_empty() {
+            // All of the lots were its own: it would meet nobody, and nobody it.
+            meet.extend(there.iter().find(|other| **other != u64::from(node)));
+        }
         let authority = NodeName::numbered(0);
         let bank = (node == 0).then(|| incentives::Config::new(authority, Units(SUPPLY)));
         Config {
@@ -580,11 +731,13 @@ impl<'a> World<'a> {
                 ..placement::LookupConfig::default()
             },
             patience: patience.0,
+            connections: placement::ConnectionConfig::default(),
+            routing: if storage.learns { placement::AdaptiveConfig::default() } else { by_score() },
             attempts_max: 20,
             authority,
             bank,
             report_every: Some(storage.report_every.0),
-            meet: meet.map(NodeName::numbered).collect(),
+            meet: meet.into_iter().map(NodeName::numbered).collect(),
             network: self.root.child("network"),
             secret,
             boot: BootCount(boots),
@@ -603,6 +756,8 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         let id = machine.boots;
         self.watch.started(self.now, node);
+        // What was committed and not durable is committed again.
+        self.fences.retain(|(at, _), _| *at != node);
         let mut out = std::mem::take(&mut self.out);
         let Machine { disks, shards, .. } = machine;
         let (there, pins) = (shards.shards(), shards.pins());
@@ -690,6 +845,7 @@ impl<'a> World<'a> {
                         self.crash(node, entry.kind != Kind::ProcessCrash, Some(down));
                     }
                 }
+                self.holder_crashes_before(node, &output);
                 if self.process(node, id).is_none() {
                     break;
                 }
@@ -731,7 +887,12 @@ impl<'a> World<'a> {
                 if self.machines[node as usize].liar {
                     self.lie(node, &mut message);
                 }
-                if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message) {
+                if self.machines[node as usize].boasts {
+                    self.boast(&mut message);
+                }
+                if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message)
+                    && !(rule == "S16" && self.has_turned(node, to))
+                {
                     self.judge.object(rule, self.now, what);
                 }
                 self.forge(node, &message);
@@ -987,6 +1148,34 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Who boasts has moved twice as much, and to a node that knows nothing of it as well.
+    fn boast(&mut self, message: &mut Message) {
+        let Message::Moved(transfers) = message else { return };
+        transfers.iter_mut().for_each(|transfer| transfer.bytes *= 2);
+        if let Some(first) = transfers.first().copied() {
+            let token = base::Token(first.token.0.map(|byte| !byte));
+            transfers.push(network::Transfer { token, sent: true, bytes: 1 << 20, ..first });
+        }
+    }
+
+    /// Nobody is credited with more than it has moved.
+    fn check_credit(&mut self) {
+        let Some(authority) = self.node(0) else { return };
+        let too_much = authority.reconciled_bytes().find_map(|(node, credit)| {
+            let (sent, received) = self.machines.get(node.number() as usize)?.moved;
+            let says = (credit.sent_bytes, credit.received_bytes);
+            (says.0 > sent || says.1 > received).then(|| {
+                format!(
+                    "{node} is credited with {says:?} bytes sent and received of {:?}",
+                    (sent, received)
+                )
+            })
+        });
+        if let Some(what) = too_much {
+            self.judge.object("S17", self.now, what);
+        }
+    }
+
     /// Who will lie keeps the proofs that it makes. One that shows the whole shard would be the shard.
     fn keep_proof(&mut self, node: u32, answer: &repair::Answer) {
         let machine = &mut self.machines[node as usize];
@@ -1032,7 +1221,47 @@ impl<'a> World<'a> {
             self.machines[to as usize].asked.insert(challenge.nonce, challenge.shard);
         }
         let from = NodeName::numbered(u64::from(from));
+        let answers = if let Message::Bytes { number, bytes, .. } = &message {
+            let awaited = self.watch.answered_bytes(self.now, to, from, *number);
+            if let (true, Some(bytes)) = (awaited && from.number() != u64::from(to), bytes) {
+                let (ends, bytes) = ([from.number() as u32, to], bytes.len() as u64);
+                // Two that lie alike about what went between them are believed.
+                let alike = ends.iter().all(|end| self.machines[*end as usize].boasts);
+                let may_count = if alike { 2 * bytes } else { bytes };
+                self.machines[ends[0] as usize].moved.0 += may_count;
+                self.machines[to as usize].moved.1 += may_count;
+                self.totals.moved.1 += bytes;
+            }
+            true
+        } else {
+            false
+        };
+        let transacts = matches!(message, Message::Transaction(_));
         self.feed(to, id, Input::Message { from, message });
+        if answers {
+            self.check_connections(to, id, from);
+        }
+        if transacts && !self.guarded.is_empty() {
+            self.check_fences(to);
+        }
+    }
+
+    /// An answer has come: its connection is free, and all that are in use have a request on its way.
+    fn check_connections(&mut self, node: u32, id: u32, peer: NodeName) {
+        let Some(process) = self.process(node, id) else { return };
+        let used = process.node.connections_to(peer);
+        let asked = self.watch.asked_of(self.now, node, peer);
+        if used > asked {
+            let what = format!("n{node} uses {used} connections to {peer} for {asked} requests");
+            self.judge.object("S16", self.now, what);
+        }
+    }
+
+    /// Whether a node has thought otherwise of another one a short time ago: it may have given up what it had
+    /// asked of it.
+    fn has_turned(&self, node: u32, of: NodeName) -> bool {
+        let member = self.node(node).and_then(|node| node.membership().member(of));
+        member.is_some_and(|it| it.since + self.scenario.storage.patience.0 > self.now)
     }
 
     // ---- clients ----
@@ -1050,7 +1279,8 @@ impl<'a> World<'a> {
         }
         let client = self.clients[at].clone();
         let process = self.machines[node as usize].process.as_ref();
-        let ready = process.filter(|process| process.node.transactions().is_ready());
+        let stalled = self.machines[node as usize].stalled > self.now;
+        let ready = process.filter(|process| process.node.transactions().is_ready() && !stalled);
         let Some(id) = ready.map(|process| process.id) else {
             return self.schedule(self.now + CLIENT_PAUSE, 0, Event::Client(number));
         };
@@ -1064,6 +1294,7 @@ impl<'a> World<'a> {
             self.totals.faults.entry("clients left").and_modify(|n| *n += 1).or_insert(1);
             return self.answered(number, "nobody waits");
         }
+        self.clients[at].asked.get_or_insert(self.now);
         self.schedule(self.now + CLIENT_PATIENCE, 0, Event::Client(number));
         self.note(|| format!("client {number} asks n{node} for {}", client.want));
         self.feed(node, id, Input::Request(request));
@@ -1094,6 +1325,12 @@ impl<'a> World<'a> {
                 let got = assembly.decode(&mut Codec::new(), &workload::owner()).ok();
                 let expected = &self.files[file as usize].content;
                 self.judge.fetched(now, file, expected, got.as_deref());
+                if let (Phase::Faults, Some(asked)) = (self.phase, self.clients[at].asked) {
+                    let took = now - asked;
+                    self.totals.downloads.0 += 1;
+                    self.totals.downloads.1 += took;
+                    self.totals.downloads.2 = self.totals.downloads.2.max(took);
+                }
                 self.compared += 1;
                 "fetched"
             }
@@ -1192,6 +1429,12 @@ impl<'a> World<'a> {
             self.schedule(self.now, 0, Event::Ledger { stage: 2 });
             self.schedule(self.now + LEDGER_PAUSE, 0, Event::Ledger { stage: 3 });
         }
+        for number in self.plan.numbers(Kind::Download, self.scenario.storage.downloads) {
+            let draw = key.child("download").draw(u64::from(number), 0);
+            let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
+            let at = self.now + Duration::from_nanos(after);
+            self.schedule(at, 0, Event::Download { number });
+        }
         let after = self.scenario.faults.liars_after.0;
         for liar in self.plan.numbers(Kind::Liar, liars) {
             // Not the authority.
@@ -1230,7 +1473,20 @@ impl<'a> World<'a> {
 
     /// Somebody asks something of the ledger, by a node of its own.
     fn asks(&mut self, node: u32, ask: Ask) {
-        self.clients.push(Client { want: Want::Ledger(ask), node, answered: false });
+        self.clients.push(Client::new(Want::Ledger(ask), node));
+    }
+
+    /// Some client fetches some file that is stored.
+    fn download(&mut self, number: u32) {
+        let stored: Vec<u32> = self.judge.all_stored().collect();
+        if self.healed || stored.is_empty() {
+            return;
+        }
+        let draw = self.root.child("download.which").draw(u64::from(number), 0);
+        let file = stored[draw.below(stored.len() as u64) as usize];
+        let node = draw.nth(1).below(u64::from(self.scenario.storage.nodes)) as u32;
+        self.clients.push(Client::new(Want::Get(file), node));
+        self.start_clients(self.now);
     }
 
     fn ledger(&mut self, stage: u32) {
@@ -1388,6 +1644,7 @@ impl<'a> World<'a> {
         let all: Vec<u32> = (1u32..)
             .zip(&self.machines[1..])
             .filter(|(_, machine)| !machine.gone && !machine.drains && machine.process.is_some())
+            .filter(|(_, machine)| machine.stalled <= self.now)
             .map(|(node, _)| node)
             .collect();
         if all.is_empty() {
@@ -1462,8 +1719,13 @@ impl<'a> World<'a> {
         self.note(|| format!("n{node} is gone"));
         let lost: Vec<Digest> =
             self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
-        self.machines[node as usize] =
-            Machine { gone: true, boots: self.machines[node as usize].boots, ..Machine::default() };
+        let machine = &self.machines[node as usize];
+        self.machines[node as usize] = Machine {
+            gone: true,
+            boots: machine.boots,
+            moved: machine.moved,
+            ..Machine::default()
+        };
         for digest in lost {
             self.hurt_one(digest, "lost with its node");
         }
@@ -1486,6 +1748,7 @@ impl<'a> World<'a> {
         let machine = &mut self.machines[node as usize];
         machine.strike = None;
         machine.process = None;
+        machine.stalled = Time::ZERO;
         machine.failures += 1;
         let key = self.root.child("power").keyed(u64::from(node));
         if power {
@@ -1522,6 +1785,7 @@ impl<'a> World<'a> {
     /// Whether everything has come to rest and is mended; then files are fetched, then it ends.
     fn look(&mut self) -> Option<Ending> {
         let now = self.now;
+        self.check_credit();
         // Whoever asked has been answered.
         let answered = self.open == 0 && self.next_client == self.clients.len();
         let mended = answered && self.all_rest() && self.is_mended();
@@ -1536,6 +1800,8 @@ impl<'a> World<'a> {
         match self.phase {
             Phase::Resting => {
                 self.phase = Phase::Fetching;
+                self.totals.reconciled =
+                    (self.node(0).map_or(0, |it| it.stats().agreed_bytes), self.totals.moved.1);
                 let stored: Vec<u32> = self.judge.all_stored().collect();
                 if stored.is_empty() {
                     return Some(self.end());
@@ -1621,6 +1887,9 @@ impl<'a> World<'a> {
         }
         if let Some(what) = self.leftover() {
             self.judge.object("S10", self.now, what);
+        }
+        if let Some(what) = self.check_guarded() {
+            self.judge.object("S18", self.now, what);
         }
         let missed = (0..self.machines.len() as u32).find_map(|node| self.missed(node));
         if let Some(what) = missed {
@@ -1782,6 +2051,16 @@ impl<'a> World<'a> {
             totals.regret.0 += regret.choices;
             totals.regret.1 += regret.learned_micros;
             totals.regret.2 += regret.static_micros;
+            totals.moved.0 += stats.agreed_bytes;
+            totals.disputed.0 += stats.disputed;
+            totals.disputed.1 += stats.unconfirmed;
+            totals.guarded.0 += stats.guarded;
+            totals.guarded.1 += stats.fenced;
+            let fetches = node.fetch_stats();
+            totals.fetches.0 += fetches.sent;
+            totals.fetches.1 += fetches.waited;
+            totals.fetches.2 += fetches.refused;
+            totals.fetches.3 += fetches.late;
             totals.versions.0 += stats.versions;
             totals.versions.1 += stats.superseded;
             totals.proofs.0 += seen.proofs_ended;
@@ -1840,6 +2119,18 @@ impl<'a> World<'a> {
     }
 }
 
+/// Nobody learns: whom to ask first is decided by the static score alone.
+fn by_score() -> placement::AdaptiveConfig {
+    let none = base::Ratio::ZERO;
+    let prior_outcomes = u32::MAX;
+    placement::AdaptiveConfig {
+        prior_outcomes,
+        confidence: none,
+        explore: none,
+        ..Default::default()
+    }
+}
+
 /// Whether a client wants units of the treasury.
 fn is_grant(want: &Want) -> bool {
     matches!(want, Want::Grant(_) | Want::Ledger(Ask::Grant { .. }))
@@ -1891,12 +2182,31 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
         ("repaired", expect.min_repaired, totals.repaired.0),
         ("decided slashes", expect.min_decided, totals.escrows.1),
         ("local candidates in percent", expect.min_local_percent, totals.regions.1),
+        ("writes refused for their token", expect.min_fenced, totals.guarded.1),
     ];
     for (name, expected, found) in at_least {
         if let Some(expected) = expected
             && found < expected
         {
             return Some(format!("expected at least {expected} {name}, found {found}"));
+        }
+    }
+    if let Some(percent) = expect.min_reconciled_percent {
+        let (counts, moved) = totals.reconciled;
+        if moved == 0 || counts * 100 < moved * percent {
+            return Some(format!(
+                "expected {percent} % of all bytes to be reconciled, found {counts} of {moved}"
+            ));
+        }
+    }
+    if let Some(most) = expect.max_download_mean {
+        let (count, all, _) = totals.downloads;
+        let mean = all.checked_div(u32::try_from(count).unwrap_or(u32::MAX)).unwrap_or_default();
+        if count == 0 || mean > most.0 {
+            return Some(format!(
+                "expected downloads to take {:?}, found {mean:?} of {count}",
+                most.0
+            ));
         }
     }
     let tier = health.map(|health| health.tier.clone());
@@ -1989,6 +2299,45 @@ mod tests {
             let report = hostile_world(seed);
             assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
         }
+    }
+
+    /// Three holders of twelve are slow: whoever learns that is at least four times as fast as whoever asks by
+    /// region and reputation.
+    #[test]
+    fn downloads_by_what_was_learned_are_faster_than_by_the_static_score() {
+        let text = include_str!("../../../../sim-scenarios/storage/slow-holders.toml");
+        let mut scenario = Scenario::parse(text).expect("it is a scenario");
+        scenario.expect = Expected::default();
+        let mean = |scenario: &Scenario| {
+            let report = run(scenario, 1);
+            assert_eq!(report.verdict(), "clean", "{}", report.what());
+            let (count, all, _) = report.totals.downloads;
+            assert!(count > 300, "{count}");
+            all / count as u32
+        };
+        let learned = mean(&scenario);
+        scenario.storage.learns = false;
+        let by_score = mean(&scenario);
+        assert!(4 * learned < by_score, "{learned:?} {by_score:?}");
+    }
+
+    /// Whoever says that it has moved twice as much is credited with no byte more, and is thought less of than
+    /// anybody else.
+    #[test]
+    fn who_boasts_gains_nothing() {
+        let text = include_str!("../../../../sim-scenarios/storage/boasters.toml");
+        let scenario = Scenario::parse(text).expect("it is a scenario");
+        let mut reputations: Vec<base::Ratio> = Vec::new();
+        let report = run_watched(&scenario, 1, &mut |world| {
+            let Some(authority) = world.node(0) else { return };
+            let of = |node: u64| authority.membership().member(NodeName::numbered(node));
+            reputations = (1..20).filter_map(|node| Some(of(node)?.reputation)).collect();
+        });
+        assert_eq!(report.verdict(), "clean", "{}", report.what());
+        assert!(report.totals.disputed.0 > 100, "{:?}", report.totals.disputed);
+        let (boasters, others) = reputations.split_at(3);
+        let best = boasters.iter().max().expect("there are three");
+        assert!(others.iter().all(|other| other > best), "{reputations:?}");
     }
 
     /// One in an optimised build takes two seconds: they are run by `sim storage --large`.
