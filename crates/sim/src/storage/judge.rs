@@ -14,6 +14,7 @@
 //! | S12 | no repair rebuilds what does not fit its manifest: all manifests are right, and sources are looked at |
 //! | S13 | of a stored file's stripe each shard can be read from a node of its own: no two are lost together |
 //! | S14 | what a node's log needs lies on its disk, right and found, after each restart and at rest: nothing counts as kept before it is durable |
+//! | S16 | no current record names a node that keeps nothing, whatever room it announces |
 //!
 //! S7, S9 and S15 are what messages show: see `watch.rs`.
 //!

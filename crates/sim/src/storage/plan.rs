@@ -28,6 +28,8 @@ pub enum Kind {
     Rot,
     /// A node leaves for good, and another one comes.
     Leave,
+    /// A node comes, and none leaves for it.
+    Join,
     /// A node lies.
     Liar,
     /// A node's disk of shards is slow.
@@ -36,7 +38,7 @@ pub enum Kind {
     Client,
 }
 
-const KINDS: [(Kind, &str); 10] = [
+const KINDS: [(Kind, &str); 11] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
@@ -44,6 +46,7 @@ const KINDS: [(Kind, &str); 10] = [
     (Kind::Partition, "partition"),
     (Kind::Rot, "rot"),
     (Kind::Leave, "leave"),
+    (Kind::Join, "join"),
     (Kind::Liar, "liar"),
     (Kind::SlowDisk, "slow-disk"),
     (Kind::Client, "client"),
@@ -116,6 +119,7 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::Partition, faults.partitions),
         (Kind::Rot, faults.rot),
         (Kind::Leave, leaving(scenario)),
+        (Kind::Join, faults.joins),
         (Kind::Liar, faults.liars),
         (Kind::SlowDisk, faults.slow_disks.min(scenario.storage.nodes)),
     ];

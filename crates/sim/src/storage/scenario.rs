@@ -53,8 +53,10 @@ fn one() -> u64 {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
-    /// How many nodes, 4 to 4,000. They are in the nine regions in turn.
+    /// How many nodes, 4 to 4,000. They are in the nine regions in turn, and so are those that come later.
     pub nodes: u32,
+    /// In how many regions those are that are there from the beginning.
+    pub regions: u32,
     /// How many files are stored.
     pub files: u32,
     /// The longest file, in bytes.
@@ -107,6 +109,12 @@ pub struct Storage {
     pub alive: Span,
     /// Shards that may be rebuilt by one node within a minute.
     pub repairs_per_minute: u32,
+    /// Shards that may be moved by one node within a minute since they lie in the wrong place.
+    pub moves_per_minute: u32,
+    /// How often it looks whether some do.
+    pub rebalance_every: Span,
+    /// How long a node has to have been there before shards are moved to it since it has room.
+    pub steady: Span,
     /// How long reading or writing a shard takes.
     pub shard_disk: Between,
     /// How long the world goes on before it is healed and looked at, from when clients have been served.
@@ -122,6 +130,7 @@ impl Default for Storage {
         let seconds = |seconds| Span(Duration::from_secs(seconds));
         Storage {
             nodes: 12,
+            regions: 9,
             files: 8,
             file_bytes: 2_000,
             data: 4,
@@ -148,6 +157,9 @@ impl Default for Storage {
             neighbours: 8,
             alive: seconds(60),
             repairs_per_minute: 10,
+            moves_per_minute: 4,
+            rebalance_every: seconds(60),
+            steady: seconds(600),
             shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
             lasts: seconds(60),
             budget: seconds(7_200),
@@ -185,6 +197,10 @@ pub struct Faults {
     pub churn: Share,
     /// So many more leave within `lasts`.
     pub leaves: u32,
+    /// So many more join within `lasts`, and nobody leaves for them.
+    pub joins: u32,
+    /// Of these the first so many announce room and have none: they keep nothing that they are given.
+    pub full: u32,
     /// Which part of those who leave says so before, and goes only when nothing of it is needed.
     pub drain: Share,
     /// A region that is cut off, 0 to 8, at the beginning of `window` until its end.
@@ -225,6 +241,8 @@ impl Default for Faults {
             window: Between(Duration::ZERO, 60 * second),
             churn: Share::default(),
             leaves: 0,
+            joins: 0,
+            full: 0,
             drain: Share::default(),
             region: None,
             slow_disks: 0,
@@ -257,6 +275,14 @@ pub struct Expected {
     pub repaired: Option<u64>,
     /// At least as many.
     pub min_repaired: Option<u64>,
+    /// Shards that lay in the wrong place and were moved, at least …
+    pub min_moved: Option<u64>,
+    /// … and at most.
+    pub max_moved: Option<u64>,
+    /// In how many regions each stripe of a stored file is at the end, at least.
+    pub min_stripe_regions: Option<u64>,
+    /// How much fuller the fullest node is then than the emptiest one, at most, in percent of what each can store.
+    pub max_gap_percent: Option<u64>,
     /// Operators with exactly their stake behind them or in escrow.
     pub staked: Option<u64>,
     /// Slashes that nobody has decided about.
@@ -304,6 +330,8 @@ impl Scenario {
             (locks > 64, "storage.locks: a holder has at most 64"),
             (self.storage.neighbours == 0, "storage.neighbours: at least one"),
             (self.storage.lockers == 0, "storage.lockers: at least one"),
+            (!(1..=9).contains(&self.storage.regions), "storage.regions: expected 1 to 9"),
+            (self.faults.full > self.faults.joins, "faults.full: more than join"),
             (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
             (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),
         ];

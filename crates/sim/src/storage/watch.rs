@@ -3,7 +3,7 @@
 //! | rule | |
 //! |---|---|
 //! | S7 | a table grants nothing that somebody else has a living lease on, its tokens grow with every grant, over its restarts too, and it takes no claim under another token or with another tag |
-//! | S9 | in each of its lives a node has no more shards rebuilt than its token bucket has given |
+//! | S9 | in each of its lives a node has no more shards rebuilt, or moved, than its token buckets have given |
 //! | S15 | no version of a record but the first names a holder that has not said before that it read its shard and found it right |
 //!
 //! All are told by what a node sends, whoever receives it. Nothing of a table or a planner is asked.
@@ -18,7 +18,7 @@ use store::Digest;
 /// Whoever shows claims that nobody was given: no node of the world.
 pub const FORGER: u32 = u32::MAX - 1;
 
-/// The period of the token bucket.
+/// The period of the token buckets.
 const PERIOD: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,8 @@ struct Rebuilt {
 /// What has been seen of all nodes.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    repairs_per_minute: u32,
+    /// What each of a node's token buckets gives in a minute: for repairs, and for moves.
+    per_minute: [u32; 2],
     locks: BTreeMap<(u32, ShardId), Lock>,
     rebuilt: BTreeMap<u32, Rebuilt>,
     /// Who has read which shard and found it right when it was asked, or was named by a first version.
@@ -62,9 +63,9 @@ pub type Broken = (&'static str, String);
 impl Watch {
     /// Nothing has been seen.
     #[must_use]
-    pub fn new(repairs_per_minute: u32) -> Watch {
+    pub fn new(per_minute: [u32; 2]) -> Watch {
         let (locks, rebuilt, verified) = Default::default();
-        Watch { repairs_per_minute, locks, rebuilt, verified, grants: (0, 0), forgeries: 0 }
+        Watch { per_minute, locks, rebuilt, verified, grants: (0, 0), forgeries: 0 }
     }
 
     /// A node has started: its bucket is full.
@@ -187,13 +188,17 @@ impl Watch {
     fn rebuilt(&mut self, now: Time, node: u32, shard: Digest) -> Result<(), Broken> {
         let rebuilt = self.rebuilt.entry(node).or_default();
         rebuilt.shards.insert(shard);
-        let bucket = u64::from(self.repairs_per_minute.max(1));
         let lived = now.since(rebuilt.since).as_nanos();
-        let given = u128::from(bucket) + u128::from(bucket) * lived / PERIOD.as_nanos();
+        let given =
+            |bucket: u32| u128::from(bucket) + u128::from(bucket) * lived / PERIOD.as_nanos();
+        let [repairs, moves] = self.per_minute;
+        let given = given(repairs.max(1)) + given(moves);
         let count = rebuilt.shards.len() as u128;
         if count > given {
             let since = rebuilt.since;
-            let what = format!("n{node} has had {count} shards rebuilt since {since}: {given} may");
+            let what = format!(
+                "n{node} has had {count} shards rebuilt or moved since {since}: {given} may"
+            );
             return Err(("S9", what));
         }
         Ok(())
@@ -252,7 +257,7 @@ mod tests {
     }
 
     fn rules(messages: &[(u64, Message)]) -> Option<&'static str> {
-        let mut watch = Watch::new(2);
+        let mut watch = Watch::new([2, 0]);
         watch.started(Time::ZERO, 7);
         let to = NodeName::numbered(1);
         messages.iter().find_map(|(time, message)| {
@@ -282,7 +287,7 @@ mod tests {
             Message::Locked(LockAnswer::Verified { holder, shard, holds })
         };
         let forger = NodeName::numbered(u64::from(FORGER));
-        let mut watch = Watch::new(2);
+        let mut watch = Watch::new([2, 0]);
         assert_eq!(watch.sent(at(0), 7, forger, &answer(false)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, NodeName::numbered(1), &answer(true)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(true)).map_err(|it| it.0), Err("S7"));
