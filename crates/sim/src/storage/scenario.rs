@@ -370,6 +370,12 @@ pub fn small(seed: u64) -> String {
     let active = more.below(4) / 3 * more.between(1, 3);
     let ledger = if stake > 0 { more.below(3) } else { 0 };
     let syncs = more.below(2) * more.between(1, 4);
+    // Drawn apart again: in half of them nodes of few regions fill up, and others come, some of which have no room.
+    let mut moves = base::prng::Key::root(seed).child("storage.small.moves").stream();
+    let uneven = moves.below(2) == 0;
+    let (regions, joins) = if uneven { (moves.between(1, 3), moves.between(2, 6)) } else { (9, 0) };
+    let full = if uneven { moves.below(3) } else { 0 };
+    let capacity = if uneven { moves.between(12, 40) * 1_000 } else { 1 << 20 };
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -377,8 +383,9 @@ pub fn small(seed: u64) -> String {
          [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = 1500\ndata = {data}\nparity = {parity}\n\
          locks = {locks}\nstake = {stake}\nsagas = {sagas}\nsagas_failing = 1\ntransactions = {transactions}\n\
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
-         repairs_per_minute = 60\nevents = 3000000\n\
-         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         repairs_per_minute = 60\nevents = 3000000\nregions = {regions}\ncapacity = {capacity}\n\
+         moves_per_minute = 60\nrebalance_every = \"10s\"\nsteady = \"15s\"\n\
+         [faults]\njoins = {joins}\nfull = {full}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          ledger_losses = {ledger}\nsync_errors = {syncs}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n"
     )
@@ -413,6 +420,10 @@ pub fn hostile(seed: u64) -> String {
     let lies = crowded && more.below(2) == 0;
     let syncs = more.below(2) * more.between(1, 4);
     let window = if lies { "100s..150s" } else { "100s..400s" };
+    // Moves are rationed too, or there are none.
+    let mut moves = base::prng::Key::root(seed).child("storage.hostile.moves").stream();
+    let (per_minute, regions) = (moves.below(2) * moves.between(2, 20), moves.between(1, 9));
+    let joins = moves.below(3) / 2 * moves.between(1, 4);
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
@@ -426,7 +437,8 @@ pub fn hostile(seed: u64) -> String {
          shard_bytes = {shard_bytes}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = 1\nsagas_failing = 1\n\
          transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\n\
-         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         moves_per_minute = {per_minute}\nregions = {regions}\nsteady = \"100s\"\n\
+         [faults]\njoins = {joins}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
          spend_twice = {spend}\n{faults}"
     )
@@ -450,6 +462,8 @@ pub fn large(seed: u64) -> String {
     let (slow, leaves, away) = (stream.below(6), stream.below(8), stream.below(2) * 20);
     let (spend, active) = (stream.below(2) == 0, stream.below(4) / 3 * stream.between(1, 3));
     let syncs = stream.below(2) * stream.between(10, 60);
+    let mut moves = base::prng::Key::root(seed).child("storage.large.moves").stream();
+    let (regions, joins) = (moves.between(1, 9), moves.below(2) * moves.between(5, 30));
     let faults = match stream.below(3) {
         0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
         1 => format!("region = {}\n", stream.below(9)),
@@ -463,8 +477,9 @@ pub fn large(seed: u64) -> String {
          keepers = {keepers}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = {sagas}\n\
          sagas_failing = 2\ntransactions = {transactions}\nparticipants = 8\nin_flight = 700\n\
          beat = \"20s\"\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
-         repairs_per_minute = 30\nlasts = \"240s\"\n\
-         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         repairs_per_minute = 30\nlasts = \"240s\"\nmoves_per_minute = 20\nregions = {regions}\n\
+         steady = \"60s\"\n\
+         [faults]\njoins = {joins}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
          forged_claims = true\nspend_twice = {spend}\n{faults}"

@@ -2087,6 +2087,15 @@ mod tests {
         assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
     }
 
+    /// Of three nodes that were to keep a record one always had no room: for ever the same ones were asked in turn.
+    #[test]
+    fn small_worlds_that_once_failed_are_clean() {
+        for seed in [232, 871] {
+            let report = small_world(seed);
+            assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
+        }
+    }
+
     /// On a slow disk a record was removed and written anew while its pin was under way, and the report of the
     /// old pin was taken for that of the new one: keepers counted what they did not have (476).
     #[test]
