@@ -1,6 +1,7 @@
 //! What the keeper of a file's record does for the file: asks for proofs, rebuilds what is lost, and makes
 //! the record say so.
 
+mod moves;
 mod proofs;
 mod repairs;
 mod versions;
@@ -12,7 +13,7 @@ use crate::transfer::TransferId;
 use base::prng::keyed_hash;
 use base::{NodeName, RequestKey, Time, Token};
 use incentives::{Observation, Reputation, ReputationConfig};
-use placement::{LookupId, Status, distance};
+use placement::{LookupId, PlacerConfig, Rebalancer, Status, distance};
 use repair::{Auditor, BadCopies, Output, PlanId, RepairPlanner, Source, Verdict};
 use saga::{Order, What};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,9 @@ const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);
 pub(crate) struct Keeping {
     auditor: Auditor,
     planner: RepairPlanner,
+    rebalancer: Rebalancer,
+    /// The last stripe that was looked at whether it lies well.
+    looked_at: (Digest, u32),
     bad: BadCopies,
     pub(crate) reputation: Reputation,
     audit_every: Duration,
@@ -90,6 +94,13 @@ impl Keeping {
         Keeping {
             auditor: Auditor::new(config.audit, secret),
             planner: RepairPlanner::new(config.repair),
+            rebalancer: Rebalancer::new(
+                config.rebalance,
+                PlacerConfig::default(),
+                &config.network,
+                now,
+            ),
+            looked_at: (Digest([0; 32]), 0),
             bad: BadCopies::new(),
             reputation: Reputation::new(ReputationConfig::default()),
             audit_every: config.audit_every,
@@ -124,7 +135,9 @@ impl Keeping {
 
     pub(crate) fn due(&self) -> Option<Time> {
         let revisit = self.revisits.values().min().copied();
-        let all = [Some(self.next_audit), self.plan_at, self.auditor.next_wake(), revisit];
+        let balance = self.rebalancer.due();
+        let all =
+            [Some(self.next_audit), Some(balance), self.plan_at, self.auditor.next_wake(), revisit];
         all.into_iter().flatten().min()
     }
 
@@ -304,6 +317,7 @@ impl StorageNode {
             self.keeping.revisits.remove(&file);
             self.look_after(now, file);
         }
+        self.rebalance(now);
         if self.keeping.next_audit > now {
             return;
         }

@@ -43,8 +43,10 @@ pub struct Config {
     pub shards: StoreConfig,
     /// How it reads its own shards again.
     pub scrub: repair::ScrubConfig,
-    /// How it repairs what it keeps the records of.
+    /// How it repairs what it keeps the records of, and how many shards it may move.
     pub repair: repair::Config,
+    /// How it looks whether what it keeps the records of lies where it should.
+    pub rebalance: placement::RebalanceConfig,
     /// How it asks others for proofs.
     pub audit: repair::AuditConfig,
     /// How often each shard of a record's file is asked a proof of: 300 s.

@@ -140,6 +140,13 @@ fn wanted_by(
     [intent].into_iter().chain(shards).chain(records).collect()
 }
 
+/// By which name the placer knows a stripe.
+pub(crate) fn stripe_name(manifest: &Digest, chunk: u32) -> ShardId {
+    let mut name = manifest.0.to_vec();
+    name.extend_from_slice(&chunk.to_le_bytes());
+    ShardId(Digest::of(&name).0)
+}
+
 /// What a keeper votes for when a file's record changes: each has a name of its own in the transaction.
 fn ballot(file: Digest, keeper: NodeName) -> ShardId {
     let mut bytes = file.0.to_vec();
@@ -574,10 +581,7 @@ impl StorageNode {
     ) -> Option<Vec<NodeName>> {
         let config = PlacerConfig { replicas: total, ..PlacerConfig::default() };
         let placer = Placer::new(config, &self.config.network);
-        let mut name = manifest.0.to_vec();
-        name.extend_from_slice(&chunk.to_le_bytes());
-        let shard = ShardId(Digest::of(&name).0);
-        match placer.place(shard, bytes, candidates, &BTreeSet::new()) {
+        match placer.place(stripe_name(manifest, chunk), bytes, candidates, &BTreeSet::new()) {
             Ok(nodes) => Some(nodes),
             // Better too close together than not at all; but each on a node of its own.
             Err(Shortfall { nodes, .. }) => (nodes.len() == total as usize).then_some(nodes),

@@ -56,8 +56,9 @@
 //!   [`LookupConfig::patience`], and ends. Who is said to hold a record has said so.
 //! - [`Placer`]: the same nodes give the same places, in two regions or more if there are. Of a node
 //!   that comes or goes only its own shards move.
-//! - [`Rebalancer`]: no copy from a corrupt one, no holder that has not said so, no drop while a wanted
-//!   copy is missing.
+//! - [`Rebalancer`]: names one shard of a stripe at a time, and where it should be: toward the placer's places, never to
+//!   a node that has another of the stripe or has just refused one, never into fewer regions; what it has had
+//!   moved it does not want back while the same nodes are there.
 //! - [`Router`] and [`AdaptiveRouter`]: every region is looked at, who has a reputation below 0.3 is not,
 //!   and the same seed and outcomes give the same choices.
 //! - [`Connections`]: at most four to a peer, each with an end in time. [`Bandwidth`]: what counts is what
@@ -94,7 +95,7 @@ pub use membership::{
 };
 pub use phi::Phi;
 pub use placer::{Candidate, Placer, PlacerConfig, Shortfall};
-pub use rebalance::{CopyState, RebalanceConfig, RebalanceInput, RebalanceOutput, Rebalancer};
+pub use rebalance::{Lies, Move, Reason, RebalanceConfig, Rebalancer, Round};
 pub use router::{
     AdaptiveConfig, AdaptiveRouter, LatencyConfig, Outcome, PeerLatency, Ranked, Router,
     RouterConfig,

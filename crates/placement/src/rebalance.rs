@@ -1,342 +1,263 @@
-//! From where shards are to where the policy wants them.
+//! Which shard of a stripe should be elsewhere, and where.
 
-use crate::{Candidate, Placer};
-use base::{NodeName, ShardId, Time};
+use crate::{Candidate, Placer, PlacerConfig, Region};
+use base::prng::Key;
+use base::{NodeName, Ratio, ShardId, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The numbers of rebalancing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RebalanceConfig {
-    /// How often some shards are looked at: 60 s.
+    /// How often some stripes are looked at: 60 s.
     pub period: Duration,
-    /// How many shards each time: 1,024.
-    pub shards_per_round: u32,
-    /// How many copies are under way at once: 32.
-    pub copies_max: u32,
-    /// How long one may take: 30 s.
-    pub patience: Duration,
-    /// How long a node that said that it is full is left alone: 600 s.
-    pub full: Duration,
+    /// How many stripes each time: 16.
+    pub stripes_per_round: u32,
+    /// By how much a holder has to be fuller than a node that is wanted in its place, both by what they
+    /// can store: 0.25.
+    pub margin: Ratio,
+    /// How long a node has to have been there before a shard is moved to it because it has room: 600 s.
+    pub steady: Duration,
+    /// How long a node that has not kept what it was given is left alone: 600 s.
+    pub refused: Duration,
 }
 
 impl Default for RebalanceConfig {
     fn default() -> RebalanceConfig {
         RebalanceConfig {
             period: Duration::from_secs(60),
-            shards_per_round: 1_024,
-            copies_max: 32,
-            patience: Duration::from_secs(30),
-            full: Duration::from_secs(600),
+            stripes_per_round: 16,
+            margin: Ratio::percent(25),
+            steady: Duration::from_secs(600),
+            refused: Duration::from_secs(600),
         }
     }
 }
 
-/// What a node's copy of a shard is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CopyState {
-    /// It was verified.
-    Good,
-    /// It was found to be wrong. Never a source.
-    Corrupt,
-    /// The node was asked to drop it, and may have.
-    Dropping,
+/// Why a shard should be elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Another shard of its stripe is on the same node: they are lost together.
+    Shared,
+    /// The stripe is in fewer regions than it has to be and could be.
+    Regions,
+    /// Its holder is much fuller than a node that the placer wants in its place.
+    Fuller,
 }
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RebalanceInput {
-    /// The node has the shard, durable and verified: it said so.
-    Stored {
-        /// Which.
-        shard: ShardId,
-        /// How long it is.
-        bytes: u64,
-        /// Who.
-        at: NodeName,
-    },
-    /// The node has no room for it.
-    Full {
-        /// For which shard.
-        shard: ShardId,
-        /// Who.
-        at: NodeName,
-    },
-    /// The copy could not be made for another reason.
-    Failed {
-        /// Of which shard.
-        shard: ShardId,
-        /// To where.
-        at: NodeName,
-    },
-    /// The node's copy is wrong.
-    Corrupt {
-        /// Which.
-        shard: ShardId,
-        /// Whose.
-        at: NodeName,
-    },
-    /// The node does not have it any more.
-    Dropped {
-        /// Which.
-        shard: ShardId,
-        /// Who.
-        at: NodeName,
-    },
-    /// The node is gone, with all that it had.
-    Lost {
-        /// Who.
-        node: NodeName,
-    },
-    /// Nobody needs the shard any more.
-    Forget {
-        /// Which.
-        shard: ShardId,
-    },
+/// A shard that should be elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Its place in its stripe.
+    pub place: u16,
+    /// Who has it.
+    pub from: NodeName,
+    /// Who may have it instead, the most wanted first. None of them holds a shard of the stripe.
+    pub to: Vec<NodeName>,
+    /// Why.
+    pub why: Reason,
 }
 
-/// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RebalanceOutput {
-    /// Copy it. Answered by `Stored`, `Full` or `Failed`.
-    Copy {
-        /// Which shard.
-        shard: ShardId,
-        /// How long it is.
-        bytes: u64,
-        /// From whom.
-        from: NodeName,
-        /// To whom.
-        to: NodeName,
-        /// By when.
-        until: Time,
-    },
-    /// It is not wanted there, and all who should have it do. Answered by `Dropped`.
-    Drop {
-        /// Which shard.
-        shard: ShardId,
-        /// By whom.
-        at: NodeName,
-    },
-    /// No good copy is known. Only repair can help.
-    NoSource {
-        /// Of which shard.
-        shard: ShardId,
-    },
+/// A stripe as its record says that it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Lies<'a> {
+    /// By which name the placer knows it.
+    pub name: ShardId,
+    /// How long each of its shards is.
+    pub bytes: u64,
+    /// Who holds each, by place.
+    pub holders: &'a [NodeName],
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Tracked {
-    bytes: u64,
-    copies: BTreeMap<NodeName, CopyState>,
+/// Who may be given a shard now, looked at once for all stripes of a round.
+#[derive(Clone, Debug)]
+pub struct Round {
+    there: BTreeMap<NodeName, Candidate>,
+    regions: usize,
+    /// How full the emptiest node is to which a shard may be moved because it has room.
+    emptiest: u32,
+    /// Nodes to which none may be.
+    closed: BTreeSet<NodeName>,
 }
 
-/// Moves shards toward where the [`Placer`] wants them, both ways: copies to who should have them, and
-/// away from who should not once all others do.
+/// Says which shards of a stripe should be elsewhere, one at a time, toward where the [`Placer`] wants
+/// them.
 ///
-/// Who holds a shard is recorded when that node has said so, and for no other reason: a node that refused
-/// is no holder. A copy is taken only from a good one. What is dropped is dropped only when every
-/// wanted place has a good copy, so a shard never has fewer good copies by being moved.
+/// It knows of no copies, and moves none: whoever has a shard moved has the new holder keep and verify it
+/// first, and names it in the stripe's record before the old copy is let go. So a node that refuses is never
+/// a holder.
+///
+/// Not all that the placer would put elsewhere is moved. When nodes come and go, a little of what each holds is
+/// wanted elsewhere at any time, and moving it would cost as much as repairing. A shard goes from a node that
+/// is not wanted to one that is if that one is emptier by [`RebalanceConfig::margin`], and has been there for
+/// a while; or, at once, if its stripe would otherwise be lost with a single node or region. A move that was made
+/// is not taken back while the same nodes are there: its target is wanted, and its source was not.
 #[derive(Clone, Debug)]
 pub struct Rebalancer {
     config: RebalanceConfig,
-    placer: Placer,
-    shards: BTreeMap<ShardId, Tracked>,
-    by_node: BTreeMap<NodeName, BTreeSet<ShardId>>,
-    /// By shard and target.
-    copying: BTreeMap<(ShardId, NodeName), (NodeName, Time)>,
-    /// How many copies each node is the source of now.
-    sending: BTreeMap<NodeName, u32>,
-    full: BTreeMap<NodeName, Time>,
+    placer: PlacerConfig,
+    key: Key,
+    refused: BTreeMap<NodeName, Time>,
     next: Time,
-    cursor: ShardId,
 }
 
 impl Rebalancer {
-    /// One that knows no shard.
+    /// One that looks at stripes from a period after `now` on. `placer`: how stripes are placed, but for the
+    /// number of their shards; `key`: the network's.
     #[must_use]
-    pub fn new(config: RebalanceConfig, placer: Placer, now: Time) -> Rebalancer {
-        Rebalancer {
-            config,
-            placer,
-            shards: BTreeMap::new(),
-            by_node: BTreeMap::new(),
-            copying: BTreeMap::new(),
-            sending: BTreeMap::new(),
-            full: BTreeMap::new(),
-            next: now + config.period,
-            cursor: ShardId([0; 32]),
-        }
+    pub fn new(config: RebalanceConfig, placer: PlacerConfig, key: &Key, now: Time) -> Rebalancer {
+        let (refused, next) = (BTreeMap::new(), now + config.period);
+        Rebalancer { config, placer, key: key.clone(), refused, next }
     }
 
-    /// Takes note of what happened.
-    pub fn handle(&mut self, now: Time, input: &RebalanceInput) {
-        match *input {
-            RebalanceInput::Stored { shard, bytes, at } => {
-                self.copied(shard, at);
-                let tracked = self.shards.entry(shard).or_default();
-                tracked.bytes = bytes;
-                tracked.copies.insert(at, CopyState::Good);
-                self.by_node.entry(at).or_default().insert(shard);
-            }
-            RebalanceInput::Full { shard, at } => {
-                self.copied(shard, at);
-                self.full.insert(at, now + self.config.full);
-            }
-            RebalanceInput::Failed { shard, at } => self.copied(shard, at),
-            RebalanceInput::Corrupt { shard, at } => {
-                if let Some(state) =
-                    self.shards.get_mut(&shard).and_then(|tracked| tracked.copies.get_mut(&at))
-                {
-                    *state = CopyState::Corrupt;
-                }
-                // What is on its way from there is not waited for: the target verifies, and refuses.
-            }
-            RebalanceInput::Dropped { shard, at } => self.lose(shard, at),
-            RebalanceInput::Lost { node } => {
-                for shard in self.by_node.remove(&node).unwrap_or_default() {
-                    self.lose(shard, node);
-                }
-            }
-            RebalanceInput::Forget { shard } => {
-                let tracked = self.shards.remove(&shard).unwrap_or_default();
-                for node in tracked.copies.keys() {
-                    self.unlist(shard, *node);
-                }
-            }
-        }
-    }
-
-    fn lose(&mut self, shard: ShardId, at: NodeName) {
-        if let Some(tracked) = self.shards.get_mut(&shard) {
-            tracked.copies.remove(&at);
-        }
-        self.unlist(shard, at);
-    }
-
-    fn unlist(&mut self, shard: ShardId, at: NodeName) {
-        if let Some(shards) = self.by_node.get_mut(&at) {
-            shards.remove(&shard);
-            if shards.is_empty() {
-                self.by_node.remove(&at);
-            }
-        }
-    }
-
-    /// The copy to that place has ended, one way or the other.
-    fn copied(&mut self, shard: ShardId, to: NodeName) {
-        if let Some((from, _)) = self.copying.remove(&(shard, to))
-            && let Some(count) = self.sending.get_mut(&from)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.sending.remove(&from);
-            }
-        }
-    }
-
-    /// Time has passed: if it is time, some shards are looked at. `candidates` are all nodes that are
-    /// alive. Cost: the shards of a round times the candidates.
-    pub fn tick(&mut self, now: Time, candidates: &[Candidate], out: &mut Vec<RebalanceOutput>) {
-        if now < self.next {
-            return;
-        }
-        self.next = now + self.config.period;
-        let late: Vec<(ShardId, NodeName)> = self
-            .copying
-            .iter()
-            .filter(|(_, (_, until))| *until <= now)
-            .map(|(place, _)| *place)
-            .collect();
-        for (shard, to) in late {
-            self.copied(shard, to);
-        }
-        self.full.retain(|_, until| *until > now);
-        let open: Vec<Candidate> = candidates
-            .iter()
-            .map(|candidate| {
-                let full = self.full.contains_key(&candidate.node);
-                Candidate { free_bytes: if full { 0 } else { candidate.free_bytes }, ..*candidate }
-            })
-            .collect();
-        let count = (self.config.shards_per_round as usize).min(self.shards.len());
-        let after = self.shards.range(self.cursor..).chain(self.shards.range(..self.cursor));
-        let round: Vec<ShardId> = after.map(|(shard, _)| *shard).take(count + 1).collect();
-        for &shard in round.iter().take(count) {
-            self.look_at(now, shard, &open, out);
-        }
-        if let Some(next) = round.get(count).or(round.first()) {
-            self.cursor = *next;
-        }
-    }
-
-    /// When [`tick`](Self::tick) has something to do.
+    /// When some stripes are to be looked at.
     #[must_use]
     pub fn due(&self) -> Time {
         self.next
     }
 
-    fn look_at(
+    /// A node has not kept what it was given: it is full, or worse.
+    pub fn refused(&mut self, now: Time, node: NodeName) {
+        self.refused.insert(node, now + self.config.refused);
+    }
+
+    /// Begins a round, if it is time. `candidates` are all nodes that are alive, each with since when it is.
+    pub fn begin(
         &mut self,
         now: Time,
-        shard: ShardId,
-        candidates: &[Candidate],
-        out: &mut Vec<RebalanceOutput>,
-    ) {
-        let Some(tracked) = self.shards.get(&shard) else { return };
-        let bytes = tracked.bytes;
-        let good: BTreeSet<NodeName> = tracked
-            .copies
-            .iter()
-            .filter(|(_, state)| **state == CopyState::Good)
-            .map(|(node, _)| *node)
-            .collect();
-        let holders: BTreeSet<NodeName> = tracked.copies.keys().copied().collect();
-        if good.is_empty() {
-            out.push(RebalanceOutput::NoSource { shard });
-            return;
+        candidates: impl Iterator<Item = (Candidate, Time)>,
+    ) -> Option<Round> {
+        if now < self.next {
+            return None;
         }
-        let (wanted, complete) = match self.placer.place(shard, bytes, candidates, &holders) {
-            Ok(nodes) => (nodes, true),
-            Err(shortfall) => (shortfall.nodes, false),
-        };
-        let missing: Vec<NodeName> =
-            wanted.iter().copied().filter(|node| !good.contains(node)).collect();
-        if missing.is_empty() && complete {
-            let surplus: Vec<NodeName> =
-                holders.into_iter().filter(|node| !wanted.contains(node)).collect();
-            let tracked = self.shards.get_mut(&shard).expect("it was just there");
-            for at in surplus {
-                tracked.copies.insert(at, CopyState::Dropping);
-                out.push(RebalanceOutput::Drop { shard, at });
+        self.next = now + self.config.period;
+        self.refused.retain(|_, until| *until > now);
+        let (mut there, mut closed) = (BTreeMap::new(), BTreeSet::new());
+        let mut emptiest = Ratio::ONE.parts_per_million();
+        for (candidate, since) in candidates {
+            let refused = self.refused.contains_key(&candidate.node);
+            // What it has announced of its room is not true any more.
+            let free_bytes = if refused { 0 } else { candidate.free_bytes };
+            if refused || since + self.config.steady > now {
+                closed.insert(candidate.node);
+            } else {
+                emptiest = emptiest.min(fullness(&candidate));
             }
-            let left = tracked.copies.values().filter(|state| **state == CopyState::Good).count();
-            assert!(left >= wanted.len(), "a wanted copy would be dropped");
-            return;
+            there.insert(candidate.node, Candidate { free_bytes, ..candidate });
         }
-        for to in missing {
-            let busy = self.copying.len() >= self.config.copies_max as usize;
-            if busy || self.copying.contains_key(&(shard, to)) {
-                continue;
-            }
-            let load = |node: &&NodeName| (self.sending.get(*node).copied().unwrap_or(0), **node);
-            let from = *good.iter().min_by_key(load).expect("there is a good copy");
-            let until = now + self.config.patience;
-            self.copying.insert((shard, to), (from, until));
-            *self.sending.entry(from).or_default() += 1;
-            out.push(RebalanceOutput::Copy { shard, bytes, from, to, until });
-        }
+        let regions: BTreeSet<Region> = there.values().map(|it| it.region).collect();
+        Some(Round { there, regions: regions.len(), emptiest, closed })
     }
 
-    /// Whose copies of a shard are known, and what they are worth.
-    pub fn copies(&self, shard: ShardId) -> impl Iterator<Item = (NodeName, CopyState)> {
-        let tracked = self.shards.get(&shard);
-        tracked.into_iter().flat_map(|t| t.copies.iter().map(|(node, state)| (*node, *state)))
-    }
-
-    /// How many copies are under way.
+    /// The shard of a stripe that should be elsewhere first, if one should. Of a stripe of which a holder is
+    /// not there, none: it is repaired first.
     #[must_use]
-    pub fn copying(&self) -> u32 {
-        u32::try_from(self.copying.len()).expect("at most copies_max")
+    pub fn look(&self, stripe: Lies<'_>, round: &Round) -> Option<Move> {
+        let holders: Vec<&Candidate> =
+            stripe.holders.iter().map(|node| round.there.get(node)).collect::<Option<_>>()?;
+        self.shared(stripe, &holders, round)
+            .or_else(|| self.too_close(stripe, &holders, round))
+            .or_else(|| self.fuller(stripe, &holders, round))
     }
+
+    /// Two shards on one node.
+    fn shared(&self, stripe: Lies<'_>, holders: &[&Candidate], round: &Round) -> Option<Move> {
+        let (mut nodes, mut places) = (BTreeSet::new(), (0u16..).zip(stripe.holders));
+        let (place, &from) = places.find(|(_, node)| !nodes.insert(**node))?;
+        let to = self.elsewhere(stripe, holders, round, |_| true)?;
+        Some(Move { place, from, to, why: Reason::Shared })
+    }
+
+    /// All shards in one region, or in fewer than the policy wants.
+    fn too_close(&self, stripe: Lies<'_>, holders: &[&Candidate], round: &Round) -> Option<Move> {
+        let spans = spans(holders);
+        if spans.len() >= self.regions_min(holders.len(), round) {
+            return None;
+        }
+        let to = self.elsewhere(stripe, holders, round, |it| !spans.contains_key(&it.region))?;
+        // The fullest of where there are most.
+        let most = |it: &Candidate| (spans[&it.region], fullness(it), it.node);
+        let (place, from) = (0u16..).zip(holders).max_by_key(|(_, it)| most(it))?;
+        Some(Move { place, from: from.node, to, why: Reason::Regions })
+    }
+
+    /// A holder that is not wanted, and is much fuller than a node that is.
+    fn fuller(&self, stripe: Lies<'_>, holders: &[&Candidate], round: &Round) -> Option<Move> {
+        let margin = self.config.margin.parts_per_million();
+        let fullest = holders.iter().map(|it| fullness(it)).max()?;
+        if fullest < round.emptiest.saturating_add(margin) {
+            return None;
+        }
+        let wanted = self.wanted(stripe, holders.len(), round);
+        let unwanted = (0u16..).zip(holders).filter(|(_, it)| !wanted.contains(&it.node));
+        let (place, from) = unwanted.max_by_key(|(_, it)| (fullness(it), it.node))?;
+        let mut spans = spans(holders);
+        if spans.get(&from.region) == Some(&1) {
+            spans.remove(&from.region);
+        }
+        let (held, regions) = (spans.len(), self.regions_min(holders.len(), round));
+        let may = |node: &NodeName| {
+            let Some(it) = round.there.get(node) else { return false };
+            !stripe.holders.contains(node)
+                && !round.closed.contains(node)
+                && fullness(it).saturating_add(margin) <= fullness(from)
+                && (held >= regions || !spans.contains_key(&it.region))
+        };
+        let to: Vec<NodeName> = wanted.into_iter().filter(may).collect();
+        (!to.is_empty()).then_some(Move { place, from: from.node, to, why: Reason::Fuller })
+    }
+
+    /// In how many regions a stripe has to be, of those that there are.
+    fn regions_min(&self, shards: usize, round: &Round) -> usize {
+        (self.placer.regions_min as usize).min(shards).min(round.regions)
+    }
+
+    /// Where the placer wants a stripe's shards.
+    fn wanted(&self, stripe: Lies<'_>, shards: usize, round: &Round) -> Vec<NodeName> {
+        let holders = stripe.holders.iter().copied().collect();
+        let all: Vec<Candidate> = round.there.values().copied().collect();
+        self.place(stripe, shards, &all, &holders)
+    }
+
+    /// Two nodes for a shard among those that have none of its stripe, if there is one.
+    fn elsewhere(
+        &self,
+        stripe: Lies<'_>,
+        holders: &[&Candidate],
+        round: &Round,
+        may: impl Fn(&Candidate) -> bool,
+    ) -> Option<Vec<NodeName>> {
+        let free = |it: &&Candidate| holders.iter().all(|holder| holder.node != it.node) && may(it);
+        let free: Vec<Candidate> = round.there.values().filter(free).copied().collect();
+        Some(self.place(stripe, 2, &free, &BTreeSet::new())).filter(|to| !to.is_empty())
+    }
+
+    fn place(
+        &self,
+        stripe: Lies<'_>,
+        count: usize,
+        candidates: &[Candidate],
+        holders: &BTreeSet<NodeName>,
+    ) -> Vec<NodeName> {
+        let replicas = u32::try_from(count).unwrap_or(u32::MAX);
+        let placer = Placer::new(PlacerConfig { replicas, ..self.placer }, &self.key);
+        match placer.place(stripe.name, stripe.bytes, candidates, holders) {
+            Ok(nodes) => nodes,
+            Err(shortfall) => shortfall.nodes,
+        }
+    }
+}
+
+/// How many shards are in each region.
+fn spans(holders: &[&Candidate]) -> BTreeMap<Region, u32> {
+    let mut spans = BTreeMap::new();
+    holders.iter().for_each(|it| *spans.entry(it.region).or_default() += 1);
+    spans
+}
+
+/// How much of what a node can store is taken, in millionths.
+fn fullness(it: &Candidate) -> u32 {
+    let taken = it.capacity_bytes.saturating_sub(it.free_bytes);
+    let parts = u128::from(taken) * 1_000_000 / u128::from(it.capacity_bytes.max(1));
+    parts.min(1_000_000) as u32
 }

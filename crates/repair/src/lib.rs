@@ -58,6 +58,6 @@ pub use audit::{
 };
 pub use budget::{Admission, Breaker, BreakerConfig, Position, TokenBucket};
 pub use planner::{
-    Config, Damage, GaveUp, Output, PlanId, RepairPlanner, Source, Stats, StripeId, Unusable,
+    Config, Damage, GaveUp, Need, Output, PlanId, RepairPlanner, Source, Stats, StripeId, Unusable,
 };
 pub use scrub::{BadCopies, ScrubConfig, Scrubber};

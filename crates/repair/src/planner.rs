@@ -10,6 +10,8 @@ use store::Digest;
 pub struct Config {
     /// Shards that may be rebuilt within [`Config::period`]. Default 10.
     pub shards: u32,
+    /// Shards that lie in the wrong place and may be moved within it. Default 4.
+    pub moves: u32,
     /// The token bucket's period. Default 60 s.
     pub period: Duration,
     /// The circuit breaker. Default 5 failures, 300 s.
@@ -30,6 +32,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             shards: 10,
+            moves: 4,
             period: Duration::from_secs(60),
             breaker: BreakerConfig::default(),
             plans_max: 4,
@@ -63,6 +66,16 @@ pub struct Source {
     pub node: NodeName,
 }
 
+/// Why shards of a stripe are to be somewhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// They are lost, and rebuilt from any `k` others.
+    Lost,
+    /// They lie in the wrong place, and are copied from there. It is tried once, and only while nothing is
+    /// lost.
+    Misplaced,
+}
+
 /// A stripe that lacks shards, and what is known about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -72,6 +85,8 @@ pub struct Damage {
     pub scheme: Scheme,
     /// The `k + m` shards' names, from the manifest.
     pub digests: Vec<Digest>,
+    /// Why they are to be replaced.
+    pub need: Need,
     /// The places of shards to replace.
     pub lost: BTreeSet<u16>,
     /// Copies that are believed to be good, the preferred ones first.
@@ -94,6 +109,9 @@ pub enum Unusable {
     /// Nothing is lost.
     #[error("no shard is lost")]
     NothingLost,
+    /// It can wait: the stripe is repaired, or waits for it, already.
+    #[error("the stripe has something else to wait for")]
+    Busy,
     /// As many stripes wait as may: report it again later.
     #[error("{waiting} stripes wait for repair, as many as may")]
     QueueFull {
@@ -196,6 +214,28 @@ pub struct Stats {
     /// Bytes that a repair without any failure would have moved: `k` shards to each attempt that
     /// repaired something, and each repaired shard once.
     pub minimum_bytes: u64,
+    /// Shards that lay in the wrong place, and were moved and verified.
+    pub moved: u64,
+    /// Moves that came to nothing.
+    pub not_moved: u64,
+    /// Bytes that moves have fetched and stored. No other number counts these.
+    pub moved_bytes: u64,
+}
+
+impl Stats {
+    fn fetched(&mut self, need: Need) -> &mut u64 {
+        match need {
+            Need::Lost => &mut self.fetched_bytes,
+            Need::Misplaced => &mut self.moved_bytes,
+        }
+    }
+
+    fn stored(&mut self, need: Need) -> &mut u64 {
+        match need {
+            Need::Lost => &mut self.stored_bytes,
+            Need::Misplaced => &mut self.moved_bytes,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -208,7 +248,8 @@ struct Job {
 #[derive(Clone, Debug)]
 struct Plan {
     job: Job,
-    admission: Admission,
+    /// A repair's.
+    admission: Option<Admission>,
     /// What this plan repairs: as many of the lost as there were tokens.
     lost: BTreeSet<u16>,
     spare: VecDeque<Source>,
@@ -240,6 +281,10 @@ struct Placing {
 /// source. A source or candidate that fails, lies or is silent for [`Config::answer_max`] is replaced
 /// by the next one, and each is asked at most once in an attempt: so an attempt ends. Attempts are
 /// counted: so a repair ends.
+///
+/// A shard that lies in the wrong place takes the same three steps, but for the rebuilding: its own copy is its
+/// source, and is checked like any other. It has a bucket of its own, and begins only while no stripe that
+/// lacks something waits or is repaired.
 #[derive(Clone, Debug)]
 pub struct RepairPlanner {
     config: Config,
@@ -247,6 +292,7 @@ pub struct RepairPlanner {
     plans: BTreeMap<PlanId, Plan>,
     last: u64,
     bucket: TokenBucket,
+    moves: TokenBucket,
     breaker: Breaker,
     codec: Codec,
     stats: Stats,
@@ -258,6 +304,7 @@ impl RepairPlanner {
     pub fn new(config: Config) -> RepairPlanner {
         RepairPlanner {
             bucket: TokenBucket::new(config.shards, config.period),
+            moves: TokenBucket::new(config.moves, config.period),
             breaker: Breaker::new(config.breaker),
             config,
             queue: BTreeMap::new(),
@@ -284,6 +331,12 @@ impl RepairPlanner {
             return Err(Unusable::NothingLost);
         }
         let waiting = self.queue.len() as u32;
+        let busy = self.plans.values().any(|plan| plan.job.damage.stripe == damage.stripe);
+        if damage.need == Need::Misplaced
+            && (busy || self.config.moves == 0 || self.queue.contains_key(&damage.stripe))
+        {
+            return Err(Unusable::Busy);
+        }
         match self.queue.get_mut(&damage.stripe) {
             // Its attempts stay: who reports often does not hurry.
             Some(job) => job.damage = damage,
@@ -308,8 +361,20 @@ impl RepairPlanner {
             && let Some(admission) = self.breaker.admit(now)
         {
             let job = self.queue.remove(&stripe).expect("most_endangered has found it there");
-            self.begin(now, job, admission, bad, out);
+            self.begin(now, job, Some(admission), bad, out);
         }
+        while self.moves_may_begin()
+            && self.moves.available(now) > 0
+            && let Some(stripe) = self.queue.keys().next().copied()
+            && let Some(job) = self.queue.remove(&stripe)
+        {
+            self.begin(now, job, None, bad, out);
+        }
+    }
+
+    /// Whether nothing that is lost waits or is under way, and there is room.
+    fn moves_may_begin(&self) -> bool {
+        (self.plans.len() as u32) < self.config.plans_max && self.moves().0
     }
 
     /// What a source gave; `None` if it refused.
@@ -327,7 +392,7 @@ impl RepairPlanner {
             return;
         }
         if let Some(bytes) = bytes {
-            self.stats.fetched_bytes += bytes.len() as u64;
+            *self.stats.fetched(at.job.damage.need) += bytes.len() as u64;
             let shard = at.job.damage.digests[usize::from(source.index)];
             if Digest::of(&bytes) == shard {
                 at.got.insert(source.index, bytes);
@@ -387,7 +452,10 @@ impl RepairPlanner {
             at.job.damage.lost.remove(&index);
             at.job.damage.sources.push(Source { index, node });
             at.repaired += 1;
-            self.stats.repaired += 1;
+            match at.job.damage.need {
+                Need::Lost => self.stats.repaired += 1,
+                Need::Misplaced => self.stats.moved += 1,
+            }
             out.push(Output::Repaired { stripe: at.job.damage.stripe, index, node });
         } else {
             out.push(Output::Bad { node, shard });
@@ -405,7 +473,10 @@ impl RepairPlanner {
         // A stripe that a plan is at waits for that plan's answers.
         let busy: BTreeSet<StripeId> =
             self.plans.values().map(|plan| plan.job.damage.stripe).collect();
-        let free = self.queue.iter().filter(|(stripe, _)| !busy.contains(stripe));
+        let free = self
+            .queue
+            .iter()
+            .filter(|(stripe, job)| !busy.contains(stripe) && job.damage.need == Need::Lost);
         let ready = free.map(|(_, job)| job.not_before).min();
         let begin = ready.map(|ready| {
             let token = self.bucket.next_token(now);
@@ -418,7 +489,19 @@ impl RepairPlanner {
         let full = self.plans.len() as u32 >= self.config.plans_max;
         let trial = self.breaker.position(now) == crate::Position::HalfOpen;
         let begin = begin.filter(|_| !(full || trial && !self.plans.is_empty()));
-        Time::earliest(answers, begin)
+        let moves = !self.queue.is_empty() && self.moves_may_begin();
+        let moves = moves.then(|| self.moves.next_token(now));
+        Time::earliest(answers, Time::earliest(begin, moves))
+    }
+
+    /// Whether nothing that is lost waits or is being rebuilt, and how many moves wait.
+    #[must_use]
+    pub fn moves(&self) -> (bool, u32) {
+        let plans = self.plans.values().map(|plan| &plan.job);
+        let mut all = plans.chain(self.queue.values());
+        let idle = all.all(|job| job.damage.need == Need::Misplaced);
+        let waits = self.queue.values().filter(|job| job.damage.need == Need::Misplaced).count();
+        (idle, waits as u32)
     }
 
     /// Stripes that wait or are being repaired.
@@ -445,7 +528,9 @@ impl RepairPlanner {
             self.plans.values().map(|plan| plan.job.damage.stripe).collect();
         let ready = self.queue.iter();
         ready
-            .filter(|(stripe, job)| job.not_before <= now && !busy.contains(stripe))
+            .filter(|(stripe, job)| {
+                job.damage.need == Need::Lost && job.not_before <= now && !busy.contains(stripe)
+            })
             .min_by_key(|(stripe, job)| {
                 let left: BTreeSet<u16> =
                     job.damage.sources.iter().map(|source| source.index).collect();
@@ -458,14 +543,18 @@ impl RepairPlanner {
         &mut self,
         now: Time,
         mut job: Job,
-        admission: Admission,
+        admission: Option<Admission>,
         bad: &BadCopies,
         out: &mut Vec<Output>,
     ) {
         job.attempts += 1;
-        self.stats.attempts += 1;
+        self.stats.attempts += u64::from(job.damage.need == Need::Lost);
         let damage = &job.damage;
-        let tokens = self.bucket.take(now, damage.lost.len() as u32);
+        let bucket = match damage.need {
+            Need::Lost => &mut self.bucket,
+            Need::Misplaced => &mut self.moves,
+        };
+        let tokens = bucket.take(now, damage.lost.len() as u32);
         let lost: BTreeSet<u16> = damage.lost.iter().copied().take(tokens as usize).collect();
         let name = |index: u16| damage.digests[usize::from(index)];
         let good = |source: &&Source| !bad.is_bad(source.node, name(source.index));
@@ -501,7 +590,10 @@ impl RepairPlanner {
     /// Asks for as many shards as are missing; rebuilds once there are `k`.
     fn go_on(&mut self, now: Time, id: PlanId, out: &mut Vec<Output>) {
         let Some(plan) = self.plans.get_mut(&id) else { return };
-        let k = usize::from(plan.job.damage.scheme.data());
+        let k = match plan.job.damage.need {
+            Need::Lost => usize::from(plan.job.damage.scheme.data()),
+            Need::Misplaced => plan.lost.len(),
+        };
         if !plan.placing.is_empty() || plan.why.is_some() || plan.shard_bytes > 0 {
             return;
         }
@@ -546,7 +638,10 @@ impl RepairPlanner {
         let present: Vec<(u16, &[u8])> =
             plan.got.iter().map(|(&index, bytes)| (index, bytes.as_slice())).collect();
         let lost: Vec<u16> = plan.lost.iter().copied().collect();
-        let rebuilt = self.codec.rebuild(scheme, &present, &lost).unwrap_or_default();
+        let rebuilt = match plan.job.damage.need {
+            Need::Lost => self.codec.rebuild(scheme, &present, &lost).unwrap_or_default(),
+            Need::Misplaced => present.iter().map(|(_, bytes)| bytes.to_vec()).collect(),
+        };
         let right = |(&index, bytes): (&u16, &Vec<u8>)| {
             Digest::of(bytes) == plan.job.damage.digests[usize::from(index)]
         };
@@ -579,7 +674,7 @@ impl RepairPlanner {
         (placing.node, placing.scrubbing) = (node, false);
         placing.deadline = now + self.config.answer_max;
         let (shard, bytes) = (plan.job.damage.digests[usize::from(index)], placing.bytes.clone());
-        self.stats.stored_bytes += bytes.len() as u64;
+        *self.stats.stored(plan.job.damage.need) += bytes.len() as u64;
         out.push(Output::Store { plan: id, index, node, shard, bytes });
     }
 
@@ -616,12 +711,17 @@ impl RepairPlanner {
         }
         let plan = self.plans.remove(&id).expect("it was there a line above");
         let well = plan.why.is_none();
-        self.breaker.ended(now, plan.admission, well);
-        if plan.repaired > 0 {
+        if let Some(admission) = plan.admission {
+            self.breaker.ended(now, admission, well);
+        }
+        if plan.job.damage.need == Need::Misplaced {
+            self.stats.not_moved += u64::from(!well);
+        } else if plan.repaired > 0 {
             let shards = u64::from(plan.job.damage.scheme.data()) + plan.repaired;
             self.stats.minimum_bytes += shards * plan.shard_bytes;
         }
-        self.stats.failed += u64::from(!well);
+        let need = plan.job.damage.need;
+        self.stats.failed += u64::from(!well && need == Need::Lost);
         let Job { damage, mut attempts, .. } = plan.job;
         let stripe = damage.stripe;
         // What was reported meanwhile knows better; but not of what was just repaired.
@@ -637,13 +737,18 @@ impl RepairPlanner {
                 newer
             }
         };
-        if damage.lost.is_empty() {
+        // A move that came to nothing is not missed.
+        if damage.lost.is_empty() || damage.need == Need::Misplaced {
             return;
+        }
+        if need == Need::Misplaced {
+            attempts = 0;
         }
         let mut not_before = now;
         match plan.why {
             // There were not tokens enough for all: that is no failure.
             None => attempts = 0,
+            Some(_) if need == Need::Misplaced => {}
             Some(why) if attempts >= self.config.attempts_max => {
                 self.stats.gave_up += 1;
                 out.push(Output::GaveUp { stripe, lost: damage.lost, why });

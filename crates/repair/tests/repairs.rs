@@ -6,8 +6,8 @@ use base::{NodeName, Time};
 use erasure::{Codec, Scheme};
 use proptest::prelude::*;
 use repair::{
-    BadCopies, Config, Damage, GaveUp, Output, Position, RepairPlanner, Source, Stats, StripeId,
-    Unusable,
+    BadCopies, Config, Damage, GaveUp, Need, Output, Position, RepairPlanner, Source, Stats,
+    StripeId, Unusable,
 };
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +85,8 @@ impl World {
         let stripe = StripeId { manifest: Digest([1; 32]), chunk: number };
         let lost = lost.iter().copied().collect();
         let candidates = (0..40).map(node).collect();
-        Damage { stripe, scheme: self.scheme, digests, lost, sources, candidates }
+        let need = Need::Lost;
+        Damage { stripe, scheme: self.scheme, digests, need, lost, sources, candidates }
     }
 
     fn manner(&self, node: NodeName) -> Manner {
@@ -227,6 +228,7 @@ fn ten_corrupt_shards_are_repaired_and_healthy_when_read_again() {
         fetched_bytes: 10 * 4 * 64,
         stored_bytes: 10 * 64,
         minimum_bytes: 10 * 5 * 64,
+        ..Stats::default()
     };
     assert_eq!(world.planner.stats(), moved, "without faults no byte too many is moved");
     assert!(world.now.since(begun) < Duration::from_secs(30), "a bucket holds ten");
@@ -320,6 +322,72 @@ fn failures_open_the_breaker_and_one_trial_closes_it() {
     let pause = world.begun[5].since(world.begun[4]);
     assert!(pause >= Duration::from_secs(300) && pause < Duration::from_secs(310), "{pause:?}");
     assert!(world.begun[6].since(world.begun[5]) < Duration::from_secs(40));
+}
+
+/// A stripe of which one shard lies in the wrong place.
+fn misplaced(world: &mut World, number: u32, index: u16, to: &[u64]) -> Damage {
+    let mut damage = world.stripe(number, &[]);
+    damage.need = Need::Misplaced;
+    damage.lost.insert(index);
+    damage.sources.retain(|source| source.index == index);
+    damage.candidates = to.iter().map(|number| node(*number)).collect();
+    damage
+}
+
+#[test]
+fn what_lies_in_the_wrong_place_is_copied_from_there_and_costs_no_repair() {
+    let mut world = World::new((4, 2), Config::default());
+    world.manners.insert(node(8), Manner::Full);
+    let damage = misplaced(&mut world, 1, 2, &[8, 9]);
+    world.planner.report(world.now, damage.clone()).expect("it can be moved");
+    world.run(&mut Key::root(1).stream());
+    assert_eq!(world.repaired, [(damage.stripe, 2, node(9))], "the first one is full");
+    let moved = Stats { moved: 1, stored_bytes: 0, moved_bytes: 64 + 2 * 64, ..Stats::default() };
+    assert_eq!(world.planner.stats(), moved);
+}
+
+/// The trap: a corrupt copy used as source. The move comes to nothing, and what follows is a repair.
+#[test]
+fn a_copy_in_the_wrong_place_that_is_bad_is_not_moved() {
+    let mut world = World::new((4, 2), Config::default());
+    let damage = misplaced(&mut world, 1, 2, &[9]);
+    world.rot(node(2), damage.digests[2]);
+    world.planner.report(world.now, damage.clone()).expect("nobody knows that it is bad");
+    world.run(&mut Key::root(1).stream());
+    assert_eq!((world.repaired.len(), world.planner.stats().not_moved), (0, 1));
+    assert!(world.bad.is_bad(node(2), damage.digests[2]), "now it is known");
+    assert_eq!(world.planner.pending(), 0, "it is not tried again");
+    assert!(!world.disks.contains_key(&(node(9), damage.digests[2])));
+}
+
+#[test]
+fn nothing_is_moved_while_something_is_lost_and_no_more_than_may_be() {
+    let config = Config { moves: 2, ..Config::default() };
+    let mut world = World::new((4, 2), config);
+    for number in 0..6 {
+        let damage = misplaced(&mut world, number, 2, &[9]);
+        world.planner.report(world.now, damage).expect("it can be moved");
+    }
+    let again = misplaced(&mut world, 5, 3, &[9]);
+    assert_eq!(world.planner.report(world.now, again), Err(Unusable::Busy));
+    let lost = world.stripe(7, &[1]);
+    world.planner.report(world.now, lost.clone()).expect("it can be repaired");
+    // What is found to be lost meanwhile is not only moved.
+    let worse = world.stripe(3, &[4]);
+    world.planner.report(world.now, worse.clone()).expect("it can be repaired");
+    let begun = world.now;
+    world.run(&mut Key::root(1).stream());
+    let first: BTreeSet<StripeId> = world.repaired[..2].iter().map(|it| it.0).collect();
+    assert_eq!(first, [lost.stripe, worse.stripe].into(), "repairs come first");
+    let stats = world.planner.stats();
+    assert_eq!((stats.repaired, stats.moved), (2, 5));
+    // Two at once, and three more at thirty seconds each.
+    let took = world.now.since(begun).as_secs();
+    assert!((90..100).contains(&took), "{took} s");
+    let never = Config { moves: 0, ..Config::default() };
+    let mut world = World::new((4, 2), never);
+    let damage = misplaced(&mut world, 1, 2, &[9]);
+    assert_eq!(world.planner.report(world.now, damage), Err(Unusable::Busy));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::operation::{Ended, Purpose};
 use crate::transfer::request_key;
 use base::{NodeName, ShardId, Time};
 use placement::{Placer, PlacerConfig, Shortfall};
-use repair::{Damage, GaveUp, Output, PlanId, Source, StripeId};
+use repair::{Damage, GaveUp, Need, Output, PlanId, Source, StripeId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use store::Digest;
@@ -88,7 +88,8 @@ impl StorageNode {
             let bad = lost.iter().map(|index| nodes[usize::from(*index)]);
             candidates.extend(bad.filter(|node| !self.goes(*node)));
             let stripe = StripeId { manifest, chunk };
-            let damage = Damage { stripe, scheme, digests, lost, sources, candidates };
+            let need = Need::Lost;
+            let damage = Damage { stripe, scheme, digests, need, lost, sources, candidates };
             // A full queue is emptied by repairs; the next audit reports it again.
             let _ = self.keeping.planner.report(now, damage);
         }
@@ -234,6 +235,9 @@ impl StorageNode {
     ) {
         let well = ended == Ended::Done;
         self.holdings.unstage(shard);
+        if ended == Ended::Undone {
+            self.keeping.rebalancer.refused(now, node);
+        }
         let mut out = Vec::new();
         let awaited = self.keeping.placing.get(&(plan, index)) == Some(&(node, shard));
         if awaited {

@@ -16,6 +16,9 @@ use store::Digest;
 /// before the others go on without them.
 const ORPHANED: u32 = 10;
 
+/// Among so many of the closest nodes those are looked for that will keep a record.
+const PASSED_OVER: u32 = 8;
+
 /// A record's next version, on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Next {
@@ -89,10 +92,14 @@ impl StorageNode {
                 .map(|node| (distance(node, &file.0), node))
                 .collect();
             others.sort_unstable();
-            // One that has kept the file before says no: then others are asked.
-            let skip = self.keeping.attempts as usize % 3;
+            // One that has kept the file before, or has no room, says no, and nobody tells which: of the closest
+            // ones each attempt passes over others, by the bits of its number.
+            let attempts = self.keeping.attempts;
+            let asked =
+                |(at, it): (u32, _)| (at >= PASSED_OVER || attempts >> at & 1 == 0).then_some(it);
             let missing = wanted - record.keepers.len();
-            record.keepers.extend(others.into_iter().skip(skip).take(missing).map(|(_, it)| it));
+            let others = (0u32..).zip(others.into_iter().map(|(_, node)| node));
+            record.keepers.extend(others.filter_map(asked).take(missing));
         }
         if record.holders == before.holders && record.keepers == before.keepers {
             return;

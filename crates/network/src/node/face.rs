@@ -202,6 +202,12 @@ pub struct Stats {
     pub repair_bytes: u64,
     /// Bytes that repairs without any failure would have moved.
     pub repair_bytes_min: u64,
+    /// Shards that lay in the wrong place, and were moved and read again there …
+    pub moved: u64,
+    /// … the bytes that this took, which are not among those of repairs …
+    pub moved_bytes: u64,
+    /// … and moves that came to nothing.
+    pub not_moved: u64,
     /// Versions of records that were made current here.
     pub versions: u64,
     /// Versions that were not, since another one came first or a keeper was missing.

@@ -63,6 +63,9 @@ impl StorageNode {
             mismatched: repair.inconsistent,
             repair_bytes: repair.fetched_bytes + repair.stored_bytes,
             repair_bytes_min: repair.minimum_bytes,
+            moved: repair.moved,
+            moved_bytes: repair.moved_bytes,
+            not_moved: repair.not_moved,
             ..self.stats
         }
     }

@@ -16,6 +16,7 @@
 //! | S14 | what a node's log needs lies on its disk, right and found, after each restart and at rest: nothing counts as kept before it is durable |
 //! | S17 | nobody is credited with more bytes sent or received than have really come where they were asked for |
 //! | S18 | what locks guard is written in the order of their tokens, and no write is lost |
+//! | S19 | no current record names a node that keeps nothing, whatever room it announces |
 //!
 //! S7, S9, S15 and S16 are what messages show: see `watch.rs`.
 //!

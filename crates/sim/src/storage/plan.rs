@@ -28,6 +28,8 @@ pub enum Kind {
     Rot,
     /// A node leaves for good, and another one comes.
     Leave,
+    /// A node comes, and none leaves for it.
+    Join,
     /// A node lies.
     Liar,
     /// A node's disk of shards is slow.
@@ -44,7 +46,7 @@ pub enum Kind {
     Client,
 }
 
-const KINDS: [(Kind, &str); 14] = [
+const KINDS: [(Kind, &str); 15] = [
     (Kind::PowerLoss, "power-loss"),
     (Kind::ProcessCrash, "process-crash"),
     (Kind::LedgerLoss, "ledger-loss"),
@@ -52,6 +54,7 @@ const KINDS: [(Kind, &str); 14] = [
     (Kind::Partition, "partition"),
     (Kind::Rot, "rot"),
     (Kind::Leave, "leave"),
+    (Kind::Join, "join"),
     (Kind::Liar, "liar"),
     (Kind::SlowDisk, "slow-disk"),
     (Kind::Boaster, "boaster"),
@@ -128,6 +131,7 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         (Kind::Partition, faults.partitions),
         (Kind::Rot, faults.rot),
         (Kind::Leave, leaving(scenario)),
+        (Kind::Join, faults.joins),
         (Kind::Liar, faults.liars),
         (Kind::SlowDisk, faults.slow_disks.min(scenario.storage.nodes)),
         (Kind::Boaster, faults.boasters.min(scenario.storage.nodes - 1)),

@@ -33,6 +33,11 @@ pub struct Totals {
     pub gave_up: [u64; 3],
     /// Bytes that repairs moved, and the fewest that they could have.
     pub repair_bytes: (u64, u64),
+    /// Shards that lay in the wrong place and were moved, moves that came to nothing, and the bytes of both.
+    pub moved: (u64, u64, u64),
+    /// At the end: in how many regions the stripe is that is in the fewest, and how much fuller the fullest
+    /// node is than the emptiest one, in percent of what each can store.
+    pub spread: (u64, u64),
     /// Versions of records that became current by repairs, and that did not.
     pub versions: (u64, u64),
     /// Proofs that ended, and that passed.
@@ -54,7 +59,7 @@ pub struct Totals {
     /// answered in time.
     pub fetches: (u64, u64, u64, u64),
     /// Bytes of transfers that count by what both ends say, and all that were moved.
-    pub moved: (u64, u64),
+    pub carried: (u64, u64),
     /// The same when all had come to rest, before files were fetched at the end.
     pub reconciled: (u64, u64),
     /// Values that were written under locks, and writes that were refused since a higher token was seen.
@@ -183,6 +188,14 @@ impl Report {
                 "repair traffic",
                 format!("{} bytes; at least {} were needed", t.repair_bytes.0, t.repair_bytes.1),
             ),
+            (
+                "moved",
+                format!(
+                    "{} shards that lay in the wrong place, {} not; {} bytes; each stripe in {} regions at \
+                     least, the fullest node {} % fuller than the emptiest",
+                    t.moved.0, t.moved.1, t.moved.2, t.spread.0, t.spread.1
+                ),
+            ),
             ("left in order", format!("{} nodes, in {} s at most", t.drained.0, t.drained.1)),
             (
                 "left behind",
@@ -227,7 +240,7 @@ impl Report {
                 "bandwidth",
                 format!(
                     "{} of {} bytes reconciled by what both ends say; {} transfers disputed, {} unconfirmed",
-                    t.moved.0, t.moved.1, t.disputed.0, t.disputed.1
+                    t.carried.0, t.carried.1, t.disputed.0, t.disputed.1
                 ),
             ),
             ("health", health),
@@ -283,6 +296,8 @@ impl Report {
             "fetches": t.fetches.0,
             "fetches_waited": t.fetches.1,
             "fetches_late": t.fetches.3,
+            "moved": t.moved.0,
+            "moved_bytes": t.moved.2,
             "left": t.left.0,
             "escrows": t.escrows.0,
         })

@@ -53,8 +53,10 @@ fn one() -> u64 {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
-    /// How many nodes, 4 to 4,000. They are in the nine regions in turn.
+    /// How many nodes, 4 to 4,000. They are in the nine regions in turn, and so are those that come later.
     pub nodes: u32,
+    /// In how many regions those are that are there from the beginning.
+    pub regions: u32,
     /// How many files are stored.
     pub files: u32,
     /// The longest file, in bytes.
@@ -111,6 +113,12 @@ pub struct Storage {
     pub alive: Span,
     /// Shards that may be rebuilt by one node within a minute.
     pub repairs_per_minute: u32,
+    /// Shards that may be moved by one node within a minute since they lie in the wrong place.
+    pub moves_per_minute: u32,
+    /// How often it looks whether some do.
+    pub rebalance_every: Span,
+    /// How long a node has to have been there before shards are moved to it since it has room.
+    pub steady: Span,
     /// How long reading or writing a shard takes.
     pub shard_disk: Between,
     /// How long the world goes on before it is healed and looked at, from when clients have been served.
@@ -126,6 +134,7 @@ impl Default for Storage {
         let seconds = |seconds| Span(Duration::from_secs(seconds));
         Storage {
             nodes: 12,
+            regions: 9,
             files: 8,
             file_bytes: 2_000,
             data: 4,
@@ -154,6 +163,9 @@ impl Default for Storage {
             neighbours: 8,
             alive: seconds(60),
             repairs_per_minute: 10,
+            moves_per_minute: 4,
+            rebalance_every: seconds(60),
+            steady: seconds(600),
             shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
             lasts: seconds(60),
             budget: seconds(7_200),
@@ -191,6 +203,10 @@ pub struct Faults {
     pub churn: Share,
     /// So many more leave within `lasts`.
     pub leaves: u32,
+    /// So many more join within `lasts`, and nobody leaves for them.
+    pub joins: u32,
+    /// Of these the first so many announce room and have none: they keep nothing that they are given.
+    pub full: u32,
     /// Which part of those who leave says so before, and goes only when nothing of it is needed.
     pub drain: Share,
     /// A region that is cut off, 0 to 8, at the beginning of `window` until its end.
@@ -239,6 +255,8 @@ impl Default for Faults {
             window: Between(Duration::ZERO, 60 * second),
             churn: Share::default(),
             leaves: 0,
+            joins: 0,
+            full: 0,
             drain: Share::default(),
             region: None,
             slow_disks: 0,
@@ -275,6 +293,14 @@ pub struct Expected {
     pub repaired: Option<u64>,
     /// At least as many.
     pub min_repaired: Option<u64>,
+    /// Shards that lay in the wrong place and were moved, at least …
+    pub min_moved: Option<u64>,
+    /// … and at most.
+    pub max_moved: Option<u64>,
+    /// In how many regions each stripe of a stored file is at the end, at least.
+    pub min_stripe_regions: Option<u64>,
+    /// How much fuller the fullest node is then than the emptiest one, at most, in percent of what each can store.
+    pub max_gap_percent: Option<u64>,
     /// Operators with exactly their stake behind them or in escrow.
     pub staked: Option<u64>,
     /// Slashes that nobody has decided about.
@@ -328,6 +354,8 @@ impl Scenario {
             (locks > 64, "storage.locks: a holder has at most 64"),
             (self.storage.neighbours == 0, "storage.neighbours: at least one"),
             (self.storage.lockers == 0, "storage.lockers: at least one"),
+            (!(1..=9).contains(&self.storage.regions), "storage.regions: expected 1 to 9"),
+            (self.faults.full > self.faults.joins, "faults.full: more than join"),
             (self.faults.region.is_some_and(|region| region > 8), "faults.region: expected 0 to 8"),
             (self.faults.liars >= nodes, "faults.liars: somebody has to be honest"),
         ];
@@ -370,6 +398,12 @@ pub fn small(seed: u64) -> String {
     let (downloads, holders) = (links.below(8), links.below(3));
     // A transaction that is decided waits for ever for a participant that has left, and takes a place.
     let active = if active > 0 { active + leaves } else { 0 };
+    // Drawn apart again: in half of them nodes of few regions fill up, and others come, some of which have no room.
+    let mut moves = base::prng::Key::root(seed).child("storage.small.moves").stream();
+    let uneven = moves.below(2) == 0;
+    let (regions, joins) = if uneven { (moves.between(1, 3), moves.between(2, 6)) } else { (9, 0) };
+    let full = if uneven { moves.below(3) } else { 0 };
+    let capacity = if uneven { moves.between(12, 40) * 1_000 } else { 1 << 20 };
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -377,8 +411,9 @@ pub fn small(seed: u64) -> String {
          [storage]\nnodes = {nodes}\nfiles = {files}\nfile_bytes = 1500\ndata = {data}\nparity = {parity}\n\
          locks = {locks}\nstake = {stake}\nsagas = {sagas}\nsagas_failing = 1\ntransactions = {transactions}\n\
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
-         repairs_per_minute = 60\nevents = 3000000\ndownloads = {downloads}\n\
-         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         repairs_per_minute = 60\nevents = 3000000\ndownloads = {downloads}\nregions = {regions}\ncapacity = {capacity}\n\
+         moves_per_minute = 60\nrebalance_every = \"10s\"\nsteady = \"15s\"\n\
+         [faults]\njoins = {joins}\nfull = {full}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          ledger_losses = {ledger}\nsync_errors = {syncs}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
          holder_crashes = {holders}\n"
@@ -417,6 +452,10 @@ pub fn hostile(seed: u64) -> String {
     let mut links = base::prng::Key::root(seed).child("storage.hostile.links").stream();
     let (downloads, boasters) = (links.below(30), links.below(3));
     let (stalls, holders) = (links.below(4), links.below(4));
+    // Moves are rationed too, or there are none.
+    let mut moves = base::prng::Key::root(seed).child("storage.hostile.moves").stream();
+    let (per_minute, regions) = (moves.below(2) * moves.between(2, 20), moves.between(1, 9));
+    let joins = moves.below(3) / 2 * moves.between(1, 4);
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
@@ -430,7 +469,8 @@ pub fn hostile(seed: u64) -> String {
          shard_bytes = {shard_bytes}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = 1\nsagas_failing = 1\n\
          transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\ndownloads = {downloads}\n\
-         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         moves_per_minute = {per_minute}\nregions = {regions}\nsteady = \"100s\"\n\
+         [faults]\njoins = {joins}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
          boasters = {boasters}\nholder_stalls = {stalls}\nholder_crashes = {holders}\nspend_twice = {spend}\n{faults}"
     )
@@ -456,6 +496,8 @@ pub fn large(seed: u64) -> String {
     let syncs = stream.below(2) * stream.between(10, 60);
     let mut links = base::prng::Key::root(seed).child("storage.large.links").stream();
     let (downloads, stalls, holders) = (links.below(200), links.below(3), links.below(3));
+    let mut moves = base::prng::Key::root(seed).child("storage.large.moves").stream();
+    let (regions, joins) = (moves.between(1, 9), moves.below(2) * moves.between(5, 30));
     let faults = match stream.below(3) {
         0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
         1 => format!("region = {}\n", stream.below(9)),
@@ -469,8 +511,9 @@ pub fn large(seed: u64) -> String {
          keepers = {keepers}\nlocks = {locks}\nlockers = {lockers}\nstake = 10000\nsagas = {sagas}\n\
          sagas_failing = 2\ntransactions = {transactions}\nparticipants = 8\nin_flight = 700\n\
          beat = \"20s\"\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
-         repairs_per_minute = 30\nlasts = \"240s\"\ndownloads = {downloads}\n\
-         [faults]\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
+         repairs_per_minute = 30\nlasts = \"240s\"\ndownloads = {downloads}\nmoves_per_minute = 20\nregions = {regions}\n\
+         steady = \"60s\"\n\
+         [faults]\njoins = {joins}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
          forged_claims = true\nspend_twice = {spend}\nholder_stalls = {stalls}\nholder_crashes = {holders}\n{faults}"

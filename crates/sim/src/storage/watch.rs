@@ -3,7 +3,7 @@
 //! | rule | |
 //! |---|---|
 //! | S7 | a table grants nothing that somebody else has a living lease on, its tokens grow with every grant, over its restarts too, and it takes no claim under another token or with another tag |
-//! | S9 | in each of its lives a node has no more shards rebuilt than its token bucket has given |
+//! | S9 | in each of its lives a node has no more shards rebuilt, or moved, than its token buckets have given |
 //! | S16 | a node has at most four requests for bytes under way to another one, and uses no connection for longer than a request is |
 //! | S15 | no version of a record but the first names a holder that has not said before that it read its shard and found it right |
 //!
@@ -22,7 +22,7 @@ pub const FORGER: u32 = u32::MAX - 1;
 /// How many requests for bytes one node has under way to another one at most.
 const CONNECTIONS: usize = 4;
 
-/// The period of the token bucket.
+/// The period of the token buckets.
 const PERIOD: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,8 @@ struct Rebuilt {
 /// What has been seen of all nodes.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    repairs_per_minute: u32,
+    /// What each of a node's token buckets gives in a minute: for repairs, and for moves.
+    per_minute: [u32; 2],
     patience: Duration,
     /// Requests for bytes without an answer, by who asked whom: when each was sent.
     asked: BTreeMap<(u32, NodeName), BTreeMap<u64, Time>>,
@@ -69,10 +70,10 @@ pub type Broken = (&'static str, String);
 impl Watch {
     /// Nothing has been seen.
     #[must_use]
-    pub fn new(repairs_per_minute: u32, patience: Duration) -> Watch {
+    pub fn new(per_minute: [u32; 2], patience: Duration) -> Watch {
         let (asked, locks, rebuilt, verified) = Default::default();
         let (grants, forgeries) = ((0, 0), 0);
-        Watch { repairs_per_minute, patience, asked, locks, rebuilt, verified, grants, forgeries }
+        Watch { per_minute, patience, asked, locks, rebuilt, verified, grants, forgeries }
     }
 
     /// A node has started: its bucket is full, and it has asked nobody for anything.
@@ -230,13 +231,17 @@ impl Watch {
     fn rebuilt(&mut self, now: Time, node: u32, shard: Digest) -> Result<(), Broken> {
         let rebuilt = self.rebuilt.entry(node).or_default();
         rebuilt.shards.insert(shard);
-        let bucket = u64::from(self.repairs_per_minute.max(1));
         let lived = now.since(rebuilt.since).as_nanos();
-        let given = u128::from(bucket) + u128::from(bucket) * lived / PERIOD.as_nanos();
+        let given =
+            |bucket: u32| u128::from(bucket) + u128::from(bucket) * lived / PERIOD.as_nanos();
+        let [repairs, moves] = self.per_minute;
+        let given = given(repairs.max(1)) + given(moves);
         let count = rebuilt.shards.len() as u128;
         if count > given {
             let since = rebuilt.since;
-            let what = format!("n{node} has had {count} shards rebuilt since {since}: {given} may");
+            let what = format!(
+                "n{node} has had {count} shards rebuilt or moved since {since}: {given} may"
+            );
             return Err(("S9", what));
         }
         Ok(())
@@ -295,7 +300,7 @@ mod tests {
     }
 
     fn rules(messages: &[(u64, Message)]) -> Option<&'static str> {
-        let mut watch = Watch::new(2, Duration::from_secs(5));
+        let mut watch = Watch::new([2, 0], Duration::from_secs(5));
         watch.started(Time::ZERO, 7);
         let to = NodeName::numbered(1);
         messages.iter().find_map(|(time, message)| {
@@ -325,7 +330,7 @@ mod tests {
             Message::Locked(LockAnswer::Verified { holder, shard, holds })
         };
         let forger = NodeName::numbered(u64::from(FORGER));
-        let mut watch = Watch::new(2, Duration::from_secs(5));
+        let mut watch = Watch::new([2, 0], Duration::from_secs(5));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(false)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, NodeName::numbered(1), &answer(true)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(true)).map_err(|it| it.0), Err("S7"));
@@ -339,7 +344,7 @@ mod tests {
         let with = |more: (u64, Message)| [four.clone(), vec![more]].concat();
         assert_eq!(rules(&with((4, get(5)))), Some("S16"));
         assert_eq!(rules(&with((5, get(5)))), None, "the others are not waited for any more");
-        let mut watch = Watch::new(2, Duration::from_secs(5));
+        let mut watch = Watch::new([2, 0], Duration::from_secs(5));
         let to = NodeName::numbered(1);
         for (time, message) in &four {
             assert_eq!(watch.sent(at(*time), 7, to, message), Ok(()));

@@ -72,6 +72,10 @@ enum Event {
     Leave {
         number: u32,
     },
+    /// A node comes.
+    Join {
+        number: u32,
+    },
     /// A node throws its shards away, and lies from now on.
     Lie,
     /// A node that leaves in order may have done so.
@@ -116,6 +120,7 @@ impl Event {
             Event::Lie => 17,
             Event::SyncFails(_) => 18,
             Event::Download { .. } => 19,
+            Event::Join { .. } => 20,
         }
     }
 }
@@ -192,6 +197,8 @@ struct Machine {
     moved: (u64, u64),
     /// It stands still until then: whatever happens to its process happens later.
     stalled: Time,
+    /// It keeps nothing that it is given.
+    full: bool,
     /// It was asked to leave.
     drains: bool,
     /// It said that it has left.
@@ -312,7 +319,10 @@ impl<'a> World<'a> {
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
             judge: Judge::new(scenario.storage.data, &files),
-            watch: Watch::new(scenario.storage.repairs_per_minute, scenario.storage.patience.0),
+            watch: Watch::new(
+                [scenario.storage.repairs_per_minute, scenario.storage.moves_per_minute],
+                scenario.storage.patience.0,
+            ),
             clients: workload::wants(scenario, &root),
             plan: Plan::of(scenario),
             story: None,
@@ -551,6 +561,7 @@ impl<'a> World<'a> {
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),
+            Event::Join { number } => self.join(number),
             Event::Lie => self.turn_liar(target),
             Event::Drain { process, since } => self.drain(target, process, since),
             Event::Ledger { stage } => self.ledger(stage),
@@ -701,17 +712,23 @@ impl<'a> World<'a> {
         let bank = (node == 0).then(|| incentives::Config::new(authority, Units(SUPPLY)));
         Config {
             transactions,
-            region: Region::ALL[(node % REGIONS) as usize],
+            region: Region::ALL[self.region_of(node) as usize],
             shards: store::StoreConfig {
-                shard_bytes_max: 1 << 20,
+                shard_bytes_max: if self.machines[node as usize].full { 1 } else { 1 << 20 },
                 ..store::StoreConfig::new(name, capacity)
             },
             scrub: repair::ScrubConfig { round: storage.scrub_round.0, burst_max: 16 },
             repair: repair::Config {
                 shards: repairs_per_minute,
+                moves: storage.moves_per_minute,
                 answer_max: 6 * patience.0,
                 retry_after: 2 * patience.0,
                 ..repair::Config::default()
+            },
+            rebalance: placement::RebalanceConfig {
+                period: storage.rebalance_every.0,
+                steady: storage.steady.0,
+                ..placement::RebalanceConfig::default()
             },
             audit: repair::AuditConfig {
                 deadline: storage.audit_deadline.0,
@@ -743,6 +760,12 @@ impl<'a> World<'a> {
             boot: BootCount(boots),
             unix_ms_at_zero: 1_700_000_000_000,
         }
+    }
+
+    /// In which region a node is.
+    fn region_of(&self, node: u32) -> u32 {
+        let storage = &self.scenario.storage;
+        node % if node < storage.nodes { storage.regions } else { REGIONS }
     }
 
     fn start(&mut self, node: u32) {
@@ -1230,7 +1253,7 @@ impl<'a> World<'a> {
                 let may_count = if alike { 2 * bytes } else { bytes };
                 self.machines[ends[0] as usize].moved.0 += may_count;
                 self.machines[to as usize].moved.1 += may_count;
-                self.totals.moved.1 += bytes;
+                self.totals.carried.1 += bytes;
             }
             true
         } else {
@@ -1420,6 +1443,11 @@ impl<'a> World<'a> {
             let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
             let at = self.now + Duration::from_nanos(after);
             self.schedule(at, 0, Event::Leave { number });
+        }
+        for number in self.plan.numbers(Kind::Join, self.scenario.faults.joins) {
+            let draw = key.child("join").draw(u64::from(number), 0);
+            let after = draw.below(self.scenario.storage.lasts.0.as_nanos() as u64);
+            self.schedule(self.now + Duration::from_nanos(after), 0, Event::Join { number });
         }
         if disputes.is_some() {
             self.schedule(self.now + window.1, 0, Event::Ledger { stage: 0 });
@@ -1729,8 +1757,23 @@ impl<'a> World<'a> {
         for digest in lost {
             self.hurt_one(digest, "lost with its node");
         }
+        self.comes(Machine::default());
+    }
+
+    fn join(&mut self, number: u32) {
+        if self.healed {
+            return;
+        }
+        let full = number < self.scenario.faults.full;
+        let what = if full { "nodes joined without room" } else { "nodes joined" };
+        *self.totals.faults.entry(what).or_default() += 1;
+        self.comes(Machine { full, ..Machine::default() });
+    }
+
+    fn comes(&mut self, machine: Machine) {
         let new = self.machines.len() as u32;
-        self.machines.push(Machine::default());
+        self.note(|| format!("n{new} comes"));
+        self.machines.push(machine);
         self.schedule(self.now + Duration::from_secs(1), new, Event::Start);
     }
 
@@ -1801,7 +1844,7 @@ impl<'a> World<'a> {
             Phase::Resting => {
                 self.phase = Phase::Fetching;
                 self.totals.reconciled =
-                    (self.node(0).map_or(0, |it| it.stats().agreed_bytes), self.totals.moved.1);
+                    (self.node(0).map_or(0, |it| it.stats().agreed_bytes), self.totals.carried.1);
                 let stored: Vec<u32> = self.judge.all_stored().collect();
                 if stored.is_empty() {
                     return Some(self.end());
@@ -1815,13 +1858,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Whether every shard of every stored file is right at the node that the newest record of its file names:
-    /// a copy that no record names may be gone at any time.
-    fn is_mended(&self) -> bool {
-        let World { judge, machines, lay, .. } = self;
-        if !judge.is_mended(&|digest| has_right(machines, lay, digest)) {
-            return false;
-        }
+    /// The newest of the records of each file that are current somewhere.
+    fn newest(&self) -> BTreeMap<Digest, &network::FileRecord> {
         let mut newest: BTreeMap<Digest, &network::FileRecord> = BTreeMap::new();
         for record in self.nodes().flat_map(StorageNode::records) {
             let at = newest.entry(record.file).or_insert(record);
@@ -1829,6 +1867,50 @@ impl<'a> World<'a> {
                 *at = record;
             }
         }
+        newest
+    }
+
+    /// In how many regions the stripe is that is in the fewest, and how much fuller the fullest node is than the
+    /// emptiest one, in percent of what each can store.
+    fn spread(&self) -> (u64, u64) {
+        let stripes = self.newest().into_values().flat_map(|record| record.holders.clone());
+        let regions = stripes.map(|nodes| {
+            let all = nodes.iter().map(|node| self.region_of(node.number() as u32));
+            all.collect::<BTreeSet<u32>>().len() as u64
+        });
+        let regions = regions.min().unwrap_or(0);
+        let taken = |machine: &Machine| {
+            let stats = machine.process.as_ref()?.node.shards().stats();
+            (stats.used_bytes * 100).checked_div(stats.capacity_bytes)
+        };
+        let all = self.machines.iter().filter(|machine| !machine.gone && !machine.full);
+        let all: Vec<u64> = all.filter_map(taken).collect();
+        let gap = all.iter().max().zip(all.iter().min()).map_or(0, |(most, least)| most - least);
+        (regions, gap)
+    }
+
+    /// A node that keeps nothing and that a record names all the same.
+    fn named_without_room(&self) -> Option<String> {
+        let newest = self.newest();
+        newest.values().find_map(|record| {
+            let mut named = record.keepers.iter().chain(record.holders.iter().flatten());
+            let is_full = |node: &&NodeName| {
+                self.machines.get(node.number() as usize).is_some_and(|machine| machine.full)
+            };
+            let node = named.find(is_full)?.number();
+            let version = record.version;
+            Some(format!("version {version} of a record names n{node}, which keeps nothing"))
+        })
+    }
+
+    /// Whether every shard of every stored file is right at the node that the newest record of its file names:
+    /// a copy that no record names may be gone at any time.
+    fn is_mended(&self) -> bool {
+        let World { judge, machines, lay, .. } = self;
+        if !judge.is_mended(&|digest| has_right(machines, lay, digest)) {
+            return false;
+        }
+        let newest = self.newest();
         let shards = newest.values().flat_map(|record| record.shards());
         let named: BTreeMap<Digest, NodeName> =
             shards.map(|(.., shard, node)| (shard.digest, node)).collect();
@@ -1896,6 +1978,10 @@ impl<'a> World<'a> {
             self.judge.object("S14", self.now, what);
         }
         (0..self.machines.len() as u32).for_each(|node| self.check_repairs(node));
+        if let Some(what) = self.named_without_room() {
+            self.judge.object("S19", self.now, what);
+        }
+        self.totals.spread = self.spread();
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
     }
 
@@ -2047,11 +2133,14 @@ impl<'a> World<'a> {
             totals.repair_bytes.0 += stats.repair_bytes;
             totals.repair_bytes.1 += stats.repair_bytes_min;
             totals.let_go += stats.let_go;
+            totals.moved.0 += stats.moved;
+            totals.moved.1 += stats.not_moved;
+            totals.moved.2 += stats.moved_bytes;
             let regret = node.regret();
             totals.regret.0 += regret.choices;
             totals.regret.1 += regret.learned_micros;
             totals.regret.2 += regret.static_micros;
-            totals.moved.0 += stats.agreed_bytes;
+            totals.carried.0 += stats.agreed_bytes;
             totals.disputed.0 += stats.disputed;
             totals.disputed.1 += stats.unconfirmed;
             totals.guarded.0 += stats.guarded;
@@ -2072,7 +2161,7 @@ impl<'a> World<'a> {
         }
         let regions: BTreeSet<u32> = (0..self.machines.len() as u32)
             .filter(|node| !self.machines[*node as usize].gone)
-            .map(|node| node % REGIONS)
+            .map(|node| self.region_of(node))
             .collect();
         totals.regions = (regions.len() as u64, self.local_percent());
         let mut health = None;
@@ -2180,6 +2269,8 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
     }
     let at_least = [
         ("repaired", expect.min_repaired, totals.repaired.0),
+        ("shards moved", expect.min_moved, totals.moved.0),
+        ("regions of each stripe", expect.min_stripe_regions, totals.spread.0),
         ("decided slashes", expect.min_decided, totals.escrows.1),
         ("local candidates in percent", expect.min_local_percent, totals.regions.1),
         ("writes refused for their token", expect.min_fenced, totals.guarded.1),
@@ -2207,6 +2298,21 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
                 "expected downloads to take {:?}, found {mean:?} of {count}",
                 most.0
             ));
+        }
+    }
+    let at_most = [
+        ("shards moved", expect.max_moved, totals.moved.0),
+        (
+            "percent between the fullest and the emptiest node",
+            expect.max_gap_percent,
+            totals.spread.1,
+        ),
+    ];
+    for (name, expected, found) in at_most {
+        if let Some(expected) = expected
+            && found > expected
+        {
+            return Some(format!("expected at most {expected} {name}, found {found}"));
         }
     }
     let tier = health.map(|health| health.tier.clone());
@@ -2289,6 +2395,15 @@ mod tests {
             }
         }
         assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
+    }
+
+    /// Of three nodes that were to keep a record one always had no room: for ever the same ones were asked in turn.
+    #[test]
+    fn small_worlds_that_once_failed_are_clean() {
+        for seed in [232, 871] {
+            let report = small_world(seed);
+            assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
+        }
     }
 
     /// On a slow disk a record was removed and written anew while its pin was under way, and the report of the
