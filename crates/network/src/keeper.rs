@@ -67,7 +67,8 @@ pub(crate) struct Keeping {
     kept: Vec<Digest>,
     /// Of a file, no version below this is gone on from; and not before then.
     floor: BTreeMap<Digest, (u64, Time)>,
-    attempts: u64,
+    /// How many next versions of a file have come to nothing since one became current.
+    attempts: BTreeMap<Digest, u32>,
     /// How many rounds of audits there have been.
     rounds: usize,
     /// What ended operations have left to do, each in a round of its own.
@@ -121,7 +122,7 @@ impl Keeping {
             next: BTreeMap::new(),
             kept: Vec::new(),
             floor: BTreeMap::new(),
-            attempts: 0,
+            attempts: BTreeMap::new(),
             rounds: 0,
             batches: Vec::new(),
             heads: Vec::new(),
@@ -232,6 +233,7 @@ impl StorageNode {
         let Some(record) = self.holdings.current(file) else {
             self.keeping.floor.remove(&file);
             self.keeping.changes.remove(&file);
+            self.keeping.attempts.remove(&file);
             return;
         };
         let shards: Vec<Digest> = record.shards().map(|(.., shard, _)| shard.digest).collect();

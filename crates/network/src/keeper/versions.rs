@@ -93,8 +93,8 @@ impl StorageNode {
                 .collect();
             others.sort_unstable();
             // One that has kept the file before, or has no room, says no, and nobody tells which: of the closest
-            // ones each attempt passes over others, by the bits of its number.
-            let attempts = self.keeping.attempts;
+            // ones each attempt passes over others, by the bits of its number: none at first.
+            let attempts = self.keeping.attempts.get(&file).copied().unwrap_or(0);
             let asked =
                 |(at, it): (u32, _)| (at >= PASSED_OVER || attempts >> at & 1 == 0).then_some(it);
             let missing = wanted - record.keepers.len();
@@ -151,6 +151,7 @@ impl StorageNode {
         }
         let Some(next) = self.keeping.next.remove(&file) else { return };
         self.stats.versions += 1;
+        self.keeping.attempts.remove(&file);
         self.holdings.unstage(next.digest);
         self.keeping.floor.insert(file, (next.record.version, now));
         // What the version before needed, and this one does not.
@@ -169,7 +170,7 @@ impl StorageNode {
     fn next_failed(&mut self, now: Time, file: Digest, kept: bool) {
         let Some(next) = self.keeping.next.remove(&file) else { return };
         self.stats.superseded += 1;
-        self.keeping.attempts += 1;
+        *self.keeping.attempts.entry(file).or_default() += 1;
         self.holdings.unstage(next.digest);
         if kept {
             let keepers = next.record.keepers.iter();
