@@ -6,6 +6,8 @@ mod proofs;
 mod repairs;
 mod versions;
 
+pub(crate) use versions::ORPHANED;
+
 use crate::StorageDisks;
 use crate::node::{Config, StorageNode};
 use crate::record::FileRecord;
@@ -256,6 +258,7 @@ impl StorageNode {
         self.keeping.bad.forget_node(node);
         self.keeping.reputation.observe(now, node, Observation::Uptime { alive: false });
         self.keeping.leaving.remove(&node);
+        self.look_for_orphans(now + ORPHANED * self.config.membership.alive);
         self.reassess(now, node);
     }
 

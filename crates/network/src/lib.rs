@@ -40,6 +40,7 @@ mod locker;
 mod message;
 mod node;
 mod operation;
+mod orphans;
 mod record;
 mod routing;
 mod sweep;

@@ -8,7 +8,7 @@ mod views;
 pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDisks};
 use crate::fetches::Fetches;
 use crate::holder::Holdings;
-use crate::keeper::{COMPARING, Keeping};
+use crate::keeper::{COMPARING, Keeping, ORPHANED};
 use crate::leaving::Leaving;
 use crate::ledger::Teller;
 use crate::locker::Locking;
@@ -118,6 +118,8 @@ pub struct StorageNode {
     meet_at: Option<(Time, u32)>,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) sweep: Sweep,
+    /// When it is looked for promises to coordinators that are gone for good.
+    pub(crate) orphans_at: Option<Time>,
     /// Whether the participant has been seen to run.
     opened: bool,
     queue: VecDeque<Output>,
@@ -194,6 +196,8 @@ impl StorageNode {
             // No request has this number.
             ask_number: 0,
             ask_again: None,
+            // It may have promised something in an earlier life.
+            orphans_at: Some(now + ORPHANED * config.membership.alive),
             opened: false,
             queue: VecDeque::new(),
             config,
@@ -494,6 +498,7 @@ impl StorageNode {
         self.sweep_wake(now);
         self.holder_wake(now);
         self.keeper_wake(now);
+        self.orphans_wake(now, disks);
     }
 
     /// When [`Input::Wake`] is due, at the latest.
@@ -516,6 +521,7 @@ impl StorageNode {
             self.sweep.due(),
             self.holdings.due(),
             self.keeping.due(),
+            self.orphans_at,
             self.teller.as_ref().and_then(Teller::next_wake),
         ]
         .into_iter()

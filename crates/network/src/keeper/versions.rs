@@ -8,13 +8,13 @@ use crate::operation::{Ended, Purpose};
 use crate::record::FileRecord;
 use crate::transfer::request_key;
 use base::{NodeName, Time};
-use placement::{DirectoryMessage, Status, distance};
+use placement::{DirectoryMessage, distance};
 use std::cmp::Ordering;
 use store::Digest;
 
 /// For so many times the time after which a silent node is dead most keepers of a record have to be gone
 /// before the others go on without them.
-const ORPHANED: u32 = 10;
+pub(crate) const ORPHANED: u32 = 10;
 
 /// Among so many of the closest nodes those are looked for that will keep a record.
 const PASSED_OVER: u32 = 8;
@@ -39,13 +39,8 @@ impl StorageNode {
         if 2 * there > record.keepers.len() {
             return Some(record.version + 1);
         }
-        let long = ORPHANED * self.config.membership.alive;
-        let is_lost = |keeper: &NodeName| match self.membership.member(*keeper) {
-            Some(member) => member.status != Status::Dead || member.since + long <= now,
-            None => true,
-        };
-        let lost = record.keepers.iter().filter(|keeper| self.is_dead(**keeper)).all(is_lost);
-        lost.then_some(((record.version >> 32) + 1) << 32)
+        let mut gone = record.keepers.iter().filter(|keeper| self.is_dead(**keeper));
+        gone.all(|keeper| self.is_lost(now, *keeper)).then_some(((record.version >> 32) + 1) << 32)
     }
 
     /// Begins a record's next version, if there is something to say that it does not.

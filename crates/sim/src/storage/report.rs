@@ -38,6 +38,8 @@ pub struct Totals {
     /// At the end: in how many regions the stripe is that is in the fewest, and how much fuller the fullest
     /// node is than the emptiest one, in percent of what each can store.
     pub spread: (u64, u64),
+    /// Promises to coordinators that were gone for good, and that were kept.
+    pub orphans: u64,
     /// Versions of records that became current by repairs, and that did not.
     pub versions: (u64, u64),
     /// Proofs that ended, and that passed.
@@ -180,8 +182,8 @@ impl Report {
                 "repaired",
                 format!(
                     "{} shards rebuilt and verified by a re-scrub, {} stripes given up {:?}, {} records \
-                     turned, {} not",
-                    t.repaired.0, t.repaired.1, t.gave_up, t.versions.0, t.versions.1
+                     turned, {} not; {} promises kept to coordinators that are gone for good",
+                    t.repaired.0, t.repaired.1, t.gave_up, t.versions.0, t.versions.1, t.orphans
                 ),
             ),
             (
@@ -298,6 +300,7 @@ impl Report {
             "fetches_late": t.fetches.3,
             "moved": t.moved.0,
             "moved_bytes": t.moved.2,
+            "orphans": t.orphans,
             "left": t.left.0,
             "escrows": t.escrows.0,
         })

@@ -2152,6 +2152,7 @@ impl<'a> World<'a> {
             totals.fetches.3 += fetches.late;
             totals.versions.0 += stats.versions;
             totals.versions.1 += stats.superseded;
+            totals.orphans += stats.orphans;
             totals.proofs.0 += seen.proofs_ended;
             totals.proofs.1 += seen.proofs_passed;
             totals.checked.0 += seen.shards_checked;
