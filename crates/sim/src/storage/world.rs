@@ -125,12 +125,12 @@ impl Event {
     }
 }
 
-/// A crash that is due: before so many more outputs.
+/// A node goes down before so many more outputs: for a while, or for good.
 #[derive(Clone, Copy, Debug)]
 struct Strike {
     entry: plan::Entry,
     outputs: u32,
-    down: Duration,
+    down: Option<Duration>,
 }
 
 /// A message on its way: a transaction's as it is, all others as bytes.
@@ -243,6 +243,8 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 /// A client that was told to, or whose node is not there, asks again after this long.
 const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// Who leaves without a word does so before one of so many more outputs.
+const LEAVES_WITHIN: u64 = 40;
 /// How long a node may take to leave in order.
 const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 /// How long after clients have begun to ask the ledger is busy with them.
@@ -294,6 +296,8 @@ pub struct World<'a> {
     flushes: [base::Latency; LANES],
     phase: Phase,
     healed: bool,
+    /// Somebody leaves once it is about to say that a transaction is committed.
+    departs: Option<plan::Entry>,
     rest_by: Time,
     out: Vec<Output>,
     compared: u64,
@@ -346,6 +350,7 @@ impl<'a> World<'a> {
             flushes: Default::default(),
             phase: Phase::Serving,
             healed: false,
+            departs: None,
             rest_by: Time::NEVER,
             out: Vec::new(),
             compared: 0,
@@ -420,7 +425,7 @@ impl<'a> World<'a> {
                 let outputs = draw.nth(2).between(1, 60) as u32;
                 let down = Self::between(draw.nth(3), down);
                 let entry = plan::Entry { kind, number };
-                self.schedule(at, node, Event::Crash(Strike { entry, outputs, down }));
+                self.schedule(at, node, Event::Crash(Strike { entry, outputs, down: Some(down) }));
             }
         }
         let key = self.root.child("crash").child("ledger");
@@ -430,7 +435,7 @@ impl<'a> World<'a> {
             let outputs = draw.nth(1).between(1, 60) as u32;
             let down = Self::between(draw.nth(2), down);
             let entry = plan::Entry { kind: Kind::LedgerLoss, number };
-            self.schedule(at, 0, Event::Crash(Strike { entry, outputs, down }));
+            self.schedule(at, 0, Event::Crash(Strike { entry, outputs, down: Some(down) }));
         }
         let key = self.root.child("sync.error");
         for number in self.plan.numbers(Kind::SyncError, self.scenario.faults.sync_errors) {
@@ -864,10 +869,10 @@ impl<'a> World<'a> {
                     strike.outputs -= 1;
                     if strike.outputs == 0 {
                         let Strike { entry, down, .. } = *strike;
-                        self.note(|| format!("{entry}: n{node}, which is down for {down:?}"));
-                        self.crash(node, entry.kind != Kind::ProcessCrash, Some(down));
+                        self.strike(node, entry, down);
                     }
                 }
+                self.departs_before(node, &output);
                 self.holder_crashes_before(node, &output);
                 if self.process(node, id).is_none() {
                     break;
@@ -1691,9 +1696,43 @@ impl<'a> World<'a> {
                 Event::Drain { process, since: self.now },
             );
         }
-        *self.totals.faults.entry("nodes left without a word").or_default() += 1;
-        self.note(|| format!("leave {number}: n{node} leaves without a word"));
-        self.goes(node);
+        let entry = plan::Entry { kind: Kind::Leave, number };
+        if draw.nth(3).below(2) == 0 {
+            self.departs = Some(entry);
+            return;
+        }
+        let outputs = draw.nth(2).between(1, LEAVES_WITHIN) as u32;
+        self.machines[node as usize].strike = Some(Strike { entry, outputs, down: None });
+    }
+
+    /// Whoever is the next to tell others that a transaction is committed leaves before it has: they have promised
+    /// it, and nobody is left who knows.
+    fn departs_before(&mut self, node: u32, output: &Output) {
+        use coordinator::Message::Transaction;
+        if self.departs.is_none() || node == 0 || self.healed {
+            return;
+        }
+        let machine = &self.machines[node as usize];
+        let stays = machine.drains || machine.process.is_none() || machine.stalled > self.now;
+        if let Output::Send { to, message: Message::Transaction(Transaction(told)) } = output
+            && matches!(told, twopc::Message::Commit { .. })
+            && *to != NodeName::numbered(u64::from(node))
+            && !stays
+            && let Some(entry) = self.departs.take()
+        {
+            self.strike(node, entry, None);
+        }
+    }
+
+    fn strike(&mut self, node: u32, entry: plan::Entry, down: Option<Duration>) {
+        let Some(down) = down else {
+            self.check_repairs(node);
+            *self.totals.faults.entry("nodes left without a word").or_default() += 1;
+            self.note(|| format!("{entry}: n{node} leaves without a word"));
+            return self.goes(node);
+        };
+        self.note(|| format!("{entry}: n{node}, which is down for {down:?}"));
+        self.crash(node, entry.kind != Kind::ProcessCrash, Some(down));
     }
 
     /// Whether a node that leaves in order has done so: then it goes, and nothing may be missed. One that
