@@ -19,6 +19,9 @@ pub(crate) const ORPHANED: u32 = 10;
 /// Among so many of the closest nodes those are looked for that will keep a record.
 const PASSED_OVER: u32 = 8;
 
+/// So often the pause behind a next version that came to nothing is twice the one before.
+const PAUSES_DOUBLE: u32 = 6;
+
 /// A record's next version, on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Next {
@@ -165,7 +168,10 @@ impl StorageNode {
     fn next_failed(&mut self, now: Time, file: Digest, kept: bool) {
         let Some(next) = self.keeping.next.remove(&file) else { return };
         self.stats.superseded += 1;
-        *self.keeping.attempts.entry(file).or_default() += 1;
+        let attempts = self.keeping.attempts.entry(file).or_default();
+        *attempts += 1;
+        // A keeper may wait for somebody who is gone for as long as nodes wait for anybody.
+        let pause = self.config.patience * (1 << (*attempts - 1).min(PAUSES_DOUBLE));
         self.holdings.unstage(next.digest);
         if kept {
             let keepers = next.record.keepers.iter();
@@ -184,7 +190,7 @@ impl StorageNode {
                 changes.entry((stripe.chunk, index)).or_insert(new);
             }
         }
-        self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+        self.keeping.floor.insert(file, (next.before.version, now + pause));
         self.look_after(now, file);
         self.compare_records(&next.record);
     }
