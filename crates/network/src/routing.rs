@@ -49,7 +49,8 @@ impl Routing {
     }
 
     /// The candidates, whom to ask first at the front. Each is there once. `first`: so many are asked at once, and
-    /// the slowest of them is waited for.
+    /// the slowest of them is waited for. These the bandit chooses; behind them are those to ask in their place, by
+    /// what was measured, with an unknown one in front now and then.
     pub(crate) fn order(
         &mut self,
         from: placement::Region,
@@ -73,10 +74,15 @@ impl Routing {
         let waits: Vec<(NodeName, u64)> = left.iter().map(|it| (it.node, expected(it))).collect();
         let by_score = waits[..first].iter().map(|(_, wait)| *wait).max();
         let mut order = Vec::with_capacity(left.len());
-        while let Some(node) = self.learns.choose(&left) {
+        while order.len() < first
+            && let Some(node) = self.learns.choose(&left)
+        {
             left.retain(|other| other.node != node);
             order.push(node);
         }
+        // Who is asked in the place of one of these is to be quick, or to get known.
+        let others: Vec<NodeName> = left.iter().map(|it| it.node).collect();
+        order.extend(self.measured.order(&others));
         let chosen = waits.iter().filter(|(node, _)| order[..first].contains(node));
         let learned = chosen.map(|(_, wait)| *wait).max();
         let mut best: Vec<u64> = waits.iter().map(|(_, wait)| *wait).collect();
