@@ -460,7 +460,7 @@ impl Cage {
             HOSTILE => format!("out/hostile-storage-{seed}.toml"),
             SMALL => format!("out/small-storage-{seed}.toml"),
             [file] if file.ends_with(".toml") => {
-                let name = std::path::Path::new(file).file_stem().unwrap_or_default();
+                let name = Path::new(file).file_stem().unwrap_or_default();
                 format!("out/{}-{seed}.toml", name.to_string_lossy())
             }
             _ => format!("out/small-{seed}-{seed}.toml"),
