@@ -287,6 +287,7 @@ pub struct World<'a> {
     flushes: [base::Latency; LANES],
     phase: Phase,
     healed: bool,
+    /// Until when clients have to be served, or all has to be at rest.
     rest_by: Time,
     out: Vec<Output>,
     compared: u64,
@@ -363,6 +364,8 @@ impl<'a> World<'a> {
             *world.totals.faults.entry("boasters").or_default() += 1;
         }
         world.plan_crashes();
+        // Whoever asks first is served within that time too.
+        world.rest_by = world.begin() + scenario.storage.budget.0;
         world.start_clients(world.begin());
         world
     }
@@ -1399,6 +1402,7 @@ impl<'a> World<'a> {
         match self.phase {
             Phase::Serving => {
                 self.phase = Phase::Faults;
+                self.rest_by = Time::NEVER;
                 self.plan_faults();
                 let at = self.now + self.scenario.storage.lasts.0;
                 self.schedule(at, 0, Event::Heal);
