@@ -115,7 +115,7 @@ pub struct Storage {
     pub shard_disk: Between,
     /// How long the world goes on before it is healed and looked at, from when clients have been served.
     pub lasts: Span,
-    /// How long everything may take to come to rest after that, and clients to be served before.
+    /// How long everything may take to come to rest after that.
     pub budget: Span,
     /// How many events may happen.
     pub events: u64,

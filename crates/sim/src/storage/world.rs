@@ -236,6 +236,8 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
 /// A client that was told to, or whose node is not there, asks again after this long.
 const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// How long all who ask before faults are looked at may take to be served.
+const SERVED_MAX: Duration = Duration::from_secs(7_200);
 /// How long a node may take to leave in order.
 const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 /// How long after clients have begun to ask the ledger is busy with them.
@@ -364,8 +366,7 @@ impl<'a> World<'a> {
             *world.totals.faults.entry("boasters").or_default() += 1;
         }
         world.plan_crashes();
-        // Whoever asks first is served within that time too.
-        world.rest_by = world.begin() + scenario.storage.budget.0;
+        world.rest_by = world.begin() + SERVED_MAX;
         world.start_clients(world.begin());
         world
     }
