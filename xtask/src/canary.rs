@@ -459,6 +459,10 @@ impl Cage {
         let file = match worlds {
             HOSTILE => format!("out/hostile-storage-{seed}.toml"),
             SMALL => format!("out/small-storage-{seed}.toml"),
+            [file] if file.ends_with(".toml") => {
+                let name = Path::new(file).file_stem().unwrap_or_default();
+                format!("out/{}-{seed}.toml", name.to_string_lossy())
+            }
             _ => format!("out/small-{seed}-{seed}.toml"),
         };
         let shrunk = self.sim().args(["shrink", &file, "--for", "9s", "--json"]).output()?;

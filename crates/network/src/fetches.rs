@@ -310,6 +310,12 @@ impl StorageNode {
         self.fetches.connections.used(peer)
     }
 
+    /// How many connections it uses in all.
+    #[must_use]
+    pub fn connections_used(&self) -> u32 {
+        self.fetches.connections.used_in_all()
+    }
+
     /// What became of its requests for bytes.
     #[must_use]
     pub fn fetch_stats(&self) -> FetchStats {

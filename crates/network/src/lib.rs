@@ -17,8 +17,20 @@
 //! | the client is told | so what it has been told of has all of its shards, durably, and is found |
 //! | later | the first keeper that is there asks holders for proofs; what is bad, or on nodes that are gone, is rebuilt from any k, kept by a saga, read again, and a next version is made current by 2PC; then what is not needed any more is released |
 //!
+//! A download asks, of each chunk, the k holders that the router puts first by what came of asking them before, and
+//! another one for each that is silent, slow or wrong. Bytes are always asked for, over [connections](placement::Connections): four
+//! to a peer, each with one request and its answer at a time; the others wait in a line with an end.
+//!
+//! # What locks guard
+//!
+//! A client has values changed under locks of a table ([`Request::Lock`]): they are taken, their fencing tokens are shown
+//! to the nodes that keep the values, which take no lower ones from then on; the values are read, written and the
+//! locks given back. What is written and the token under which it is are one record of the node's log.
+//!
 //! # What it guarantees
 //!
+//! - Of two that think they have a lock only the one with the higher token writes, whatever stood still or crashed.
+//! - What a node has moved is what both ends of each transfer say, if they do not agree to lie.
 //! - A shard is removed only once the log of its node says, durably, that no record needs it.
 //! - Two repairs of one file at the same time do not lose shards: one of them is aborted.
 //! - A node that leaves in order goes when no record needs what it holds.
@@ -26,6 +38,9 @@
 //!
 //! # What it does not
 //!
+//! - What was reconciled of bandwidth is known to the authority alone, which makes reputations of it for the network's
+//!   health; other nodes think of each other by proofs and by who was there.
+//! - A client whose node crashes while it writes under locks, and that asks again, may have it done twice.
 //! - A node that runs an upload and never comes back leaves shards that no record names. They take room;
 //!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - Messages of transactions have no bytes here: see [`Message`].

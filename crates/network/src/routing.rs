@@ -30,6 +30,8 @@ pub(crate) struct Routing {
     /// Nobody is measured: whoever is ranked by this is ranked by region and reputation alone.
     unmeasured: PeerLatency,
     patience: Duration,
+    /// Below this nobody is asked as long as there are others.
+    reputation_min: Ratio,
     regret: Regret,
 }
 
@@ -44,12 +46,14 @@ impl Routing {
             measured: PeerLatency::new(latency, &key),
             unmeasured: PeerLatency::new(latency, &key),
             patience: config.patience,
+            reputation_min: RouterConfig::default().reputation_min,
             regret: Regret::default(),
         }
     }
 
     /// The candidates, whom to ask first at the front. Each is there once. `first`: so many are asked at once, and
-    /// the slowest of them is waited for.
+    /// the slowest of them is waited for. These the bandit chooses; behind them are those to ask in their place, by
+    /// what was measured, with an unknown one in front now and then.
     pub(crate) fn order(
         &mut self,
         from: placement::Region,
@@ -61,7 +65,8 @@ impl Routing {
             region: it.region,
             score: self.router.score(it, &self.unmeasured),
         };
-        let mut left: Vec<Ranked> = all.iter().map(score).collect();
+        let trusted = |it: &&Candidate| it.reputation >= self.reputation_min;
+        let mut left: Vec<Ranked> = all.iter().filter(trusted).map(score).collect();
         left.sort_unstable_by_key(|it| (std::cmp::Reverse(it.score), it.node));
         left.dedup_by_key(|it| it.node);
         let expected = |it: &Ranked| {
@@ -73,10 +78,19 @@ impl Routing {
         let waits: Vec<(NodeName, u64)> = left.iter().map(|it| (it.node, expected(it))).collect();
         let by_score = waits[..first].iter().map(|(_, wait)| *wait).max();
         let mut order = Vec::with_capacity(left.len());
-        while let Some(node) = self.learns.choose(&left) {
+        while order.len() < first
+            && let Some(node) = self.learns.choose(&left)
+        {
             left.retain(|other| other.node != node);
             order.push(node);
         }
+        // Who is asked in the place of one of these is to be quick, or to get known.
+        let others: Vec<NodeName> = left.iter().map(|it| it.node).collect();
+        order.extend(self.measured.order(&others));
+        // Who has too bad a name is asked when nobody else is left.
+        let shunned: BTreeSet<NodeName> =
+            all.iter().filter(|it| it.reputation < self.reputation_min).map(|it| it.node).collect();
+        order.extend(shunned);
         let chosen = waits.iter().filter(|(node, _)| order[..first].contains(node));
         let learned = chosen.map(|(_, wait)| *wait).max();
         let mut best: Vec<u64> = waits.iter().map(|(_, wait)| *wait).collect();
@@ -147,6 +161,7 @@ mod tests {
             measured: PeerLatency::new(latency, &key),
             unmeasured: PeerLatency::new(latency, &key),
             patience: Duration::from_secs(30),
+            reputation_min: RouterConfig::default().reputation_min,
             regret: Regret::default(),
         };
         let candidate = |number| Candidate {
@@ -170,6 +185,10 @@ mod tests {
             }
             now += Duration::from_secs(60);
         }
+        // Who has a bad name is last, however near.
+        let mut shunned = all.clone();
+        shunned[2].reputation = Ratio::percent(29);
+        assert_eq!(routing.order(near, &shunned, 1)[3], NodeName::numbered(2));
         let Regret { learned_micros, static_micros, .. } = routing.regret();
         // Whoever says nothing has failed, and is as slow as one waits.
         let silent = NodeName::numbered(1);

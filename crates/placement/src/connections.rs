@@ -174,6 +174,12 @@ impl Connections {
         all.filter(|id| self.connections[id].1 != State::Idle).count() as u32
     }
 
+    /// How many are being made, or in use, to anybody.
+    #[must_use]
+    pub fn used_in_all(&self) -> u32 {
+        self.connections.values().filter(|(_, state, _)| *state != State::Idle).count() as u32
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> u32 {

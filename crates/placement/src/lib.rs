@@ -61,8 +61,8 @@
 //!   moved it does not want back while the same nodes are there.
 //! - [`Router`] and [`AdaptiveRouter`]: every region is looked at, who has a reputation below 0.3 is not,
 //!   and the same seed and outcomes give the same choices.
-//! - [`Connections`]: at most four to a peer, each with an end in time. [`Bandwidth`]: what counts is what
-//!   both ends say.
+//! - [`Connections`]: at most four to a peer, each with an end in time.
+//! - [`Bandwidth`]: what counts is what both ends say, and of two numbers the lower. Two ends that lie alike are believed.
 //!
 //! # What it does not
 //!

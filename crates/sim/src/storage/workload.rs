@@ -56,6 +56,8 @@ pub struct Client {
     pub want: Want,
     /// Of whom.
     pub node: u32,
+    /// When it asks next.
+    pub asks: base::Time,
     /// When it asked first, if it has.
     pub asked: Option<base::Time>,
     /// Whether it was answered.
@@ -66,7 +68,7 @@ impl Client {
     /// One that has not asked yet.
     #[must_use]
     pub fn new(want: Want, node: u32) -> Client {
-        Client { want, node, asked: None, answered: false }
+        Client { want, node, asks: base::Time::ZERO, asked: None, answered: false }
     }
 }
 
