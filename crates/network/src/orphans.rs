@@ -55,6 +55,10 @@ impl StorageNode {
         let forced: Vec<PromiseKey> = forced.collect();
         let promised = participant.prepared().map(|(key, _)| key);
         let gone: Vec<PromiseKey> = promised.filter(|key| self.is_dead(of(key))).collect();
+        if !forced.is_empty() {
+            // What has become current by that may name what was given up meanwhile.
+            self.keeping.audit_at_once(now);
+        }
         for key in forced {
             self.intervene(now, key, Force::Forget, disks);
         }

@@ -92,6 +92,13 @@ impl StorageNode {
                 }),
             ),
             ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),
+            (
+                "promises to those who are gone",
+                host.is_some_and(|host| {
+                    let mut forced = host.participant().forced();
+                    forced.any(|(_, forced)| forced.forgotten.is_none())
+                }),
+            ),
             ("cells", host.is_some_and(|host| host.locks().held(now).next().is_some())),
             ("operations to be asked for again", self.operations.waits()),
             ("transfers", !self.transfers.is_empty()),
