@@ -324,7 +324,7 @@ impl StorageNode {
         self.directory.accept(lookup);
         match &transfer.what {
             What::Put { manifest, .. } => {
-                let answer = if **manifest == record.manifest {
+                let answer = if manifest.content() == record.manifest.content() {
                     Answer::Stored { version: record.version }
                 } else {
                     Answer::NameTaken

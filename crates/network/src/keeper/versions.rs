@@ -244,7 +244,7 @@ impl StorageNode {
         let Ok(theirs) = FileRecord::decode(record) else { return };
         let Some(own) = self.holdings.current(theirs.file) else { return };
         let replaced = theirs.version > own.version
-            && theirs.manifest == own.manifest
+            && theirs.manifest.content() == own.manifest.content()
             && !theirs.keepers.contains(&self.name);
         if !replaced || self.keeping.next.contains_key(&theirs.file) {
             return;
