@@ -508,6 +508,7 @@ impl StorageNode {
                     Some(Note::Upload(intent)) => {
                         self.transfers.left.insert(digest, *intent);
                     }
+                    Some(Note::Recoding(recoding)) => self.encoding_left(digest, *recoding),
                     None => {}
                 },
             }

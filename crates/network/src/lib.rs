@@ -49,7 +49,8 @@ pub use intent::is_note;
 pub use ledger::LEDGER_EVENT;
 pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
 pub use node::{
-    Answer, Config, Input, Output, Request, ShardDone, Stats, StorageDisks, StorageNode,
+    Answer, Config, EncodingConfig, Input, Output, Request, ShardDone, Stats, StorageDisks,
+    StorageNode,
 };
 pub use record::FileRecord;
 pub use routing::Regret;

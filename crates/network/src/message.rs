@@ -3,6 +3,7 @@
 use crate::sweep::{Claim, Doubt};
 use base::bytes::{Malformed, Reader, Writer};
 use base::{NodeName, ShardId, Token};
+use erasure::Scheme;
 use incentives::Ask;
 use locks::{FencingToken, Holder, Hypervector, Lease};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
@@ -90,6 +91,8 @@ pub enum Message {
         /// Its version.
         version: u64,
     },
+    /// From the authority, to whoever reports: the scheme that files should have.
+    Advice(Scheme),
 }
 
 /// What a table of locks says to a holder.
@@ -171,6 +174,7 @@ impl Message {
             Message::Doubts(_) => 15,
             Message::Claims(_) => 16,
             Message::Version { .. } => 17,
+            Message::Advice(_) => 18,
         }
     }
 
@@ -199,6 +203,9 @@ impl Message {
             }
             Message::Version { file, version } => {
                 to.raw(&file.0).u64(*version);
+            }
+            Message::Advice(scheme) => {
+                to.u16(scheme.data()).u16(scheme.parity());
             }
             Message::Get { digest } | Message::Scrub { digest } => {
                 to.raw(&digest.0);
@@ -323,6 +330,10 @@ impl Message {
                 Message::Claims((0..count).map(|_| claim(from)).collect::<Result<_, Malformed>>()?)
             }
             17 => Message::Version { file: digest(from)?, version: from.u64()? },
+            18 => {
+                let scheme = Scheme::new(from.u16()?, from.u16()?);
+                Message::Advice(scheme.map_err(|_| from.wrong("no scheme has this k and m"))?)
+            }
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use store::{Assembly, Digest, EncodedShard, Manifest};
 
 /// How many steps one saga of an upload has: below the coordinator's limit, with room for the record's.
-const BATCH: usize = 24;
+pub(crate) const BATCH: usize = 24;
 
 /// So often an upload waits twice as long as before, until it begins anew.
 const DOUBLINGS: u32 = 4;
@@ -565,7 +565,7 @@ impl StorageNode {
     }
 
     /// A node for each shard of a stripe, in two regions at least if there are as many.
-    fn places(
+    pub(crate) fn places(
         &self,
         manifest: &Digest,
         chunk: u32,

@@ -27,6 +27,8 @@ pub(super) struct Next {
     /// What it takes the place of.
     before: FileRecord,
     before_digest: Digest,
+    /// By which note, if it has another encoding.
+    anew: Option<Digest>,
 }
 
 impl StorageNode {
@@ -77,8 +79,14 @@ impl StorageNode {
         let changes = self.keeping.changes.remove(&file).unwrap_or_default();
         let mut record = before.clone();
         record.version = version;
-        for ((chunk, index), node) in changes {
-            record.holders[chunk as usize][usize::from(index)] = node;
+        let manifest = record.manifest.id();
+        for ((stripe, index), (node, shard)) in changes {
+            if stripe.manifest == manifest {
+                record.holders[stripe.chunk as usize][usize::from(index)] = node;
+            } else {
+                // It was repaired, and the file has another encoding now.
+                self.keeping.to_release.push((node, shard));
+            }
         }
         let reach = self.reach(file);
         record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
@@ -108,9 +116,28 @@ impl StorageNode {
         let digest = Digest::of(&bytes);
         self.holdings.stage(digest, bytes.into());
         let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
-        self.keeping.next.insert(file, Next { record, digest, before, before_digest });
+        let next = Next { record, digest, before, before_digest, anew: None };
+        self.keeping.next.insert(file, next);
         let number = self.draw_number();
         let key = request_key(b'n', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
+    }
+
+    /// Begins a record's next version that has another encoding.
+    pub(super) fn begin_anew(
+        &mut self,
+        now: Time,
+        (before, record): (FileRecord, FileRecord),
+        note: Digest,
+        disks: &dyn StorageDisks,
+    ) {
+        let (bytes, file) = (record.encode(), record.file);
+        let (digest, before_digest) = (Digest::of(&bytes), Digest::of(&before.encode()));
+        self.holdings.stage(digest, bytes.into());
+        let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
+        let next = Next { record, digest, before, before_digest, anew: Some(note) };
+        self.keeping.next.insert(file, next);
+        let key = request_key(b'f', &[&self.name.0, &note.0]);
         self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
     }
 
@@ -128,15 +155,23 @@ impl StorageNode {
     fn next_unknown(&mut self, now: Time, file: Digest) {
         let Some(next) = self.keeping.next.remove(&file) else { return };
         self.holdings.unstage(next.digest);
+        if next.anew.is_some() {
+            self.encoding_unknown();
+        }
         self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
         self.compare_records(&next.record);
     }
 
     pub(super) fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
         let Some(next) = self.keeping.next.get(&file).cloned() else { return };
-        let Next { record, digest, before, .. } = next;
-        let number = self.draw_number();
-        let key = request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        let Next { record, digest, before, anew, .. } = next;
+        let key = match anew {
+            Some(note) => request_key(b'g', &[&self.name.0, &note.0]),
+            None => {
+                let number = self.draw_number();
+                request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0])
+            }
+        };
         let was = |keeper| if before.keepers.contains(&keeper) { before.version } else { 0 };
         let purpose = Purpose::NextHead { file };
         self.turn_head(now, key, purpose, (&record, digest), was, disks);
@@ -153,6 +188,10 @@ impl StorageNode {
         self.stats.versions += 1;
         self.holdings.unstage(next.digest);
         self.keeping.floor.insert(file, (next.record.version, now));
+        if next.anew.is_some() {
+            self.encoding_done();
+            return self.look_after(now, file);
+        }
         // What the version before needed, and this one does not.
         let left = &mut self.keeping.to_release;
         left.extend(next.before.keepers.iter().map(|keeper| (*keeper, next.before_digest)));
@@ -171,6 +210,12 @@ impl StorageNode {
         self.stats.superseded += 1;
         self.keeping.attempts += 1;
         self.holdings.unstage(next.digest);
+        if next.anew.is_some() {
+            self.encoding_failed(now, kept);
+            self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+            self.look_after(now, file);
+            return self.compare_records(&next.record);
+        }
         if kept {
             let keepers = next.record.keepers.iter();
             self.keeping.to_release.extend(keepers.map(|keeper| (*keeper, next.digest)));
@@ -185,7 +230,7 @@ impl StorageNode {
                 self.keeping.to_release.push((new, shard.digest));
             } else {
                 let changes = self.keeping.changes.entry(file).or_default();
-                changes.entry((stripe.chunk, index)).or_insert(new);
+                changes.entry((stripe, index)).or_insert((new, shard.digest));
             }
         }
         self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));

@@ -3,7 +3,7 @@
 //! | rule | |
 //! |---|---|
 //! | S7 | a table grants nothing that somebody else has a living lease on, its tokens grow with every grant, over its restarts too, and it takes no claim under another token or with another tag |
-//! | S9 | in each of its lives a node has no more shards rebuilt, or moved, than its token buckets have given |
+//! | S9 | in each of its lives a node has no more shards rebuilt, moved or encoded anew than it may |
 //! | S15 | no version of a record but the first names a holder that has not said before that it read its shard and found it right |
 //!
 //! All are told by what a node sends, whoever receives it. Nothing of a table or a planner is asked.
@@ -45,8 +45,9 @@ struct Rebuilt {
 /// What has been seen of all nodes.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    /// What each of a node's token buckets gives in a minute: for repairs, and for moves.
-    per_minute: [u32; 2],
+    /// What each of a node's token buckets gives in a minute: for repairs, for moves, and for shards of files that
+    /// are encoded anew.
+    per_minute: [u32; 3],
     locks: BTreeMap<(u32, ShardId), Lock>,
     rebuilt: BTreeMap<u32, Rebuilt>,
     /// Who has read which shard and found it right when it was asked, or was named by a first version.
@@ -63,7 +64,7 @@ pub type Broken = (&'static str, String);
 impl Watch {
     /// Nothing has been seen.
     #[must_use]
-    pub fn new(per_minute: [u32; 2]) -> Watch {
+    pub fn new(per_minute: [u32; 3]) -> Watch {
         let (locks, rebuilt, verified) = Default::default();
         Watch { per_minute, locks, rebuilt, verified, grants: (0, 0), forgeries: 0 }
     }
@@ -191,8 +192,8 @@ impl Watch {
         let lived = now.since(rebuilt.since).as_nanos();
         let given =
             |bucket: u32| u128::from(bucket) + u128::from(bucket) * lived / PERIOD.as_nanos();
-        let [repairs, moves] = self.per_minute;
-        let given = given(repairs.max(1)) + given(moves);
+        let [repairs, moves, encoded] = self.per_minute;
+        let given = given(repairs.max(1)) + given(moves) + given(encoded);
         let count = rebuilt.shards.len() as u128;
         if count > given {
             let since = rebuilt.since;
@@ -257,7 +258,7 @@ mod tests {
     }
 
     fn rules(messages: &[(u64, Message)]) -> Option<&'static str> {
-        let mut watch = Watch::new([2, 0]);
+        let mut watch = Watch::new([2, 0, 0]);
         watch.started(Time::ZERO, 7);
         let to = NodeName::numbered(1);
         messages.iter().find_map(|(time, message)| {
@@ -287,7 +288,7 @@ mod tests {
             Message::Locked(LockAnswer::Verified { holder, shard, holds })
         };
         let forger = NodeName::numbered(u64::from(FORGER));
-        let mut watch = Watch::new([2, 0]);
+        let mut watch = Watch::new([2, 0, 0]);
         assert_eq!(watch.sent(at(0), 7, forger, &answer(false)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, NodeName::numbered(1), &answer(true)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(true)).map_err(|it| it.0), Err("S7"));

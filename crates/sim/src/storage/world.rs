@@ -296,10 +296,11 @@ impl<'a> World<'a> {
         let files = workload::files(scenario, &root);
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
-            judge: Judge::new(scenario.storage.data, &files),
+            judge: Judge::new(scenario.schemes(), &files),
             watch: Watch::new([
                 scenario.storage.repairs_per_minute,
                 scenario.storage.moves_per_minute,
+                scenario.storage.reencodes_per_minute * shards_max(scenario, &files),
             ]),
             clients: workload::wants(scenario, &root),
             plan: Plan::of(scenario),
@@ -586,6 +587,11 @@ impl<'a> World<'a> {
                 deadline: storage.audit_deadline.0,
                 ..repair::AuditConfig::default()
             },
+            schemes: self.scenario.policy(),
+            encodings: network::EncodingConfig {
+                per_minute: storage.reencodes_per_minute,
+                steady: storage.advice_steady.0,
+            },
             audit_every: storage.audit_every.0,
             locks: locks::Config::default(),
             membership: placement::MembershipConfig {
@@ -759,6 +765,12 @@ impl<'a> World<'a> {
                 }
                 if let Err((rule, what)) = self.watch.sent(self.now, node, to, &message) {
                     self.judge.object(rule, self.now, what);
+                }
+                if self.scenario.storage.reencodes_per_minute > 0
+                    && let Message::Bytes { bytes: Some(bytes), .. } = &message
+                    && let Ok(record) = network::FileRecord::decode(bytes)
+                {
+                    self.judge.named(self.now, &record);
                 }
                 self.forge(node, &message);
                 self.send(node, to.number() as u32, message);
@@ -1111,9 +1123,10 @@ impl<'a> World<'a> {
         let want = self.clients[at].want.clone();
         let kind = match (answer, want) {
             (Answer::Stored { .. }, Want::Put(file)) => {
+                let scheme = self.scheme_of(file);
                 let World { judge, machines, lay, hurt, .. } = self;
                 judge.stored(now, file, &|digest| has_right(machines, lay, digest), hurt);
-                judge.spread(now, file, &|digest| all_right(machines, lay, digest));
+                judge.spread(now, file, scheme, &|digest| all_right(machines, lay, digest));
                 "stored"
             }
             (Answer::Got(assembly), Want::Get(file)) => {
@@ -1406,7 +1419,7 @@ impl<'a> World<'a> {
             holders.get(&digest).is_some_and(|node| self.has_at(*node, digest))
                 && copies.all(|bytes| is_right(digest, Some(bytes)))
         };
-        self.judge.spare(digest, &right)
+        self.judge.spare(digest, record.manifest.scheme(), &right)
     }
 
     /// A node leaves for good, with all that it has or in order, and another one joins.
@@ -1529,6 +1542,9 @@ impl<'a> World<'a> {
 
     fn crash(&mut self, node: u32, power: bool, down: Option<Duration>) {
         self.check_repairs(node);
+        if let Some(process) = &self.machines[node as usize].process {
+            add_moves(&mut self.totals, process.node.stats());
+        }
         let machine = &mut self.machines[node as usize];
         machine.strike = None;
         machine.process = None;
@@ -1575,9 +1591,16 @@ impl<'a> World<'a> {
             self.schedule(now + LOOK_PAUSE, 0, Event::Look);
             return None;
         }
+        let stored: Vec<u32> = self.judge.all_stored().collect();
+        let newest = self.newest();
+        let scheme = |file: u32| {
+            let record = newest.get(&self.files[file as usize].name)?;
+            Some(record.manifest.scheme())
+        };
+        let schemes: Vec<_> = stored.iter().map(|file| (*file, scheme(*file))).collect();
         let World { judge, machines, lay, .. } = self;
-        for file in judge.all_stored().collect::<Vec<u32>>() {
-            judge.spread(now, file, &|digest| all_right(machines, lay, digest));
+        for (file, scheme) in schemes {
+            judge.spread(now, file, scheme, &|digest| all_right(machines, lay, digest));
         }
         match self.phase {
             Phase::Resting => {
@@ -1605,6 +1628,15 @@ impl<'a> World<'a> {
             }
         }
         newest
+    }
+
+    /// The scheme of a file by the newest record that is current somewhere, if there may be another than its owner's.
+    fn scheme_of(&self, file: u32) -> Option<erasure::Scheme> {
+        let name = self.files[file as usize].name;
+        let encodes = self.scenario.storage.reencodes_per_minute > 0;
+        let records = self.nodes().filter(|_| encodes).filter_map(|node| node.record(name));
+        let newest = records.max_by_key(|record| record.version)?;
+        Some(newest.manifest.scheme())
     }
 
     /// In how many regions the stripe is that is in the fewest, and how much fuller the fullest node is than the
@@ -1716,6 +1748,11 @@ impl<'a> World<'a> {
             self.judge.object("S16", self.now, what);
         }
         self.totals.spread = self.spread();
+        let mut schemes: BTreeMap<String, u64> = BTreeMap::new();
+        for record in self.newest().into_values() {
+            *schemes.entry(record.manifest.scheme().to_string()).or_default() += 1;
+        }
+        self.totals.schemes = schemes;
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
     }
 
@@ -1867,9 +1904,7 @@ impl<'a> World<'a> {
             totals.repair_bytes.0 += stats.repair_bytes;
             totals.repair_bytes.1 += stats.repair_bytes_min;
             totals.let_go += stats.let_go;
-            totals.moved.0 += stats.moved;
-            totals.moved.1 += stats.not_moved;
-            totals.moved.2 += stats.moved_bytes;
+            add_moves(&mut totals, stats);
             let regret = node.regret();
             totals.regret.0 += regret.choices;
             totals.regret.1 += regret.learned_micros;
@@ -1932,6 +1967,23 @@ impl<'a> World<'a> {
     }
 }
 
+/// What a life of a node has moved and encoded anew.
+fn add_moves(totals: &mut Totals, stats: network::Stats) {
+    totals.moved.0 += stats.moved;
+    totals.moved.1 += stats.not_moved;
+    totals.moved.2 += stats.moved_bytes;
+    totals.reencoded.0 += stats.reencoded;
+    totals.reencoded.1 += stats.not_reencoded;
+    totals.reencoded.2 += stats.reencoded_bytes;
+}
+
+/// How many shards a file has at most, in any scheme that it may have.
+fn shards_max(scenario: &Scenario, files: &[File]) -> u32 {
+    let chunks = files.iter().map(|file| file.manifest.chunks().len() as u32).max();
+    let total = scenario.schemes().iter().map(|scheme| u32::from(scheme.total())).max();
+    chunks.unwrap_or(0) * total.unwrap_or(0)
+}
+
 /// Whether a client wants units of the treasury.
 fn is_grant(want: &Want) -> bool {
     matches!(want, Want::Grant(_) | Want::Ledger(Ask::Grant { .. }))
@@ -1982,6 +2034,7 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
     let at_least = [
         ("repaired", expect.min_repaired, totals.repaired.0),
         ("shards moved", expect.min_moved, totals.moved.0),
+        ("files encoded anew", expect.min_reencoded, totals.reencoded.0),
         ("regions of each stripe", expect.min_stripe_regions, totals.spread.0),
         ("decided slashes", expect.min_decided, totals.escrows.1),
         ("local candidates in percent", expect.min_local_percent, totals.regions.1),
@@ -2007,6 +2060,12 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
         {
             return Some(format!("expected at most {expected} {name}, found {found}"));
         }
+    }
+    if let Some(expected) = &expect.scheme
+        && !totals.schemes.keys().eq([expected])
+    {
+        let found = &totals.schemes;
+        return Some(format!("expected all files to have the scheme {expected}, found {found:?}"));
     }
     let tier = health.map(|health| health.tier.clone());
     match &expect.health {
