@@ -45,8 +45,10 @@ impl Default for EncodingConfig {
 }
 
 /// So many times the patience of a message the new holders have to read their shards again, and a file that could not
-/// be encoded anew is left alone.
+/// be encoded anew is left alone; twice as long each time …
 const PATIENCE: u32 = 6;
+/// … but no more often than that.
+const DOUBLINGS: u32 = 6;
 
 /// What of files' encodings is under way.
 #[derive(Clone, Debug)]
@@ -58,8 +60,8 @@ pub(super) struct Encodings {
     /// What an earlier life has begun, by its notes.
     left: BTreeMap<Digest, Recoding>,
     next: Time,
-    /// Files that could not be encoded anew, until when they are left alone.
-    later: BTreeMap<Digest, Time>,
+    /// Files that could not be encoded anew, until when they are left alone, and how often it was.
+    later: BTreeMap<Digest, (Time, u32)>,
     codec: Codec,
 }
 
@@ -74,6 +76,9 @@ enum Stage {
         ask_at: Time,
         until: Time,
     },
+    /// Another version is current by now, and an earlier life may have come so far before: its transaction is asked
+    /// for again, by its key.
+    Asking(Box<Anew>),
     /// The next version is on its way: see `versions.rs`.
     Turning(Box<Anew>),
 }
@@ -140,7 +145,7 @@ impl Encodings {
         let stage = self.at.as_ref().and_then(|(_, stage)| match stage {
             Stage::Fetching(fetching) => fetching.asked.values().min().copied(),
             Stage::Verifying { ask_at, until, .. } => Some(*ask_at.min(until)),
-            Stage::Keeping(_) | Stage::Turning(_) => None,
+            Stage::Keeping(_) | Stage::Asking(_) | Stage::Turning(_) => None,
         });
         let next = (self.config.per_minute > 0).then_some(self.next);
         Time::earliest(stage, next)
@@ -184,7 +189,6 @@ impl StorageNode {
         let encodings = &mut self.keeping.encodings;
         if encodings.config.per_minute > 0 && encodings.next <= now {
             encodings.next = now + Duration::from_secs(60) / encodings.config.per_minute;
-            encodings.later.retain(|_, until| *until > now);
             self.begin_encoding(now);
         }
     }
@@ -213,7 +217,7 @@ impl StorageNode {
             let scheme = record.manifest.scheme();
             scheme != to
                 && (steady || is_urgent(scheme))
-                && !keeping.encodings.later.contains_key(&record.file)
+                && keeping.encodings.later.get(&record.file).is_none_or(|it| it.0 <= now)
                 && record.manifest.chunks().iter().all(|chunk| chunk.sealed.is_some())
                 && self.may_turn(now, record).is_some()
         };
@@ -239,7 +243,7 @@ impl StorageNode {
         if !keepers.all(|keeper| self.can_keep(*keeper, record.file, reach)) {
             return None;
         }
-        self.next_version(now, record)
+        self.version_anew(now, record)
     }
 
     /// Asks for as many shards of each chunk as are missing. Once there are enough, the node goes on.
@@ -307,14 +311,20 @@ impl StorageNode {
     fn leave_file(&mut self, now: Time) {
         if let Some((file, _)) = self.keeping.encodings.at.take() {
             self.stats.not_reencoded += 1;
-            let until = now + PATIENCE * self.config.patience;
-            self.keeping.encodings.later.insert(file, until);
+            let (until, times) = self.keeping.encodings.later.entry(file).or_default();
+            *until = now + (PATIENCE << (*times).min(DOUBLINGS)) * self.config.patience;
+            *times += 1;
         }
     }
 
     /// Does what is to be done next: in a round of its own, since most of it is told within another.
     pub(super) fn go_on_encoding(&mut self, now: Time, disks: &dyn StorageDisks) {
+        // Once it is known here whether what was promised has become current.
+        let host = self.transactions.participant();
+        let promises = |host: &node::Host| host.participant().prepared().next().is_some();
         if self.keeping.encodings.at.is_none()
+            && !self.keeping.encodings.left.is_empty()
+            && host.is_some_and(|host| !promises(host))
             && let Some((note, recoding)) = self.keeping.encodings.left.pop_first()
         {
             self.resume_encoding(note, recoding);
@@ -329,6 +339,13 @@ impl StorageNode {
             Some((_, Stage::Keeping(_))) => self.keep_encoded(disks, now),
             Some((_, Stage::Verifying { left, .. })) if left.is_empty() => {
                 self.turn_encoding(now, disks);
+            }
+            Some((file, Stage::Asking(anew))) if !self.keeping.next.contains_key(file) => {
+                let (file, anew) = (*file, anew.clone());
+                let Recoding { before, record, .. } = anew.recoding.clone();
+                let note = anew.note;
+                self.keeping.encodings.at = Some((file, Stage::Turning(anew)));
+                self.begin_anew(now, (before, record), note, disks);
             }
             _ => {}
         }
@@ -380,7 +397,21 @@ impl StorageNode {
         if !host.is_some_and(|host| host.store().value(work::needed(note)) > 0) {
             return;
         }
-        let (file, bytes) = (recoding.record.file, recoding.encode());
+        // Whatever this node has promised is settled: if the new version was made current, it was here too, for
+        // this node is one of its keepers.
+        let (file, version) = (recoding.record.file, recoding.record.version);
+        let head = self.head_of(file);
+        if head.version >= version {
+            let is_this = head.mark == work::mark(Digest::of(&recoding.record.encode()));
+            let anew = Box::new(Anew { note, recoding });
+            if head.version == version && is_this {
+                self.keeping.encodings.at = Some((file, Stage::Turning(anew)));
+                return self.encoding_done();
+            }
+            self.keeping.encodings.at = Some((file, Stage::Asking(anew)));
+            return;
+        }
+        let bytes = recoding.encode();
         self.holdings.stage(note, bytes.into());
         let (anew, staged) = (Anew { note, recoding }, vec![note]);
         let keeping = Keeping { anew, done: 0, ask: true, staged };
@@ -470,17 +501,9 @@ impl StorageNode {
         let (file, anew) = (*file, anew.clone());
         let Recoding { before, record, .. } = anew.recoding.clone();
         self.keeping.encodings.at = Some((file, Stage::Turning(anew.clone())));
-        let current = self.holdings.current(file);
-        if current.is_some_and(|it| it.manifest.id() == record.manifest.id()) {
-            // An earlier life has come as far as that.
-            return self.encoding_done();
-        }
-        let as_before = current == Some(&before) && !self.keeping.next.contains_key(&file);
-        if current.is_none() {
-            // Others keep it now, or its record has still to be read: nobody here can say what it names.
-            return self.encoding_unknown();
-        }
-        if !as_before {
+        let as_before = self.holdings.current(file) == Some(&before);
+        if !as_before || self.keeping.next.contains_key(&file) {
+            // A repair was faster.
             return self.encoding_failed(now, false);
         }
         self.begin_anew(now, (before, record), anew.note, disks);
@@ -507,12 +530,6 @@ impl StorageNode {
             _ => return,
         };
         let record = &anew.recoding.record;
-        let current = self.holdings.current(record.file);
-        if current.is_some_and(|it| it.manifest.id() == record.manifest.id()) {
-            // It was turned before, by an earlier life of this node that nobody here remembers.
-            self.keeping.encodings.at = Some((record.file, Stage::Turning(anew)));
-            return self.encoding_done();
-        }
         let mut kept = anew.wanted(self.name);
         if record_kept {
             let digest = Digest::of(&record.encode());

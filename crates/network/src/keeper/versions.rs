@@ -16,6 +16,12 @@ use store::Digest;
 /// before the others go on without them.
 const ORPHANED: u32 = 10;
 
+/// A version of which most keepers were missing counts from the next multiple of 2 to this on …
+const ORPHANS: u32 = 32;
+/// … and one with another encoding from the next of 2 to this: whatever anybody has done with the one before, on
+/// whichever side of a partition, is older. Its shards are gone.
+const ANEW: u32 = 48;
+
 /// Among so many of the closest nodes those are looked for that will keep a record.
 const PASSED_OVER: u32 = 8;
 
@@ -29,6 +35,11 @@ pub(super) struct Next {
     before_digest: Digest,
     /// By which note, if it has another encoding.
     anew: Option<Digest>,
+}
+
+/// Whether most keepers of a record have been missing since it was encoded last.
+fn is_orphaned(version: u64) -> bool {
+    version >> ORPHANS & ((1 << (ANEW - ORPHANS)) - 1) != 0
 }
 
 impl StorageNode {
@@ -47,7 +58,14 @@ impl StorageNode {
             None => true,
         };
         let lost = record.keepers.iter().filter(|keeper| self.is_dead(**keeper)).all(is_lost);
-        lost.then_some(((record.version >> 32) + 1) << 32)
+        lost.then_some(((record.version >> ORPHANS) + 1) << ORPHANS)
+    }
+
+    /// The number of a record's next version, if that has another encoding. Only while most of its keepers have
+    /// always been there: those who go on alone might do so on either side of a partition.
+    pub(super) fn version_anew(&self, now: Time, record: &FileRecord) -> Option<u64> {
+        let next = self.next_version(now, record)?;
+        (!is_orphaned(next)).then_some(((next >> ANEW) + 1) << ANEW)
     }
 
     /// Begins a record's next version, if there is something to say that it does not.
@@ -256,6 +274,24 @@ impl StorageNode {
             told.extend(others.into_iter().filter(to).map(|node| (node, message.clone())));
         }
         told.into_iter().for_each(|(node, message)| self.send(node, message));
+        self.look_for_others();
+    }
+
+    /// Whoever went on without most of the keepers asks those that a lookup would ask whether the others are there
+    /// after all, and have come further.
+    fn look_for_others(&mut self) {
+        let orphans = self.holdings.all_current().filter(|record| is_orphaned(record.version));
+        let files: Vec<Digest> = orphans.map(|record| record.file).collect();
+        for file in files {
+            let reach = self.reach(file);
+            let near = self.membership.candidates().map(|candidate| candidate.node);
+            let near = near.filter(|node| reach.is_none_or(|it| distance(*node, &file.0) <= it));
+            for node in near.collect::<Vec<NodeName>>() {
+                let (lookup, key) = (COMPARING, file.0);
+                let message = DirectoryMessage::Find { lookup, key };
+                self.send(node, Message::Directory(message));
+            }
+        }
     }
 
     /// Another keeper says which version is current there: whoever has the older one gets the newer.

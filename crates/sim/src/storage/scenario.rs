@@ -416,7 +416,7 @@ pub fn small(seed: u64) -> String {
     // In half of them files come to have another scheme than their owners gave them.
     let mut anew = base::prng::Key::root(seed).child("storage.small.encodings").stream();
     let encodes = anew.below(2) * anew.between(6, 60);
-    let schemes = ["[4, 2]", "[3, 1]", "[2]", "[6, 3, 2]"][anew.below(4) as usize];
+    let schemes = ["[4, 2]", "[3, 2]", "[2]", "[6, 3, 2]"][anew.below(4) as usize];
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -467,8 +467,9 @@ pub fn hostile(seed: u64) -> String {
     let (per_minute, regions) = (moves.below(2) * moves.between(2, 20), moves.between(1, 9));
     let joins = moves.below(3) / 2 * moves.between(1, 4);
     let mut anew = base::prng::Key::root(seed).child("storage.hostile.encodings").stream();
-    let encodes = anew.below(3) / 2 * anew.between(2, 20);
-    let schemes = ["[4, 2]", "[3, 1]", "[2]", "[6, 3, 2]"][anew.below(4) as usize];
+    // Nodes that go or lie take more of a stripe than one parity shard can replace, and what they had needs a node.
+    let encodes = if crowded { 0 } else { anew.below(2) * anew.between(2, 20) };
+    let schemes = "[4]";
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
