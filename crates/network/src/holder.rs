@@ -362,7 +362,7 @@ impl StorageNode {
         &mut self,
         now: Time,
         from: NodeName,
-        message: coordinator::Message,
+        mut message: coordinator::Message,
         work: Work,
         direction: Direction,
         disks: &dyn crate::StorageDisks,
@@ -395,6 +395,13 @@ impl StorageNode {
             (Work::Keep { digest, .. } | Work::Release { digest }, _) => {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
                     awaited.calls.clear();
+                }
+                if let (Work::Release { .. }, Direction::Backward) = (work, direction)
+                    && let coordinator::Message::StepCall { call, .. } = &mut message
+                {
+                    // What was let go may be gone from the disk, and nobody wants it back: that its coordinator was
+                    // not told in time undoes nothing.
+                    call.order = coordinator::UndoOrder::MarkDone;
                 }
                 self.pass_on(now, from, message, |work| work.translated(Current::default()), disks);
                 self.holdings.doubtful.insert(digest);

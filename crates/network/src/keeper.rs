@@ -246,6 +246,8 @@ impl StorageNode {
         let Some(record) = self.holdings.current(file) else {
             self.keeping.floor.remove(&file);
             self.keeping.changes.remove(&file);
+            let Keeping { planner, by_manifest, .. } = &mut self.keeping;
+            planner.forget(|stripe| by_manifest.get(&stripe.manifest) == Some(&file));
             return;
         };
         let shards: Vec<Digest> = record.shards().map(|(.., shard, _)| shard.digest).collect();
