@@ -34,6 +34,9 @@ const MEETING: u32 = 20;
 /// How long a node that is away may come back to hear what it need not hold any more.
 const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
+/// By stripe and place: who has a shard now, and which.
+type NewHolders = BTreeMap<(StripeId, u16), (NodeName, Digest)>;
+
 /// What a node does as a keeper.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeping {
@@ -65,7 +68,7 @@ pub(crate) struct Keeping {
     by_manifest: BTreeMap<Digest, Digest>,
     by_shard: BTreeMap<Digest, Digest>,
     /// New holders that a file's next version will name, each with the shard that it has.
-    changes: BTreeMap<Digest, BTreeMap<(StripeId, u16), (NodeName, Digest)>>,
+    changes: BTreeMap<Digest, NewHolders>,
     encodings: Encodings,
     next: BTreeMap<Digest, Next>,
     /// Next versions whose bytes are kept, and which are to become current.

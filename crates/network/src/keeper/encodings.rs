@@ -330,11 +330,9 @@ impl StorageNode {
             self.resume_encoding(note, recoding);
         }
         match &self.keeping.encodings.at {
-            Some((_, Stage::Fetching(fetching))) => {
-                if fetching.assembly.wanted().next().is_none() {
-                    self.encode_anew(now);
-                    self.keep_encoded(disks, now);
-                }
+            Some((_, Stage::Fetching(fetching))) if fetching.assembly.wanted().next().is_none() => {
+                self.encode_anew(now);
+                self.keep_encoded(disks, now);
             }
             Some((_, Stage::Keeping(_))) => self.keep_encoded(disks, now),
             Some((_, Stage::Verifying { left, .. })) if left.is_empty() => {
@@ -394,7 +392,7 @@ impl StorageNode {
     /// Goes on with what an earlier life has begun: under the same keys.
     fn resume_encoding(&mut self, note: Digest, recoding: Recoding) {
         let host = self.transactions.participant();
-        if !host.is_some_and(|host| host.store().value(work::needed(note)) > 0) {
+        if host.is_none_or(|host| host.store().value(work::needed(note)) <= 0) {
             return;
         }
         // Whatever this node has promised is settled: if the new version was made current, it was here too, for
