@@ -543,8 +543,7 @@ mod tests {
     fn every_rule_can_fail() {
         let scenario = Scenario::parse(&small(1)).expect("it is a scenario");
         let files = files(&scenario, &base::prng::Key::root(1));
-        let data = scenario.storage.data;
-        let judge = || Judge::new(data, &files);
+        let judge = || Judge::new(scenario.schemes(), &files);
         let rule = |judge: &Judge| judge.finding.as_ref().map(|finding| finding.rule);
         let lost: BTreeSet<Digest> =
             files[0].shards.iter().filter(|s| s.chunk == 0).map(|s| s.digest).collect();
