@@ -30,6 +30,7 @@ struct Stored {
 
 const SMALL: &[&str] = &["storage", "--no-shrink"];
 const HOSTILE: &[&str] = &["storage", "--no-shrink", "--hostile"];
+const REBALANCE: &[&str] = &["sim-scenarios/storage/rebalance.toml", "--no-shrink"];
 
 const STORED: &[Stored] = include!("storage_canaries.in");
 

@@ -312,7 +312,7 @@ impl StorageNode {
     }
 
     /// The record of a file that the log says is current here.
-    fn head_of(&self, file: Digest) -> Current {
+    pub(crate) fn head_of(&self, file: Digest) -> Current {
         let host = self.transactions.participant();
         let value = |cell| host.map_or(0, |host| host.store().value(cell));
         let version = u64::try_from(value(work::head(file))).unwrap_or(0);
@@ -541,6 +541,7 @@ impl StorageNode {
                     Some(Note::Upload(intent)) => {
                         self.transfers.left.insert(digest, *intent);
                     }
+                    Some(Note::Recoding(recoding)) => self.encoding_left(digest, *recoding),
                     None => {}
                 },
             }

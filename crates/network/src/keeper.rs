@@ -1,6 +1,7 @@
 //! What the keeper of a file's record does for the file: asks for proofs, rebuilds what is lost, and makes
 //! the record say so.
 
+mod encodings;
 mod moves;
 mod proofs;
 mod repairs;
@@ -14,14 +15,17 @@ use crate::record::FileRecord;
 use crate::transfer::TransferId;
 use base::prng::keyed_hash;
 use base::{NodeName, RequestKey, Time, Token};
+use encodings::Encodings;
 use incentives::{Observation, Reputation, ReputationConfig};
 use placement::{LookupId, PlacerConfig, Rebalancer, Status, distance};
-use repair::{Auditor, BadCopies, Output, PlanId, RepairPlanner, Source, Verdict};
+use repair::{Auditor, BadCopies, Output, PlanId, RepairPlanner, Source, StripeId, Verdict};
 use saga::{Order, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Digest;
 use versions::Next;
+
+pub use encodings::EncodingConfig;
 
 /// The number of questions among keepers; a directory's own lookups are counted from 1.
 pub(crate) const COMPARING: LookupId = LookupId(u64::MAX);
@@ -31,6 +35,9 @@ const MEETING: u32 = 20;
 
 /// How long a node that is away may come back to hear what it need not hold any more.
 const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// By stripe and place: who has a shard now, and which.
+type NewHolders = BTreeMap<(StripeId, u16), (NodeName, Digest)>;
 
 /// What a node does as a keeper.
 #[derive(Clone, Debug)]
@@ -62,8 +69,9 @@ pub(crate) struct Keeping {
     /// Whose file a stripe, and a shard, is.
     by_manifest: BTreeMap<Digest, Digest>,
     by_shard: BTreeMap<Digest, Digest>,
-    /// New holders that a file's next version will name.
-    changes: BTreeMap<Digest, BTreeMap<(u32, u16), NodeName>>,
+    /// New holders that a file's next version will name, each with the shard that it has.
+    changes: BTreeMap<Digest, NewHolders>,
+    encodings: Encodings,
     next: BTreeMap<Digest, Next>,
     /// Next versions whose bytes are kept, and which are to become current.
     kept: Vec<Digest>,
@@ -121,6 +129,7 @@ impl Keeping {
             by_manifest: BTreeMap::new(),
             by_shard: BTreeMap::new(),
             changes: BTreeMap::new(),
+            encodings: Encodings::new(config.encodings, now),
             next: BTreeMap::new(),
             kept: Vec::new(),
             floor: BTreeMap::new(),
@@ -138,9 +147,15 @@ impl Keeping {
 
     pub(crate) fn due(&self) -> Option<Time> {
         let revisit = self.revisits.values().min().copied();
-        let balance = self.rebalancer.due();
-        let all =
-            [Some(self.next_audit), Some(balance), self.plan_at, self.auditor.next_wake(), revisit];
+        let (balance, encoding) = (self.rebalancer.due(), self.encodings.due());
+        let all = [
+            Some(self.next_audit),
+            Some(balance),
+            encoding,
+            self.plan_at,
+            self.auditor.next_wake(),
+            revisit,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -162,6 +177,7 @@ impl Keeping {
     pub(crate) fn is_at(&self, file: Digest) -> bool {
         self.next.contains_key(&file)
             || self.changes.contains_key(&file)
+            || self.encodings.is_at(file)
             || self.placing.values().any(|(_, shard)| self.file_of(*shard) == Some(file))
             || self.scrubbing.keys().any(|(_, shard)| self.file_of(*shard) == Some(file))
     }
@@ -177,10 +193,11 @@ impl Keeping {
     }
 
     /// What is under way, in words.
-    pub(crate) fn unrest(&self) -> [(&'static str, bool); 3] {
+    pub(crate) fn unrest(&self) -> [(&'static str, bool); 4] {
         [
             ("repairs", self.planner.pending() > 0),
             ("next versions", !self.next.is_empty()),
+            ("encodings", !self.encodings.is_idle()),
             (
                 "changes",
                 !self.changes.is_empty() || !self.to_release.is_empty() || !self.to_undo.is_empty(),
@@ -241,11 +258,18 @@ impl StorageNode {
             self.keeping.floor.remove(&file);
             self.keeping.changes.remove(&file);
             self.keeping.attempts.remove(&file);
+            let Keeping { planner, by_manifest, .. } = &mut self.keeping;
+            planner.forget(|stripe| by_manifest.get(&stripe.manifest) == Some(&file));
             return;
         };
         let shards: Vec<Digest> = record.shards().map(|(.., shard, _)| shard.digest).collect();
         let manifest = record.manifest.id();
         self.keeping.by_manifest.insert(manifest, file);
+        // Of another encoding nothing is repaired any more.
+        let Keeping { planner, by_manifest, .. } = &mut self.keeping;
+        planner.forget(|stripe| {
+            stripe.manifest != manifest && by_manifest.get(&stripe.manifest) == Some(&file)
+        });
         self.keeping.by_shard.extend(shards.into_iter().map(|shard| (shard, file)));
         self.look_after(now, file);
     }
@@ -328,6 +352,7 @@ impl StorageNode {
             self.look_after(now, file);
         }
         self.rebalance(now);
+        self.encodings_wake(now);
         if self.keeping.next_audit > now {
             return;
         }

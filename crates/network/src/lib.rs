@@ -16,6 +16,7 @@
 //! | it becomes the current version | a **2PC** of the keepers, each of which votes no if its current version is another, or if it lacks the bytes |
 //! | the client is told | so what it has been told of has all of its shards, durably, and is found |
 //! | later | the first keeper that is there asks holders for proofs; what is bad, or on nodes that are gone, is rebuilt from any k, kept by a saga, read again, and a next version is made current by 2PC; then what is not needed any more is released |
+//! | when it lies in the wrong place, or another scheme is advised | the same way: a saga, a look, a next version by 2PC, and then the old shards are released |
 //!
 //! A download asks, of each chunk, the k holders that the router puts first by what came of asking them before, and
 //! another one for each that is silent, slow or wrong. Bytes are always asked for, over [connections](placement::Connections): four
@@ -68,7 +69,8 @@ pub use intent::is_note;
 pub use ledger::LEDGER_EVENT;
 pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
 pub use node::{
-    Answer, Config, Input, Output, Request, ShardDone, Stats, StorageDisks, StorageNode,
+    Answer, Config, EncodingConfig, Input, Output, Request, ShardDone, Stats, StorageDisks,
+    StorageNode,
 };
 pub use record::FileRecord;
 pub use routing::Regret;

@@ -4,6 +4,7 @@ use crate::sweep::{Claim, Doubt};
 use crate::traffic::Transfer;
 use base::bytes::{Malformed, Reader, Writer};
 use base::{NodeName, ShardId, Token};
+use erasure::Scheme;
 use incentives::Ask;
 use locks::{FencingToken, Holder, Hypervector, Lease};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
@@ -114,6 +115,8 @@ pub enum Message {
         /// The value.
         value: i64,
     },
+    /// From the authority, to whoever reports: the scheme that files should have.
+    Advice(Scheme),
 }
 
 /// What a table of locks says to a holder.
@@ -198,6 +201,7 @@ impl Message {
             Message::Moved(_) => 18,
             Message::Read { .. } => 19,
             Message::Value { .. } => 20,
+            Message::Advice(_) => 21,
         }
     }
 
@@ -226,6 +230,9 @@ impl Message {
             }
             Message::Version { file, version } => {
                 to.raw(&file.0).u64(*version);
+            }
+            Message::Advice(scheme) => {
+                to.u16(scheme.data()).u16(scheme.parity());
             }
             Message::Get { digest, number } => {
                 to.raw(&digest.0).u64(*number);
@@ -382,6 +389,10 @@ impl Message {
                 shard: from.shard()?,
                 value: from.u64()?.cast_signed(),
             },
+            21 => {
+                let scheme = Scheme::new(from.u16()?, from.u16()?);
+                Message::Advice(scheme.map_err(|_| from.wrong("no scheme has this k and m"))?)
+            }
             _ => return Err(from.wrong("no kind of message")),
         };
         from.end()?;

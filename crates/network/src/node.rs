@@ -8,6 +8,7 @@ mod views;
 pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDisks};
 use crate::fetches::Fetches;
 use crate::holder::Holdings;
+pub use crate::keeper::EncodingConfig;
 use crate::keeper::{COMPARING, Keeping, ORPHANED};
 use crate::leaving::Leaving;
 use crate::ledger::Teller;
@@ -49,6 +50,10 @@ pub struct Config {
     pub rebalance: placement::RebalanceConfig,
     /// How it asks others for proofs.
     pub audit: repair::AuditConfig,
+    /// How the network's health is judged, and which schemes there are for files. All of it by the authority.
+    pub schemes: erasure::Config,
+    /// How files come to have the scheme that the authority advises.
+    pub encodings: EncodingConfig,
     /// How often each shard of a record's file is asked a proof of: 300 s.
     pub audit_every: Duration,
     /// Its table of locks.
@@ -163,8 +168,8 @@ impl StorageNode {
             teller
         });
         let policy = (config.authority == name).then(|| {
-            let policy = SchemePolicy::new(erasure::Config::default());
-            (policy.expect("the defaults go together"), BTreeMap::new())
+            let policy = SchemePolicy::new(config.schemes.clone());
+            (policy.expect("whoever configures it has seen that it goes together"), BTreeMap::new())
         });
         let mut node = StorageNode {
             keeping: Keeping::new(&config, now),
@@ -357,7 +362,9 @@ impl StorageNode {
                 if let Some((_, all)) = &mut self.policy {
                     all.insert(from, seen);
                 }
+                self.advise(from);
             }
+            Message::Advice(scheme) => self.advised(now, from, scheme),
         }
     }
 

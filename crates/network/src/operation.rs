@@ -17,6 +17,8 @@ pub(crate) enum Purpose {
     Publish { id: TransferId, attempt: u32 },
     /// A shard that repair has rebuilt.
     Rebuilt { plan: repair::PlanId, index: u16, node: NodeName, shard: Digest },
+    /// A batch of shards of a file's next encoding, by its note.
+    Encoded { note: Digest },
     /// A record's next version, at its keepers.
     NextKept { file: Digest },
     /// It becomes current.
@@ -96,6 +98,7 @@ impl StorageNode {
             Purpose::Rebuilt { plan, index, node, shard } => {
                 self.rebuilt_kept(now, plan, index, (node, shard), ended);
             }
+            Purpose::Encoded { note } => self.encoded_kept(now, note, ended),
             Purpose::NextKept { file } => self.next_kept(now, file, ended),
             Purpose::NextHead { file } => self.next_headed(now, file, ended),
             Purpose::Guarded { operation, attempt } => {

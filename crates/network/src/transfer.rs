@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use store::{Assembly, Digest, EncodedShard, Manifest};
 
 /// How many steps one saga of an upload has: below the coordinator's limit, with room for the record's.
-const BATCH: usize = 24;
+pub(crate) const BATCH: usize = 24;
 
 /// A download asks another holder after this part of the time for which an answer is waited for.
 const SLOW: u32 = 5;
@@ -330,7 +330,7 @@ impl StorageNode {
         self.directory.accept(lookup);
         match &transfer.what {
             What::Put { manifest, .. } => {
-                let answer = if **manifest == record.manifest {
+                let answer = if manifest.content() == record.manifest.content() {
                     Answer::Stored { version: record.version }
                 } else {
                     Answer::NameTaken
@@ -571,7 +571,7 @@ impl StorageNode {
     }
 
     /// A node for each shard of a stripe, in two regions at least if there are as many.
-    fn places(
+    pub(crate) fn places(
         &self,
         manifest: &Digest,
         chunk: u32,

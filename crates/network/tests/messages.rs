@@ -95,6 +95,7 @@ fn all() -> Vec<Message> {
             network::Doubt { digest, file: Some(digest) },
         ]),
         Message::Version { file: digest, version: 7 },
+        Message::Advice(erasure::Scheme::new(8, 3).expect("it exists")),
         Message::Claims(vec![network::Claim { digest, version: 1, keepers: 3, named: true }]),
         Message::Report(Observed { proofs_ended: 3, ..Observed::default() }),
     ];
@@ -110,7 +111,7 @@ fn all() -> Vec<Message> {
 fn every_message_comes_back_as_it_was() {
     let all = all();
     let kinds: std::collections::BTreeSet<u8> = all.iter().map(Message::kind).collect();
-    assert_eq!(kinds, (1..=20).collect(), "every kind that has bytes");
+    assert_eq!(kinds, (1..=21).collect(), "every kind that has bytes");
     for message in all {
         let bytes = message.encode().expect("it is no transaction's message");
         assert_eq!(Message::decode(&bytes), Ok(message));

@@ -107,7 +107,7 @@ impl Rebalancer {
     #[must_use]
     pub fn new(config: RebalanceConfig, placer: PlacerConfig, key: &Key, now: Time) -> Rebalancer {
         let (refused, next) = (BTreeMap::new(), now + config.period);
-        Rebalancer { config, placer, key: key.clone(), refused, next }
+        Rebalancer { config, placer, key: *key, refused, next }
     }
 
     /// When some stripes are to be looked at.

@@ -171,6 +171,8 @@ pub enum Output {
         index: u16,
         /// The new holder.
         node: NodeName,
+        /// The shard.
+        shard: Digest,
     },
     /// A stripe was given up; report it again when something has changed.
     GaveUp {
@@ -351,6 +353,15 @@ impl RepairPlanner {
         Ok(())
     }
 
+    /// Of the stripes that are named nothing is repaired any more; what is under way ends.
+    pub fn forget(&mut self, of: impl Fn(&StripeId) -> bool) {
+        self.queue.retain(|stripe, _| !of(stripe));
+        let plans = self.plans.values_mut().map(|plan| &mut plan.job);
+        for job in plans.filter(|job| of(&job.damage.stripe)) {
+            job.attempts = self.config.attempts_max;
+        }
+    }
+
     /// Begins what may begin, and gives up waiting for those who are silent. Call it when
     /// [`RepairPlanner::next_wake`] says so, and after reports.
     pub fn poll(&mut self, now: Time, bad: &mut BadCopies, out: &mut Vec<Output>) {
@@ -456,7 +467,7 @@ impl RepairPlanner {
                 Need::Lost => self.stats.repaired += 1,
                 Need::Misplaced => self.stats.moved += 1,
             }
-            out.push(Output::Repaired { stripe: at.job.damage.stripe, index, node });
+            out.push(Output::Repaired { stripe: at.job.damage.stripe, index, node, shard });
         } else {
             out.push(Output::Bad { node, shard });
             self.place_elsewhere(now, plan, index, out);

@@ -156,7 +156,10 @@ impl World {
                 let bytes = &disks[&(node, shard)];
                 assert_ne!(name(bytes), shard, "a good copy is called bad");
             }
-            Output::Repaired { stripe, index, node } => self.repaired.push((stripe, index, node)),
+            Output::Repaired { stripe, index, node, shard } => {
+                assert!(self.disks.contains_key(&(node, shard)));
+                self.repaired.push((stripe, index, node));
+            }
             Output::GaveUp { stripe, why, .. } => self.gave_up.push((stripe, why)),
         }
     }

@@ -108,7 +108,8 @@ pub fn encode(
     }
     let mut shards = Vec::new();
     let (chunks, seal) = (Vec::new(), [0; 32]);
-    let mut manifest = Manifest { scheme, salt, file_bytes: bytes, chunks, seal };
+    let version = Manifest::VERSION;
+    let mut manifest = Manifest { version, scheme, salt, file_bytes: bytes, chunks, seal };
     for (index, plain) in (0u32..).zip(file.chunks(chunk_bytes as usize)) {
         let smaller = compress(config, plain)?;
         let compressed = smaller.is_some();
@@ -116,20 +117,34 @@ pub fn encode(
         // A chunk has at most 1 GiB.
         let (plain_bytes, body_bytes) = (plain.len() as u32, body.len() as u32);
         let (siv, sealed) = key.seal(&manifest.place(index, plain_bytes, compressed), body);
-        let (mut words, _) = scheme.split(&sealed);
-        let parity = codec.encode(scheme, &words).expect("split makes k shards of one even length");
-        let parity: Vec<Vec<u8>> = parity.iter().map(<[u8]>::to_vec).collect();
-        words.extend(parity);
-        let mut entries = Vec::with_capacity(words.len());
-        for (place, bytes) in (0u16..).zip(words) {
-            let digest = Digest::of(&bytes);
-            entries.push(ShardEntry { digest, root: merkle::root(&bytes) });
-            shards.push(EncodedShard { chunk: index, index: place, digest, bytes });
-        }
-        manifest.chunks.push(Chunk { plain_bytes, compressed, body_bytes, siv, shards: entries });
+        let entries = cut(scheme, codec, index, &sealed, &mut shards);
+        let sealed = Some(Digest::of(&sealed));
+        let chunk = Chunk { plain_bytes, compressed, body_bytes, siv, sealed, shards: entries };
+        manifest.chunks.push(chunk);
     }
     manifest.seal(key);
     Ok((manifest, shards))
+}
+
+/// Cuts a chunk's ciphertext into shards.
+fn cut(
+    scheme: Scheme,
+    codec: &mut Codec,
+    chunk: u32,
+    sealed: &[u8],
+    shards: &mut Vec<EncodedShard>,
+) -> Vec<ShardEntry> {
+    let (mut words, _) = scheme.split(sealed);
+    let parity = codec.encode(scheme, &words).expect("split makes k shards of one even length");
+    let parity: Vec<Vec<u8>> = parity.iter().map(<[u8]>::to_vec).collect();
+    words.extend(parity);
+    let mut entries = Vec::with_capacity(words.len());
+    for (index, bytes) in (0u16..).zip(words) {
+        let digest = Digest::of(&bytes);
+        entries.push(ShardEntry { digest, root: merkle::root(&bytes) });
+        shards.push(EncodedShard { chunk, index, digest, bytes });
+    }
+    entries
 }
 
 /// The bytes compressed, if that is smaller.
@@ -176,6 +191,25 @@ pub enum DecodeError {
         /// At which stage.
         what: &'static str,
     },
+}
+
+/// A file cannot be encoded anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReencodeError {
+    /// Its shards do not give a chunk: they are too few, or do not fit.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The shards are what the manifest names, and give another ciphertext than its owner has sealed: whoever
+    /// encoded it last made it wrong.
+    #[error("chunk {chunk} is not what the file's owner has sealed")]
+    NotSealed {
+        /// Which chunk.
+        chunk: u32,
+    },
+    /// Its manifest is of version 1, which its owner has sealed as a whole.
+    #[error("a manifest of version 1 has one encoding for good")]
+    Whole,
 }
 
 /// Collects a file's shards as they come, and puts the file together.
@@ -236,26 +270,63 @@ impl Assembly {
         )
     }
 
+    /// The same file in another scheme: its manifest, with the owner's seal as it is, and all of its shards. No key
+    /// is needed, and nothing is decrypted.
+    ///
+    /// # Errors
+    /// [`ReencodeError`].
+    pub fn reencode(
+        &self,
+        codec: &mut Codec,
+        to: Scheme,
+    ) -> Result<(Manifest, Vec<EncodedShard>), ReencodeError> {
+        let mut manifest = Manifest { scheme: to, ..self.manifest.clone() };
+        let mut shards = Vec::new();
+        for (chunk, entry) in (0..).zip(&mut manifest.chunks) {
+            let sealed = self.sealed(codec, chunk)?;
+            let owners = entry.sealed.ok_or(ReencodeError::Whole)?;
+            if Digest::of(&sealed) != owners {
+                return Err(ReencodeError::NotSealed { chunk });
+            }
+            entry.shards = cut(to, codec, chunk, &sealed, &mut shards);
+        }
+        Ok((manifest, shards))
+    }
+
+    /// A chunk's ciphertext.
+    fn sealed(&self, codec: &mut Codec, chunk: u32) -> Result<Vec<u8>, DecodeError> {
+        let scheme = self.manifest.scheme;
+        let (there, entry) = (&self.chunks[chunk as usize], &self.manifest.chunks[chunk as usize]);
+        let wrong = |what| DecodeError::Chunk { chunk, what };
+        let sealed = reassemble(scheme, codec, entry, there).map_err(|error| match error {
+            // At most k are kept.
+            CodecError::TooFew { found, .. } => {
+                DecodeError::Missing { chunk, found: found as u16, needed: scheme.data() }
+            }
+            _ => wrong("its shards have different lengths"),
+        })?;
+        sealed.ok_or(wrong("its shards have other lengths than it says"))
+    }
+
+    /// The manifest of what is collected.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
     /// The file.
     ///
     /// # Errors
     /// [`DecodeError`]: shards are missing, the key is another, or the manifest was made wrong.
     pub fn decode(&self, codec: &mut Codec, key: &Key) -> Result<Vec<u8>, DecodeError> {
-        let Manifest { scheme, file_bytes, .. } = self.manifest;
+        let file_bytes = self.manifest.file_bytes;
         if !self.manifest.is_sealed_by(key) {
             return Err(DecodeError::Seal);
         }
         let mut file = Vec::new();
-        for (chunk, (there, entry)) in (0..).zip(self.chunks.iter().zip(&self.manifest.chunks)) {
+        for (chunk, entry) in (0..).zip(&self.manifest.chunks) {
             let wrong = |what| DecodeError::Chunk { chunk, what };
-            let sealed = reassemble(scheme, codec, entry, there).map_err(|error| match error {
-                // At most k are kept.
-                CodecError::TooFew { found, .. } => {
-                    DecodeError::Missing { chunk, found: found as u16, needed: scheme.data() }
-                }
-                _ => wrong("its shards have different lengths"),
-            })?;
-            let sealed = sealed.ok_or(wrong("its shards have other lengths than it says"))?;
+            let sealed = self.sealed(codec, chunk)?;
             let place = self.manifest.place(chunk, entry.plain_bytes, entry.compressed);
             let body = key.open(&place, &entry.siv, &sealed).ok_or(wrong("decryption"))?;
             let plain = if entry.compressed {

@@ -36,6 +36,8 @@
 //!   salt; the nonce is zero. Other bytes, another place or another salt mean another key; the same
 //!   ones mean the same ciphertext, so that an upload that is tried again makes the same shards. Whoever
 //!   repeats a salt only lets others see which chunks are equal.
+//! - A file can be given another scheme by whoever has enough of its shards ([`Assembly::reencode`]): its owner has
+//!   sealed what is cut into shards, and not how.
 //! - A store says that it has a shard only when the shell has reported it durable, never gives out bytes
 //!   that are not what they are called, and evicts nothing of which it may be the last holder.
 //! - No input makes anything here panic, a manifest made by an enemy included.
@@ -55,7 +57,9 @@ mod upload;
 
 pub use cipher::{Key, Salt};
 pub use digest::Digest;
-pub use file::{Assembly, Config, DecodeError, EncodeError, EncodedShard, Lies, encode};
+pub use file::{
+    Assembly, Config, DecodeError, EncodeError, EncodedShard, Lies, ReencodeError, encode,
+};
 pub use manifest::{Chunk, Manifest, ManifestError, ShardEntry};
 pub use shard_store::{
     Absent, Mismatch, NotKept, Op, Put, Refusal, ShardStore, Stats, StoreConfig,

@@ -20,6 +20,8 @@ impl StorageNode {
             }
             self.keeping.pending.extend(out);
             self.keeping.look = true;
+        } else if self.scrubbed_anew(now, from, digest, healthy) {
+            // It is what a file is to have next, and nobody's yet.
         } else if !healthy && let Some(&file) = self.keeping.by_shard.get(&digest) {
             // Its word against itself is enough to look; the proof that it owes is what counts.
             let shard = self.holdings.current(file).and_then(|record| {
@@ -47,6 +49,10 @@ impl StorageNode {
     pub(super) fn judged(&mut self, now: Time, verdict: Verdict, evidence: Token) {
         let Verdict { node, shard, outcome, condemned, .. } = verdict;
         let passed = outcome == Outcome::Passed;
+        if !passed && !self.is_named(node, shard) {
+            // It was released while the challenge was on its way: a node owes no proof of what it need not hold.
+            return;
+        }
         self.observed.proofs_ended += 1;
         self.observed.proofs_passed += u64::from(passed);
         self.stats.failed_proofs += u64::from(!passed);
@@ -86,6 +92,15 @@ impl StorageNode {
                 }
             }
         }
+    }
+
+    /// Whether the current record of the shard's file says that the node holds it.
+    fn is_named(&self, node: NodeName, shard: Digest) -> bool {
+        let file = self.keeping.by_shard.get(&shard);
+        let record = file.and_then(|file| self.holdings.current(*file));
+        record.is_some_and(|record| {
+            record.shards().any(|(.., it, holder)| it.digest == shard && holder == node)
+        })
     }
 
     /// What names a bad copy, for as long as the record says that the node holds it.

@@ -38,8 +38,9 @@ impl StorageNode {
             let mut lost = BTreeSet::new();
             let (mut sources, mut last) = (Vec::new(), Vec::new());
             for (index, (shard, &node)) in (0u16..).zip(entry.shards.iter().zip(nodes)) {
-                let moved = changes.and_then(|changes| changes.get(&(chunk, index)));
-                if let Some(&node) = moved {
+                let place = (StripeId { manifest, chunk }, index);
+                let moved = changes.and_then(|changes| changes.get(&place));
+                if let Some(&(node, _)) = moved {
                     sources.push(Source { index, node });
                 } else if self.is_dead(node) || self.keeping.bad.is_bad(node, shard.digest) {
                     lost.insert(index);
@@ -103,6 +104,7 @@ impl StorageNode {
             return;
         }
         self.go_on_uploading(now, disks);
+        self.go_on_encoding(now, disks);
         for file in std::mem::take(&mut self.keeping.kept) {
             self.next_to_head(now, file, disks);
         }
@@ -180,19 +182,15 @@ impl StorageNode {
                             self.keeping.to_release.push((node, shard));
                         }
                     }
-                    Output::Repaired { stripe, index, node } => {
+                    Output::Repaired { stripe, index, node, shard } => {
                         if let Some(&file) = self.keeping.by_manifest.get(&stripe.manifest) {
                             let changes = self.keeping.changes.entry(file).or_default();
-                            let before = changes.insert((stripe.chunk, index), node);
+                            let before = changes.insert((stripe, index), (node, shard));
                             // Repaired twice before the record says so: the first copy is one too many.
-                            let shard = self.holdings.current(file).and_then(|record| {
-                                let chunk = record.manifest.chunks().get(stripe.chunk as usize)?;
-                                chunk.shards.get(usize::from(index))
-                            });
-                            if let (Some(before), Some(shard)) = (before, shard)
+                            if let Some((before, shard)) = before
                                 && before != node
                             {
-                                self.keeping.to_release.push((before, shard.digest));
+                                self.keeping.to_release.push((before, shard));
                             }
                         }
                     }
@@ -214,6 +212,7 @@ impl StorageNode {
         digest: Digest,
         bytes: Option<&Vec<u8>>,
     ) {
+        self.bytes_to_encode(now, from, digest, bytes);
         let Some(asked) = self.keeping.fetching.remove(&(from, digest)) else { return };
         let mut out = Vec::new();
         for (plan, source) in asked {

@@ -16,6 +16,12 @@ use store::Digest;
 /// before the others go on without them.
 pub(crate) const ORPHANED: u32 = 10;
 
+/// A version of which most keepers were missing counts from the next multiple of 2 to this on …
+const ORPHANS: u32 = 32;
+/// … and one with another encoding from the next of 2 to this: whatever anybody has done with the one before, on
+/// whichever side of a partition, is older. Its shards are gone.
+const ANEW: u32 = 48;
+
 /// Among so many of the closest nodes those are looked for that will keep a record.
 const PASSED_OVER: u32 = 8;
 
@@ -30,6 +36,13 @@ pub(super) struct Next {
     /// What it takes the place of.
     before: FileRecord,
     before_digest: Digest,
+    /// By which note, if it has another encoding.
+    anew: Option<Digest>,
+}
+
+/// Whether most keepers of a record have been missing since it was encoded last.
+fn is_orphaned(version: u64) -> bool {
+    version >> ORPHANS & ((1 << (ANEW - ORPHANS)) - 1) != 0
 }
 
 impl StorageNode {
@@ -43,7 +56,15 @@ impl StorageNode {
             return Some(record.version + 1);
         }
         let mut gone = record.keepers.iter().filter(|keeper| self.is_dead(**keeper));
-        gone.all(|keeper| self.is_lost(now, *keeper)).then_some(((record.version >> 32) + 1) << 32)
+        gone.all(|keeper| self.is_lost(now, *keeper))
+            .then_some(((record.version >> ORPHANS) + 1) << ORPHANS)
+    }
+
+    /// The number of a record's next version, if that has another encoding. Only while most of its keepers have
+    /// always been there: those who go on alone might do so on either side of a partition.
+    pub(super) fn version_anew(&self, now: Time, record: &FileRecord) -> Option<u64> {
+        let next = self.next_version(now, record)?;
+        (!is_orphaned(next)).then_some(((next >> ANEW) + 1) << ANEW)
     }
 
     /// Begins a record's next version, if there is something to say that it does not.
@@ -75,8 +96,14 @@ impl StorageNode {
         let changes = self.keeping.changes.remove(&file).unwrap_or_default();
         let mut record = before.clone();
         record.version = version;
-        for ((chunk, index), node) in changes {
-            record.holders[chunk as usize][usize::from(index)] = node;
+        let manifest = record.manifest.id();
+        for ((stripe, index), (node, shard)) in changes {
+            if stripe.manifest == manifest {
+                record.holders[stripe.chunk as usize][usize::from(index)] = node;
+            } else {
+                // It was repaired, and the file has another encoding now.
+                self.keeping.to_release.push((node, shard));
+            }
         }
         let reach = self.reach(file);
         record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
@@ -106,9 +133,28 @@ impl StorageNode {
         let digest = Digest::of(&bytes);
         self.holdings.stage(digest, bytes.into());
         let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
-        self.keeping.next.insert(file, Next { record, digest, before, before_digest });
+        let next = Next { record, digest, before, before_digest, anew: None };
+        self.keeping.next.insert(file, next);
         let number = self.draw_number();
         let key = request_key(b'n', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
+    }
+
+    /// Begins a record's next version that has another encoding.
+    pub(super) fn begin_anew(
+        &mut self,
+        now: Time,
+        (before, record): (FileRecord, FileRecord),
+        note: Digest,
+        disks: &dyn StorageDisks,
+    ) {
+        let (bytes, file) = (record.encode(), record.file);
+        let (digest, before_digest) = (Digest::of(&bytes), Digest::of(&before.encode()));
+        self.holdings.stage(digest, bytes.into());
+        let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
+        let next = Next { record, digest, before, before_digest, anew: Some(note) };
+        self.keeping.next.insert(file, next);
+        let key = request_key(b'f', &[&self.name.0, &note.0]);
         self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
     }
 
@@ -126,15 +172,23 @@ impl StorageNode {
     fn next_unknown(&mut self, now: Time, file: Digest) {
         let Some(next) = self.keeping.next.remove(&file) else { return };
         self.holdings.unstage(next.digest);
+        if next.anew.is_some() {
+            self.encoding_unknown();
+        }
         self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
         self.compare_records(&next.record);
     }
 
     pub(super) fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
         let Some(next) = self.keeping.next.get(&file).cloned() else { return };
-        let Next { record, digest, before, .. } = next;
-        let number = self.draw_number();
-        let key = request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
+        let Next { record, digest, before, anew, .. } = next;
+        let key = match anew {
+            Some(note) => request_key(b'g', &[&self.name.0, &note.0]),
+            None => {
+                let number = self.draw_number();
+                request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0])
+            }
+        };
         let was = |keeper| if before.keepers.contains(&keeper) { before.version } else { 0 };
         let purpose = Purpose::NextHead { file };
         self.turn_head(now, key, purpose, (&record, digest), was, disks);
@@ -152,6 +206,10 @@ impl StorageNode {
         self.keeping.attempts.remove(&file);
         self.holdings.unstage(next.digest);
         self.keeping.floor.insert(file, (next.record.version, now));
+        if next.anew.is_some() {
+            self.encoding_done();
+            return self.look_after(now, file);
+        }
         // What the version before needed, and this one does not.
         let left = &mut self.keeping.to_release;
         left.extend(next.before.keepers.iter().map(|keeper| (*keeper, next.before_digest)));
@@ -173,6 +231,12 @@ impl StorageNode {
         // A keeper may wait for somebody who is gone for as long as nodes wait for anybody.
         let pause = self.config.patience * (1 << (*attempts - 1).min(PAUSES_DOUBLE));
         self.holdings.unstage(next.digest);
+        if next.anew.is_some() {
+            self.encoding_failed(now, kept);
+            self.keeping.floor.insert(file, (next.before.version, now + self.config.patience));
+            self.look_after(now, file);
+            return self.compare_records(&next.record);
+        }
         if kept {
             let keepers = next.record.keepers.iter();
             self.keeping.to_release.extend(keepers.map(|keeper| (*keeper, next.digest)));
@@ -187,7 +251,7 @@ impl StorageNode {
                 self.keeping.to_release.push((new, shard.digest));
             } else {
                 let changes = self.keeping.changes.entry(file).or_default();
-                changes.entry((stripe.chunk, index)).or_insert(new);
+                changes.entry((stripe, index)).or_insert((new, shard.digest));
             }
         }
         self.keeping.floor.insert(file, (next.before.version, now + pause));
@@ -213,6 +277,24 @@ impl StorageNode {
             told.extend(others.into_iter().filter(to).map(|node| (node, message.clone())));
         }
         told.into_iter().for_each(|(node, message)| self.send(node, message));
+        self.look_for_others();
+    }
+
+    /// Whoever went on without most of the keepers asks those that a lookup would ask whether the others are there
+    /// after all, and have come further.
+    fn look_for_others(&mut self) {
+        let orphans = self.holdings.all_current().filter(|record| is_orphaned(record.version));
+        let files: Vec<Digest> = orphans.map(|record| record.file).collect();
+        for file in files {
+            let reach = self.reach(file);
+            let near = self.membership.candidates().map(|candidate| candidate.node);
+            let near = near.filter(|node| reach.is_none_or(|it| distance(*node, &file.0) <= it));
+            for node in near.collect::<Vec<NodeName>>() {
+                let (lookup, key) = (COMPARING, file.0);
+                let message = DirectoryMessage::Find { lookup, key };
+                self.send(node, Message::Directory(message));
+            }
+        }
     }
 
     /// Another keeper says which version is current there: whoever has the older one gets the newer.
@@ -246,7 +328,7 @@ impl StorageNode {
         let Ok(theirs) = FileRecord::decode(record) else { return };
         let Some(own) = self.holdings.current(theirs.file) else { return };
         let replaced = theirs.version > own.version
-            && theirs.manifest == own.manifest
+            && theirs.manifest.content() == own.manifest.content()
             && !theirs.keepers.contains(&self.name);
         if !replaced || self.keeping.next.contains_key(&theirs.file) {
             return;

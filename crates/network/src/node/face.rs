@@ -208,6 +208,12 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// … and moves that came to nothing.
     pub not_moved: u64,
+    /// Files that were given another encoding …
+    pub reencoded: u64,
+    /// … the bytes that this took, which are counted nowhere else …
+    pub reencoded_bytes: u64,
+    /// … and how often that came to nothing.
+    pub not_reencoded: u64,
     /// Versions of records that were made current here.
     pub versions: u64,
     /// Versions that were not, since another one came first or a keeper was missing.

@@ -2,7 +2,7 @@
 
 use super::StorageNode;
 use crate::message::{Message, Observed};
-use base::Time;
+use base::{NodeName, Time};
 
 /// A report that says nothing new is sent once in so many.
 const REPORTS: u32 = 10;
@@ -20,6 +20,19 @@ impl StorageNode {
             self.send(self.config.authority, Message::Report(seen));
         }
         self.report_moved();
+    }
+
+    /// The authority tells whoever reports which scheme files should have, once most of those that are there have
+    /// reported: after a restart it knows nothing, and what it would advise then is not for files that there are.
+    pub(super) fn advise(&mut self, to: NodeName) {
+        let there = self.membership.candidates().count() + 1;
+        if let Some((policy, all)) = &self.policy
+            && let Some(scheme) = policy.scheme()
+            && self.config.encodings.per_minute > 0
+            && 2 * all.len() > there
+        {
+            self.send(to, Message::Advice(scheme));
+        }
     }
 
     /// The authority looks at what all have reported.

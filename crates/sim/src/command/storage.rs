@@ -121,6 +121,7 @@ struct Tally {
     crashes: u64,
     repaired: u64,
     moved: u64,
+    reencoded: u64,
     stored: u64,
     failed: Vec<u64>,
 }
@@ -131,6 +132,7 @@ impl Tally {
         self.crashes += report.totals.crashes;
         self.repaired += report.totals.repaired.0;
         self.moved += report.totals.moved.0;
+        self.reencoded += report.totals.reencoded.0;
         self.stored += report.totals.files.0;
         if report.exit_code() > 0 {
             self.failed.push(report.seed);
@@ -138,13 +140,13 @@ impl Tally {
     }
 
     fn told(&self, cpu: Duration) -> String {
-        let Tally { runs, crashes, repaired, moved, stored, failed } = self;
+        let Tally { runs, crashes, repaired, moved, reencoded, stored, failed } = self;
         let clean = runs - failed.len() as u64;
         let failed =
             if failed.is_empty() { String::new() } else { format!("; failed: {failed:?}") };
         let seconds = cpu.as_secs_f64();
         format!(
-            "{clean} of {runs} clean; {stored} files stored, {crashes} crashes, {repaired} shards repaired, {moved} moved; \
+            "{clean} of {runs} clean; {stored} files stored, {crashes} crashes, {repaired} shards repaired, {moved} moved, {reencoded} files encoded anew; \
              {seconds:.1} s of processor time{failed}"
         )
     }

@@ -3,7 +3,7 @@
 //! | rule | |
 //! |---|---|
 //! | S1 | when a client hears that its file is stored, every shard of it lies on some node's disk, right |
-//! | S2 | of a stored file every stripe has k different shards that are right on disks, at all times |
+//! | S2 | of a stored file every stripe has k different shards that are right on disks, at all times, in one of its encodings |
 //! | S3 | what a client fetches is its file, byte for byte, and a stored file is found |
 //! | S4 | a node removes nothing, if k right shards of a stripe would not be left |
 //! | S5 | the ledger's balances add up to its supply, as its log says it by itself; nobody's units are spent twice, and whoever asks again for units is given them once |
@@ -17,6 +17,7 @@
 //! | S17 | nobody is credited with more bytes sent or received than have really come where they were asked for |
 //! | S18 | what locks guard is written in the order of their tokens, and no write is lost |
 //! | S19 | no current record names a node that keeps nothing, whatever room it announces |
+//! | S20 | each version of a record names the shards that its file's owner would have cut it into, in a scheme that there is |
 //!
 //! S7, S9, S15 and S16 are what messages show: see `watch.rs`.
 //!
@@ -25,6 +26,7 @@
 
 use super::workload::File;
 use base::Time;
+use erasure::{Codec, Scheme};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use store::Digest;
@@ -43,11 +45,14 @@ pub struct Finding {
 /// The judge of one world.
 #[derive(Clone, Debug)]
 pub struct Judge {
-    data: u16,
-    /// Of each shard: of which file, which chunk, and which place.
-    places: BTreeMap<Digest, (u32, u32, u16)>,
-    /// By file and chunk: the digests.
-    stripes: BTreeMap<(u32, u32), Vec<Digest>>,
+    /// In which a file may be encoded: the first is its owner's.
+    schemes: Vec<Scheme>,
+    /// Of each shard of any encoding: of which file, and which chunk.
+    places: BTreeMap<Digest, (u32, u32)>,
+    /// By file, by its encoding's place among the schemes, and by chunk: the digests.
+    stripes: BTreeMap<(u32, u32, u32), Vec<Digest>>,
+    /// Files by their names.
+    names: BTreeMap<Digest, u32>,
     acknowledged: BTreeSet<u32>,
     /// What was found first.
     pub finding: Option<Finding>,
@@ -65,19 +70,49 @@ pub type HasRight<'a> = &'a dyn Fn(Digest) -> bool;
 /// The nodes whose disks have a right copy of a shard.
 pub type Holders<'a> = &'a dyn Fn(Digest) -> BTreeSet<u32>;
 
+fn name_of(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
 impl Judge {
-    /// A judge of these files.
+    /// A judge of these files, which their owners have given the first of these schemes, and nodes may give the
+    /// others. It cuts each file by itself, as its owner could, from what its owner has encrypted.
     #[must_use]
-    pub fn new(data: u16, files: &[File]) -> Judge {
+    pub fn new(schemes: Vec<Scheme>, files: &[File]) -> Judge {
         let (mut places, mut stripes) = (BTreeMap::new(), BTreeMap::<_, Vec<Digest>>::new());
+        let mut codec = Codec::new();
         for (number, file) in (0u32..).zip(files) {
             for shard in &file.shards {
-                let digest = Digest(Sha256::digest(&shard.bytes).into());
-                places.insert(digest, (number, shard.chunk, shard.index));
-                stripes.entry((number, shard.chunk)).or_default().push(digest);
+                let digest = name_of(&shard.bytes);
+                places.insert(digest, (number, shard.chunk));
+                stripes.entry((number, 0, shard.chunk)).or_default().push(digest);
+            }
+            let others = (1u32..).zip(schemes.iter().skip(1));
+            for (chunk, entry) in (0u32..).zip(file.manifest.chunks()).filter(|_| schemes.len() > 1)
+            {
+                let own = schemes[0];
+                let shards = file.shards.iter().filter(|shard| shard.chunk == chunk);
+                let data: Vec<&[u8]> = shards
+                    .filter(|shard| shard.index < own.data())
+                    .map(|shard| shard.bytes.as_slice())
+                    .collect();
+                let mut sealed = data.concat();
+                sealed.truncate(entry.sealed_bytes() as usize);
+                for (at, scheme) in others.clone() {
+                    let (mut words, _) = scheme.split(&sealed);
+                    let parity = codec
+                        .encode(*scheme, &words)
+                        .map(|parity| parity.iter().map(<[u8]>::to_vec).collect::<Vec<Vec<u8>>>());
+                    words.extend(parity.unwrap_or_default());
+                    let names: Vec<Digest> = words.iter().map(|word| name_of(word)).collect();
+                    places.extend(names.iter().map(|name| (*name, (number, chunk))));
+                    stripes.insert((number, at, chunk), names);
+                }
             }
         }
-        Judge { data, places, stripes, acknowledged: BTreeSet::new(), finding: None }
+        let names = (0u32..).zip(files).map(|(number, file)| (file.name, number)).collect();
+        let (acknowledged, finding) = Default::default();
+        Judge { schemes, places, stripes, names, acknowledged, finding }
     }
 
     /// Something is not as it has to be; the first finding counts.
@@ -87,31 +122,60 @@ impl Judge {
         }
     }
 
-    /// How many different shards of a stripe are right on some disk.
-    fn right(&self, stripe: (u32, u32), disks: HasRight<'_>) -> usize {
-        self.stripes[&stripe].iter().filter(|digest| disks(**digest)).count()
+    /// How many different shards of a file's stripe are right on some disk, for each chunk of each encoding, with how
+    /// many there are of them and how many are needed.
+    fn right<'a>(
+        &'a self,
+        file: u32,
+        disks: HasRight<'a>,
+    ) -> impl Iterator<Item = (u32, Vec<Stripe>)> + 'a {
+        (0u32..).zip(&self.schemes).map(move |(at, scheme)| {
+            let stripes = self.stripes.range((file, at, 0)..=(file, at, u32::MAX));
+            let stripe = |(&(_, _, chunk), digests): (&(u32, u32, u32), &Vec<Digest>)| Stripe {
+                chunk,
+                right: digests.iter().filter(|digest| disks(**digest)).count(),
+                total: digests.len(),
+                needed: usize::from(scheme.data()),
+            };
+            (at, stripes.map(stripe).collect())
+        })
     }
 
-    /// The stripes of a file.
-    fn stripes_of(&self, file: u32) -> impl Iterator<Item = ((u32, u32), usize)> {
-        let stripes = self.stripes.range((file, 0)..=(file, u32::MAX));
-        stripes.map(|(stripe, digests)| (*stripe, digests.len()))
+    /// What is wrong with the encoding of a file in which the least is, by what has to be of each stripe: `None`, if
+    /// one is as it has to be.
+    fn least_wrong(
+        &self,
+        file: u32,
+        disks: HasRight<'_>,
+        is_well: impl Fn(&Stripe) -> bool,
+    ) -> Option<Stripe> {
+        let mut worst = None;
+        for (_, stripes) in self.right(file, disks) {
+            let wrong: Vec<Stripe> =
+                stripes.into_iter().filter(|stripe| !is_well(stripe)).collect();
+            match wrong.first() {
+                None => return None,
+                Some(first) => {
+                    let known: &mut (usize, Stripe) = worst.get_or_insert((wrong.len(), *first));
+                    if wrong.len() < known.0 {
+                        *known = (wrong.len(), *first);
+                    }
+                }
+            }
+        }
+        worst.map(|(_, stripe)| stripe)
     }
 
     /// A client hears that its file is stored. `hurt`: shards that faults have struck.
     pub fn stored(&mut self, at: Time, file: u32, disks: HasRight<'_>, hurt: &BTreeSet<Digest>) {
         self.acknowledged.insert(file);
-        let all: Vec<_> = self.stripes_of(file).collect();
-        for (stripe, total) in all {
-            let hurt = self.stripes[&stripe].iter().filter(|digest| hurt.contains(digest)).count();
-            let right = self.right(stripe, disks);
-            if right + hurt < total {
-                let what = format!(
-                    "file {file} is said to be stored, and of chunk {} {right} of {total} shards are on disks",
-                    stripe.1
-                );
-                self.object("S1", at, what);
-            }
+        let there = |digest: Digest| disks(digest) || hurt.contains(&digest);
+        let wrong = self.least_wrong(file, &there, |stripe| stripe.right == stripe.total);
+        if let Some(Stripe { chunk, right, total, .. }) = wrong {
+            let what = format!(
+                "file {file} is said to be stored, and of chunk {chunk} {right} of {total} shards are on disks"
+            );
+            self.object("S1", at, what);
         }
     }
 
@@ -128,17 +192,16 @@ impl Judge {
 
     /// A shard has gone from a disk, or rotted.
     pub fn gone(&mut self, at: Time, digest: Digest, disks: HasRight<'_>, why: &'static str) {
-        let Some(&(file, chunk, _)) = self.places.get(&digest) else { return };
+        let Some(&(file, _)) = self.places.get(&digest) else { return };
         if !self.acknowledged.contains(&file) {
             return;
         }
-        let right = self.right((file, chunk), disks);
-        if right < usize::from(self.data) {
+        let wrong = self.least_wrong(file, disks, |stripe| stripe.right >= stripe.needed);
+        if let Some(Stripe { chunk, right, needed, .. }) = wrong {
             let rule = if why == "removed" { "S4" } else { "S2" };
             let what = format!(
-                "file {file} is lost: a shard was {why}, and {right} of the {} that chunk {chunk} needs \
-                 are left",
-                self.data
+                "file {file} is lost: a shard was {why}, and {right} of the {needed} that chunk {chunk} needs \
+                 are left"
             );
             self.object(rule, at, what);
         }
@@ -150,54 +213,84 @@ impl Judge {
         self.places.get(&digest).map(|(file, ..)| *file)
     }
 
-    /// How many more shards of a shard's stripe may be hurt. 0 for what is no shard of a file.
+    /// How many more shards of a shard's stripe may be hurt, if its file has this scheme. 0 for what is no shard of
+    /// a file.
     #[must_use]
-    pub fn spare(&self, digest: Digest, disks: HasRight<'_>) -> usize {
-        let Some(&(file, chunk, _)) = self.places.get(&digest) else { return 0 };
-        self.right((file, chunk), disks).saturating_sub(usize::from(self.data))
+    pub fn spare(&self, digest: Digest, scheme: Scheme, disks: HasRight<'_>) -> usize {
+        let Some(&(file, chunk)) = self.places.get(&digest) else { return 0 };
+        let Some(at) = self.schemes.iter().position(|other| *other == scheme) else { return 0 };
+        let stripe = self.stripes.get(&(file, at as u32, chunk));
+        let Some(digests) = stripe.filter(|digests| digests.contains(&digest)) else { return 0 };
+        let right = digests.iter().filter(|digest| disks(**digest)).count();
+        right.saturating_sub(usize::from(scheme.data()))
     }
 
     /// Looks at every stored file; `at_rest`: everything has to be mended.
     pub fn look(&mut self, at: Time, disks: HasRight<'_>, at_rest: bool) {
         for file in self.acknowledged.clone() {
-            for (stripe, total) in self.stripes_of(file).collect::<Vec<_>>() {
-                let right = self.right(stripe, disks);
-                if right < usize::from(self.data) {
-                    let what =
-                        format!("file {file}: {right} shards of chunk {} are left", stripe.1);
-                    self.object("S2", at, what);
-                } else if at_rest && right < total {
-                    let what = format!(
-                        "all is at rest, and of chunk {} of file {file} {right} of {total} shards are right",
-                        stripe.1
-                    );
-                    self.object("S6", at, what);
-                }
+            let lost = self.least_wrong(file, disks, |stripe| stripe.right >= stripe.needed);
+            if let Some(Stripe { chunk, right, .. }) = lost {
+                let what = format!("file {file}: {right} shards of chunk {chunk} are left");
+                self.object("S2", at, what);
+                continue;
+            }
+            let wrong = self.least_wrong(file, disks, |stripe| stripe.right == stripe.total);
+            if let Some(Stripe { chunk, right, total, .. }) = wrong.filter(|_| at_rest) {
+                let what = format!(
+                    "all is at rest, and of chunk {chunk} of file {file} {right} of {total} shards are right"
+                );
+                self.object("S6", at, what);
             }
         }
     }
 
-    /// Whether every shard of every stored file is right somewhere.
+    /// Whether every shard of every stored file is right somewhere, in one encoding.
     #[must_use]
     pub fn is_mended(&self, disks: HasRight<'_>) -> bool {
-        self.acknowledged.iter().all(|file| {
-            self.stripes_of(*file).all(|(stripe, total)| self.right(stripe, disks) == total)
-        })
+        let whole = |stripe: &Stripe| stripe.right == stripe.total;
+        self.acknowledged.iter().all(|file| self.least_wrong(*file, disks, whole).is_none())
     }
 
-    /// Looks whether the right shards of a file's stripes are on as many nodes.
-    pub fn spread(&mut self, at: Time, file: u32, holders: Holders<'_>) {
-        for (stripe, _) in self.stripes_of(file).collect::<Vec<_>>() {
-            let all = self.stripes[&stripe].iter().map(|digest| holders(*digest));
+    /// Looks whether the right shards of a file's stripes are on as many nodes. `scheme`: what it has now.
+    pub fn spread(&mut self, at: Time, file: u32, scheme: Option<Scheme>, holders: Holders<'_>) {
+        let place = self.schemes.iter().position(|other| Some(*other) == scheme).unwrap_or(0);
+        let stripes = self.stripes.range((file, place as u32, 0)..=(file, place as u32, u32::MAX));
+        let mut found = Vec::new();
+        for (&(.., chunk), digests) in stripes {
+            let all = digests.iter().map(|digest| holders(*digest));
             let right: Vec<BTreeSet<u32>> = all.filter(|nodes| !nodes.is_empty()).collect();
             let apart = matched(&right);
             if apart < right.len() {
-                let what = format!(
-                    "{} right shards of chunk {} of file {file} are on {apart} nodes: {right:?}",
+                found.push(format!(
+                    "{} right shards of chunk {chunk} of file {file} are on {apart} nodes: {right:?}",
                     right.len(),
-                    stripe.1
+                ));
+            }
+        }
+        found.into_iter().for_each(|what| self.object("S13", at, what));
+    }
+
+    /// A record of a file is given out: it names the shards that its owner would have cut the file into, in a scheme
+    /// that there is, and somebody for each.
+    pub fn named(&mut self, at: Time, record: &network::FileRecord) {
+        let Some(&file) = self.names.get(&record.file) else { return };
+        let (scheme, version) = (record.manifest.scheme(), record.version);
+        let Some(place) = self.schemes.iter().position(|other| *other == scheme) else {
+            let what = format!(
+                "version {version} of file {file} has the scheme {scheme}, which nobody chose"
+            );
+            return self.object("S20", at, what);
+        };
+        for (chunk, (entry, holders)) in
+            (0u32..).zip(record.manifest.chunks().iter().zip(&record.holders))
+        {
+            let right = &self.stripes[&(file, place as u32, chunk)];
+            let named = entry.shards.iter().map(|shard| shard.digest);
+            if !named.eq(right.iter().copied()) || holders.len() != right.len() {
+                let what = format!(
+                    "version {version} of file {file} names other shards of chunk {chunk} than {scheme} makes"
                 );
-                self.object("S13", at, what);
+                return self.object("S20", at, what);
             }
         }
     }
@@ -263,6 +356,15 @@ impl Judge {
             self.object("S5", at, what);
         }
     }
+}
+
+/// What is there of a stripe, in one encoding.
+#[derive(Clone, Copy, Debug)]
+struct Stripe {
+    chunk: u32,
+    right: usize,
+    total: usize,
+    needed: usize,
 }
 
 /// How many of these sets can each be given a member of its own: a greatest matching (Kuhn).
@@ -443,8 +545,7 @@ mod tests {
     fn every_rule_can_fail() {
         let scenario = Scenario::parse(&small(1)).expect("it is a scenario");
         let files = files(&scenario, &base::prng::Key::root(1));
-        let data = scenario.storage.data;
-        let judge = || Judge::new(data, &files);
+        let judge = || Judge::new(scenario.schemes(), &files);
         let rule = |judge: &Judge| judge.finding.as_ref().map(|finding| finding.rule);
         let lost: BTreeSet<Digest> =
             files[0].shards.iter().filter(|s| s.chunk == 0).map(|s| s.digest).collect();
@@ -502,7 +603,7 @@ mod tests {
                 log.force(sequence);
             }
             wal_core::close(&mut disk, &mut log, Time::ZERO);
-            let mut judge = Judge::new(4, &[]);
+            let mut judge = Judge::new(vec![Scheme::new(4, 2).expect("it exists")], &[]);
             judge.ledger(Time::ZERO, 1_000, grants, &disk, &bank, told);
             judge.finding.map(|finding| finding.rule)
         };
@@ -549,11 +650,11 @@ mod tests {
         let stripe: Vec<Digest> =
             files[0].shards.iter().filter(|s| s.chunk == 0).map(|s| s.digest).collect();
         let look = |nodes: &dyn Fn(usize) -> BTreeSet<u32>| {
-            let mut judge = Judge::new(scenario.storage.data, &files);
+            let mut judge = Judge::new(scenario.schemes(), &files);
             let holders = |digest: Digest| {
                 stripe.iter().position(|other| *other == digest).map_or(BTreeSet::new(), nodes)
             };
-            judge.spread(Time::ZERO, 0, &holders);
+            judge.spread(Time::ZERO, 0, None, &holders);
             judge.finding.map(|finding| finding.rule)
         };
         assert_eq!(look(&|at| BTreeSet::from([at as u32])), None);

@@ -35,6 +35,10 @@ pub struct Totals {
     pub repair_bytes: (u64, u64),
     /// Shards that lay in the wrong place and were moved, moves that came to nothing, and the bytes of both.
     pub moved: (u64, u64, u64),
+    /// Files that were given another scheme, how often that came to nothing, and the bytes of both.
+    pub reencoded: (u64, u64, u64),
+    /// How many files have which scheme at the end.
+    pub schemes: BTreeMap<String, u64>,
     /// At the end: in how many regions the stripe is that is in the fewest, and how much fuller the fullest
     /// node is than the emptiest one, in percent of what each can store.
     pub spread: (u64, u64),
@@ -198,6 +202,24 @@ impl Report {
                     t.moved.0, t.moved.1, t.moved.2, t.spread.0, t.spread.1
                 ),
             ),
+            (
+                "encoded anew",
+                format!(
+                    "{} files, {} not; {} bytes; at the end: {}",
+                    t.reencoded.0,
+                    t.reencoded.1,
+                    t.reencoded.2,
+                    match t.schemes.len() {
+                        0 => "none".to_owned(),
+                        _ => t
+                            .schemes
+                            .iter()
+                            .map(|(scheme, files)| format!("{files} {scheme}"))
+                            .collect::<Vec<String>>()
+                            .join(", "),
+                    }
+                ),
+            ),
             ("left in order", format!("{} nodes, in {} s at most", t.drained.0, t.drained.1)),
             (
                 "left behind",
@@ -301,6 +323,8 @@ impl Report {
             "moved": t.moved.0,
             "moved_bytes": t.moved.2,
             "orphans": t.orphans,
+            "reencoded": t.reencoded.0,
+            "reencoded_bytes": t.reencoded.2,
             "left": t.left.0,
             "escrows": t.escrows.0,
         })

@@ -119,6 +119,13 @@ pub struct Storage {
     pub rebalance_every: Span,
     /// How long a node has to have been there before shards are moved to it since it has room.
     pub steady: Span,
+    /// Files that one node may give another scheme within a minute, if one is advised; none, if 0.
+    pub reencodes_per_minute: u32,
+    /// How many data shards the schemes have that are advised, falling.
+    pub schemes: Vec<u16>,
+    /// How long a scheme has to be advised before a file takes it that is safe as it is, and health has to be better
+    /// before a scheme is advised that has less parity.
+    pub advice_steady: Span,
     /// How long reading or writing a shard takes.
     pub shard_disk: Between,
     /// How long the world goes on before it is healed and looked at, from when clients have been served.
@@ -166,6 +173,9 @@ impl Default for Storage {
             moves_per_minute: 4,
             rebalance_every: seconds(60),
             steady: seconds(600),
+            reencodes_per_minute: 0,
+            schemes: vec![16, 8, 4, 2, 1],
+            advice_steady: seconds(600),
             shard_disk: Between(Duration::from_micros(100), Duration::from_millis(4)),
             lasts: seconds(60),
             budget: seconds(7_200),
@@ -297,6 +307,10 @@ pub struct Expected {
     pub min_moved: Option<u64>,
     /// … and at most.
     pub max_moved: Option<u64>,
+    /// Files that were given another scheme, at least.
+    pub min_reencoded: Option<u64>,
+    /// The scheme that all files have at the end, such as `"RS(4,3)"`.
+    pub scheme: Option<String>,
     /// In how many regions each stripe of a stored file is at the end, at least.
     pub min_stripe_regions: Option<u64>,
     /// How much fuller the fullest node is then than the emptiest one, at most, in percent of what each can store.
@@ -340,7 +354,30 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// How the network's health is judged.
+    #[must_use]
+    pub fn policy(&self) -> erasure::Config {
+        erasure::Config {
+            data_shards: self.storage.schemes.clone(),
+            rise_after: self.storage.advice_steady.0,
+            ..erasure::Config::default()
+        }
+    }
+
+    /// The schemes that files may have: first their owners', then what may be advised, if nodes follow.
+    #[must_use]
+    pub fn schemes(&self) -> Vec<erasure::Scheme> {
+        let own = erasure::Scheme::new(self.storage.data, self.storage.parity);
+        let own = own.expect("check() has seen that it is one");
+        let offers = match erasure::SchemePolicy::new(self.policy()) {
+            Ok(policy) if self.storage.reencodes_per_minute > 0 => policy.offers(),
+            _ => Default::default(),
+        };
+        [own].into_iter().chain(offers.into_iter().filter(|offer| *offer != own)).collect()
+    }
+
     fn check(&self) -> Result<(), String> {
+        erasure::SchemePolicy::new(self.policy()).map_err(|error| format!("storage: {error}"))?;
         let Storage { nodes, data, parity, participants, keepers, locks, .. } = self.storage;
         let total = u32::from(data) + u32::from(parity);
         let scheme = erasure::Scheme::new(data, parity).map_err(|error| error.to_string());
@@ -404,6 +441,10 @@ pub fn small(seed: u64) -> String {
     let (regions, joins) = if uneven { (moves.between(1, 3), moves.between(2, 6)) } else { (9, 0) };
     let full = if uneven { moves.below(3) } else { 0 };
     let capacity = if uneven { moves.between(12, 40) * 1_000 } else { 1 << 20 };
+    // In half of them files come to have another scheme than their owners gave them.
+    let mut anew = base::prng::Key::root(seed).child("storage.small.encodings").stream();
+    let encodes = anew.below(2) * anew.between(6, 60);
+    let schemes = ["[4, 2]", "[3, 2]", "[2]", "[6, 3, 2]"][anew.below(4) as usize];
     format!(
         "format = 1\nname = \"small-storage\"\nseed = {seed}\n\
          [network]\nlatency = \"1ms..60ms\"\nloss = \"{loss}%\"\nduplicate = \"{duplicate}%\"\nreorder = \"5%\"\n\
@@ -413,6 +454,7 @@ pub fn small(seed: u64) -> String {
          in_flight = 8\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\nlasts = \"60s\"\n\
          repairs_per_minute = 60\nevents = 3000000\ndownloads = {downloads}\nregions = {regions}\ncapacity = {capacity}\n\
          moves_per_minute = 60\nrebalance_every = \"10s\"\nsteady = \"15s\"\n\
+         reencodes_per_minute = {encodes}\nschemes = {schemes}\nadvice_steady = \"10s\"\nreport_every = \"5s\"\n\
          [faults]\njoins = {joins}\nfull = {full}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          ledger_losses = {ledger}\nsync_errors = {syncs}\nrot = {rot}\ncrash_window = \"0s..90s\"\nwindow = \"0s..40s\"\ndown = \"10ms..12s\"\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\
@@ -456,6 +498,10 @@ pub fn hostile(seed: u64) -> String {
     let mut moves = base::prng::Key::root(seed).child("storage.hostile.moves").stream();
     let (per_minute, regions) = (moves.below(2) * moves.between(2, 20), moves.between(1, 9));
     let joins = moves.below(3) / 2 * moves.between(1, 4);
+    let mut anew = base::prng::Key::root(seed).child("storage.hostile.encodings").stream();
+    // Nodes that go or lie take more of a stripe than one parity shard can replace, and what they had needs a node.
+    let encodes = if crowded { 0 } else { anew.below(2) * anew.between(2, 20) };
+    let schemes = "[4]";
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
@@ -470,6 +516,7 @@ pub fn hostile(seed: u64) -> String {
          transactions = 1\nin_flight = 12\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          lasts = \"600s\"\nrepairs_per_minute = {repairs}\nevents = 5000000\ndownloads = {downloads}\n\
          moves_per_minute = {per_minute}\nregions = {regions}\nsteady = \"100s\"\n\
+         reencodes_per_minute = {encodes}\nschemes = {schemes}\nadvice_steady = \"60s\"\nreport_every = \"20s\"\n\
          [faults]\njoins = {joins}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"0s..120s\"\nwindow = \"{window}\"\ndown = \"10ms..12s\"\nforged_claims = true\n\
          boasters = {boasters}\nholder_stalls = {stalls}\nholder_crashes = {holders}\nspend_twice = {spend}\n{faults}"
@@ -498,6 +545,7 @@ pub fn large(seed: u64) -> String {
     let (downloads, stalls, holders) = (links.below(200), links.below(3), links.below(3));
     let mut moves = base::prng::Key::root(seed).child("storage.large.moves").stream();
     let (regions, joins) = (moves.between(1, 9), moves.below(2) * moves.between(5, 30));
+    let encodes = moves.below(2) * moves.between(2, 10);
     let faults = match stream.below(3) {
         0 => format!("liars = 3\nliars_after = \"60s\"\nrot = {}\n", stream.below(3)),
         1 => format!("region = {}\n", stream.below(9)),
@@ -512,7 +560,8 @@ pub fn large(seed: u64) -> String {
          sagas_failing = 2\ntransactions = {transactions}\nparticipants = 8\nin_flight = 700\n\
          beat = \"20s\"\naudit_every = \"60s\"\naudit_deadline = \"20s\"\nscrub_round = \"60s\"\n\
          repairs_per_minute = 30\nlasts = \"240s\"\ndownloads = {downloads}\nmoves_per_minute = 20\nregions = {regions}\n\
-         steady = \"60s\"\n\
+         steady = \"60s\"\nreencodes_per_minute = {encodes}\nschemes = [8, 4, 2]\nadvice_steady = \"60s\"\n\
+         report_every = \"20s\"\n\
          [faults]\njoins = {joins}\npower_losses = {power}\nprocess_crashes = {process}\npartitions = {partitions}\n\
          sync_errors = {syncs}\ncrash_window = \"15s..180s\"\nwindow = \"60s..200s\"\ndown = \"10ms..15s\"\nslow_disks = {slow}\n\
          leaves = {leaves}\ndrain = \"100%\"\nclients_leave = \"{away}%\"\nactive_max = {active}\n\

@@ -3,7 +3,7 @@
 //! | rule | |
 //! |---|---|
 //! | S7 | a table grants nothing that somebody else has a living lease on, its tokens grow with every grant, over its restarts too, and it takes no claim under another token or with another tag |
-//! | S9 | in each of its lives a node has no more shards rebuilt, or moved, than its token buckets have given |
+//! | S9 | in each of its lives a node has no more shards rebuilt, moved or encoded anew than it may |
 //! | S16 | a node has at most four requests for bytes under way to another one, and uses no connection for longer than a request is |
 //! | S15 | no version of a record but the first names a holder that has not said before that it read its shard and found it right |
 //!
@@ -49,8 +49,9 @@ struct Rebuilt {
 /// What has been seen of all nodes.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    /// What each of a node's token buckets gives in a minute: for repairs, and for moves.
-    per_minute: [u32; 2],
+    /// What each of a node's token buckets gives in a minute: for repairs, for moves, and for shards of files that
+    /// are encoded anew.
+    per_minute: [u32; 3],
     patience: Duration,
     /// Requests for bytes without an answer, by who asked whom: when each was sent.
     asked: BTreeMap<(u32, NodeName), BTreeMap<u64, Time>>,
@@ -70,7 +71,7 @@ pub type Broken = (&'static str, String);
 impl Watch {
     /// Nothing has been seen.
     #[must_use]
-    pub fn new(per_minute: [u32; 2], patience: Duration) -> Watch {
+    pub fn new(per_minute: [u32; 3], patience: Duration) -> Watch {
         let (asked, locks, rebuilt, verified) = Default::default();
         let (grants, forgeries) = ((0, 0), 0);
         Watch { per_minute, patience, asked, locks, rebuilt, verified, grants, forgeries }
@@ -234,8 +235,8 @@ impl Watch {
         let lived = now.since(rebuilt.since).as_nanos();
         let given =
             |bucket: u32| u128::from(bucket) + u128::from(bucket) * lived / PERIOD.as_nanos();
-        let [repairs, moves] = self.per_minute;
-        let given = given(repairs.max(1)) + given(moves);
+        let [repairs, moves, encoded] = self.per_minute;
+        let given = given(repairs.max(1)) + given(moves) + given(encoded);
         let count = rebuilt.shards.len() as u128;
         if count > given {
             let since = rebuilt.since;
@@ -300,7 +301,7 @@ mod tests {
     }
 
     fn rules(messages: &[(u64, Message)]) -> Option<&'static str> {
-        let mut watch = Watch::new([2, 0], Duration::from_secs(5));
+        let mut watch = Watch::new([2, 0, 0], Duration::from_secs(5));
         watch.started(Time::ZERO, 7);
         let to = NodeName::numbered(1);
         messages.iter().find_map(|(time, message)| {
@@ -330,7 +331,7 @@ mod tests {
             Message::Locked(LockAnswer::Verified { holder, shard, holds })
         };
         let forger = NodeName::numbered(u64::from(FORGER));
-        let mut watch = Watch::new([2, 0], Duration::from_secs(5));
+        let mut watch = Watch::new([2, 0, 0], Duration::from_secs(5));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(false)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, NodeName::numbered(1), &answer(true)), Ok(()));
         assert_eq!(watch.sent(at(0), 7, forger, &answer(true)).map_err(|it| it.0), Err("S7"));
@@ -344,7 +345,7 @@ mod tests {
         let with = |more: (u64, Message)| [four.clone(), vec![more]].concat();
         assert_eq!(rules(&with((4, get(5)))), Some("S16"));
         assert_eq!(rules(&with((5, get(5)))), None, "the others are not waited for any more");
-        let mut watch = Watch::new([2, 0], Duration::from_secs(5));
+        let mut watch = Watch::new([2, 0, 0], Duration::from_secs(5));
         let to = NodeName::numbered(1);
         for (time, message) in &four {
             assert_eq!(watch.sent(at(*time), 7, to, message), Ok(()));

@@ -325,9 +325,13 @@ impl<'a> World<'a> {
         let files = workload::files(scenario, &root);
         let mut world = World {
             net: Net::new(&scenario.network, nodes, REGIONS, &root),
-            judge: Judge::new(scenario.storage.data, &files),
+            judge: Judge::new(scenario.schemes(), &files),
             watch: Watch::new(
-                [scenario.storage.repairs_per_minute, scenario.storage.moves_per_minute],
+                [
+                    scenario.storage.repairs_per_minute,
+                    scenario.storage.moves_per_minute,
+                    scenario.storage.reencodes_per_minute * shards_max(scenario, &files),
+                ],
                 scenario.storage.patience.0,
             ),
             clients: workload::wants(scenario, &root),
@@ -743,6 +747,11 @@ impl<'a> World<'a> {
                 deadline: storage.audit_deadline.0,
                 ..repair::AuditConfig::default()
             },
+            schemes: self.scenario.policy(),
+            encodings: network::EncodingConfig {
+                per_minute: storage.reencodes_per_minute,
+                steady: storage.advice_steady.0,
+            },
             audit_every: storage.audit_every.0,
             locks: locks::Config::default(),
             membership: placement::MembershipConfig {
@@ -926,6 +935,12 @@ impl<'a> World<'a> {
                     && !(rule == "S16" && self.has_turned(node, to))
                 {
                     self.judge.object(rule, self.now, what);
+                }
+                if self.scenario.storage.reencodes_per_minute > 0
+                    && let Message::Bytes { bytes: Some(bytes), .. } = &message
+                    && let Ok(record) = network::FileRecord::decode(bytes)
+                {
+                    self.judge.named(self.now, &record);
                 }
                 self.forge(node, &message);
                 self.send(node, to.number() as u32, message);
@@ -1355,9 +1370,10 @@ impl<'a> World<'a> {
         let want = self.clients[at].want.clone();
         let kind = match (answer, want) {
             (Answer::Stored { .. }, Want::Put(file)) => {
+                let scheme = self.scheme_of(file);
                 let World { judge, machines, lay, hurt, .. } = self;
                 judge.stored(now, file, &|digest| has_right(machines, lay, digest), hurt);
-                judge.spread(now, file, &|digest| all_right(machines, lay, digest));
+                judge.spread(now, file, scheme, &|digest| all_right(machines, lay, digest));
                 "stored"
             }
             (Answer::Got(assembly), Want::Get(file)) => {
@@ -1676,7 +1692,7 @@ impl<'a> World<'a> {
             holders.get(&digest).is_some_and(|node| self.has_at(*node, digest))
                 && copies.all(|bytes| is_right(digest, Some(bytes)))
         };
-        self.judge.spare(digest, &right)
+        self.judge.spare(digest, record.manifest.scheme(), &right)
     }
 
     /// A node leaves for good, with all that it has or in order, and another one joins.
@@ -1839,6 +1855,9 @@ impl<'a> World<'a> {
 
     fn crash(&mut self, node: u32, power: bool, down: Option<Duration>) {
         self.check_repairs(node);
+        if let Some(process) = &self.machines[node as usize].process {
+            add_moves(&mut self.totals, process.node.stats());
+        }
         let machine = &mut self.machines[node as usize];
         machine.strike = None;
         machine.process = None;
@@ -1887,9 +1906,16 @@ impl<'a> World<'a> {
             self.schedule(now + LOOK_PAUSE, 0, Event::Look);
             return None;
         }
+        let stored: Vec<u32> = self.judge.all_stored().collect();
+        let newest = self.newest();
+        let scheme = |file: u32| {
+            let record = newest.get(&self.files[file as usize].name)?;
+            Some(record.manifest.scheme())
+        };
+        let schemes: Vec<_> = stored.iter().map(|file| (*file, scheme(*file))).collect();
         let World { judge, machines, lay, .. } = self;
-        for file in judge.all_stored().collect::<Vec<u32>>() {
-            judge.spread(now, file, &|digest| all_right(machines, lay, digest));
+        for (file, scheme) in schemes {
+            judge.spread(now, file, scheme, &|digest| all_right(machines, lay, digest));
         }
         match self.phase {
             Phase::Resting => {
@@ -1919,6 +1945,15 @@ impl<'a> World<'a> {
             }
         }
         newest
+    }
+
+    /// The scheme of a file by the newest record that is current somewhere, if there may be another than its owner's.
+    fn scheme_of(&self, file: u32) -> Option<erasure::Scheme> {
+        let name = self.files[file as usize].name;
+        let encodes = self.scenario.storage.reencodes_per_minute > 0;
+        let records = self.nodes().filter(|_| encodes).filter_map(|node| node.record(name));
+        let newest = records.max_by_key(|record| record.version)?;
+        Some(newest.manifest.scheme())
     }
 
     /// In how many regions the stripe is that is in the fewest, and how much fuller the fullest node is than the
@@ -2038,6 +2073,11 @@ impl<'a> World<'a> {
             self.judge.object("S19", self.now, what);
         }
         self.totals.spread = self.spread();
+        let mut schemes: BTreeMap<String, u64> = BTreeMap::new();
+        for record in self.newest().into_values() {
+            *schemes.entry(record.manifest.scheme().to_string()).or_default() += 1;
+        }
+        self.totals.schemes = schemes;
         if self.judge.finding.is_some() { Ending::Violation } else { Ending::Quiet }
     }
 
@@ -2189,9 +2229,7 @@ impl<'a> World<'a> {
             totals.repair_bytes.0 += stats.repair_bytes;
             totals.repair_bytes.1 += stats.repair_bytes_min;
             totals.let_go += stats.let_go;
-            totals.moved.0 += stats.moved;
-            totals.moved.1 += stats.not_moved;
-            totals.moved.2 += stats.moved_bytes;
+            add_moves(&mut totals, stats);
             let regret = node.regret();
             totals.regret.0 += regret.choices;
             totals.regret.1 += regret.learned_micros;
@@ -2277,6 +2315,23 @@ fn by_score() -> placement::AdaptiveConfig {
     }
 }
 
+/// What a life of a node has moved and encoded anew.
+fn add_moves(totals: &mut Totals, stats: network::Stats) {
+    totals.moved.0 += stats.moved;
+    totals.moved.1 += stats.not_moved;
+    totals.moved.2 += stats.moved_bytes;
+    totals.reencoded.0 += stats.reencoded;
+    totals.reencoded.1 += stats.not_reencoded;
+    totals.reencoded.2 += stats.reencoded_bytes;
+}
+
+/// How many shards a file has at most, in any scheme that it may have.
+fn shards_max(scenario: &Scenario, files: &[File]) -> u32 {
+    let chunks = files.iter().map(|file| file.manifest.chunks().len() as u32).max();
+    let total = scenario.schemes().iter().map(|scheme| u32::from(scheme.total())).max();
+    chunks.unwrap_or(0) * total.unwrap_or(0)
+}
+
 /// Whether a client wants units of the treasury.
 fn is_grant(want: &Want) -> bool {
     matches!(want, Want::Grant(_) | Want::Ledger(Ask::Grant { .. }))
@@ -2327,6 +2382,7 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
     let at_least = [
         ("repaired", expect.min_repaired, totals.repaired.0),
         ("shards moved", expect.min_moved, totals.moved.0),
+        ("files encoded anew", expect.min_reencoded, totals.reencoded.0),
         ("regions of each stripe", expect.min_stripe_regions, totals.spread.0),
         ("decided slashes", expect.min_decided, totals.escrows.1),
         ("local candidates in percent", expect.min_local_percent, totals.regions.1),
@@ -2371,6 +2427,12 @@ fn unmet(expect: &Expected, totals: &Totals, health: Option<&Health>) -> Option<
         {
             return Some(format!("expected at most {expected} {name}, found {found}"));
         }
+    }
+    if let Some(expected) = &expect.scheme
+        && !totals.schemes.keys().eq([expected])
+    {
+        let found = &totals.schemes;
+        return Some(format!("expected all files to have the scheme {expected}, found {found:?}"));
     }
     let tier = health.map(|health| health.tier.clone());
     match &expect.health {
@@ -2461,10 +2523,13 @@ mod tests {
         assert!(crashes > 20 && repaired > 5 && stored > 20, "{crashes} {repaired} {stored}");
     }
 
-    /// Of three nodes that were to keep a record one always had no room: for ever the same ones were asked in turn.
+    /// Of three nodes that were to keep a record one always had no room: for ever the same ones were asked in turn
+    /// (232, 871). A node that came was told to meet nobody but itself (38). An encoding that was made anew, and replaced
+    /// by another since, was taken for one that had failed (2540). What was released was undone since nobody had
+    /// heard of it in time, and was needed by the log and gone from the disk (726).
     #[test]
     fn small_worlds_that_once_failed_are_clean() {
-        for seed in [232, 871] {
+        for seed in [38, 232, 726, 871, 2540] {
             let report = small_world(seed);
             assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
         }
@@ -2472,10 +2537,11 @@ mod tests {
 
     /// On a slow disk a record was removed and written anew while its pin was under way, and the report of the
     /// old pin was taken for that of the new one: keepers counted what they did not have (476). A node stood still,
-    /// its sagas turned back, and what they had released was needed again, and gone (23, 214).
+    /// its sagas turned back, and what they had released was needed again, and gone (23, 214). Two nodes that were
+    /// cut off went on alone with shards that the others had replaced by another encoding (151).
     #[test]
     fn hostile_worlds_that_once_failed_are_clean() {
-        for seed in [23, 214, 343, 476] {
+        for seed in [23, 151, 214, 343, 476] {
             let report = hostile_world(seed);
             assert_eq!(report.verdict(), "clean", "seed {seed}: {}", report.what());
         }

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use store::{
     Assembly, Config, DecodeError, Digest, EncodeError, EncodedShard, Key, Manifest, ManifestError,
-    Progress, Salt, Upload, encode, merkle,
+    Progress, ReencodeError, Salt, Upload, encode, merkle,
 };
 
 fn config(k: u16, m: u16, shard_bytes: u32) -> Config {
@@ -100,8 +100,19 @@ proptest! {
             let digest = Digest::of(&bytes[..covered]);
             bytes[covered..].copy_from_slice(&digest.0);
             if let Ok(forged) = Manifest::decode(&bytes) {
-                prop_assert!(!forged.is_sealed_by(&key()));
-                prop_assert_eq!(decoded(&forged, &shards), Err(DecodeError::Seal));
+                // The encoding is not sealed: a wrong one names other shards, or none that fit.
+                let mut assembly = Assembly::new(forged.clone());
+                for shard in &shards {
+                    let _ = assembly.offer(shard.digest, shard.bytes.clone());
+                }
+                let had = assembly.decode(&mut Codec::new(), &key());
+                if forged.content() == manifest.content() {
+                    prop_assert!(forged.is_sealed_by(&key()));
+                    prop_assert!(had.is_err() || had.unwrap() == file(2_500, 1));
+                } else {
+                    prop_assert!(!forged.is_sealed_by(&key()));
+                    prop_assert_eq!(had, Err(DecodeError::Seal));
+                }
                 let name = Manifest::decode_named(manifest.id(), &bytes);
                 let (expected, found) = (manifest.id(), forged.id());
                 prop_assert_eq!(name, Err(ManifestError::Another { expected, found }));
@@ -110,13 +121,15 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_a_manifest_by_chance(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn no_bytes_are_a_manifest_by_chance(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         prop_assert_eq!(Manifest::decode(&bytes), Err(ManifestError::NotAManifest));
         // And none make it panic or ask for more memory than they have bytes.
-        bytes.splice(0..0, *b"TRMF\x01\0");
-        let digest = Digest::of(&bytes);
-        bytes.extend_from_slice(&digest.0);
-        let _ = Manifest::decode(&bytes);
+        for version in [1, 2] {
+            let mut bytes = [&b"TRMF"[..], &[version, 0], &bytes].concat();
+            let digest = Digest::of(&bytes);
+            bytes.extend_from_slice(&digest.0);
+            let _ = Manifest::decode(&bytes);
+        }
     }
 }
 
@@ -240,9 +253,107 @@ fn golden_manifest() {
     let plain = Config { compression: None, ..config(2, 1, 256) };
     let (manifest, shards) = encoded(&plain, b"golden");
     let bytes = manifest.encode();
-    assert_eq!(bytes.len(), 38 + 41 + 3 * 64 + 64);
+    assert_eq!(bytes.len(), 38 + 73 + 3 * 64 + 64);
     assert_eq!(format!("{}", manifest.id()), GOLDEN);
     assert_eq!(decoded(&Manifest::decode(&bytes).unwrap(), &shards).unwrap(), b"golden");
 }
 
-const GOLDEN: &str = "f57c987f11e1585896baebc9639b9c4611f67429640ef303d8889523a5b0cdcc";
+/// As the first version wrote it: sealed as a whole, so it has this encoding for good.
+#[test]
+fn a_manifest_of_version_1_is_read() {
+    let bytes = unhex(GOLDEN_1);
+    let manifest = Manifest::decode(&bytes).expect("it is one");
+    assert_eq!(manifest.encode(), bytes);
+    assert_eq!(manifest.content(), manifest.id());
+    let mut assembly = Assembly::new(manifest);
+    for shard in SHARDS_1.map(unhex) {
+        let _ = assembly.offer(Digest::of(&shard), shard).expect("its digest is right");
+    }
+    let mut codec = Codec::new();
+    assert_eq!(assembly.decode(&mut codec, &key()).unwrap(), b"golden");
+    let other = Scheme::new(4, 2).expect("it exists");
+    assert_eq!(assembly.reencode(&mut codec, other).err(), Some(ReencodeError::Whole));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whoever has k shards of each chunk, and no key, gives the file another scheme; and again another. Its owner
+    /// has it from any of them, under its own seal.
+    #[test]
+    fn a_file_is_encoded_anew_without_its_key(
+        bytes in 0usize..8_000, schemes in prop::collection::vec((1u16..9, 1u16..9), 2..5), seed: u64,
+    ) {
+        let (k, m) = schemes[0];
+        let file = file(bytes, seed);
+        let (mut manifest, mut shards) = encoded(&config(k, m, 512), &file);
+        let (content, mut codec) = (manifest.content(), Codec::new());
+        for (k, m) in &schemes[1..] {
+            let mut assembly = Assembly::new(manifest.clone());
+            // The last k of each chunk.
+            let parity = manifest.scheme().parity();
+            for shard in shards.iter().filter(|shard| shard.index >= parity) {
+                assembly.offer(shard.digest, shard.bytes.clone()).unwrap();
+            }
+            let to = Scheme::new(*k, *m).unwrap();
+            let (next, made) = assembly.reencode(&mut codec, to).unwrap();
+            prop_assert_eq!(next.scheme(), to);
+            prop_assert_eq!(next.content(), content);
+            prop_assert!(next.is_sealed_by(&key()) && !next.is_sealed_by(&Key::new([8; 32])));
+            prop_assert_eq!(&Manifest::decode(&next.encode()).unwrap(), &next);
+            for shard in &made {
+                let entry = next.chunks()[shard.chunk as usize].shards[usize::from(shard.index)];
+                prop_assert_eq!(entry.digest, shard.digest);
+                prop_assert_eq!(entry.root, merkle::root(&shard.bytes));
+            }
+            prop_assert_eq!(decoded(&next, &made).unwrap(), file.clone());
+            (manifest, shards) = (next, made);
+        }
+    }
+}
+
+/// Whoever encoded it before made it wrong, in a manifest that fits itself: that is seen without the key.
+#[test]
+fn a_wrong_encoding_is_not_encoded_anew_and_is_never_another_file() {
+    let (manifest, _) = encoded(&config(2, 1, 256), &file(400, 1));
+    let (_, others) = encoded(&config(2, 1, 256), &file(400, 2));
+    let mut forged = manifest.encode();
+    let behind_seal = forged.len() - 32 - 3 * 64;
+    for shard in &others {
+        let at = behind_seal + usize::from(shard.index) * 64;
+        forged[at..at + 32].copy_from_slice(&shard.digest.0);
+        forged[at + 32..at + 64].copy_from_slice(&merkle::root(&shard.bytes).0);
+    }
+    let covered = forged.len() - 32;
+    let name = Digest::of(&forged[..covered]);
+    forged[covered..].copy_from_slice(&name.0);
+    let forged = Manifest::decode(&forged).expect("it fits itself");
+    assert!(forged.is_sealed_by(&key()) && forged.content() == manifest.content());
+    let mut assembly = Assembly::new(forged.clone());
+    for shard in &others {
+        assembly.offer(shard.digest, shard.bytes.clone()).expect("its digest is right");
+    }
+    let other = Scheme::new(4, 2).expect("it exists");
+    let refused = assembly.reencode(&mut Codec::new(), other).err();
+    assert_eq!(refused, Some(ReencodeError::NotSealed { chunk: 0 }));
+    let what = "decryption";
+    assert_eq!(decoded(&forged, &others), Err(DecodeError::Chunk { chunk: 0, what }));
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("two digits");
+    (0..text.len()).step_by(2).map(digit).collect()
+}
+
+const GOLDEN: &str = "dcaf65f0510b6ae3852b623e84cea936fe4a104f9559726e81ede2cf33269fe3";
+
+const GOLDEN_1: &str = "54524d460100020001000303030303030303030303030303030306000000000000000100000006000000000600000021\
+     cac3a9775d6f5c520d7b9bebefc14560e639718063fb91c061946eff14166f168d236dadac6ab688189a927ff31731d2\
+     b3b8f03f3cc01d01731ba01bd343e70b7f57396b2c339197a2b224f24b81e5f0edfddddb6a68167650f8f23b4b4499db\
+     9be63864e53b2cb14dd3aa648c0ce80452a988395d39663b56c2bcb73683793487fe38c0fdb58bb310115bf229cc881d\
+     3413ea6a0c33e3d9634c889164fc3958453d56c173d1e934a5bcf4223467ed5fdf20c9599d3292e8a53f869544458fe6\
+     6d0b711ed848cefcf4bc7b655fa765ddd78556c149638cfede71b76f2934e479aebdeac6919f7633e58bf673aeac86b9\
+     b5d05aa63c24d18097c4ca931745d8f57c987f11e1585896baebc9639b9c4611f67429640ef303d8889523a5b0cdcc";
+
+const SHARDS_1: [&str; 3] =
+    ["c3483c7cc53abaa535f1c010", "2d4421ae7361ae8b5d7d0000", "ee0c1dd2b65b142e688cc010"];
