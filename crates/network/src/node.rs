@@ -354,7 +354,7 @@ impl StorageNode {
             }
             Message::Asked { number, done, .. } => self.asked(now, number, done),
             Message::Leaving => self.node_leaves(now, from),
-            Message::Doubts(doubts) => self.doubted(from, &doubts),
+            Message::Doubts(doubts) => self.doubted(now, from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
             Message::Version { file, version } => self.version_told(from, file, version),
             Message::Moved(transfers) => self.moved_reported(now, from, &transfers),

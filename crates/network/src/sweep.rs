@@ -146,19 +146,24 @@ impl StorageNode {
         for node in members {
             self.send(node, Message::Doubts(doubts.clone()));
         }
-        let own = self.claims(self.name, &doubts);
+        let own = self.claims(now, self.name, &doubts);
         self.claimed(self.name, &own);
     }
 
     /// Somebody does not know who needs what it holds.
-    pub(crate) fn doubted(&mut self, from: NodeName, doubts: &[Doubt]) {
-        let claims = self.claims(from, doubts);
+    pub(crate) fn doubted(&mut self, now: Time, from: NodeName, doubts: &[Doubt]) {
+        let claims = self.claims(now, from, doubts);
         if !claims.is_empty() {
             self.send(from, Message::Claims(claims));
         }
     }
 
-    fn claims(&self, of: NodeName, doubts: &[Doubt]) -> Vec<Claim> {
+    fn claims(&self, now: Time, of: NodeName, doubts: &[Doubt]) -> Vec<Claim> {
+        // A version that is promised, and of which nobody knows whether it is current, may name it.
+        let promised = |file| {
+            let host = self.transactions.participant();
+            host.is_none_or(|host| !host.locks().is_free(now, work::head(file)))
+        };
         let claim = |doubt: &Doubt| {
             let Doubt { digest, file } = *doubt;
             let file = file.or_else(|| self.keeping.file_of(digest))?;
@@ -169,7 +174,7 @@ impl StorageNode {
                     record.shards().any(|(.., shard, node)| shard.digest == digest && node == of)
                 }
             };
-            let named = named || self.keeping.is_at(file);
+            let named = named || self.keeping.is_at(file) || promised(file);
             let (version, keepers) = (record.version, record.keepers.len() as u32);
             Some(Claim { digest, version, keepers, named })
         };
