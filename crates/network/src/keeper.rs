@@ -291,6 +291,19 @@ impl StorageNode {
         self.reassess(now, node);
     }
 
+    /// A node is there. Where it is closer to a file than a keeper of its record, that one may not be among those
+    /// whom a lookup asks any more.
+    pub(crate) fn node_comes(&mut self, node: NodeName) {
+        let mut closer = Vec::new();
+        for record in self.holdings.all_current().filter(|record| self.is_chief(record)) {
+            let keepers = record.keepers.iter().map(|keeper| distance(*keeper, &record.file.0));
+            if keepers.max().is_some_and(|last| distance(node, &record.file.0) < last) {
+                closer.push(record.file);
+            }
+        }
+        closer.into_iter().for_each(|file| self.replace_keepers(file));
+    }
+
     /// Looks at every file whose record names this node.
     pub(crate) fn reassess(&mut self, now: Time, node: NodeName) {
         for file in self.holdings.naming(node) {

@@ -395,6 +395,7 @@ impl StorageNode {
                     placement::Status::Alive => {
                         self.directory.seen(node);
                         self.keeping.is_back(node);
+                        self.node_comes(node);
                     }
                     placement::Status::Suspected => {}
                 },
