@@ -219,6 +219,9 @@ pub struct Faults {
     pub full: u32,
     /// Which part of those who leave says so before, and goes only when nothing of it is needed.
     pub drain: Share,
+    /// Which part of those who leave without a word does so when it is about to tell what is committed; the others
+    /// between any two outputs.
+    pub departs: Share,
     /// A region that is cut off, 0 to 8, at the beginning of `window` until its end.
     pub region: Option<u32>,
     /// Nodes whose disks of shards are a thousand times as slow.
@@ -268,6 +271,7 @@ impl Default for Faults {
             joins: 0,
             full: 0,
             drain: Share::default(),
+            departs: Share::default(),
             region: None,
             slow_disks: 0,
             liars: 0,
@@ -504,7 +508,9 @@ pub fn hostile(seed: u64) -> String {
     let schemes = "[4]";
     let faults = match (crowded, lies) {
         (false, _) => faults,
-        (_, false) => format!("leaves = {}\ndrain = \"0%\"\n", more.between(1, 2)),
+        (_, false) => {
+            format!("leaves = {}\ndrain = \"0%\"\ndeparts = \"50%\"\n", more.between(1, 2))
+        }
         (_, true) => "liars = 1\nliars_after = \"100s\"\nrot = 10\n".to_owned(),
     };
     format!(

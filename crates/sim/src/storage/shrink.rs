@@ -190,7 +190,7 @@ impl Hunt<'_> {
             self.accept(table);
         }
         let once = ["region", "forged_claims", "spend_twice", "disputes", "churn", "active_max"];
-        let drawn = ["clients_leave", "drain", "liars_after", "rot_nodes"];
+        let drawn = ["clients_leave", "departs", "drain", "liars_after", "rot_nodes"];
         for key in once.into_iter().chain(drawn) {
             self.change("faults", |table| _ = table.remove(key));
         }

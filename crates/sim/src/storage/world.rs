@@ -1725,7 +1725,7 @@ impl<'a> World<'a> {
             );
         }
         let entry = plan::Entry { kind: Kind::Leave, number };
-        if draw.nth(3).below(2) == 0 {
+        if self.scenario.faults.departs.0.holds(&draw.nth(3)) {
             self.departs = Some(entry);
             return;
         }
