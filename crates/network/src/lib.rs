@@ -44,6 +44,9 @@
 //! - A client whose node crashes while it writes under locks, and that asks again, may have it done twice.
 //! - A node that runs an upload and never comes back leaves shards that no record names. They take room;
 //!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
+//! - A coordinator that is away for ten times as long as a silent node may live counts as gone for good, and what was
+//!   promised to it as committed. If it comes back after that, from the other side of a partition, it may have decided
+//!   otherwise.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
 mod fetches;
