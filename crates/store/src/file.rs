@@ -107,9 +107,9 @@ pub fn encode(
         return Err(EncodeError::TooLarge { bytes, bytes_max });
     }
     let mut shards = Vec::new();
-    let (chunks, seal) = (Vec::new(), [0; 32]);
+    let (chunks, seal, id) = (Vec::new(), [0; 32], Digest([0; 32]));
     let version = Manifest::VERSION;
-    let mut manifest = Manifest { version, scheme, salt, file_bytes: bytes, chunks, seal };
+    let mut manifest = Manifest { version, scheme, salt, file_bytes: bytes, chunks, seal, id };
     for (index, plain) in (0u32..).zip(file.chunks(chunk_bytes as usize)) {
         let smaller = compress(config, plain)?;
         let compressed = smaller.is_some();
@@ -123,7 +123,7 @@ pub fn encode(
         manifest.chunks.push(chunk);
     }
     manifest.seal(key);
-    Ok((manifest, shards))
+    Ok((manifest.complete(), shards))
 }
 
 /// Cuts a chunk's ciphertext into shards.
@@ -290,7 +290,7 @@ impl Assembly {
             }
             entry.shards = cut(to, codec, chunk, &sealed, &mut shards);
         }
-        Ok((manifest, shards))
+        Ok((manifest.complete(), shards))
     }
 
     /// A chunk's ciphertext.

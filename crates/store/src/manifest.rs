@@ -60,6 +60,8 @@ pub struct Manifest {
     pub(crate) file_bytes: u64,
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) seal: [u8; 32],
+    /// The digest of all that, once it is complete: see [`Manifest::complete`].
+    pub(crate) id: Digest,
 }
 
 /// These bytes are no manifest that this version reads. Ask somebody else for it.
@@ -138,7 +140,13 @@ impl Manifest {
     /// Its name.
     #[must_use]
     pub fn id(&self) -> Digest {
-        Digest::of(&self.named())
+        self.id
+    }
+
+    /// Nothing of it is changed any more: it has a name.
+    pub(crate) fn complete(mut self) -> Manifest {
+        self.id = Digest::of(&self.named());
+        self
     }
 
     /// What names the file's content, and the owner's seal of it, whatever shards it is cut into.
@@ -182,8 +190,7 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.named();
-        let digest = Digest::of(&bytes);
-        bytes.extend_from_slice(&digest.0);
+        bytes.extend_from_slice(&self.id.0);
         bytes
     }
 
@@ -245,7 +252,8 @@ impl Manifest {
         let Some((covered, digest)) = bytes.split_last_chunk::<32>() else {
             return Err(ManifestError::Digest);
         };
-        if Digest::of(covered).0 != *digest || covered.len() < HEAD_BYTES + 32 {
+        let id = Digest::of(covered);
+        if id.0 != *digest || covered.len() < HEAD_BYTES + 32 {
             return Err(ManifestError::Digest);
         }
         let mut reader = Reader { bytes: covered, offset: 6 };
@@ -286,7 +294,7 @@ impl Manifest {
         if reader.offset != covered.len() {
             return Err(reader.wrong("the number of chunks does not match the length"));
         }
-        Ok(Manifest { version, scheme, salt, file_bytes, chunks, seal })
+        Ok(Manifest { version, scheme, salt, file_bytes, chunks, seal, id })
     }
 
     /// As [`Manifest::decode`], of a manifest that was asked for by its name.
@@ -295,7 +303,7 @@ impl Manifest {
     /// [`ManifestError`]; [`ManifestError::Another`] if it has another name.
     pub fn decode_named(expected: Digest, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let manifest = Manifest::decode(bytes)?;
-        let found = Digest::of(&bytes[..bytes.len() - 32]);
+        let found = manifest.id;
         if found == expected {
             Ok(manifest)
         } else {
