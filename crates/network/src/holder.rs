@@ -12,7 +12,7 @@ use crate::work::{self, Current, Work};
 use base::{NodeName, ShardId, Time};
 use locks::FencingToken;
 use node::Input as NodeInput;
-use placement::{DirectoryMessage, LookupId};
+use placement::{DirectoryMessage, LookupId, distance};
 use repair::{Challenge, Scrubber, respond};
 use saga::Direction;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +71,10 @@ pub(crate) struct Holdings {
     named: BTreeMap<NodeName, BTreeSet<Digest>>,
     /// Files of which there is a version that is not current, or not yet.
     unsettled: BTreeSet<Digest>,
+    /// Whether any of them may be settled: something has happened to them or to the log since they were looked at.
+    pub(crate) may_settle: bool,
+    /// How far from each file that keeper of its current record is that is furthest: read for all files at once.
+    furthest: BTreeMap<Digest, [u8; 32]>,
     pins: Vec<Digest>,
 }
 
@@ -98,6 +102,8 @@ impl Holdings {
             names: BTreeMap::new(),
             named: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            may_settle: false,
+            furthest: BTreeMap::new(),
             pins: pins.into_iter().collect(),
         }
     }
@@ -118,6 +124,11 @@ impl Holdings {
         self.current.keys().filter_map(|file| self.current(*file))
     }
 
+    /// Those of this file and of all behind it.
+    pub(crate) fn current_from(&self, file: Digest) -> impl Iterator<Item = &FileRecord> {
+        self.current.range(file..).filter_map(|(file, _)| self.current(*file))
+    }
+
     /// The files whose current record names this node.
     pub(crate) fn naming(&self, node: NodeName) -> Vec<Digest> {
         self.named.get(&node).into_iter().flatten().copied().collect()
@@ -130,8 +141,14 @@ impl Holdings {
             None => drop(self.current.remove(&file)),
         }
         let mut names = BTreeSet::new();
+        let mut furthest = None;
         if let Some(record) = self.current(file) {
             names.extend(record.keepers.iter().chain(record.holders.iter().flatten()).copied());
+            furthest = record.keepers.iter().map(|keeper| distance(*keeper, &file.0)).max();
+        }
+        match furthest {
+            Some(furthest) => drop(self.furthest.insert(file, furthest)),
+            None => drop(self.furthest.remove(&file)),
         }
         let before = self.names.remove(&file).unwrap_or_default();
         for node in before.difference(&names) {
@@ -169,7 +186,21 @@ impl Holdings {
                 self.versions.remove(&file);
             }
         }
+        self.unsettle(file);
+    }
+
+    fn unsettle(&mut self, file: Digest) {
         self.unsettled.insert(file);
+        self.may_settle = true;
+    }
+
+    /// The files of whose current record some keeper is further away than this node.
+    pub(crate) fn further_than(&self, node: NodeName) -> impl Iterator<Item = Digest> {
+        let further = self
+            .furthest
+            .iter()
+            .filter(move |(file, furthest)| distance(node, &file.0) < **furthest);
+        further.map(|(file, _)| *file)
     }
 
     /// The records here that are not current, and of which files.
@@ -277,7 +308,7 @@ impl StorageNode {
         let (file, version) = (record.file, record.version);
         self.holdings.record_of.insert(digest, (file, version));
         self.holdings.versions.entry(file).or_default().insert((version, digest), record);
-        self.holdings.unsettled.insert(file);
+        self.holdings.unsettle(file);
     }
 
     /// Whether these bytes are held durably, a record's pin included.
@@ -574,12 +605,10 @@ impl StorageNode {
 
     /// Makes those versions current that the log says are.
     pub(crate) fn settle_records(&mut self, now: Time) {
-        if self.holdings.unsettled.is_empty() {
+        if !self.holdings.may_settle || self.transactions.participant().is_none() {
             return;
         }
-        if self.transactions.participant().is_none() {
-            return;
-        }
+        self.holdings.may_settle = false;
         let mut turned = Vec::new();
         for &file in &self.holdings.unsettled {
             let Current { version, mark } = self.head_of(file);

@@ -227,18 +227,13 @@ impl StorageNode {
     /// How far from a file whoever a lookup of it asks is at most: as far as the last of the closest nodes
     /// that this one knows. `None` while it knows too few.
     fn reach(&self, file: Digest) -> Option<[u8; 32]> {
-        let others = self.membership.candidates().map(|candidate| candidate.node);
-        let all = others.chain([self.name]).filter(|node| !self.keeping.leaving.contains(node));
         let bucket = (self.config.lookup.bucket as usize).max(1);
-        // Ascending: few of the nodes are ever among the closest.
-        let mut closest: Vec<[u8; 32]> = Vec::with_capacity(bucket + 1);
-        for distance in all.map(|node| distance(node, &file.0)) {
-            if closest.len() < bucket || closest.last().is_some_and(|last| distance < *last) {
-                let at = closest.partition_point(|other| *other < distance);
-                closest.insert(at, distance);
-                closest.truncate(bucket);
-            }
-        }
+        let stays = |node: NodeName| !self.keeping.leaving.contains(&node);
+        let others = self.membership.nearest(&file.0, bucket, |it| stays(it.announcement.node));
+        let own = Some(self.name).filter(|node| stays(*node));
+        let mut closest: Vec<[u8; 32]> =
+            others.into_iter().chain(own).map(|node| distance(node, &file.0)).collect();
+        closest.sort_unstable();
         closest.get(bucket - 1).copied()
     }
 
@@ -294,13 +289,7 @@ impl StorageNode {
     /// A node is there. Where it is closer to a file than a keeper of its record, that one may not be among those
     /// whom a lookup asks any more.
     pub(crate) fn node_comes(&mut self, node: NodeName) {
-        let mut closer = Vec::new();
-        for record in self.holdings.all_current().filter(|record| self.is_chief(record)) {
-            let keepers = record.keepers.iter().map(|keeper| distance(*keeper, &record.file.0));
-            if keepers.max().is_some_and(|last| distance(node, &record.file.0) < last) {
-                closer.push(record.file);
-            }
-        }
+        let closer: Vec<Digest> = self.holdings.further_than(node).collect();
         closer.into_iter().for_each(|file| self.replace_keepers(file));
     }
 

@@ -114,13 +114,13 @@ impl StorageNode {
         let table = errand.table;
         let with = |left: &BTreeSet<ShardId>, say: fn(Claim) -> locks::Message| {
             let claims = errand.claims(holder).filter(|claim| left.contains(&claim.shard));
-            claims.map(|claim| (table, Message::Lock(say(claim)))).collect()
+            claims.map(|claim| (table, Message::Lock(Box::new(say(claim))))).collect()
         };
         let said: Vec<(NodeName, Message)> = match &errand.stage {
             Stage::Acquiring => {
                 let shards = errand.shards.keys().copied().collect();
                 let acquire = locks::Message::Acquire { holder, born: errand.born, shards };
-                vec![(table, Message::Lock(acquire))]
+                vec![(table, Message::Lock(Box::new(acquire)))]
             }
             Stage::Verifying(left) => with(left, |claim| locks::Message::Verify { claim }),
             Stage::Releasing(left) => with(left, |claim| locks::Message::Release { claim }),
@@ -310,7 +310,7 @@ impl StorageNode {
             if errand.renew <= now {
                 let claims: Vec<Claim> = errand.claims(holder).collect();
                 for claim in claims {
-                    self.send(table, Message::Lock(locks::Message::Renew { claim }));
+                    self.send(table, Message::Lock(Box::new(locks::Message::Renew { claim })));
                 }
                 self.locking.0.entry(operation).and_modify(|errand| errand.renew = now + half);
             }
@@ -328,7 +328,8 @@ impl StorageNode {
             Stage::Acquiring => vec![locks::Message::Withdraw { holder }],
             _ => errand.claims(holder).map(|claim| locks::Message::Release { claim }).collect(),
         };
-        said.into_iter().for_each(|message| self.send(errand.table, Message::Lock(message)));
+        let said = said.into_iter().map(|message| Message::Lock(Box::new(message)));
+        said.for_each(|message| self.send(errand.table, message));
         self.tell(errand.number, Answer::Failed);
     }
 }

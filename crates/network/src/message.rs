@@ -60,8 +60,8 @@ pub enum Message {
     Membership(placement::Message),
     /// Who holds the record of a file.
     Directory(DirectoryMessage),
-    /// To a table of locks.
-    Lock(locks::Message),
+    /// To a table of locks. Its grants are larger than all else that there is.
+    Lock(Box<locks::Message>),
     /// From it.
     Locked(LockAnswer),
     /// Something is wanted of the ledger.
@@ -340,7 +340,7 @@ impl Message {
             6 => Message::Scrubbed { digest: digest(from)?, healthy: from.bool()? },
             7 => Message::Membership(read_membership(from)?),
             8 => Message::Directory(read_directory(from)?),
-            9 => Message::Lock(read_lock(from)?),
+            9 => Message::Lock(Box::new(read_lock(from)?)),
             10 => Message::Locked(read_locked(from)?),
             11 => {
                 let (number, key) = (from.u64()?, Token(from.array()?));

@@ -127,7 +127,9 @@ pub struct StorageNode {
     pub(crate) orphans_at: Option<Time>,
     /// Whether the participant has been seen to run.
     opened: bool,
-    queue: VecDeque<Output>,
+    /// What is wanted done. Between two inputs it is empty: it is the caller's own, so that no node keeps room
+    /// for what another one could use.
+    wanted: Vec<Output>,
 }
 
 /// So many times somebody is met soon after the start; later once in a round of audits.
@@ -204,7 +206,7 @@ impl StorageNode {
             // It may have promised something in an earlier life.
             orphans_at: Some(now + ORPHANED * config.membership.alive),
             opened: false,
-            queue: VecDeque::new(),
+            wanted: std::mem::take(out),
             config,
         };
         node.take_transactions(now, todo);
@@ -221,6 +223,7 @@ impl StorageNode {
         disks: &dyn StorageDisks,
         out: &mut Vec<Output>,
     ) {
+        std::mem::swap(&mut self.wanted, out);
         match input {
             Input::Message { from, message } => self.receive(now, from, message, disks),
             Input::Flushed { slot, result } => {
@@ -231,7 +234,7 @@ impl StorageNode {
                     let (mut ops, mut told) = (Vec::new(), Vec::new());
                     teller.flushed(now, result, disks.ledger(), &mut ops, &mut told);
                     if !ops.is_empty() {
-                        self.queue.push_back(Output::Ledger(ops));
+                        self.wanted.push(Output::Ledger(ops));
                     }
                     told.into_iter().for_each(|(to, message)| self.send(to, message));
                 }
@@ -258,30 +261,31 @@ impl StorageNode {
             let unix_ms = self.config.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
             teller.settle(now, unix_ms, &mut ops);
             if !ops.is_empty() {
-                self.queue.push_back(Output::Ledger(ops));
+                self.wanted.push(Output::Ledger(ops));
             }
             let died = teller.died.take();
-            self.queue.extend(died.map(|reason| Output::LedgerDied { reason }));
+            self.wanted.extend(died.map(|reason| Output::LedgerDied { reason }));
         }
-        out.extend(self.queue.drain(..));
+        std::mem::swap(&mut self.wanted, out);
     }
 
     pub(crate) fn send(&mut self, to: NodeName, message: Message) {
-        self.queue.push_back(Output::Send { to, message });
+        self.wanted.push(Output::Send { to, message });
     }
 
     pub(crate) fn tell(&mut self, number: u64, answer: Answer) {
-        self.queue.push_back(Output::Tell { number, answer });
+        self.wanted.push(Output::Tell { number, answer });
     }
 
     pub(crate) fn shard_ops(&mut self, ops: Vec<Op>) {
-        self.queue.extend(ops.into_iter().map(Output::Shards));
+        self.wanted.extend(ops.into_iter().map(Output::Shards));
     }
 
     /// Gives the transactions an input.
     pub(crate) fn feed(&mut self, now: Time, input: node::Input, disks: &dyn StorageDisks) {
         let mut todo = Vec::new();
         self.transactions.handle(now, input, disks, &mut todo);
+        self.holdings.may_settle = true;
         self.take_transactions(now, todo);
     }
 
@@ -296,7 +300,7 @@ impl StorageNode {
                         self.tell(0, Answer::Ended { key, outcome });
                     }
                 }
-                other => self.queue.push_back(Output::Transactions(other)),
+                other => self.wanted.push(Output::Transactions(other)),
             }
         }
     }

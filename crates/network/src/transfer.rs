@@ -275,12 +275,7 @@ impl StorageNode {
     }
 
     fn look(&mut self, now: Time, id: TransferId, disks: &dyn StorageDisks) {
-        // A lookup takes whoever is silent out of the routing table. Who is there after all, by membership,
-        // is asked again: otherwise a node that was cut off for a while knows hardly anybody for good.
-        let alive = |member: &&placement::Member| member.status == placement::Status::Alive;
-        for member in self.membership.members().filter(alive) {
-            self.directory.seen(member.announcement.node);
-        }
+        self.directory.refill(self.membership.alive().map(|member| member.announcement.node));
         let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
         let (key, mut out) = (transfer.file.0, Vec::new());
         match self.directory.fetch(now, key, &mut out) {
@@ -557,17 +552,23 @@ impl StorageNode {
         }
     }
 
-    /// Everybody who can be given a shard, this node included.
-    pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        let own = Candidate {
+    pub(crate) fn own_candidate(&self) -> Candidate {
+        Candidate {
             node: self.name,
             region: self.config.region,
             reputation: base::Ratio::percent(50),
             capacity_bytes: self.config.shards.capacity_bytes,
             free_bytes: self.holdings.free_bytes(),
-        };
+        }
+    }
+
+    /// Everybody who can be given a shard, this node included.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let own = self.own_candidate();
         let leaves = |candidate: &Candidate| self.keeping.leaving.contains(&candidate.node);
-        self.membership.candidates().chain([own]).filter(|it| !leaves(it)).collect()
+        let mut all = Vec::with_capacity(self.membership.len() + 1);
+        all.extend(self.membership.candidates().chain([own]).filter(|it| !leaves(it)));
+        all
     }
 
     /// A node for each shard of a stripe, in two regions at least if there are as many.

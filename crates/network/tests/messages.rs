@@ -101,7 +101,7 @@ fn all() -> Vec<Message> {
     ];
     all.extend(membership.map(Message::Membership));
     all.extend(directory.map(Message::Directory));
-    all.extend(lock.map(Message::Lock));
+    all.extend(lock.map(|message| Message::Lock(Box::new(message))));
     all.extend(locked.map(Message::Locked));
     all.extend(asks.map(|ask| Message::Ask { number: 6, key: Token::new(7), ask }));
     all

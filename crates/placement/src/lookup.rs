@@ -52,14 +52,15 @@ impl Default for LookupConfig {
 pub struct RoutingTable {
     own: NodeName,
     bucket: usize,
-    /// By the number of leading bits in common with this node; in each, who answered longest ago
-    /// first.
+    /// By the number of leading bits in common with this node.
     buckets: BTreeMap<u32, Vec<NodeName>>,
+    /// Whether somebody was taken out: there may be room for others who are there.
+    thin: bool,
 }
 
 impl RoutingTable {
     fn new(own: NodeName, bucket: u32) -> RoutingTable {
-        RoutingTable { own, bucket: bucket.max(1) as usize, buckets: BTreeMap::new() }
+        RoutingTable { own, bucket: bucket.max(1) as usize, buckets: BTreeMap::new(), thin: false }
     }
 
     fn in_common(&self, node: NodeName) -> u32 {
@@ -74,17 +75,16 @@ impl RoutingTable {
             return;
         }
         let bucket = self.buckets.entry(self.in_common(node)).or_default();
-        if let Some(at) = bucket.iter().position(|other| *other == node) {
-            bucket.remove(at);
-            bucket.push(node);
-        } else if bucket.len() < self.bucket {
+        if bucket.len() < self.bucket && !bucket.contains(&node) {
             bucket.push(node);
         }
     }
 
     fn gone(&mut self, node: NodeName) {
         if let Some(bucket) = self.buckets.get_mut(&self.in_common(node)) {
+            let before = bucket.len();
             bucket.retain(|other| *other != node);
+            self.thin |= bucket.len() < before;
         }
     }
 
@@ -251,6 +251,14 @@ impl Directory {
     /// The node is there, by membership or because it sent something.
     pub fn seen(&mut self, node: NodeName) {
         self.table.seen(node);
+    }
+
+    /// These are there, by membership. A lookup takes whoever is silent out of the routing table, and a node that
+    /// was cut off for a while would know hardly anybody for good. Free if nobody was taken out since the last time.
+    pub fn refill(&mut self, alive: impl Iterator<Item = NodeName>) {
+        if std::mem::take(&mut self.table.thin) {
+            alive.for_each(|node| self.table.seen(node));
+        }
     }
 
     /// The node is dead.

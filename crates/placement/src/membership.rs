@@ -3,7 +3,7 @@
 use crate::phi::Phi;
 use crate::roster::Roster;
 use crate::rumours::Rumours;
-use crate::{Candidate, Region};
+use crate::{Candidate, RecordKey, Region, distance};
 use base::prng::Key;
 use base::{NodeName, Ratio, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -704,6 +704,18 @@ impl Membership {
         self.members.get(node)
     }
 
+    /// Of how many nodes anything is known, this one excepted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether nothing is known of anybody else.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Everybody of whom anything is known, this node excepted.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter()
@@ -711,16 +723,48 @@ impl Membership {
 
     /// Where bytes can be placed: everybody who is alive, this node excepted.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        let alive = self.members.iter().filter(|member| member.status == Status::Alive);
-        alive.map(|member| {
-            let Announcement { node, region, capacity_bytes, free_bytes, .. } = member.announcement;
-            let reputation = member.reputation;
-            Candidate { node, region, reputation, capacity_bytes, free_bytes }
-        })
+        self.alive().map(Member::candidate)
+    }
+
+    /// The `count` closest to a key among those who are alive and for whom `counts` is true, this node excepted, the
+    /// closest first; or all of them, if they are fewer. Few of the others are looked at.
+    pub fn nearest(
+        &self,
+        key: &RecordKey,
+        count: usize,
+        counts: impl Fn(&Member) -> bool,
+    ) -> Vec<NodeName> {
+        let mut nearest = Vec::new();
+        let mut last = 0;
+        for (bits, member) in self.members.around(key) {
+            // Of those with as many bits in common any may be closer.
+            if nearest.len() >= count && bits < last {
+                break;
+            }
+            if member.status == Status::Alive && counts(member) {
+                last = bits;
+                nearest.push((distance(member.announcement.node, key), member.announcement.node));
+            }
+        }
+        nearest.sort_unstable();
+        nearest.truncate(count);
+        nearest.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// Everybody who is alive, this node excepted, ascending by name.
+    pub fn alive(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.status == Status::Alive)
     }
 }
 
 impl Member {
+    /// As a place for bytes.
+    #[must_use]
+    pub fn candidate(&self) -> Candidate {
+        let Announcement { node, region, capacity_bytes, free_bytes, .. } = self.announcement;
+        Candidate { node, region, reputation: self.reputation, capacity_bytes, free_bytes }
+    }
+
     fn rumour(&self) -> Rumour {
         Rumour { announcement: self.announcement, suspected: self.status != Status::Alive }
     }

@@ -86,23 +86,26 @@ impl Placer {
                 && candidate.capacity_bytes > 0
                 && (candidate.free_bytes >= bytes || holders.contains(&candidate.node))
         };
-        let mut ranked: Vec<(Reverse<u64>, NodeName, Region)> = candidates
-            .iter()
-            .filter(fits)
-            .map(|candidate| {
-                let draw = self.key.draw(name, hash_name(&self.key, &candidate.node.0));
-                let score = score(draw.u64(), candidate.capacity_bytes);
-                (Reverse(score), candidate.node, candidate.region)
-            })
-            .collect();
-        ranked.sort_unstable();
-        ranked.dedup_by_key(|(_, node, _)| *node);
+        // By score and place in the list: names and regions stay where they are.
+        let mut ranked: Vec<(Reverse<u64>, u32)> = Vec::with_capacity(candidates.len());
+        ranked.extend((0u32..).zip(candidates).filter(|(_, it)| fits(it)).map(|(at, it)| {
+            let draw = self.key.draw(name, hash_name(&self.key, &it.node.0));
+            (Reverse(score(draw.u64(), it.capacity_bytes)), at)
+        }));
+        let which = |at: u32| {
+            let Candidate { node, region, .. } = candidates[at as usize];
+            (node, region)
+        };
+        ranked.sort_unstable_by(|one, two| {
+            one.0.cmp(&two.0).then_with(|| which(one.1).cmp(&which(two.1)))
+        });
+        ranked.dedup_by_key(|(_, at)| which(*at).0);
 
         let replicas = self.config.replicas as usize;
         let regions_min = (self.config.regions_min as usize).min(replicas);
         let mut nodes = Vec::with_capacity(replicas);
         let mut regions = BTreeSet::new();
-        for &(_, node, region) in &ranked {
+        for (node, region) in ranked.iter().map(|(_, at)| which(*at)) {
             // The last places are kept for regions that are still missing.
             let missing = regions_min.saturating_sub(regions.len());
             if nodes.len() + missing < replicas || !regions.contains(&region) {
@@ -117,7 +120,7 @@ impl Placer {
             return Ok(nodes);
         }
         // Too few regions: better too close together than too few.
-        for &(_, node, region) in &ranked {
+        for (node, region) in ranked.iter().map(|(_, at)| which(*at)) {
             if nodes.len() < replicas && !nodes.contains(&node) {
                 nodes.push(node);
                 regions.insert(region);

@@ -72,12 +72,20 @@ pub struct Lies<'a> {
 /// Who may be given a shard now, looked at once for all stripes of a round.
 #[derive(Clone, Debug)]
 pub struct Round {
-    there: BTreeMap<NodeName, Candidate>,
+    /// Ascending by name.
+    there: Vec<Candidate>,
     regions: usize,
     /// How full the emptiest node is to which a shard may be moved because it has room.
     emptiest: u32,
     /// Nodes to which none may be.
     closed: BTreeSet<NodeName>,
+}
+
+impl Round {
+    fn find(&self, node: &NodeName) -> Option<&Candidate> {
+        let at = self.there.binary_search_by(|it| it.node.cmp(node));
+        at.ok().map(|at| &self.there[at])
+    }
 }
 
 /// Says which shards of a stripe should be elsewhere, one at a time, toward where the [`Placer`] wants
@@ -132,7 +140,8 @@ impl Rebalancer {
         }
         self.next = now + self.config.period;
         self.refused.retain(|_, until| *until > now);
-        let (mut there, mut closed) = (BTreeMap::new(), BTreeSet::new());
+        let mut there: Vec<Candidate> = Vec::with_capacity(candidates.size_hint().1.unwrap_or(0));
+        let mut closed = BTreeSet::new();
         let mut emptiest = Ratio::ONE.parts_per_million();
         for (candidate, since) in candidates {
             let refused = self.refused.contains_key(&candidate.node);
@@ -143,9 +152,10 @@ impl Rebalancer {
             } else {
                 emptiest = emptiest.min(fullness(&candidate));
             }
-            there.insert(candidate.node, Candidate { free_bytes, ..candidate });
+            there.push(Candidate { free_bytes, ..candidate });
         }
-        let regions: BTreeSet<Region> = there.values().map(|it| it.region).collect();
+        there.sort_unstable_by_key(|it| it.node);
+        let regions: BTreeSet<Region> = there.iter().map(|it| it.region).collect();
         Some(Round { there, regions: regions.len(), emptiest, closed })
     }
 
@@ -154,7 +164,7 @@ impl Rebalancer {
     #[must_use]
     pub fn look(&self, stripe: Lies<'_>, round: &Round) -> Option<Move> {
         let holders: Vec<&Candidate> =
-            stripe.holders.iter().map(|node| round.there.get(node)).collect::<Option<_>>()?;
+            stripe.holders.iter().map(|node| round.find(node)).collect::<Option<_>>()?;
         self.shared(stripe, &holders, round)
             .or_else(|| self.too_close(stripe, &holders, round))
             .or_else(|| self.fuller(stripe, &holders, round))
@@ -197,7 +207,7 @@ impl Rebalancer {
         }
         let (held, regions) = (spans.len(), self.regions_min(holders.len(), round));
         let may = |node: &NodeName| {
-            let Some(it) = round.there.get(node) else { return false };
+            let Some(it) = round.find(node) else { return false };
             !stripe.holders.contains(node)
                 && !round.closed.contains(node)
                 && fullness(it).saturating_add(margin) <= fullness(from)
@@ -215,8 +225,7 @@ impl Rebalancer {
     /// Where the placer wants a stripe's shards.
     fn wanted(&self, stripe: Lies<'_>, shards: usize, round: &Round) -> Vec<NodeName> {
         let holders = stripe.holders.iter().copied().collect();
-        let all: Vec<Candidate> = round.there.values().copied().collect();
-        self.place(stripe, shards, &all, &holders)
+        self.place(stripe, shards, &round.there, &holders)
     }
 
     /// Two nodes for a shard among those that have none of its stripe, if there is one.
@@ -228,7 +237,7 @@ impl Rebalancer {
         may: impl Fn(&Candidate) -> bool,
     ) -> Option<Vec<NodeName>> {
         let free = |it: &&Candidate| holders.iter().all(|holder| holder.node != it.node) && may(it);
-        let free: Vec<Candidate> = round.there.values().filter(free).copied().collect();
+        let free: Vec<Candidate> = round.there.iter().filter(free).copied().collect();
         Some(self.place(stripe, 2, &free, &BTreeSet::new())).filter(|to| !to.is_empty())
     }
 

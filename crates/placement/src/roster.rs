@@ -105,6 +105,38 @@ impl Roster {
         self.places[place] = at as u32 + 1;
     }
 
+    /// Those whose names have most leading bits in common with a key, the most first: whoever comes later is never
+    /// closer to it, by exclusive or, than those with more bits that came before. Each with how many those are.
+    pub(crate) fn around(&self, key: &[u8; 32]) -> impl Iterator<Item = (u32, &Member)> {
+        let name = |turn: usize| &self.members[self.ascending[turn] as usize].announcement.node.0;
+        let in_common = move |turn: usize| {
+            let mut pairs = name(turn).iter().zip(key).map(|(one, other)| one ^ other);
+            let zeros = pairs.by_ref().position(|byte| byte != 0).unwrap_or(32);
+            let last = name(turn).get(zeros).zip(key.get(zeros));
+            zeros as u32 * 8 + last.map_or(0, |(one, other)| (one ^ other).leading_zeros())
+        };
+        // Ascending names have the fewer bits in common with the key the further they are from its turn.
+        let turn = self
+            .ascending
+            .partition_point(|at| self.members[*at as usize].announcement.node.0 < *key);
+        let mut below = turn.checked_sub(1).map(|turn| (in_common(turn), turn));
+        let mut above = (turn < self.ascending.len()).then(|| (in_common(turn), turn));
+        std::iter::from_fn(move || {
+            let down = below.map(|(bits, _)| bits) > above.map(|(bits, _)| bits);
+            let (bits, turn) = if down {
+                let it = below?;
+                below = it.1.checked_sub(1).map(|turn| (in_common(turn), turn));
+                it
+            } else {
+                let it = above?;
+                let next = it.1 + 1;
+                above = (next < self.ascending.len()).then(|| (in_common(next), next));
+                it
+            };
+            Some((bits, &self.members[self.ascending[turn] as usize]))
+        })
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.ascending.iter().map(|at| &self.members[*at as usize])
     }
@@ -148,6 +180,23 @@ mod tests {
             }
             assert_eq!(roster.len(), map.len());
             assert!(roster.iter().eq(map.values()));
+            let key = Key::root(2).draw(stream.below(9), 0);
+            let key: [u8; 32] = std::array::from_fn(|at| match at {
+                // Close to names, and between them.
+                20 => stream.below(5) as u8,
+                _ => NodeName::numbered(key.u64() % 4).0[at],
+            });
+            let around: Vec<_> = roster.around(&key).collect();
+            assert_eq!(around.len(), map.len());
+            let bits = |member: &Member| {
+                let bits = (0u32..256).take_while(|bit| {
+                    let (byte, shift) = ((bit / 8) as usize, 7 - bit % 8);
+                    (member.announcement.node.0[byte] ^ key[byte]) >> shift & 1 == 0
+                });
+                bits.count() as u32
+            };
+            assert!(around.iter().all(|(common, member)| *common == bits(member)));
+            assert!(around.is_sorted_by(|one, two| one.0 >= two.0));
             for name in (0..15).map(|number| self::member(number).announcement.node) {
                 assert_eq!(roster.get(name), map.get(&name));
                 assert_eq!(roster.get_mut(name), map.get_mut(&name));

@@ -5,10 +5,12 @@
 //! the old copy is released. So a node that has no room is not named, and the shard is never on fewer nodes than
 //! before.
 
+use super::Keeping;
 use crate::node::StorageNode;
+use crate::record::FileRecord;
 use crate::transfer::stripe_name;
 use base::Time;
-use placement::{Lies, Status};
+use placement::Lies;
 use repair::{Damage, Need, Source, StripeId};
 use std::collections::BTreeSet;
 use store::Digest;
@@ -19,13 +21,11 @@ impl StorageNode {
         if self.keeping.rebalancer.due() > now {
             return;
         }
-        let started = self.candidates().into_iter().map(|it| {
-            let member = self.membership.member(it.node);
-            let alive = member.filter(|member| member.status == Status::Alive);
-            (it, alive.map_or(Time::ZERO, |member| member.since))
-        });
-        let started: Vec<_> = started.collect();
-        let Some(round) = self.keeping.rebalancer.begin(now, started.into_iter()) else { return };
+        let own = (self.own_candidate(), Time::ZERO);
+        let others = self.membership.alive().map(|member| (member.candidate(), member.since));
+        let Keeping { rebalancer, leaving, .. } = &mut self.keeping;
+        let there = others.chain([own]).filter(|(it, _)| !leaving.contains(&it.node));
+        let Some(round) = rebalancer.begin(now, there) else { return };
         let (idle, mut waiting) = self.keeping.planner.moves();
         if !idle || self.config.repair.moves == 0 || self.is_leaving() {
             return;
@@ -73,14 +73,15 @@ impl StorageNode {
 
     /// So many stripes of files that this node sees to, each once, from the one behind this on, and around.
     fn stripes_after(&self, after: (Digest, u32), count: u32) -> Vec<(Digest, u32)> {
-        let chief = self.holdings.all_current().filter(|record| self.is_chief(record));
-        let all: Vec<(Digest, u32)> = chief
-            .flat_map(|record| {
-                (0u32..).zip(record.manifest.chunks()).map(|(chunk, _)| (record.file, chunk))
-            })
-            .collect();
-        let first = all.partition_point(|stripe| *stripe <= after);
-        let (before, behind) = all.split_at(first);
-        behind.iter().chain(before).take(count as usize).copied().collect()
+        let stripes = |record: &FileRecord| {
+            let (file, chunks) = (record.file, record.manifest.chunks().len() as u32);
+            (0..chunks).map(move |chunk| (file, chunk))
+        };
+        let chief = |record: &&FileRecord| self.is_chief(record);
+        let behind = self.holdings.current_from(after.0).filter(chief).flat_map(stripes);
+        let behind = behind.filter(|stripe| *stripe > after);
+        let before = self.holdings.all_current().take_while(|record| record.file <= after.0);
+        let before = before.filter(chief).flat_map(stripes).filter(|stripe| *stripe <= after);
+        behind.chain(before).take(count as usize).collect()
     }
 }

@@ -109,21 +109,20 @@ impl StorageNode {
         record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
         let wanted = self.config.lookup.replication as usize;
         if record.keepers.len() < wanted {
-            let mut others: Vec<_> = self
-                .candidates()
-                .into_iter()
-                .map(|candidate| candidate.node)
-                .filter(|node| !before.keepers.contains(node))
-                .map(|node| (distance(node, &file.0), node))
-                .collect();
-            others.sort_unstable();
+            let missing = wanted - record.keepers.len();
+            let is_new = |node: &NodeName| {
+                !before.keepers.contains(node) && !self.keeping.leaving.contains(node)
+            };
+            let others =
+                self.membership.nearest(&file.0, PASSED_OVER as usize + missing, |member| {
+                    is_new(&member.announcement.node)
+                });
             // One that has kept the file before, or has no room, says no, and nobody tells which: of the closest
             // ones each attempt passes over others, by the bits of its number: none at first.
             let attempts = self.keeping.attempts.get(&file).copied().unwrap_or(0);
             let asked =
                 |(at, it): (u32, _)| (at >= PASSED_OVER || attempts >> at & 1 == 0).then_some(it);
-            let missing = wanted - record.keepers.len();
-            let others = (0u32..).zip(others.into_iter().map(|(_, node)| node));
+            let others = (0u32..).zip(others);
             record.keepers.extend(others.filter_map(asked).take(missing));
         }
         if record.holders == before.holders && record.keepers == before.keepers {

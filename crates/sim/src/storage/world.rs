@@ -1240,7 +1240,7 @@ impl<'a> World<'a> {
             && let Message::Locked(LockAnswer::Granted { holder, leases }) = message
         {
             for claim in forged(*holder, leases) {
-                let message = Message::Lock(locks::Message::Verify { claim });
+                let message = Message::Lock(Box::new(locks::Message::Verify { claim }));
                 let cargo = Cargo::Bytes(message.encode().expect("a claim has bytes"));
                 let at = self.now + Duration::from_millis(1);
                 self.schedule(at, table, Event::Arrives { from: FORGER, cargo });
