@@ -53,6 +53,7 @@ struct World {
     /// Between these and the others nothing gets through.
     cut: BTreeSet<u64>,
     keepers: u32,
+    report_every: Option<Duration>,
     stored: bool,
     /// Whoever is about to tell this loses its life.
     fatal: Option<fn(&Message) -> bool>,
@@ -65,7 +66,7 @@ fn name(number: u64) -> NodeName {
     NodeName::numbered(number)
 }
 
-fn config(number: u64, boot: u32, keepers: u32) -> Config {
+fn config(number: u64, boot: u32, keepers: u32, report_every: Option<Duration>) -> Config {
     let key = Key::root(1).child("node").keyed(number);
     let secret = key.child("boot").keyed(u64::from(boot));
     let patience = Duration::from_secs(2);
@@ -110,7 +111,7 @@ fn config(number: u64, boot: u32, keepers: u32) -> Config {
         attempts_max: 20,
         authority: name(0),
         bank: None,
-        report_every: None,
+        report_every,
         meet: vec![name(if number == 0 { 1 } else { 0 })],
         network: Key::root(1).child("network"),
         secret,
@@ -139,11 +140,16 @@ fn is_commit(message: &Message) -> bool {
 
 impl World {
     fn new(nodes: u64, keepers: u32) -> World {
+        World::reporting(nodes, keepers, None)
+    }
+
+    fn reporting(nodes: u64, keepers: u32, report_every: Option<Duration>) -> World {
         let mut world = World {
             now: Time::ZERO,
             machines: BTreeMap::new(),
             cut: BTreeSet::new(),
             keepers,
+            report_every,
             stored: false,
             fatal: None,
             killed: None,
@@ -158,7 +164,7 @@ impl World {
         let mut out = Vec::new();
         let shards = disk.shards.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64));
         let pins: Vec<Digest> = disk.pins.iter().copied().collect();
-        let config = config(number, boot, self.keepers);
+        let config = config(number, boot, self.keepers, self.report_every);
         let node = StorageNode::start(config, self.now, &disk, shards, pins, &mut out);
         self.machines.insert(number, Machine { node, disk, boot, todo: out.into() });
         self.settle();
@@ -444,4 +450,16 @@ fn a_file_comes_to_have_the_scheme_that_is_advised() {
         outputs = Some(outputs.map_or(0, |outputs| outputs + 12));
     }
     assert!(crashes > 10, "{crashes}");
+}
+
+/// What is advised has a place for what is rebuilt.
+#[test]
+fn no_scheme_is_advised_that_takes_all_nodes() {
+    for (nodes, scheme) in [(11, (4, 2)), (12, (8, 3)), (7, (4, 2)), (6, (2, 1))] {
+        let world = World::reporting(nodes, 3, Some(Duration::from_secs(20)));
+        let (tier, advised) = world.machines[&0].node.health().expect("all have reported");
+        assert_eq!(tier, erasure::Tier::Excellent);
+        let scheme = Scheme::new(scheme.0, scheme.1).expect("it exists");
+        assert_eq!(advised, scheme, "{nodes} nodes");
+    }
 }
