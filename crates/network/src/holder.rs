@@ -177,6 +177,12 @@ impl Holdings {
         self.versions.get(&file).is_some_and(|all| all.contains_key(&(version, record)))
     }
 
+    /// Whether all records have been read that a start has found.
+    pub(crate) fn has_read_records(&self) -> bool {
+        let mut reads = self.reading.values().flatten();
+        self.pins.is_empty() && !reads.any(|wanted| matches!(wanted, Wanted::Record))
+    }
+
     /// A record is not here any more, if it was one.
     fn forget_record(&mut self, digest: Digest) {
         let Some((file, version)) = self.record_of.remove(&digest) else { return };
@@ -387,6 +393,7 @@ impl StorageNode {
                         {
                             asked.translated(self.head_of(file))
                         }
+                        Work::Retire { file, .. } => asked.translated(self.head_of(file)),
                         Work::Guarded { shard, token, value } => {
                             self.guard(shard, token, value).unwrap_or_else(|| asked.impossible())
                         }
@@ -456,7 +463,7 @@ impl StorageNode {
                 self.pass_on(now, from, message, translate, disks);
                 self.holdings.doubtful.insert(digest);
             }
-            (Work::Head { .. } | Work::Guarded { .. }, _) => {
+            (Work::Head { .. } | Work::Retire { .. } | Work::Guarded { .. }, _) => {
                 self.pass_on(now, from, message, |work| work.impossible(), disks);
             }
         }

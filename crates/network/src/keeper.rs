@@ -1,18 +1,21 @@
 //! What the keeper of a file's record does for the file: asks for proofs, rebuilds what is lost, and makes
 //! the record say so.
 
+mod alone;
 mod encodings;
 mod moves;
 mod proofs;
 mod repairs;
 mod versions;
 
+pub(crate) use alone::is_sought;
 pub(crate) use versions::ORPHANED;
 
 use crate::StorageDisks;
 use crate::node::{Config, StorageNode};
 use crate::record::FileRecord;
 use crate::transfer::TransferId;
+use alone::Seeking;
 use base::prng::keyed_hash;
 use base::{NodeName, RequestKey, Time, Token};
 use encodings::Encodings;
@@ -54,6 +57,8 @@ pub(crate) struct Keeping {
     plan_at: Option<Time>,
     /// Files of whose keepers most are gone, and when they are looked at again.
     revisits: BTreeMap<Digest, Time>,
+    /// Files with which this node is to go on alone, and what it asks the others of them before.
+    seeking: BTreeMap<Digest, Seeking>,
     /// Whether this node has been there for long enough to have heard of everybody.
     has_met_all: bool,
     met_all_at: Time,
@@ -118,6 +123,7 @@ impl Keeping {
             next_audit: now + Duration::from_nanos(begin),
             plan_at: None,
             revisits: BTreeMap::new(),
+            seeking: BTreeMap::new(),
             has_met_all: false,
             met_all_at: now + MEETING * config.membership.alive,
             leaving: BTreeSet::new(),
@@ -155,6 +161,7 @@ impl Keeping {
             self.plan_at,
             self.auditor.next_wake(),
             revisit,
+            self.seeking.values().map(Seeking::due).min(),
         ];
         all.into_iter().flatten().min()
     }
@@ -196,7 +203,7 @@ impl Keeping {
     pub(crate) fn unrest(&self) -> [(&'static str, bool); 4] {
         [
             ("repairs", self.planner.pending() > 0),
-            ("next versions", !self.next.is_empty()),
+            ("next versions", !self.next.is_empty() || self.seeking.values().any(Seeking::is_open)),
             ("encodings", !self.encodings.is_idle()),
             (
                 "changes",
@@ -353,6 +360,7 @@ impl StorageNode {
             self.keeping.revisits.remove(&file);
             self.look_after(now, file);
         }
+        self.seeking_wake(now);
         self.rebalance(now);
         self.encodings_wake(now);
         if self.keeping.next_audit > now {

@@ -9,7 +9,7 @@ pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDi
 use crate::fetches::Fetches;
 use crate::holder::Holdings;
 pub use crate::keeper::EncodingConfig;
-use crate::keeper::{COMPARING, Keeping, ORPHANED};
+use crate::keeper::{COMPARING, Keeping, ORPHANED, is_sought};
 use crate::leaving::Leaving;
 use crate::ledger::Teller;
 use crate::locker::Locking;
@@ -332,6 +332,13 @@ impl StorageNode {
                     self.compared(&record);
                 }
             }
+            Message::Directory(DirectoryMessage::Found { lookup, record, .. })
+                if is_sought(lookup) =>
+            {
+                self.sought(now, from, lookup, record.as_deref());
+            }
+            Message::Directory(DirectoryMessage::Find { lookup, key })
+                if is_sought(lookup) && !self.can_say(now, Digest(key)) => {}
             Message::Directory(message) => {
                 let mut out = Vec::new();
                 self.directory.handle(now, from, &message, &mut out);

@@ -212,23 +212,27 @@ impl StorageNode {
     }
 
     /// Makes a record the current one at all of its keepers, or at none. `was` says which version has
-    /// to be current at each.
+    /// to be current at each. The nodes beside it keep the version before, and none from then on.
     pub(crate) fn turn_head(
         &mut self,
         now: Time,
         key: RequestKey,
         purpose: Purpose,
-        record: (&FileRecord, Digest),
+        record: (&FileRecord, Digest, &[NodeName]),
         was: impl Fn(NodeName) -> u64,
         disks: &dyn StorageDisks,
     ) {
-        let (FileRecord { file, version, keepers, .. }, digest) = record;
+        let (FileRecord { file, version, keepers, .. }, digest, retired) = record;
         let branch = |&keeper: &NodeName| {
             let (was, to) = (was(keeper), *version);
             let work = Work::Head { file: *file, record: digest, was, to };
             Branch { shard: ballot(*file, keeper), node: keeper, work: work.encode() }
         };
-        let branches = keepers.iter().map(branch).collect();
+        let retire = |&keeper: &NodeName| {
+            let work = Work::Retire { file: *file, was: was(keeper), to: *version };
+            Branch { shard: ballot(*file, keeper), node: keeper, work: work.encode() }
+        };
+        let branches = keepers.iter().map(branch).chain(retired.iter().map(retire)).collect();
         self.operate(now, key, purpose, Operation::Transaction(branches), disks);
     }
 
@@ -514,7 +518,7 @@ impl StorageNode {
             let (record, digest) = (record.clone(), *digest);
             let key = request_key(b'h', &[&self.name.0, &digest.0, &attempt.to_le_bytes()]);
             let purpose = Purpose::Publish { id, attempt };
-            self.turn_head(now, key, purpose, (&record, digest), |_| 0, disks);
+            self.turn_head(now, key, purpose, (&record, digest, &[]), |_| 0, disks);
         }
     }
 

@@ -38,6 +38,15 @@ pub enum Work {
         /// The version that becomes it.
         to: u64,
     },
+    /// Keep a file's record no longer: others do, by this next version of it.
+    Retire {
+        /// Which file.
+        file: Digest,
+        /// The version that has to be current.
+        was: u64,
+        /// The version that others have from now on.
+        to: u64,
+    },
     /// Change what a lock guards here, under the token of whoever has the lock. One that is lower than the highest
     /// that was seen here is refused.
     Guarded {
@@ -54,6 +63,7 @@ const KEEP: u8 = 0xA1;
 const RELEASE: u8 = 0xA2;
 const HEAD: u8 = 0xA3;
 const GUARDED: u8 = 0xA4;
+const RETIRE: u8 = 0xA5;
 
 /// A file's three cells are told from the cell of a shard by their lowest bits.
 fn cell(digest: Digest, which: u64) -> u64 {
@@ -155,6 +165,20 @@ pub fn guard(
     Ok(work::encode(&changes))
 }
 
+/// What the participant does to have another version of a file's record current, if this one is.
+fn turned(file: Digest, (was, to): (u64, u64), mark: i64) -> Arc<[u8]> {
+    let (head, negated) = (head(file), negated_head(file));
+    let [was, to] = [was, to].map(|version| version as i64);
+    work::encode(&[
+        Change::Require { cell: head, at_least: was },
+        Change::Require { cell: negated, at_least: -was },
+        Change::Add { cell: head, amount: to - was },
+        Change::Add { cell: negated, amount: was - to },
+        // Right whenever the version is: the two change together.
+        Change::Add { cell: head_record(file), amount: mark },
+    ])
+}
+
 impl Work {
     /// Its bytes.
     #[must_use]
@@ -165,6 +189,9 @@ impl Work {
             Work::Release { digest } => to.u8(RELEASE).raw(&digest.0),
             Work::Head { file, record, was, to: version } => {
                 to.u8(HEAD).raw(&file.0).raw(&record.0).u64(*was).u64(*version)
+            }
+            Work::Retire { file, was, to: version } => {
+                to.u8(RETIRE).raw(&file.0).u64(*was).u64(*version)
             }
             Work::Guarded { shard, token, value } => {
                 to.u8(GUARDED).raw(&shard.0).u64(token.0).bool(value.is_some());
@@ -189,6 +216,9 @@ impl Work {
                 was: from.u64()?,
                 to: from.u64()?,
             },
+            RETIRE => {
+                Work::Retire { file: Digest(from.array()?), was: from.u64()?, to: from.u64()? }
+            }
             GUARDED => {
                 let (shard, token) = (from.shard()?, FencingToken(from.u64()?));
                 let (is_some, value) = (from.bool()?, from.u64()?.cast_signed());
@@ -201,7 +231,7 @@ impl Work {
     }
 
     /// What the participant does for it, once what it asks for is true. `current` is the file's record that
-    /// is current here, of which only [`Work::Head`] knows.
+    /// is current here, of which only [`Work::Head`] and [`Work::Retire`] know.
     #[must_use]
     pub fn translated(&self, current: Current) -> Arc<[u8]> {
         match *self {
@@ -214,17 +244,10 @@ impl Work {
             Work::Head { file, record, was, to } => {
                 // Whoever becomes a keeper again has an old version, and nobody knows which.
                 let was = if was == 0 && current.version < to { current.version } else { was };
-                let (head, negated) = (head(file), negated_head(file));
-                let [was, to] = [was, to].map(|version| version as i64);
-                work::encode(&[
-                    Change::Require { cell: head, at_least: was },
-                    Change::Require { cell: negated, at_least: -was },
-                    Change::Add { cell: head, amount: to - was },
-                    Change::Add { cell: negated, amount: was - to },
-                    // Right whenever the version is: the two change together.
-                    Change::Add { cell: head_record(file), amount: mark(record) - current.mark },
-                ])
+                turned(file, (was, to), mark(record) - current.mark)
             }
+            // No record has this mark.
+            Work::Retire { file, was, to } => turned(file, (was, to), -current.mark),
             // It takes the cells as they are: see `guard`.
             Work::Guarded { .. } => self.impossible(),
         }
@@ -235,7 +258,7 @@ impl Work {
     pub fn impossible(&self) -> Arc<[u8]> {
         let cell = match *self {
             Work::Keep { digest, .. } | Work::Release { digest } => needed(digest),
-            Work::Head { file, .. } => head(file),
+            Work::Head { file, .. } | Work::Retire { file, .. } => head(file),
             Work::Guarded { shard, .. } => guarded(shard),
         };
         work::encode(&[Change::Require { cell, at_least: i64::MAX }])
@@ -282,5 +305,35 @@ mod tests {
             assert_eq!(cells.value(head(file)), to as i64);
             assert_eq!(cells.value(head_record(file)), mark(record));
         }
+    }
+
+    /// Whoever keeps a record no longer has none that is current, and takes part in no version that others make of
+    /// the one that it had.
+    #[test]
+    fn who_keeps_a_record_no_longer_knows_which_version_that_was() {
+        let (file, record) = (Digest::of(b"file"), Digest::of(b"one"));
+        let mut cells = node::Store::default();
+        let at = |cells: &node::Store| {
+            let version = u64::try_from(cells.value(head(file))).expect("it only grows");
+            Current { version, mark: cells.value(head_record(file)) }
+        };
+        cells.apply(&Work::Head { file, record, was: 0, to: 4 }.translated(at(&cells)));
+        let retire = Work::Retire { file, was: 4, to: 5 };
+        assert_eq!(Work::decode(&retire.encode()), Ok(retire));
+        let done = retire.translated(at(&cells));
+        assert_eq!(cells.allows(&done), Ok(true));
+        cells.apply(&done);
+        assert_eq!(at(&cells), Current { version: 5, mark: 0 });
+        assert_eq!(cells.allows(&retire.translated(at(&cells))), Ok(false), "once");
+        let other = Work::Head { file, record, was: 4, to: 5 };
+        assert_eq!(
+            cells.allows(&other.translated(at(&cells))),
+            Ok(false),
+            "it does not have that version"
+        );
+        // It may become a keeper again, of a later one.
+        let again = Work::Head { file, record, was: 0, to: 6 };
+        cells.apply(&again.translated(at(&cells)));
+        assert_eq!(at(&cells), Current { version: 6, mark: mark(record) });
     }
 }

@@ -26,7 +26,7 @@ impl StorageNode {
         if self.next_version(now, record).is_none() {
             let again = now + self.config.membership.alive;
             self.keeping.revisits.entry(file).or_insert(again);
-            return;
+            return self.seek_newer(now, file);
         }
         let scheme = record.manifest.scheme();
         let (manifest, version) = (record.manifest.id(), record.version);

@@ -33,6 +33,8 @@ const PAUSES_DOUBLE: u32 = 6;
 pub(super) struct Next {
     record: FileRecord,
     digest: Digest,
+    /// Who keeps the version before, and is to keep none from then on.
+    retired: Vec<NodeName>,
     /// What it takes the place of.
     before: FileRecord,
     before_digest: Digest,
@@ -48,16 +50,17 @@ fn is_orphaned(version: u64) -> bool {
 impl StorageNode {
     /// The number of a record's next version, if there may be one. Most of its keepers have to be there: on
     /// the other side of a partition there may be as many, and two versions of one number must not be. If most
-    /// have been gone for so long that they do not come back, those who are left go on, and count from
-    /// higher up: what the others have done, if they are there after all, is older than that.
+    /// have been gone for so long that they do not come back, and nobody who is there has a newer version, those who
+    /// are left go on, and count from higher up: what the others have done, if they are there after all, is older than
+    /// that.
     pub(super) fn next_version(&self, now: Time, record: &FileRecord) -> Option<u64> {
         let there = record.keepers.iter().filter(|keeper| !self.is_dead(**keeper)).count();
         if 2 * there > record.keepers.len() {
             return Some(record.version + 1);
         }
-        let mut gone = record.keepers.iter().filter(|keeper| self.is_dead(**keeper));
-        gone.all(|keeper| self.is_lost(now, *keeper))
-            .then_some(((record.version >> ORPHANS) + 1) << ORPHANS)
+        let may =
+            self.is_left_alone(now, record) && self.nobody_has_newer(record.file, record.version);
+        may.then_some(((record.version >> ORPHANS) + 1) << ORPHANS)
     }
 
     /// The number of a record's next version, if that has another encoding. Only while most of its keepers have
@@ -90,7 +93,7 @@ impl StorageNode {
         else {
             // The next audit looks again, here or elsewhere.
             self.keeping.changes.remove(&file);
-            return;
+            return self.seek_newer(now, file);
         };
         let Some(before_digest) = self.holdings.current_digest(file) else { return };
         let changes = self.keeping.changes.remove(&file).unwrap_or_default();
@@ -107,6 +110,14 @@ impl StorageNode {
         }
         let reach = self.reach(file);
         record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
+        let mut retired = before.keepers.clone();
+        retired.retain(|keeper| !record.keepers.contains(keeper) && !self.is_dead(*keeper));
+        let attempts = self.keeping.attempts.get(&file).copied().unwrap_or(0);
+        if attempts % 2 == 1 {
+            // One that is there may not answer: every other time so many are asked as there have to be.
+            let most = before.keepers.len() / 2 + 1;
+            retired.truncate(most.saturating_sub(record.keepers.len()));
+        }
         let wanted = self.config.lookup.replication as usize;
         if record.keepers.len() < wanted {
             let missing = wanted - record.keepers.len();
@@ -119,7 +130,6 @@ impl StorageNode {
                 });
             // One that has kept the file before, or has no room, says no, and nobody tells which: of the closest
             // ones each attempt passes over others, by the bits of its number: none at first.
-            let attempts = self.keeping.attempts.get(&file).copied().unwrap_or(0);
             let asked =
                 |(at, it): (u32, _)| (at >= PASSED_OVER || attempts >> at & 1 == 0).then_some(it);
             let others = (0u32..).zip(others);
@@ -132,7 +142,8 @@ impl StorageNode {
         let digest = Digest::of(&bytes);
         self.holdings.stage(digest, bytes.into());
         let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
-        let next = Next { record, digest, before, before_digest, anew: None };
+        let next = Next { record, digest, retired, before, before_digest, anew: None };
+        self.keeping.seeking.remove(&file);
         self.keeping.next.insert(file, next);
         let number = self.draw_number();
         let key = request_key(b'n', &[&self.name.0, &number.to_le_bytes(), &digest.0]);
@@ -151,7 +162,8 @@ impl StorageNode {
         let (digest, before_digest) = (Digest::of(&bytes), Digest::of(&before.encode()));
         self.holdings.stage(digest, bytes.into());
         let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
-        let next = Next { record, digest, before, before_digest, anew: Some(note) };
+        let retired = Vec::new();
+        let next = Next { record, digest, retired, before, before_digest, anew: Some(note) };
         self.keeping.next.insert(file, next);
         let key = request_key(b'f', &[&self.name.0, &note.0]);
         self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
@@ -180,7 +192,7 @@ impl StorageNode {
 
     pub(super) fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
         let Some(next) = self.keeping.next.get(&file).cloned() else { return };
-        let Next { record, digest, before, anew, .. } = next;
+        let Next { record, digest, retired, before, anew, .. } = next;
         let key = match anew {
             Some(note) => request_key(b'g', &[&self.name.0, &note.0]),
             None => {
@@ -190,7 +202,7 @@ impl StorageNode {
         };
         let was = |keeper| if before.keepers.contains(&keeper) { before.version } else { 0 };
         let purpose = Purpose::NextHead { file };
-        self.turn_head(now, key, purpose, (&record, digest), was, disks);
+        self.turn_head(now, key, purpose, (&record, digest, &retired), was, disks);
     }
 
     /// The 2PC has ended that makes a record's next version current.

@@ -4,6 +4,10 @@ use super::StorageNode;
 use crate::message::{Message, Observed};
 use base::{NodeName, Time};
 
+/// So many nodes are kept for what is rebuilt: with as many shards of a stripe as there are nodes, a lost one would have
+/// no place, since no node is to have two.
+const SPARE: u32 = 1;
+
 /// A report that says nothing new is sent once in so many.
 const REPORTS: u32 = 10;
 
@@ -64,7 +68,7 @@ impl StorageNode {
             used_bytes: sum(|seen| seen.used_bytes),
             capacity_bytes: sum(|seen| seen.capacity_bytes),
         };
-        self.advice = Some(policy.observe(now, &seen, there));
+        self.advice = Some(policy.observe(now, &seen, there.saturating_sub(SPARE)));
     }
 
     /// What it has seen.

@@ -417,5 +417,11 @@ fn whom_a_node_itself_misses_it_asks_before_it_tells_others() {
         (1..6).for_each(|more| node.tick(second(seconds + more), &mut out));
         let told = sent(&out).into_iter().filter(|(_, it)| *it == members(&[rumour(missed, true)]));
         assert_eq!(told.count(), if answers { 0 } else { 2 });
+        // That it is there was told when it said so; what gossip says of it besides goes to one.
+        let of_it = sent(&out).into_iter().filter(|(_, it)| {
+            let Message::Members { rumours } = it else { return false };
+            rumours.iter().any(|rumour| rumour.announcement.node.number() == missed)
+        });
+        assert!(of_it.count() <= if answers { 1 } else { 3 });
     }
 }

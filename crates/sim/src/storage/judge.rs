@@ -583,6 +583,45 @@ mod tests {
         assert_eq!(rule(&one), Some("S3"));
     }
 
+    /// A record that names what its file's owner would not have made of it, or nobody for it.
+    #[test]
+    fn a_record_of_other_shards_is_found() {
+        let text = small(1).replace("schemes = [", "schemes = [5, ");
+        let scenario = Scenario::parse(&text).expect("it is a scenario");
+        let schemes = scenario.schemes();
+        let files = files(&scenario, &base::prng::Key::root(1));
+        let record = |of: &File, manifest: &store::Manifest| {
+            let places = usize::from(manifest.scheme().total());
+            let holders = vec![vec![base::NodeName::numbered(1); places]; manifest.chunks().len()];
+            let (keepers, manifest) = (Vec::new(), manifest.clone());
+            network::FileRecord { file: of.name, version: 1, keepers, manifest, holders }
+        };
+        let found = |record: &network::FileRecord| {
+            let mut judge = Judge::new(schemes.clone(), &files);
+            judge.named(Time::ZERO, record);
+            judge.finding.map(|finding| finding.rule)
+        };
+        let anew = |of: &File, to: Scheme| {
+            let mut assembly = store::Assembly::new(of.manifest.clone());
+            for shard in &of.shards {
+                assembly.offer(shard.digest, shard.bytes.clone()).expect("the owner made it");
+            }
+            assembly.reencode(&mut Codec::new(), to).expect("all of it is there").0
+        };
+        let (one, two) = (&files[0], &files[1]);
+        assert_eq!(found(&record(one, &one.manifest)), None);
+        assert_eq!(found(&record(one, &two.manifest)), Some("S20"), "another file's");
+        for to in &schemes {
+            assert_eq!(found(&record(one, &anew(one, *to))), None, "{to}");
+        }
+        let to = *schemes.last().expect("its owner's is one");
+        let other = Scheme::new(to.data(), to.parity() + 9).expect("it exists");
+        assert_eq!(found(&record(one, &anew(one, other))), Some("S20"), "nobody chose {other}");
+        let mut lacking = record(one, &anew(one, to));
+        lacking.holders[0].pop();
+        assert_eq!(found(&lacking), Some("S20"), "a shard is nobody's");
+    }
+
     /// A log whose events spend what is not there, and a bank that says something else than its log.
     #[test]
     fn a_ledger_that_does_not_add_up_is_found() {

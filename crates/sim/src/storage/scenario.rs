@@ -505,7 +505,8 @@ pub fn hostile(seed: u64) -> String {
     let mut anew = base::prng::Key::root(seed).child("storage.hostile.encodings").stream();
     // Nodes that go or lie take more of a stripe than one parity shard can replace, and what they had needs a node.
     let encodes = if crowded { 0 } else { anew.below(2) * anew.between(2, 20) };
-    let schemes = "[4]";
+    // Fewer data shards have less parity than that in a network that is well.
+    let schemes = ["[4]", "[6, 4]", "[8, 4]", "[8, 5, 4]"][anew.below(4) as usize];
     let faults = match (crowded, lies) {
         (false, _) => faults,
         (_, false) => {

@@ -1,0 +1,465 @@
+//! Nodes of the storage network over a network of a few lines, without a simulator: what keepers do when others of
+//! them are gone, and how a file comes to have another encoding.
+
+use base::prng::Key;
+use base::{BootCount, NodeName, Time};
+use coordinator::Message as Transacted;
+use erasure::{Codec, Scheme};
+use network::{
+    Answer, Config, FileRecord, Input, Message, Output, Request, ShardDone, StorageNode,
+};
+use node::{Disks, LogSlot, MemoryDisks};
+use placement::Region;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use store::{Digest, Op};
+use wal_core::{Directory, MemoryStorage, Storage};
+
+/// A silent node is dead after this.
+const ALIVE: Duration = Duration::from_secs(20);
+/// Who is gone for longer than this does not come back.
+const LOST: Duration = Duration::from_secs(300);
+
+#[derive(Default)]
+struct Disk {
+    logs: MemoryDisks,
+    ledger: MemoryStorage,
+    shards: BTreeMap<Digest, Vec<u8>>,
+    pins: BTreeSet<Digest>,
+}
+
+impl Disks for Disk {
+    fn directory(&self, slot: LogSlot) -> &dyn Directory {
+        self.logs.directory(slot)
+    }
+}
+
+impl network::StorageDisks for Disk {
+    fn ledger(&self) -> &dyn Directory {
+        &self.ledger
+    }
+}
+
+struct Machine {
+    node: StorageNode,
+    disk: Disk,
+    boot: u32,
+    todo: VecDeque<Output>,
+}
+
+struct World {
+    now: Time,
+    machines: BTreeMap<u64, Machine>,
+    /// Between these and the others nothing gets through.
+    cut: BTreeSet<u64>,
+    keepers: u32,
+    report_every: Option<Duration>,
+    stored: bool,
+    /// Whoever is about to tell this loses its life.
+    fatal: Option<fn(&Message) -> bool>,
+    killed: Option<u64>,
+    /// Of which node the process ends, and before which of its next outputs.
+    crash: Option<(u64, u32)>,
+}
+
+fn name(number: u64) -> NodeName {
+    NodeName::numbered(number)
+}
+
+fn config(number: u64, boot: u32, keepers: u32, report_every: Option<Duration>) -> Config {
+    let key = Key::root(1).child("node").keyed(number);
+    let secret = key.child("boot").keyed(u64::from(boot));
+    let patience = Duration::from_secs(2);
+    let mut transactions =
+        node::Config::both(name(number), key.draw(0, 0).u64(), secret.child("engine"));
+    if let Some(engine) = &mut transactions.coordinator {
+        engine.step_timeout = 6 * patience;
+        engine.prepare_timeout = 4 * patience;
+        engine.output_bytes_max = 8;
+    }
+    Config {
+        transactions,
+        region: Region::ALL[number as usize % 9],
+        shards: store::StoreConfig::new(name(number), 1 << 20),
+        scrub: repair::ScrubConfig { round: Duration::from_secs(60), burst_max: 16 },
+        repair: repair::Config {
+            shards: 600,
+            moves: 0,
+            answer_max: 6 * patience,
+            retry_after: 2 * patience,
+            ..repair::Config::default()
+        },
+        rebalance: placement::RebalanceConfig::default(),
+        audit: repair::AuditConfig::default(),
+        schemes: erasure::Config::default(),
+        encodings: network::EncodingConfig { per_minute: 60, steady: Duration::ZERO },
+        audit_every: Duration::from_secs(600),
+        locks: locks::Config::default(),
+        membership: placement::MembershipConfig {
+            beat: Duration::from_secs(5),
+            alive: ALIVE,
+            ..placement::MembershipConfig::default()
+        },
+        lookup: placement::LookupConfig {
+            replication: keepers,
+            patience,
+            ..placement::LookupConfig::default()
+        },
+        patience,
+        connections: placement::ConnectionConfig::default(),
+        routing: placement::AdaptiveConfig::default(),
+        attempts_max: 20,
+        authority: name(0),
+        bank: None,
+        report_every,
+        meet: vec![name(if number == 0 { 1 } else { 0 })],
+        network: Key::root(1).child("network"),
+        secret,
+        boot: BootCount(boot),
+        unix_ms_at_zero: 1_700_000_000_000,
+    }
+}
+
+type File = (Digest, store::Manifest, Vec<store::EncodedShard>);
+
+/// A file's name, its manifest in this scheme, and its shards.
+fn file(data: u16, parity: u16) -> File {
+    let content: Vec<u8> = (0..1_500u32).map(|at| ((at * at) >> 3) as u8).collect();
+    let scheme = Scheme::new(data, parity).expect("it exists");
+    let config = store::Config::new(scheme);
+    let (key, salt) = (store::Key::new([7; 32]), store::Salt([9; 16]));
+    let encoded = store::encode(&config, &mut Codec::new(), &key, salt, &content);
+    let (manifest, shards) = encoded.expect("it is short");
+    (Digest::of(b"file"), manifest, shards)
+}
+
+fn is_commit(message: &Message) -> bool {
+    let Message::Transaction(Transacted::Transaction(message)) = message else { return false };
+    matches!(message, twopc::Message::Commit { .. })
+}
+
+impl World {
+    fn new(nodes: u64, keepers: u32) -> World {
+        World::reporting(nodes, keepers, None)
+    }
+
+    fn reporting(nodes: u64, keepers: u32, report_every: Option<Duration>) -> World {
+        let mut world = World {
+            now: Time::ZERO,
+            machines: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            keepers,
+            report_every,
+            stored: false,
+            fatal: None,
+            killed: None,
+            crash: None,
+        };
+        (0..nodes).for_each(|number| world.start(number, Disk::default(), 1));
+        world.run(Duration::from_secs(120));
+        world
+    }
+
+    fn start(&mut self, number: u64, disk: Disk, boot: u32) {
+        let mut out = Vec::new();
+        let shards = disk.shards.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64));
+        let pins: Vec<Digest> = disk.pins.iter().copied().collect();
+        let config = config(number, boot, self.keepers, self.report_every);
+        let node = StorageNode::start(config, self.now, &disk, shards, pins, &mut out);
+        self.machines.insert(number, Machine { node, disk, boot, todo: out.into() });
+        self.settle();
+    }
+
+    /// Its process ends, and another one begins on what is durable: here everything is, at once.
+    fn restart(&mut self, number: u64) {
+        let Machine { disk, boot, .. } = self.machines.remove(&number).expect("it runs");
+        self.start(number, disk, boot + 1);
+    }
+
+    fn feed(&mut self, number: u64, input: Input) {
+        let Some(machine) = self.machines.get_mut(&number) else { return };
+        let mut out = Vec::new();
+        machine.node.handle(self.now, input, &machine.disk, &mut out);
+        machine.todo.extend(out);
+    }
+
+    /// Does all that is wanted now: messages take no time, and come in the order in which they were sent.
+    fn settle(&mut self) {
+        loop {
+            let busy = self.machines.iter().find(|(_, machine)| !machine.todo.is_empty());
+            let Some(number) = busy.map(|(number, _)| *number) else { return };
+            let machine = self.machines.get_mut(&number).expect("it was found just now");
+            let Some(output) = machine.todo.pop_front() else { return };
+            self.perform(number, output);
+        }
+    }
+
+    fn perform(&mut self, number: u64, output: Output) {
+        match &mut self.crash {
+            Some((node, 0)) if *node == number => {
+                self.crash = None;
+                return self.restart(number);
+            }
+            Some((node, left)) if *node == number => *left -= 1,
+            _ => {}
+        }
+        let Some(Machine { disk, .. }) = self.machines.get_mut(&number) else { return };
+        let input = match output {
+            Output::Transactions(node::Output::Disk { slot, ops }) => {
+                let result = disk.logs.perform(slot, &ops);
+                Input::Flushed { slot, result }
+            }
+            Output::Ledger(ops) => {
+                Input::LedgerFlushed(ops.iter().try_for_each(|op| disk.ledger.perform(op)))
+            }
+            Output::Shards(Op::Write { digest, bytes }) => {
+                disk.shards.insert(digest, bytes);
+                Input::Shards(ShardDone::Written { digest, durable: true })
+            }
+            Output::Shards(Op::Read { digest }) => {
+                let bytes = disk.shards.get(&digest).cloned();
+                Input::Shards(ShardDone::Loaded { digest, bytes })
+            }
+            Output::Shards(Op::Pin { digest }) => {
+                disk.pins.insert(digest);
+                Input::Shards(ShardDone::Pinned { digest })
+            }
+            Output::Shards(Op::Remove { digest }) => {
+                disk.shards.remove(&digest);
+                return;
+            }
+            Output::Shards(Op::Unpin { digest }) => {
+                disk.pins.remove(&digest);
+                return;
+            }
+            Output::Send { to, message } => {
+                if to != name(number) && self.fatal.is_some_and(|fatal| fatal(&message)) {
+                    self.fatal = None;
+                    self.killed = Some(number);
+                    self.machines.remove(&number);
+                    return;
+                }
+                let to = to.number();
+                if self.cut.contains(&number) == self.cut.contains(&to) {
+                    self.feed(to, Input::Message { from: name(number), message });
+                }
+                return;
+            }
+            Output::Tell { answer, .. } => {
+                self.stored |= matches!(answer, Answer::Stored { .. });
+                return;
+            }
+            Output::Transactions(node::Output::Died { reason, .. }) => panic!("{reason}"),
+            Output::Transactions(_) | Output::LedgerDied { .. } => return,
+        };
+        self.feed(number, input);
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        self.settle();
+        loop {
+            let wakes = self
+                .machines
+                .iter()
+                .filter_map(|(number, machine)| machine.node.next_wake().map(|at| (at, *number)));
+            let Some((at, number)) = wakes.min().filter(|(at, _)| *at <= until) else { break };
+            // A node that wants to be woken again at once has more to do in the next moment.
+            self.now = at.max(self.now) + Duration::from_micros(1);
+            self.feed(number, Input::Wake);
+            self.settle();
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn put(&mut self, at: u64, (file, manifest, shards): File) {
+        self.feed(at, Input::Request(Request::Put { number: 1, file, manifest, shards }));
+        self.run(Duration::from_secs(60));
+        assert!(self.stored, "it is stored");
+    }
+
+    fn records(&self, file: Digest) -> BTreeMap<u64, &FileRecord> {
+        let records =
+            self.machines.iter().map(|(number, machine)| (*number, machine.node.record(file)));
+        records.filter_map(|(number, record)| Some((number, record?))).collect()
+    }
+
+    /// The record that its keepers have, all of them and nobody else.
+    fn agreed(&self, file: Digest) -> &FileRecord {
+        let records = self.records(file);
+        let newest =
+            records.values().max_by_key(|record| record.version).expect("somebody keeps it");
+        let keepers: BTreeSet<u64> = newest.keepers.iter().map(|keeper| keeper.number()).collect();
+        let have: BTreeSet<u64> = records.keys().copied().collect();
+        assert_eq!(keepers, have, "{newest:?}");
+        assert!(records.values().all(|record| record == newest), "they have one version");
+        newest
+    }
+}
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+/// What others have done meanwhile is not undone by a keeper that knows only that most of the others are gone: not
+/// while it sees nobody else, and not when it sees all of them again.
+#[test]
+fn who_was_cut_off_goes_on_from_no_old_version() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let keepers: Vec<u64> = world.agreed(it).keepers.iter().map(|node| node.number()).collect();
+    // Who would see to the file first, if it were up to what it knows.
+    let apart = keepers[0];
+    assert!(keepers.iter().all(|node| *node > 1), "others meet those: {keepers:?}");
+    world.cut.insert(apart);
+    world.run(minutes(2));
+    for other in &keepers[1..] {
+        world.machines.remove(other);
+        world.run(minutes(2));
+    }
+    world.run(2 * LOST);
+    let own = world.records(it)[&apart].version;
+    assert_eq!(own, 1, "it sees nobody, and waits");
+    let newest = world.records(it).values().map(|record| record.version).max();
+    assert!(newest > Some(3), "the others have gone on: {newest:?}");
+    world.cut.clear();
+    world.run(minutes(30));
+    let agreed = world.agreed(it);
+    assert!(agreed.version >> 32 == 0, "nobody had to go on alone: {}", agreed.version);
+    assert!(Some(agreed.version) >= newest);
+}
+
+/// Those who are left go on if most of the others are really gone.
+#[test]
+fn who_is_left_goes_on_alone() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let before = world.agreed(it).clone();
+    let gone: Vec<u64> =
+        before.keepers.iter().map(|node| node.number()).filter(|node| *node > 1).take(3).collect();
+    for node in &gone {
+        world.machines.remove(node);
+    }
+    world.run(minutes(2));
+    assert!(world.records(it).values().all(|record| record.version == 1), "they may come back");
+    world.run(2 * LOST);
+    let after = world.agreed(it);
+    assert_eq!((after.version >> 32, after.keepers.len()), (1, 5));
+    assert!(after.keepers.iter().all(|node| !gone.contains(&node.number())));
+}
+
+/// Who has promised a version to a coordinator that is gone for good keeps the promise, each by itself and not before
+/// that; and who was to keep the record no longer does not.
+#[test]
+fn promises_to_who_is_gone_for_good_are_kept() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let before = world.agreed(it).clone();
+    let chief = before.keepers[0].number();
+    // So many come that are closer to the file that some keepers are not found any more.
+    let furthest = before.keepers.iter().map(|node| placement::distance(*node, &it.0)).max();
+    let closer =
+        (100..100_000).filter(|number| Some(placement::distance(name(*number), &it.0)) < furthest);
+    let closer: Vec<u64> = closer.take(7).collect();
+    assert_eq!(closer.len(), 7);
+    world.fatal = Some(is_commit);
+    for number in closer {
+        world.start(number, Disk::default(), 1);
+    }
+    world.run(minutes(1));
+    assert_eq!(world.killed, Some(chief), "it was about to tell that the next version is current");
+    let promised = |world: &World| -> usize {
+        let hosts = world.machines.values().filter_map(|it| it.node.transactions().participant());
+        hosts.map(|host| host.participant().prepared().count()).sum()
+    };
+    let asked = promised(&world);
+    assert_eq!(asked, 5, "the four others, and who retires");
+    world.run(LOST / 2);
+    let orphans = |world: &World| -> u64 {
+        world.machines.values().map(|machine| machine.node.stats().orphans).sum()
+    };
+    assert_eq!((promised(&world), orphans(&world)), (asked, 0), "it may come back");
+    world.run(LOST);
+    assert_eq!(orphans(&world), asked as u64);
+    world.run(LOST);
+    assert_eq!(promised(&world), 0);
+    let forced = world.machines.values().filter_map(|it| it.node.transactions().participant());
+    let forced = forced.flat_map(|host| host.participant().forced().map(|it| it.1.clone()));
+    for forced in forced.collect::<Vec<_>>() {
+        assert_eq!(&*forced.audit.why, "its coordinator is gone for good");
+        assert!(forced.forgotten.is_some(), "nobody will ask for it");
+    }
+    let after = world.agreed(it);
+    // The one that was promised, and one without who had asked for it.
+    assert!(after.version > 2 && after.version >> 32 == 0, "{}", after.version);
+    assert!(after.keepers.iter().all(|node| node.number() != chief));
+}
+
+/// Every shard that the record names lies where it says, and nothing else lies anywhere.
+fn lies_as_it_says(world: &World, record: &FileRecord) {
+    let mut named: BTreeSet<(u64, Digest)> =
+        record.shards().map(|(.., shard, node)| (node.number(), shard.digest)).collect();
+    let bytes = Digest::of(&record.encode());
+    named.extend(record.keepers.iter().map(|node| (node.number(), bytes)));
+    let disks = world.machines.iter().flat_map(|(number, machine)| {
+        machine.disk.shards.iter().map(move |(digest, bytes)| (*number, *digest, bytes))
+    });
+    let mut there = BTreeSet::new();
+    for (number, digest, bytes) in disks {
+        assert_eq!(Digest::of(bytes), digest);
+        there.insert((number, digest));
+    }
+    assert_eq!(there, named);
+}
+
+/// The authority's word, and nobody else's, has a file cut anew: then it has the other scheme, and nothing is left of the
+/// old one. Wherever its keeper's process ends on the way, that is so in the end.
+#[test]
+fn a_file_comes_to_have_the_scheme_that_is_advised() {
+    let to = Scheme::new(3, 3).expect("it exists");
+    let (mut outputs, mut crashes) = (None, 0);
+    while outputs.is_none_or(|outputs| outputs < 240) {
+        let mut world = World::new(12, 3);
+        let file = file(4, 2);
+        let it = file.0;
+        world.put(5, file);
+        let chief = world.agreed(it).keepers[0].number();
+        if outputs.is_none() {
+            let message = Message::Advice(to);
+            world.feed(chief, Input::Message { from: name(3), message });
+            world.run(minutes(1));
+            assert_eq!(world.agreed(it).version, 1, "anybody could say that");
+        }
+        world.crash = outputs.map(|outputs| (chief, outputs));
+        let message = Message::Advice(to);
+        world.feed(chief, Input::Message { from: name(0), message: message.clone() });
+        world.run(minutes(2));
+        crashes += u32::from(outputs.is_some() && world.crash.is_none());
+        // It has forgotten what was advised.
+        world.feed(chief, Input::Message { from: name(0), message });
+        world.run(minutes(3));
+        let record = world.agreed(it);
+        assert_eq!((record.manifest.scheme(), record.version), (to, 1 << 48), "{outputs:?}");
+        lies_as_it_says(&world, record);
+        outputs = Some(outputs.map_or(0, |outputs| outputs + 12));
+    }
+    assert!(crashes > 10, "{crashes}");
+}
+
+/// What is advised has a place for what is rebuilt.
+#[test]
+fn no_scheme_is_advised_that_takes_all_nodes() {
+    for (nodes, scheme) in [(11, (4, 2)), (12, (8, 3)), (7, (4, 2)), (6, (2, 1))] {
+        let world = World::reporting(nodes, 3, Some(Duration::from_secs(20)));
+        let (tier, advised) = world.machines[&0].node.health().expect("all have reported");
+        assert_eq!(tier, erasure::Tier::Excellent);
+        let scheme = Scheme::new(scheme.0, scheme.1).expect("it exists");
+        assert_eq!(advised, scheme, "{nodes} nodes");
+    }
+}
