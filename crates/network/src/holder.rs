@@ -71,8 +71,9 @@ pub(crate) struct Holdings {
     named: BTreeMap<NodeName, BTreeSet<Digest>>,
     /// Files of which there is a version that is not current, or not yet.
     unsettled: BTreeSet<Digest>,
-    /// Whether any of them may be settled: something has happened to them or to the log since they were looked at.
-    pub(crate) may_settle: bool,
+    /// What the participant's count of changes was when they were looked at; `None` if something else has happened to
+    /// them since.
+    settled_at: Option<u64>,
     /// How far from each file that keeper of its current record is that is furthest: read for all files at once.
     furthest: BTreeMap<Digest, [u8; 32]>,
     pins: Vec<Digest>,
@@ -102,7 +103,7 @@ impl Holdings {
             names: BTreeMap::new(),
             named: BTreeMap::new(),
             unsettled: BTreeSet::new(),
-            may_settle: false,
+            settled_at: None,
             furthest: BTreeMap::new(),
             pins: pins.into_iter().collect(),
         }
@@ -197,7 +198,7 @@ impl Holdings {
 
     fn unsettle(&mut self, file: Digest) {
         self.unsettled.insert(file);
-        self.may_settle = true;
+        self.settled_at = None;
     }
 
     /// The files of whose current record some keeper is further away than this node.
@@ -612,10 +613,11 @@ impl StorageNode {
 
     /// Makes those versions current that the log says are.
     pub(crate) fn settle_records(&mut self, now: Time) {
-        if !self.holdings.may_settle || self.transactions.participant().is_none() {
+        let changes = self.transactions.participant().map(|host| host.store().changes());
+        if changes.is_none() || changes == self.holdings.settled_at {
             return;
         }
-        self.holdings.may_settle = false;
+        self.holdings.settled_at = changes;
         let mut turned = Vec::new();
         for &file in &self.holdings.unsettled {
             let Current { version, mark } = self.head_of(file);

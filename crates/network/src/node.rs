@@ -285,7 +285,6 @@ impl StorageNode {
     pub(crate) fn feed(&mut self, now: Time, input: node::Input, disks: &dyn StorageDisks) {
         let mut todo = Vec::new();
         self.transactions.handle(now, input, disks, &mut todo);
-        self.holdings.may_settle = true;
         self.take_transactions(now, todo);
     }
 

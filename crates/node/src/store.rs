@@ -2,12 +2,19 @@ use crate::table::Table;
 use crate::work::{self, Change, NotWork};
 
 /// The data that a node keeps: numbered cells. Rebuilt from the participant's log at each start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Store {
     cells: Table<i64>,
+    changes: u64,
 }
 
 impl Store {
+    /// How often anything here was set or added to since the start. While it stays the same, every cell does.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// What a cell holds; 0 if nothing was ever added.
     #[must_use]
     pub fn value(&self, cell: u64) -> i64 {
@@ -67,6 +74,7 @@ impl Store {
 
     /// Sets what a cell holds, as a snapshot says it.
     pub(crate) fn set(&mut self, cell: u64, value: i64) {
+        self.changes += 1;
         self.cells.insert(cell, value);
     }
 
@@ -84,6 +92,7 @@ impl Store {
         for change in work::decode(bytes) {
             if let Ok(Change::Add { cell, amount } | Change::Added { cell, amount }) = change {
                 let amount = if negated { amount.wrapping_neg() } else { amount };
+                self.changes += 1;
                 match self.cells.get_mut(cell) {
                     Some(value) => *value = value.wrapping_add(amount),
                     None => self.cells.insert(cell, amount),
