@@ -3,6 +3,7 @@
 use super::StorageNode;
 use crate::message::{Message, Observed};
 use base::{NodeName, Time};
+use placement::Status;
 
 /// So many nodes are kept for what is rebuilt: with as many shards of a stripe as there are nodes, a lost one would have
 /// no place, since no node is to have two.
@@ -46,6 +47,9 @@ impl StorageNode {
         }
         let there = self.membership.candidates().count() as u32 + 1;
         let known = self.membership.members().count() as u32 + 1;
+        // Who is missed and may answer still is no reason to cut files anew.
+        let dead = self.membership.members().filter(|member| member.status == Status::Dead);
+        let nodes = known - dead.count() as u32;
         let reputations: Vec<u64> = self
             .membership
             .members()
@@ -68,7 +72,7 @@ impl StorageNode {
             used_bytes: sum(|seen| seen.used_bytes),
             capacity_bytes: sum(|seen| seen.capacity_bytes),
         };
-        self.advice = Some(policy.observe(now, &seen, there.saturating_sub(SPARE)));
+        self.advice = Some(policy.observe(now, &seen, nodes.saturating_sub(SPARE)));
     }
 
     /// What it has seen.
