@@ -234,3 +234,30 @@ proptest! {
         prop_assert!(half(far(a, c)) <= half(far(a, b)).saturating_add(half(far(b, c))).saturating_add(1));
     }
 }
+
+/// Whoever was silent for too long is taken out, and is known again once membership says that it is there after all.
+#[test]
+fn who_was_silent_is_known_again_if_it_is_there() {
+    let mut stream = Key::root(7).stream();
+    let (own, there) = (random_name(&mut stream), random_name(&mut stream));
+    let mut directory = Directory::new(LookupConfig::default(), own);
+    directory.refill([there].into_iter());
+    assert_eq!(directory.table().known(), 0, "nobody was taken out: nobody is asked who is there");
+    directory.seen(there);
+    directory.seen(there);
+    assert_eq!(directory.table().known(), 1, "however often it is seen");
+
+    let mut out = Vec::new();
+    directory.fetch(Time::ZERO, [0; 32], &mut out).expect("it is the first");
+    while let Some(at) = directory.due() {
+        directory.tick(at, &mut out);
+    }
+    assert_eq!(directory.table().known(), 0, "it has not answered");
+    directory.refill([there, own].into_iter());
+    assert_eq!(directory.table().closest(&there.0, 2), [there]);
+
+    let (gone, new) = (there, random_name(&mut stream));
+    directory.gone(gone);
+    directory.refill([new].into_iter());
+    assert_eq!(directory.table().closest(&there.0, 2), [new], "there was room for it");
+}

@@ -425,3 +425,46 @@ fn whom_a_node_itself_misses_it_asks_before_it_tells_others() {
         assert!(of_it.count() <= if answers { 1 } else { 3 });
     }
 }
+
+/// The judge looks at everybody, and sorts.
+#[test]
+fn the_nearest_are_those_of_all_who_count() {
+    let mut stream = Key::root(3).stream();
+    let mut node =
+        Membership::new(MembershipConfig::default(), &Key::root(1), own(0, 1), second(0));
+    let mut out = Vec::new();
+    // Many names share their beginnings.
+    let names: Vec<NodeName> = (0..300)
+        .map(|_| {
+            let mut name = NodeName::numbered(stream.below(1 << 40));
+            name.0[0] = stream.below(3) as u8;
+            name
+        })
+        .collect();
+    let rumours: Vec<placement::Rumour> = names
+        .iter()
+        .map(|name| {
+            let mut rumour = rumour(1, false);
+            rumour.announcement.node = *name;
+            rumour
+        })
+        .collect();
+    node.handle(second(1), names[0], &members(&rumours), &mut out);
+    let missed: Vec<placement::Rumour> =
+        rumours.iter().step_by(7).map(|it| placement::Rumour { suspected: true, ..*it }).collect();
+    node.handle(second(2), names[1], &members(&missed), &mut out);
+    let alive: BTreeSet<NodeName> = node.alive().map(|member| member.announcement.node).collect();
+    assert!((200..300).contains(&alive.len()), "{}", alive.len());
+    for _ in 0..200 {
+        let mut key = names[stream.below(300) as usize].0;
+        key[stream.below(3) as usize] ^= stream.below(256) as u8;
+        let counts = |name: &NodeName| name.0[31] % 2 == 0 || name.0[8] % 3 != 0;
+        let count = stream.below(12) as usize;
+        let mut all: Vec<NodeName> = alive.iter().copied().filter(counts).collect();
+        all.sort_by_key(|name| placement::distance(*name, &key));
+        all.truncate(count);
+        assert_eq!(node.nearest(&key, count, |it| counts(&it.announcement.node)), all);
+    }
+    let all = node.nearest(&[9; 32], 1_000, |_| true);
+    assert_eq!(all.len(), alive.len(), "all there are, if they are fewer");
+}
