@@ -362,6 +362,121 @@ fn digest_output(output: &Output, word: &mut impl FnMut(u64)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base::ShardId;
+    use twopc::Peer;
+
+    /// Two runs are taken for the same by their traces: a message that differs in anything that a trace is to tell
+    /// apart has another digest.
+    #[test]
+    fn a_digest_tells_messages_apart() {
+        use twopc::{Heuristic, Message as Tx, TxKey};
+        let mut all = Vec::new();
+        for (at, one, two, three) in
+            [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)]
+        {
+            let coordinator = CoordinatorId(NodeName::numbered(at).0);
+            let id = OperationId(one);
+            let (key, saga) = (TxKey { coordinator, id }, SagaKey { coordinator, id });
+            let (shard, epoch) = (ShardId(NodeName::numbered(two).0), Epoch::new(three));
+            let (store, boot) = (StoreId(u64::from(three)), BootCount(two as u32));
+            let of_epoch = [
+                Tx::Prepare {
+                    key,
+                    epoch,
+                    shard,
+                    peers: [].into(),
+                    work: [].into(),
+                    one_phase: false,
+                },
+                Tx::Resolve { key, epoch, shard },
+                Tx::Commit { key, epoch, shard, store: None },
+                Tx::Abort { key, epoch, shard },
+                Tx::Noted { key, epoch, shard },
+            ];
+            all.extend(of_epoch.map(Message::Transaction));
+            let verdicts =
+                [Verdict::Committed, Verdict::Aborted, Verdict::Pending, Verdict::InDoubt];
+            let answers = verdicts.map(|verdict| Tx::Answer { key, epoch, shard, verdict });
+            all.extend(answers.map(Message::Transaction));
+            let votes = [Vote::Abort, Vote::Commit, Vote::ReadOnly];
+            let votes = votes.map(|vote| Tx::Vote { key, shard, vote, store, boot });
+            all.extend(votes.map(Message::Transaction));
+            let ends = Heuristic::ALL.map(Some).into_iter().chain([None]);
+            let acks = ends.map(|heuristic| Tx::Ack { key, shard, store, heuristic });
+            all.extend(acks.map(Message::Transaction));
+            let verdicts = [
+                PeerVerdict::Committed,
+                PeerVerdict::Aborted,
+                PeerVerdict::Prepared,
+                PeerVerdict::Unknown,
+                PeerVerdict::Finished,
+            ];
+            let answers = verdicts.map(|verdict| Tx::PeerAnswer { key, shard, verdict });
+            all.extend(answers.map(Message::Transaction));
+            if three == 1 {
+                // What follows knows no epoch and no store.
+                all.push(Message::Transaction(Tx::Inquiry { key, shard, store }));
+                let peer = Peer { shard, node: NodeName::numbered(9), store, boot };
+                all.push(Message::Transaction(Tx::PeerInquiry {
+                    key,
+                    shard,
+                    peer: Box::new(peer),
+                }));
+            }
+
+            let orders =
+                [UndoOrder::None, UndoOrder::Override, UndoOrder::MarkDone, UndoOrder::Alone];
+            let direction = if two == 1 { Direction::Forward } else { Direction::Backward };
+            let inputs = |lens: &[u8]| -> Arc<[StepInput]> {
+                let output = |len: &u8| Output::Inline(vec![7; usize::from(*len)].into());
+                lens.iter().map(|len| StepInput { step: 3, output: output(len) }).collect()
+            };
+            let (kind, body): (_, Arc<[u8]>) = (StepKind::Compensatable, [].into());
+            let calls = orders.map(|order| (order, inputs(&[]))).into_iter().chain([
+                (UndoOrder::None, inputs(&[1])),
+                (UndoOrder::None, inputs(&[9])),
+                (UndoOrder::None, inputs(&[1, 1])),
+            ]);
+            all.extend(calls.map(|(order, inputs)| {
+                let call = Call { step: 0, direction, kind, cannot_fail: false, order, inputs };
+                let (token, body) = (Token([1; 16]), body.clone());
+                Message::StepCall { key: saga, epoch, token, body, call: Box::new(call) }
+            }));
+            let outputs = [
+                None,
+                Some(Output::Inline([1].into())),
+                Some(Output::Inline([2].into())),
+                Some(Output::Hashed { hash: [0; 32], bytes: 1 }),
+                Some(Output::Hashed { hash: [0; 32], bytes: 2 }),
+            ];
+            let done = outputs.map(|output| (StepAnswer::Done, output.map(Box::new)));
+            let others = [
+                StepAnswer::NotNow,
+                StepAnswer::Refused { code: 0 },
+                StepAnswer::Refused { code: 1 },
+            ];
+            let others = others.map(|answer| (answer, None));
+            all.extend(done.into_iter().chain(others).map(|(answer, output)| {
+                let (step, token) = (u32::from(three), Token([1; 16]));
+                Message::StepReply { key: saga, step, direction, token, answer, output }
+            }));
+            all.push(Message::Announce { store, boot });
+            let highest = OperationId(two);
+            let ids = (1..two).map(OperationId);
+            let watermark = Arc::new(Watermark::new(highest, ids));
+            all.push(Message::Finished { coordinator, epoch, watermark });
+        }
+        all.extend([Message::Hello, Message::AskFinished]);
+
+        let mut digests = std::collections::BTreeMap::new();
+        for message in all {
+            let mut words = Vec::new();
+            message.digest(&mut |word| words.push(word));
+            if let Some(other) = digests.insert(words, message.clone()) {
+                assert_eq!(other, message, "two messages have one digest");
+            }
+        }
+    }
 
     /// Messages are moved several times on their way: two lines of a cache, not three.
     #[test]
