@@ -1,0 +1,181 @@
+//! How operations end, and what an engine counts and remembers of it.
+
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
+
+use base::prng::Key;
+use base::{BootCount, CoordinatorId, NodeName, RequestKey, ShardId, StoreId, Time};
+use coordinator::{Branch, Config, Engine, Message, Output, Replay, Request, Stats, Work};
+use coordinator::{Outcome, Refusal, StepAnswer};
+use saga::{Action, Definition, Direction, Step};
+use twopc::{Message as Tx, Vote};
+use wal_core::{MemoryStorage, OpenMode, Storage};
+
+const NODES: [NodeName; 3] = [NodeName::numbered(1), NodeName::numbered(2), NodeName::numbered(3)];
+
+/// What a participant answers is what it is asked to do.
+const COMMIT: u8 = 0;
+const ABORT: u8 = 1;
+const READ_ONLY: u8 = 2;
+
+/// An engine, and participants that answer at once.
+struct Bench {
+    storage: MemoryStorage,
+    engine: Engine,
+    now: Time,
+    told: Vec<Outcome>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (mut storage, mut replay) = (MemoryStorage::new(), Replay::default());
+        let (config, mode) = (wal_core::Config::default(), OpenMode::Exclusive);
+        let opened = wal_core::open(&mut storage, &config, mode, 9, Time::ZERO, &mut replay);
+        let config = Config::new(CoordinatorId([7; 32]), Key::root(3));
+        let log = opened.unwrap().0;
+        let engine = Engine::resume(config, replay, log, Time::ZERO, &mut Vec::new());
+        Bench { storage, engine, now: Time::ZERO, told: Vec::new() }
+    }
+
+    /// What is told at the end.
+    fn submit(&mut self, key: &str, work: Work) -> Vec<Outcome> {
+        let (key, mut out) = (RequestKey::new(key.as_bytes()).unwrap(), Vec::new());
+        self.engine.submit(self.now, Request { key, work }, &mut out);
+        self.take(out);
+        // Nobody answers an ABORT: it is sent again a few times.
+        for _ in 0..20 {
+            let Some(next) = self.engine.next_wake() else { break };
+            self.now = self.now.max(next);
+            let mut out = Vec::new();
+            self.engine.wake(self.now, &mut out);
+            self.take(out);
+        }
+        std::mem::take(&mut self.told)
+    }
+
+    fn take(&mut self, mut out: Vec<Output>) {
+        for _ in 0..100 {
+            self.engine.flush(self.now, &mut out);
+            let mut more = Vec::new();
+            for output in out.drain(..) {
+                match output {
+                    Output::Disk { ops, .. } => {
+                        self.storage.perform_all(&ops).unwrap();
+                        self.engine.flushed(self.now, Ok(()), &mut more);
+                    }
+                    Output::Send { to, message } => {
+                        if let Some(answer) = answer(to, message) {
+                            self.engine.receive(self.now, to, &answer, &mut more);
+                        }
+                    }
+                    Output::Reply { outcome, .. } => self.told.push(outcome),
+                    _ => {}
+                }
+            }
+            if more.is_empty() {
+                return;
+            }
+            out = more;
+        }
+        panic!("it does not come to rest");
+    }
+}
+
+fn answer(node: NodeName, message: Message) -> Option<Message> {
+    let (store, boot) = (StoreId(node.number()), BootCount(1));
+    match message {
+        Message::Hello => Some(Message::Announce { store, boot }),
+        Message::Transaction(Tx::Prepare { key, shard, work, .. }) => {
+            let vote = match work[0] {
+                COMMIT => Vote::Commit,
+                READ_ONLY => Vote::ReadOnly,
+                _ => Vote::Abort,
+            };
+            Some(Message::Transaction(Tx::Vote { key, shard, vote, store, boot }))
+        }
+        Message::Transaction(Tx::Commit { key, shard, .. }) => {
+            Some(Message::Transaction(Tx::Ack { key, shard, store, heuristic: None }))
+        }
+        Message::StepCall { key, token, body, call, .. } => {
+            let (step, direction) = (call.step, call.direction);
+            let refuses = direction == Direction::Forward && body[0] == ABORT;
+            let answer = if refuses { StepAnswer::Refused { code: 1 } } else { StepAnswer::Done };
+            Some(Message::StepReply { key, step, direction, token, answer, output: None })
+        }
+        _ => None,
+    }
+}
+
+fn branches(work: [u8; 3]) -> Vec<Branch> {
+    let all = NODES.iter().zip(work);
+    all.map(|(node, work)| Branch { shard: ShardId(node.0), node: *node, work: [work, 9].into() })
+        .collect()
+}
+
+fn steps(bodies: &[u8]) -> Work {
+    let mut saga = Definition::builder();
+    let mut before = None;
+    for body in bodies {
+        let mut step = Step::new(Action::Custom, NODES[0], [*body]);
+        if let Some(before) = before {
+            step = step.after(before);
+        }
+        before = Some(saga.step(step));
+    }
+    Work::Saga(saga.build().unwrap())
+}
+
+#[test]
+fn each_end_is_counted_once() {
+    let mut bench = Bench::new();
+    let mut count = Stats::default();
+    for round in 1..=3 {
+        let mut transaction = |name: &str, work, ends| {
+            let told = bench.submit(&format!("{name} {round}"), Work::Transaction(branches(work)));
+            assert_eq!(told, [ends], "{name}");
+            bench.engine.stats()
+        };
+        count.committed = round;
+        assert_eq!(transaction("commit", [COMMIT; 3], Outcome::Committed), count);
+        count.aborted = round;
+        assert_eq!(transaction("abort", [COMMIT, ABORT, READ_ONLY], Outcome::Aborted), count);
+        count.read_only = round;
+        assert_eq!(transaction("look", [READ_ONLY; 3], Outcome::ReadOnly), count);
+        bench.submit(&format!("done {round}"), steps(&[COMMIT, COMMIT]));
+        count.completed = round;
+        assert_eq!(bench.engine.stats(), count);
+        bench.submit(&format!("undone {round}"), steps(&[COMMIT, ABORT]));
+        count.compensated = round;
+        assert_eq!(bench.engine.stats(), count);
+    }
+}
+
+/// The same key with the same request is told the same; with any other, that the key is taken.
+#[test]
+fn a_key_is_one_request() {
+    let mut bench = Bench::new();
+    let asked = branches([COMMIT; 3]);
+    let told = bench.submit("key", Work::Transaction(asked.clone()));
+    assert_eq!(told, [Outcome::Committed]);
+    assert_eq!(bench.submit("key", Work::Transaction(asked.clone())), told, "again");
+
+    let mut others = vec![branches([COMMIT, COMMIT, READ_ONLY]), asked[..2].to_vec()];
+    let mut changed = |change: &dyn Fn(&mut Vec<Branch>)| {
+        let mut other = asked.clone();
+        change(&mut other);
+        others.push(other);
+    };
+    changed(&|it| it.swap(0, 1));
+    changed(&|it| it[0].shard.0[31] ^= 1);
+    changed(&|it| it[0].node.0[20] ^= 1);
+    changed(&|it| it[2].work = [COMMIT, 8].into());
+    changed(&|it| it[2].work = [COMMIT, 9, 0].into());
+    changed(&|it| it[2].work = [COMMIT].into());
+    changed(&|it| it[2].work = vec![COMMIT; 17].into());
+    for other in others {
+        let told = bench.submit("key", Work::Transaction(other.clone()));
+        assert_eq!(told, [Outcome::Refused(Refusal::KeyTaken)], "{other:?}");
+    }
+    let told = bench.submit("key", steps(&[COMMIT]));
+    assert_eq!(told, [Outcome::Refused(Refusal::KeyTaken)], "a saga");
+    assert_eq!(bench.engine.stats().committed, 1, "once");
+}
