@@ -7,8 +7,9 @@ use base::{BootCount, CoordinatorId, NodeName, RequestKey, ShardId, StoreId, Tim
 use coordinator::{Branch, Config, Engine, Message, Output, Replay, Request, Stats, Work};
 use coordinator::{Outcome, Refusal, StepAnswer};
 use saga::{Action, Definition, Direction, Step};
+use std::path::Path;
 use twopc::{Message as Tx, Vote};
-use wal_core::{MemoryStorage, OpenMode, Storage};
+use wal_core::{MemoryStorage, OpenMode, SegmentId, Storage};
 
 const NODES: [NodeName; 3] = [NodeName::numbered(1), NodeName::numbered(2), NodeName::numbered(3)];
 
@@ -27,7 +28,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let (mut storage, mut replay) = (MemoryStorage::new(), Replay::default());
+        Bench::on(MemoryStorage::new())
+    }
+
+    fn on(mut storage: MemoryStorage) -> Bench {
+        let mut replay = Replay::default();
         let (config, mode) = (wal_core::Config::default(), OpenMode::Exclusive);
         let opened = wal_core::open(&mut storage, &config, mode, 9, Time::ZERO, &mut replay);
         let config = Config::new(CoordinatorId([7; 32]), Key::root(3));
@@ -178,4 +183,26 @@ fn a_key_is_one_request() {
     let told = bench.submit("key", steps(&[COMMIT]));
     assert_eq!(told, [Outcome::Refused(Refusal::KeyTaken)], "a saga");
     assert_eq!(bench.engine.stats().committed, 1, "once");
+}
+
+/// A log of which the first version that wrote such a log has known two requests: one is known again by every later
+/// version, and no other is taken for it. The file is never changed.
+#[test]
+fn a_key_is_one_request_for_every_version() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/keys-v1.wal");
+    let mut storage = MemoryStorage::new();
+    let log = std::fs::read(file).unwrap();
+    // What follows its last batch was never written.
+    let len = log.len().next_multiple_of(4096);
+    *storage.file_mut(SegmentId(1)) = [log, vec![0; len]].concat();
+    let mut bench = Bench::on(storage);
+    let transaction = |works| Work::Transaction(branches(works));
+    let told = bench.submit("transaction", transaction([COMMIT, READ_ONLY, COMMIT]));
+    assert_eq!(told, [Outcome::Committed]);
+    let told = bench.submit("transaction", transaction([COMMIT, COMMIT, READ_ONLY]));
+    assert_eq!(told, [Outcome::Refused(Refusal::KeyTaken)]);
+    assert_eq!(bench.submit("saga", steps(&[COMMIT, ABORT])), [Outcome::Compensated]);
+    let told = bench.submit("saga", steps(&[COMMIT, READ_ONLY]));
+    assert_eq!(told, [Outcome::Refused(Refusal::KeyTaken)]);
+    assert_eq!(bench.engine.stats(), Stats::default(), "nothing was done again");
 }
