@@ -293,6 +293,29 @@ fn turned(bench: &mut Bench) -> OperationId {
     id
 }
 
+/// A step whose transaction is voted down is begun anew, as often as its terms say, and by default three times in all;
+/// then it has failed, and what was done before it is undone.
+#[test]
+fn a_step_fails_when_its_transaction_was_voted_down_often_enough() {
+    for (attempts, begun) in [(Some(1), 1), (Some(2), 2), (None, 3), (Some(5), 5)] {
+        let mut bench = Bench::new(|_| {});
+        let transfer =
+            Step::transaction(branches(&[1, 2])).undone_by_transaction(branches(&[3, 4]));
+        let transfer = attempts.into_iter().fold(transfer, Step::attempts);
+        let id = bench.submit("voted down", row([call(0), transfer]));
+        bench.answer(id, 0, Direction::Forward, StepAnswer::Done);
+        let mut all = std::collections::BTreeSet::new();
+        while all.len() < 10 && all.insert(bench.last_begun()) {
+            assert_eq!(bench.outcomes(), []);
+            bench.vote(bench.last_begun(), 1, Vote::Abort);
+            bench.wait(seconds(10));
+        }
+        assert_eq!(all.len(), begun, "{attempts:?}");
+        bench.answer(id, 0, Direction::Backward, StepAnswer::Done);
+        assert_eq!(bench.outcomes(), [Outcome::Compensated]);
+    }
+}
+
 // ---- what an operator has forced ----
 
 fn behind_the_pivot() -> Definition {
