@@ -928,4 +928,21 @@ mod tests {
         let anomalies: Vec<_> = report.anomalies.entries.iter().map(|a| a.sequence.0).collect();
         assert_eq!(anomalies, [5]);
     }
+
+    /// An end without its promise is an anomaly; unless the log begins with a snapshot, of which the promise may be a
+    /// later part.
+    #[test]
+    fn an_end_of_what_was_never_promised_is_an_anomaly() {
+        let tx = twopc::TxKey { coordinator: CoordinatorId::numbered(1), id: OperationId(9) };
+        let key = twopc::participant::PromiseKey { tx, shard: ShardId::numbered(1) };
+        let mut payload = Vec::new();
+        let of = ParticipantEvent::Committed { key, epoch: Epoch::new(1) };
+        let event = codec::encode_participant(&of, &mut payload);
+        let record = Record { sequence: Sequence(7), event, timestamp_ms: 0, payload: &payload };
+        for (base, anomalies) in [(None, 1), (Some(Base::default()), 0)] {
+            let mut replay = Replay { base, ..Replay::default() };
+            replay.participant(&record, &of);
+            assert_eq!(replay.anomalies.total(), anomalies);
+        }
+    }
 }
