@@ -457,7 +457,7 @@ mod tests {
             ];
             let others = others.map(|answer| (answer, None));
             all.extend(done.into_iter().chain(others).map(|(answer, output)| {
-                let (step, token) = (u32::from(three), Token([1; 16]));
+                let (step, token) = (three, Token([1; 16]));
                 Message::StepReply { key: saga, step, direction, token, answer, output }
             }));
             all.push(Message::Announce { store, boot });
