@@ -458,7 +458,7 @@ fn the_nearest_are_those_of_all_who_count() {
     for _ in 0..200 {
         let mut key = names[stream.below(300) as usize].0;
         key[stream.below(3) as usize] ^= stream.below(256) as u8;
-        let counts = |name: &NodeName| name.0[31] % 2 == 0 || name.0[8] % 3 != 0;
+        let counts = |name: &NodeName| name.0[31] < 128 || name.0[7].is_multiple_of(3);
         let count = stream.below(12) as usize;
         let mut all: Vec<NodeName> = alive.iter().copied().filter(counts).collect();
         all.sort_by_key(|name| placement::distance(*name, &key));
