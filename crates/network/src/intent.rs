@@ -15,8 +15,8 @@ use base::bytes::{Malformed, Reader, Writer};
 /// An upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Intent {
-    /// Which attempt of its transfer.
-    pub(crate) attempt: u32,
+    /// Which attempt, over all lives of this node: another one is other operations.
+    pub(crate) number: u64,
     /// The record that it makes current.
     pub(crate) record: FileRecord,
 }
@@ -62,10 +62,10 @@ impl Recoding {
 }
 
 impl Intent {
-    /// Its bytes: `TRUP`, attempt 4, record.
+    /// Its bytes: `TRUP`, number 8, record.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut to = Writer::default();
-        to.raw(&MAGIC).u32(self.attempt).bytes(&self.record.encode());
+        to.raw(&MAGIC).u64(self.number).bytes(&self.record.encode());
         to.finish()
     }
 
@@ -78,10 +78,10 @@ impl Intent {
         if from.array()? != MAGIC {
             return Err(from.wrong("not an upload's intent"));
         }
-        let attempt = from.u32()?;
+        let number = from.u64()?;
         let record = FileRecord::decode(from.bytes(RECORD_BYTES_MAX)?)?;
         from.end()?;
-        Ok(Intent { attempt, record })
+        Ok(Intent { number, record })
     }
 }
 

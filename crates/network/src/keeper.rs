@@ -87,9 +87,11 @@ pub(crate) struct Keeping {
     /// How many rounds of audits there have been.
     rounds: usize,
     /// What ended operations have left to do, each in a round of its own.
-    pub(crate) batches: Vec<(TransferId, u32, Digest)>,
-    pub(crate) heads: Vec<(TransferId, u32)>,
+    pub(crate) batches: Vec<(TransferId, u64, Digest)>,
+    pub(crate) heads: Vec<(TransferId, u64)>,
     pub(crate) to_release: Vec<(NodeName, Digest)>,
+    /// The intents of uploads' attempts that came to nothing, by their numbers.
+    pub(crate) to_give_up: Vec<(u64, Digest)>,
     /// What uploads that failed have left, each under the key that it has every time.
     pub(crate) to_undo: Vec<(RequestKey, NodeName, Digest)>,
     /// What is to be released at nodes that are not there, until they are back: since when, under which
@@ -145,6 +147,7 @@ impl Keeping {
             heads: Vec::new(),
             to_release: Vec::new(),
             to_undo: Vec::new(),
+            to_give_up: Vec::new(),
             verdicts: Vec::new(),
             pending: Vec::new(),
             look: false,
@@ -207,7 +210,10 @@ impl Keeping {
             ("encodings", !self.encodings.is_idle()),
             (
                 "changes",
-                !self.changes.is_empty() || !self.to_release.is_empty() || !self.to_undo.is_empty(),
+                !self.changes.is_empty()
+                    || !self.to_release.is_empty()
+                    || !self.to_undo.is_empty()
+                    || !self.to_give_up.is_empty(),
             ),
         ]
     }

@@ -12,9 +12,11 @@ use store::Digest;
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {
     /// An upload: a batch of its shards, or its record.
-    Upload { id: TransferId, attempt: u32 },
+    Upload { id: TransferId, number: u64 },
     /// The 2PC that makes an upload's record the current one.
-    Publish { id: TransferId, attempt: u32 },
+    Publish { id: TransferId, number: u64 },
+    /// An upload's attempt has come to nothing, and is not gone on with after a start either.
+    GivenUp { number: u64 },
     /// A shard that repair has rebuilt.
     Rebuilt { plan: repair::PlanId, index: u16, node: NodeName, shard: Digest },
     /// A batch of shards of a file's next encoding, by its note.
@@ -93,8 +95,9 @@ impl StorageNode {
             Outcome::Refused(_) => Ended::Undone,
         };
         match purpose {
-            Purpose::Upload { id, attempt } => self.batch_ended(now, id, attempt, ended),
-            Purpose::Publish { id, attempt } => self.published(now, id, attempt, ended),
+            Purpose::Upload { id, number } => self.batch_ended(now, id, number, ended),
+            Purpose::Publish { id, number } => self.published(now, id, number, ended),
+            Purpose::GivenUp { number } => self.given_up(number, ended),
             Purpose::Rebuilt { plan, index, node, shard } => {
                 self.rebuilt_kept(now, plan, index, (node, shard), ended);
             }

@@ -74,7 +74,10 @@ enum What {
 struct Transfer {
     file: Digest,
     what: What,
+    /// How many attempts there were before this one.
     attempt: u32,
+    /// Of an upload: the number of the attempt whose shards it has kept now, over all lives of this node.
+    number: u64,
     /// Of a download: records that led to too few shards. Who has one of those may be behind.
     failed: BTreeSet<Digest>,
     stage: Stage,
@@ -87,11 +90,14 @@ pub(crate) struct Transfers {
     by_lookup: BTreeMap<LookupId, TransferId>,
     /// Uploads of an earlier life, by their intents' digests.
     pub(crate) left: BTreeMap<Digest, Intent>,
+    /// What attempts that came to nothing have had kept, by their numbers and each with its record, until nobody goes
+    /// on with them any more.
+    given_up: BTreeMap<u64, (Digest, Vec<(NodeName, Digest)>)>,
 }
 
 impl Transfers {
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty() && self.left.is_empty()
+        self.all.is_empty() && self.left.is_empty() && self.given_up.is_empty()
     }
 
     /// Whether a client's transfer is.
@@ -195,6 +201,19 @@ impl StorageNode {
         self.run_saga(now, key, Purpose::Release, steps, disks);
     }
 
+    /// Releases the intent of an upload's attempt, and then all else that it has had kept.
+    pub(crate) fn give_up_upload(
+        &mut self,
+        now: Time,
+        number: u64,
+        intent: Digest,
+        disks: &dyn StorageDisks,
+    ) {
+        let key = request_key(b'y', &[&self.name.0, &number.to_le_bytes(), &intent.0]);
+        let steps = [(self.name, Work::Release { digest: intent })].into_iter();
+        self.run_saga(now, key, Purpose::GivenUp { number }, steps, disks);
+    }
+
     fn run_saga(
         &mut self,
         now: Time,
@@ -273,7 +292,7 @@ impl StorageNode {
             return;
         }
         let (failed, stage) = (BTreeSet::new(), Stage::Resting(now));
-        let transfer = Transfer { file, what, attempt: 0, failed, stage };
+        let transfer = Transfer { file, what, attempt: 0, number: 0, failed, stage };
         self.transfers.all.insert(id, transfer);
         self.look(now, id, disks);
     }
@@ -375,7 +394,7 @@ impl StorageNode {
                 self.finish_transfer(id, Answer::NotFound);
             };
         };
-        let (file, attempt) = (transfer.file, transfer.attempt);
+        let file = transfer.file;
         if self.transfers.is_uploading(file) {
             // Another upload of it is under way, perhaps of this very record: it is waited for.
             return self.wait(now, id);
@@ -397,7 +416,8 @@ impl StorageNode {
             return self.rest(now, id);
         }
         let record = FileRecord { file, version: 1, keepers, manifest: *manifest, holders };
-        self.begin_keeping(now, id, Intent { attempt, record }, disks);
+        let number = self.draw_number();
+        self.begin_keeping(now, id, Intent { number, record }, disks);
     }
 
     /// Has all that an upload needs kept, batch by batch.
@@ -410,15 +430,16 @@ impl StorageNode {
     ) {
         let note = intent.encode();
         let own = (self.name, Digest::of(&note));
-        let Intent { attempt, record } = intent;
+        let Intent { number, record } = intent;
         let bytes = record.encode();
         let digest = Digest::of(&bytes);
         let batches = wanted_by(&record, digest, own).chunks(BATCH).map(<[_]>::to_vec).collect();
         if let Some(transfer) = self.transfers.all.get_mut(&id) {
             self.holdings.stage(digest, bytes.into());
             self.holdings.stage(own.1, note.into());
+            transfer.number = number;
             transfer.stage = Stage::Keeping { record: Box::new(record), batches, at: 0 };
-            self.keep_batch(now, id, attempt, digest, disks);
+            self.keep_batch(now, id, number, digest, disks);
         }
     }
 
@@ -434,9 +455,9 @@ impl StorageNode {
                 continue;
             }
             let id = TransferId::Own(self.draw_number());
-            let (file, attempt) = (intent.record.file, intent.attempt);
+            let (file, number) = (intent.record.file, intent.number);
             let (what, failed, stage) = (What::Resume, BTreeSet::new(), Stage::Looking);
-            let transfer = Transfer { file, what, attempt, failed, stage };
+            let transfer = Transfer { file, what, attempt: 0, number, failed, stage };
             self.transfers.all.insert(id, transfer);
             self.begin_keeping(now, id, intent, disks);
         }
@@ -450,8 +471,8 @@ impl StorageNode {
     }
 
     /// What this node has given out for an upload is not asked for any more; the intent's digest.
-    fn unstage_notes(&mut self, record: &FileRecord, digest: Digest, attempt: u32) -> Digest {
-        let note = Intent { attempt, record: record.clone() }.encode();
+    fn unstage_notes(&mut self, record: &FileRecord, digest: Digest, number: u64) -> Digest {
+        let note = Intent { number, record: record.clone() }.encode();
         let intent = Digest::of(&note);
         self.holdings.unstage(digest);
         self.holdings.unstage(intent);
@@ -462,7 +483,7 @@ impl StorageNode {
         &mut self,
         now: Time,
         id: TransferId,
-        attempt: u32,
+        number: u64,
         record: Digest,
         disks: &dyn StorageDisks,
     ) {
@@ -472,86 +493,99 @@ impl StorageNode {
             return;
         };
         let (at, batch) = (*at as u32, batches[*at].clone());
-        let (attempt_, at) = (attempt.to_le_bytes(), at.to_le_bytes());
-        let key = request_key(b'u', &[&self.name.0, &record.0, &attempt_, &at]);
-        let purpose = Purpose::Upload { id, attempt };
+        let (number_, at) = (number.to_le_bytes(), at.to_le_bytes());
+        let key = request_key(b'u', &[&self.name.0, &record.0, &number_, &at]);
+        let purpose = Purpose::Upload { id, number };
         self.keep_all(now, key, purpose, &batch, disks);
     }
 
     /// A saga of an upload has ended.
-    pub(crate) fn batch_ended(&mut self, now: Time, id: TransferId, attempt: u32, ended: Ended) {
+    pub(crate) fn batch_ended(&mut self, now: Time, id: TransferId, number: u64, ended: Ended) {
         let Some(transfer) = self.transfers.all.get_mut(&id) else { return };
-        if transfer.attempt != attempt {
+        if transfer.number != number {
             return;
         }
         let Stage::Keeping { record, batches, at } = &mut transfer.stage else { return };
         let digest = Digest::of(&record.encode());
         if ended != Ended::Done {
             let (record, kept) = (record.clone(), batches[..*at].concat());
-            self.unstage_notes(&record, digest, attempt);
+            self.unstage_notes(&record, digest, number);
             if ended == Ended::Undone {
-                self.undo_upload(digest, attempt, kept);
+                self.undo_upload(digest, number, kept);
             }
             return self.rest(now, id);
         }
         *at += 1;
         if *at < batches.len() {
-            self.keeping.batches.push((id, attempt, digest));
+            self.keeping.batches.push((id, number, digest));
             return;
         }
         let record = record.clone();
         transfer.stage = Stage::Publishing { record, digest };
-        self.keeping.heads.push((id, attempt));
+        self.keeping.heads.push((id, number));
     }
 
     /// What an ended saga has left to do: in a round of its own, since it was told within one.
     pub(crate) fn go_on_uploading(&mut self, now: Time, disks: &dyn StorageDisks) {
-        for (id, attempt, digest) in std::mem::take(&mut self.keeping.batches) {
-            self.keep_batch(now, id, attempt, digest, disks);
+        for (id, number, digest) in std::mem::take(&mut self.keeping.batches) {
+            self.keep_batch(now, id, number, digest, disks);
         }
-        for (id, attempt) in std::mem::take(&mut self.keeping.heads) {
+        for (id, number) in std::mem::take(&mut self.keeping.heads) {
             let Some(Transfer { stage: Stage::Publishing { record, digest }, .. }) =
                 self.transfers.all.get(&id)
             else {
                 continue;
             };
             let (record, digest) = (record.clone(), *digest);
-            let key = request_key(b'h', &[&self.name.0, &digest.0, &attempt.to_le_bytes()]);
-            let purpose = Purpose::Publish { id, attempt };
+            let key = request_key(b'h', &[&self.name.0, &digest.0, &number.to_le_bytes()]);
+            let purpose = Purpose::Publish { id, number };
             self.turn_head(now, key, purpose, (&record, digest, &[]), |_| 0, disks);
         }
     }
 
     /// The 2PC of an upload has ended. If nobody can say how, everything stays, and the file is looked up
     /// again: if its record is current, it is found.
-    pub(crate) fn published(&mut self, now: Time, id: TransferId, attempt: u32, ended: Ended) {
+    pub(crate) fn published(&mut self, now: Time, id: TransferId, number: u64, ended: Ended) {
         let Some(transfer) = self.transfers.all.get(&id) else { return };
         let Stage::Publishing { record, digest } = &transfer.stage else { return };
-        if transfer.attempt != attempt {
+        if transfer.number != number {
             return;
         }
         let (record, digest) = (record.clone(), *digest);
-        let intent = (self.name, self.unstage_notes(&record, digest, attempt));
+        let intent = (self.name, self.unstage_notes(&record, digest, number));
         match ended {
             Ended::Done => {
-                self.undo_upload(digest, attempt, vec![intent]);
+                self.undo_upload(digest, number, vec![intent]);
                 return self.finish_transfer(id, Answer::Stored { version: record.version });
             }
             Ended::Undone => {
-                self.undo_upload(digest, attempt, wanted_by(&record, digest, intent));
+                self.undo_upload(digest, number, wanted_by(&record, digest, intent));
             }
             Ended::Unknown => {}
         }
         self.rest(now, id);
     }
 
-    /// Releases what the sagas of an upload's attempt have had kept. After a crash, or when the client asks
-    /// anew, the same attempt at the same record is the same sagas again, which have ended and are not
-    /// done again; so neither may this be.
-    fn undo_upload(&mut self, record: Digest, attempt: u32, kept: Vec<(NodeName, Digest)>) {
+    /// Releases what the sagas of an upload's attempt have had kept: the intent, which is the first of it, before all
+    /// else. As long as that is here the attempt is gone on with after a start: its sagas are not done again, and its
+    /// 2PC may be, since it need not have become durable that it was aborted. So nothing else is released before the
+    /// intent is.
+    fn undo_upload(&mut self, record: Digest, number: u64, kept: Vec<(NodeName, Digest)>) {
+        let mut kept = kept.into_iter();
+        if let Some((_, intent)) = kept.next() {
+            self.keeping.to_give_up.push((number, intent));
+            self.transfers.given_up.insert(number, (record, kept.collect()));
+        }
+    }
+
+    /// Nobody goes on with an attempt any more: all else is released. If somebody may, it stays, and whoever holds it
+    /// asks one day who needs it.
+    pub(crate) fn given_up(&mut self, number: u64, ended: Ended) {
+        let given_up = self.transfers.given_up.remove(&number);
+        let Some((record, kept)) = given_up.filter(|_| ended == Ended::Done) else { return };
         for (at, (node, digest)) in (0u32..).zip(kept) {
-            let (attempt, at) = (attempt.to_le_bytes(), at.to_le_bytes());
-            let key = request_key(b'z', &[&self.name.0, &record.0, &attempt, &at]);
+            let (number, at) = (number.to_le_bytes(), at.to_le_bytes());
+            let key = request_key(b'z', &[&self.name.0, &record.0, &number, &at]);
             self.keeping.to_undo.push((key, node, digest));
         }
     }

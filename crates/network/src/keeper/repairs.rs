@@ -134,6 +134,9 @@ impl StorageNode {
     }
 
     fn release_left(&mut self, now: Time, disks: &dyn StorageDisks) {
+        for (number, intent) in std::mem::take(&mut self.keeping.to_give_up) {
+            self.give_up_upload(now, number, intent, disks);
+        }
         for (key, node, digest) in std::mem::take(&mut self.keeping.to_undo) {
             if self.is_dead(node) {
                 self.keeping.owed.entry(node).or_default().push((now, Some(key), digest));
