@@ -59,7 +59,7 @@ const ENUMERATED: &[&str] =
 const BESIDES: &[Canary] = &[Canary {
     name: "unknown-fails-a-pivot",
     breaks: "the engine gives a pivot up that does not answer",
-    file: "crates/coordinator/src/engine.rs",
+    file: "crates/coordinator/src/engine/sagas.rs",
     find: "let may_fail = terms.kind.fails_unanswered() && machine.past_pivot().is_none();",
     replace: "let may_fail = terms.kind.fails_unanswered() || terms.kind == saga::StepKind::Pivot;",
 }];
