@@ -10,6 +10,7 @@ mod lies;
 mod machine;
 mod members;
 mod messages;
+mod observe;
 mod outcome;
 mod process;
 #[cfg(test)]
@@ -19,13 +20,14 @@ use super::judge::{Done, Finding, Judge};
 use super::plan::{self, Kind, Plan};
 use super::report::{Report, Totals};
 use super::scenario::Scenario;
-use super::watch::Watch;
+use super::watch::{FORGER, Watch};
 use super::workload::{self, Client, File};
 use crate::net::{Net, REGIONS, nanos};
 use crate::plan::NodeSet;
 use crate::queue::{AnyQueue, Queue, QueueKind, Slab};
 use crate::scenario::Between;
 use crate::trace::Trace;
+use crate::world::Note;
 use agenda::Event;
 use base::prng::{Draw, Key};
 use base::{ShardId, Time};
@@ -71,12 +73,15 @@ const WATCHED: u64 = 1 << 14;
 const SUPPLY: u64 = 1_000_000_000;
 
 /// One world of storage nodes.
+#[derive(Clone)]
 pub struct World<'a> {
     scenario: &'a Scenario,
     /// What happens of all that is drawn.
     plan: Plan,
     /// What went wrong and what clients were told, if somebody wants to read it.
-    story: Option<Vec<(Time, String)>>,
+    story: Option<Vec<Note>>,
+    /// Every event is noted too.
+    notes_all: bool,
     seed: u64,
     root: Key,
     now: Time,
@@ -143,6 +148,7 @@ impl<'a> World<'a> {
             clients: workload::wants(scenario, &root),
             plan: Plan::of(scenario),
             story: None,
+            notes_all: false,
             scenario,
             seed,
             root,
@@ -208,16 +214,14 @@ impl<'a> World<'a> {
         Duration::from_nanos(draw.between(low, high))
     }
 
-    fn note(&mut self, what: impl FnOnce() -> String) {
-        if let Some(story) = &mut self.story {
-            story.push((self.now, what()));
-        }
-    }
-
-    /// Runs until the end, or until somebody who looks now and then has seen enough.
-    fn run_while(&mut self, goes_on: &mut dyn FnMut(&World<'_>) -> bool) -> Option<Ending> {
+    /// Runs until the end, or until somebody who looks after each `every` events has seen enough.
+    fn run_while(
+        &mut self,
+        every: u64,
+        goes_on: &mut dyn FnMut(&mut World<'a>) -> bool,
+    ) -> Option<Ending> {
         loop {
-            if self.trace.events().is_multiple_of(WATCHED) && !goes_on(self) {
+            if self.trace.events().is_multiple_of(every) && !goes_on(self) {
                 return None;
             }
             if self.judge.finding.is_some() {
@@ -236,6 +240,7 @@ impl<'a> World<'a> {
         let event = std::mem::take(self.events.get_mut(entry.what));
         self.events.free(entry.what);
         self.trace.event(self.now.as_nanos(), event.kind() << 32 | u64::from(entry.target));
+        self.note_event(entry.target, &event);
         if self.trace.events() > self.scenario.storage.events {
             return Some(Ending::NoProgress);
         }
@@ -295,7 +300,7 @@ impl<'a> World<'a> {
                 self.net.block(number, None, NodeSet::Region(region), NodeSet::Rest);
                 self.net.block(number, None, NodeSet::Rest, NodeSet::Region(region));
                 *self.totals.faults.entry("regions cut off").or_default() += 1;
-                self.note(|| format!("region {region} is cut off for {lasts:?}"));
+                self.note(None, || format!("region {region} is cut off for {lasts:?}"));
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),
@@ -312,8 +317,16 @@ impl<'a> World<'a> {
 
     /// Runs, and says what came of it; nothing if somebody has stopped it.
     fn report_while(&mut self, goes_on: &mut dyn FnMut(&World<'_>) -> bool) -> Option<Report> {
+        self.report_in_steps(WATCHED, &mut |world| goes_on(world))
+    }
+
+    fn report_in_steps(
+        &mut self,
+        every: u64,
+        goes_on: &mut dyn FnMut(&mut World<'a>) -> bool,
+    ) -> Option<Report> {
         // A broken assertion of a node is a finding like any other.
-        let ended = catch_unwind(AssertUnwindSafe(|| self.run_while(goes_on)));
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run_while(every, goes_on)));
         let (ending, finding) = match ended {
             Ok(ending) => (ending?, self.judge.finding.clone()),
             Err(panic) => {
@@ -370,11 +383,11 @@ pub fn run_while(
 
 /// The same run, and what happened in it: which faults struck whom, what clients asked for and were told.
 #[must_use]
-pub fn run_told(scenario: &Scenario, seed: u64) -> (Report, Vec<(Time, String)>) {
+pub fn run_told(scenario: &Scenario, seed: u64) -> (Report, Vec<Note>) {
     let mut world = World::new(scenario, seed);
-    world.story = Some(Vec::new());
-    let report = world.report_while(&mut |_| true).expect("nobody has stopped it");
-    (report, world.story.unwrap_or_default())
+    world.note_story();
+    let report = world.finish();
+    (report, world.take_notes())
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {

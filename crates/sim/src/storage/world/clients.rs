@@ -65,14 +65,16 @@ impl World<'_> {
         let draw = self.root.child("client.leaves").draw(number, 0);
         if matches!(client.want, Want::Put(_)) && leaves.holds(&draw) {
             // Whatever comes of it, nobody waits for it.
-            self.note(|| format!("client {number} asks n{node} for {} and leaves", client.want));
+            self.note(Some(node), || {
+                format!("client {number} asks n{node} for {} and leaves", client.want)
+            });
             self.feed(node, id, Input::Request(request));
             self.totals.faults.entry("clients left").and_modify(|n| *n += 1).or_insert(1);
             return self.answered(number, "nobody waits");
         }
         self.clients[at].asked.get_or_insert(self.now);
         self.ask_at(self.now + CLIENT_PATIENCE, number);
-        self.note(|| format!("client {number} asks n{node} for {}", client.want));
+        self.note(Some(node), || format!("client {number} asks n{node} for {}", client.want));
         self.feed(node, id, Input::Request(request));
     }
 
@@ -151,9 +153,9 @@ impl World<'_> {
     fn answered(&mut self, number: u64, kind: &'static str) {
         let now = self.now;
         self.clients[number as usize - 1].answered = true;
-        if let Some(story) = &mut self.story {
-            let want = &self.clients[number as usize - 1].want;
-            story.push((now, format!("client {number}, who wanted {want}: {kind}")));
+        if self.story.is_some() {
+            let Client { want, node, .. } = self.clients[number as usize - 1].clone();
+            self.note(Some(node), || format!("client {number}, who wanted {want}: {kind}"));
         }
         self.trace.word(number);
         *self.totals.answers.entry(kind).or_default() += 1;

@@ -37,7 +37,7 @@ impl World<'_> {
             let machine = &mut self.machines[node as usize];
             machine.drains = true;
             let process = machine.process.as_ref().map_or(0, |process| process.id);
-            self.note(|| format!("leave {number}: n{node} is asked to leave in order"));
+            self.note(Some(node), || format!("leave {number}: n{node} is asked to leave in order"));
             self.feed(node, process, Input::Request(Request::Leave { number: 0 }));
             return self.schedule(
                 self.now + LOOK_PAUSE,
@@ -121,7 +121,7 @@ impl World<'_> {
 
     /// A node is gone for good with all that it has, and another one joins.
     pub(super) fn goes(&mut self, node: u32) {
-        self.note(|| format!("n{node} is gone"));
+        self.note(Some(node), || format!("n{node} is gone"));
         let lost: Vec<Digest> =
             self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
         let machine = &self.machines[node as usize];
@@ -149,7 +149,7 @@ impl World<'_> {
 
     fn comes(&mut self, machine: Machine) {
         let new = self.machines.len() as u32;
-        self.note(|| format!("n{new} comes"));
+        self.note(Some(new), || format!("n{new} comes"));
         self.machines.push(machine);
         self.schedule(self.now + Duration::from_secs(1), new, Event::Start);
     }

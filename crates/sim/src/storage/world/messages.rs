@@ -16,6 +16,7 @@ impl World<'_> {
         {
             self.keep_proof(from, answer);
         }
+        let told = self.notes_all.then(|| self.brief_of(&message));
         let (cargo, digest) = match message.encode() {
             Some(bytes) => {
                 let mut hash = Trace::default();
@@ -39,7 +40,11 @@ impl World<'_> {
             return;
         }
         // No fault here drops one kind of message, so the kind does not matter.
-        let Fate { first, second } = self.net.send(self.now, from, to, MessageKind::Hello, digest);
+        let fate = self.net.send(self.now, from, to, MessageKind::Hello, digest);
+        let Fate { first, second } = fate;
+        if let Some(told) = told {
+            self.note_sent(from, to, &told, fate);
+        }
         if let Some(at) = second {
             self.schedule(at, to, Event::Arrives { from, cargo: cargo.clone() });
         }

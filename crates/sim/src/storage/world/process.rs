@@ -5,6 +5,7 @@ use super::machine::{LEDGER, Machine, Process};
 use super::{SUPPLY, World};
 use crate::net::REGIONS;
 use crate::storage::scenario::Storage;
+use crate::world::recovered_in_words;
 use base::{BootCount, NodeName, Time};
 use incentives::Units;
 use network::{Answer, Config, Input, Message, Output, StorageNode};
@@ -117,12 +118,13 @@ impl World<'_> {
         machine.boots += 1;
         machine.unchecked = true;
         let config = self.config(node);
-        let machine = &mut self.machines[node as usize];
-        let id = machine.boots;
+        let id = self.machines[node as usize].boots;
         self.watch.started(self.now, node);
+        self.note_detail(node, |_| format!("starts for the {id}. time"));
         // What was committed and not durable is committed again.
         self.fences.retain(|(at, _), _| *at != node);
         let mut out = std::mem::take(&mut self.out);
+        let machine = &mut self.machines[node as usize];
         let Machine { disks, shards, .. } = machine;
         let (there, pins) = (shards.shards(), shards.pins());
         let running = StorageNode::start(config, self.now, disks, there, pins, &mut out);
@@ -193,9 +195,13 @@ impl World<'_> {
             }
             Output::Transactions(node::Output::Died { reason, .. })
             | Output::LedgerDied { reason } => self.died(node, &reason),
+            Output::Transactions(node::Output::Recovered { slot, report }) => {
+                self.note_detail(node, |_| recovered_in_words(slot, &report));
+            }
             Output::Transactions(_) => {}
             Output::Ledger(ops) => self.flush(node, id, LEDGER, ops, heard),
             Output::Shards(op) => {
+                self.note_detail(node, |world| world.shard_op(&op));
                 if let store::Op::Write { digest, .. } = &op {
                     self.lay.entry(*digest).or_default().insert(node);
                     self.machines[node as usize].laid.insert(*digest);

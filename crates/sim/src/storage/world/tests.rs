@@ -134,3 +134,24 @@ fn the_files_of_storage_scenarios_are_scenarios() {
     }
     assert!(count > 3);
 }
+
+/// Whoever goes to an event sees the run itself: stopped there, copied and noted it ends as it does otherwise.
+#[test]
+fn a_run_that_is_stopped_copied_and_noted_is_the_same_run() {
+    for seed in [101, 103] {
+        let scenario = Scenario::parse(&small(seed)).expect("its text is a scenario");
+        let whole = run(&scenario, seed);
+        for event in [1, 700, whole.totals.events / 2] {
+            let mut world = World::new(&scenario, seed);
+            assert_eq!(world.run_to(event), None, "seed {seed}");
+            assert_eq!(world.moment().event, event);
+            let mut copy = world.clone();
+            copy.note_all();
+            let (report, of_copy) = (world.finish(), copy.finish());
+            assert_eq!((report.hash, of_copy.hash), (whole.hash, whole.hash), "seed {seed}");
+            let notes = copy.take_notes();
+            assert_eq!(notes.first().map(|note| note.at.event), Some(event + 1));
+            assert_eq!(notes.last().map(|note| note.at.event), Some(whole.totals.events));
+        }
+    }
+}
