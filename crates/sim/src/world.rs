@@ -333,8 +333,10 @@ impl<'a> World<'a> {
     pub fn recording(&mut self) -> Recording {
         let Some(mut recording) = self.recording.take() else { return Recording::default() };
         if recording.wants_happenings() {
-            let lines =
-                |disks: &NodeDisks| SLOTS.map(|slot| recording::log_lines(disks.seen(slot)));
+            let lines = |disks: &NodeDisks| {
+                let log = |slot| (Role::of(slot).name(), recording::log_lines(disks.seen(slot)));
+                SLOTS.map(log).into()
+            };
             recording.logs = self.machines.iter().map(|machine| lines(&machine.disks)).collect();
         }
         *recording
@@ -578,7 +580,7 @@ impl<'a> World<'a> {
         let kind = message.kind();
         let process = self.machines[to as usize].process.as_ref();
         let heard = process.is_some_and(|process| !process.paused);
-        self.happened(|| Happening::Arrived { copy, from, to, kind, heard });
+        self.happened(|| Happening::Arrived { copy, from, to, kind: kind.name(), heard });
     }
 
     fn arrive(&mut self, to: u32, place: u32) {
@@ -1005,7 +1007,7 @@ impl<'a> World<'a> {
         self.happened(|| {
             let arrives = [second, first].into_iter().flatten().zip(before + 1..);
             let arrives = arrives.map(|(at, copy)| (copy, at)).collect();
-            Happening::Sent { from, to, kind, about, arrives }
+            Happening::Sent { from, to, kind: kind.name(), about, arrives }
         });
     }
 
