@@ -1,5 +1,6 @@
+use crate::scrubber;
 use node::{Disks, LogSlot};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wal_core::{Directory, DiskError, DiskOp, FileError, FileStorage, Storage};
 
 /// A node's logs, each in a directory of its own.
@@ -13,12 +14,18 @@ impl FileDisks {
     /// Locks both directories for the life of this value. The first segment of each log is zero-filled to
     /// so many bytes.
     pub(crate) fn open(folder: &Path, segment_bytes: u64) -> Result<FileDisks, FileError> {
-        let open = |log: &str| {
-            let mut storage = FileStorage::write(&folder.join(log))?;
+        let open = |slot| {
+            let mut storage = FileStorage::write(&FileDisks::path(folder, slot))?;
             storage.zero_fill_next(segment_bytes);
             Ok::<FileStorage, FileError>(storage)
         };
-        Ok(FileDisks { coordinator: open("coordinator")?, participant: open("participant")? })
+        let (coordinator, participant) = (open(LogSlot::Coordinator)?, open(LogSlot::Participant)?);
+        Ok(FileDisks { coordinator, participant })
+    }
+
+    /// Where a log is.
+    pub(crate) fn path(folder: &Path, slot: LogSlot) -> PathBuf {
+        folder.join(scrubber::name(slot))
     }
 
     /// Performs operations in order, until one fails.
