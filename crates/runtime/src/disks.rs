@@ -1,13 +1,16 @@
 use crate::scrubber;
+use base::Time;
 use node::{Disks, LogSlot};
 use std::path::{Path, PathBuf};
-use wal_core::{Directory, DiskError, DiskOp, FileError, FileStorage, Storage};
+use wal_core::{Directory, DiskError, DiskOp, FileError, FileStorage, Log, SegmentAhead, Storage};
 
 /// A node's logs, each in a directory of its own.
 #[derive(Debug)]
 pub(crate) struct FileDisks {
     coordinator: FileStorage,
     participant: FileStorage,
+    /// The next segment of each log.
+    ahead: [SegmentAhead; 2],
 }
 
 impl FileDisks {
@@ -20,7 +23,7 @@ impl FileDisks {
             Ok::<FileStorage, FileError>(storage)
         };
         let (coordinator, participant) = (open(LogSlot::Coordinator)?, open(LogSlot::Participant)?);
-        Ok(FileDisks { coordinator, participant })
+        Ok(FileDisks { coordinator, participant, ahead: Default::default() })
     }
 
     /// Where a log is.
@@ -34,6 +37,15 @@ impl FileDisks {
             LogSlot::Coordinator => self.coordinator.perform_all(ops),
             LogSlot::Participant => self.participant.perform_all(ops),
         }
+    }
+
+    /// Has the next segment of a log made ahead of time, when it is time to.
+    pub(crate) fn make_ahead(&mut self, slot: LogSlot, log: &Log, now: Time) {
+        let storage = match slot {
+            LogSlot::Coordinator => &mut self.coordinator,
+            LogSlot::Participant => &mut self.participant,
+        };
+        self.ahead[slot as usize].go_on(log, storage, now);
     }
 }
 

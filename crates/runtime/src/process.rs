@@ -397,6 +397,9 @@ impl Process {
                     let begun = self.clock.now();
                     let result = self.disks.perform(slot, &ops);
                     self.flush_times[slot as usize].observe(self.clock.now() - begun);
+                    if let Some(log) = node.log(slot) {
+                        self.disks.make_ahead(slot, log, self.clock.now());
+                    }
                     Some(Input::Flushed { slot, result })
                 }
                 None => self.wait(&node, arrivals),
