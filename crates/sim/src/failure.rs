@@ -36,8 +36,12 @@ impl Failed {
     /// Shrinks it, and says what is left. The file to repeat.
     pub fn shrink(self, within: Duration, json: bool, out: &mut Output) -> Result<PathBuf, Stop> {
         match self {
-            Failed::Coordinators(kept) => command::shrink::automatically(kept, within, json, out),
-            Failed::Storage(kept) => command::storage::automatically(kept, within, json, out),
+            Failed::Coordinators(kept) => command::shrink::automatically::<
+                command::shrink::Coordinators,
+            >(kept, within, json, out),
+            Failed::Storage(kept) => {
+                command::shrink::automatically::<command::storage::Storage>(kept, within, json, out)
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `shrink`: a smaller run that fails in the same way. A failure is shrunk by itself when it is found.
 
+use super::travel::Told;
 use super::{Quiet, repeats};
 use crate::clock::Watch;
 use crate::failure::{self, Kept};
@@ -9,7 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sim::shrink::{NotShrunk, Progress, Shrunk, Signature};
-use sim::{Report, Scenario, Verdict};
+use sim::{Repeats, Report, Scenario};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,9 +42,96 @@ impl ShrinkArgs {
     }
 }
 
+/// A kind of world whose failures are shrunk.
+pub trait Kind {
+    /// What its files hold.
+    type Scenario;
+    /// What came of a run.
+    type Report: Told;
+    /// What makes two failures the same.
+    type Signature: PartialEq;
+    /// What its faults and its clients are called.
+    const WORDS: [&'static str; 2];
+
+    /// The scenario of a file.
+    fn read(name: &str, text: &str) -> Result<Self::Scenario, Stop>;
+    /// Its seed, and what it repeats.
+    fn says(scenario: &Self::Scenario) -> (u64, Option<&Repeats>);
+    /// Runs it with its own seed.
+    fn run(scenario: &Self::Scenario) -> Self::Report;
+    /// What makes another failure the same as this one.
+    fn signature(report: &Self::Report) -> Self::Signature;
+    /// Makes a failing run smaller.
+    fn smaller(
+        text: &str,
+        report: Self::Report,
+        goes_on: &mut dyn FnMut(&Progress) -> bool,
+    ) -> Result<Shrunk<Self::Report>, NotSmaller>;
+    /// Writes its file.
+    fn keep(folder: &Path, shrunk: &Shrunk<Self::Report>) -> Result<PathBuf, Stop>;
+}
+
+/// Why nothing was made smaller.
+pub enum NotSmaller {
+    /// Nothing fails.
+    Clean,
+    /// Why else.
+    Else(String),
+}
+
+impl NotSmaller {
+    fn told(self) -> String {
+        match self {
+            NotSmaller::Clean => "it runs clean".to_owned(),
+            NotSmaller::Else(why) => why,
+        }
+    }
+}
+
+/// Worlds of coordinators and participants.
+pub struct Coordinators;
+
+impl Kind for Coordinators {
+    type Scenario = Scenario;
+    type Report = Report;
+    type Signature = Option<Signature>;
+    const WORDS: [&'static str; 2] = ["plan entries", "operations"];
+
+    fn read(name: &str, text: &str) -> Result<Scenario, Stop> {
+        Scenario::parse(name, text).map_err(Stop::usage)
+    }
+
+    fn says(scenario: &Scenario) -> (u64, Option<&Repeats>) {
+        (scenario.seed, scenario.repeats.as_ref())
+    }
+
+    fn run(scenario: &Scenario) -> Report {
+        sim::run(scenario, scenario.seed)
+    }
+
+    fn signature(report: &Report) -> Option<Signature> {
+        Signature::of(&report.verdict)
+    }
+
+    fn smaller(
+        text: &str,
+        report: Report,
+        goes_on: &mut dyn FnMut(&Progress) -> bool,
+    ) -> Result<Shrunk, NotSmaller> {
+        sim::shrink::shrink(text, report, goes_on).map_err(|why| match why {
+            NotShrunk::Clean => NotSmaller::Clean,
+            why => NotSmaller::Else(why.to_string()),
+        })
+    }
+
+    fn keep(folder: &Path, shrunk: &Shrunk) -> Result<PathBuf, Stop> {
+        failure::keep_as(folder, ".shrunk", &shrunk.report, &shrunk.text)
+    }
+}
+
 /// What was made of a failure, and where it is kept.
-struct Smaller {
-    shrunk: Shrunk,
+struct Smaller<R> {
+    shrunk: Shrunk<R>,
     file: PathBuf,
     wall: Duration,
 }
@@ -54,70 +142,63 @@ pub fn shrink(args: &ShrinkArgs, out: &mut Output) -> Result<u8, Stop> {
     let name = args.file.display().to_string();
     let text = read_text(&args.file)?;
     if sim::storage::Scenario::is_one(&text) {
-        return super::storage::shrink(args, &name, &text, out);
+        return file::<super::storage::Storage>(args, &name, &text, out);
     }
-    let scenario = Scenario::parse(&name, &text).map_err(Stop::usage)?;
-    let repeats = repeats(&name, scenario.repeats.as_ref())?;
+    file::<Coordinators>(args, &name, &text, out)
+}
+
+fn file<K: Kind>(args: &ShrinkArgs, name: &str, text: &str, out: &mut Output) -> Result<u8, Stop> {
+    let scenario = K::read(name, text)?;
+    let (seed, wanted) = K::says(&scenario);
+    let wanted = repeats(name, wanted)?;
     if !args.json {
-        out.line(format_args!("{name}: seed {}", scenario.seed));
+        out.line(format_args!("{name}: seed {seed}"));
     }
-    let report = sim::run(&scenario, scenario.seed);
-    if let Some(repeats) = repeats
-        && report.verdict != Verdict::Clean
-        && !report.verdict.is_of(&repeats.invariant)
+    let report = K::run(&scenario);
+    let code = report.exit_code();
+    if let (Some(wanted), Some(found)) = (wanted, report.signature())
+        && !report.is_of(&wanted.invariant)
     {
-        let (found, wanted) = (report.verdict.signature(), repeats.invariant);
+        let wanted = wanted.invariant;
         return Err(Stop::usage(miette::miette!(
             help = "`repro` shows it; it is shrunk as it is once its [repeats] table is left out",
             "{name} fails otherwise than it says: by {found}, not by {wanted}"
         )));
     }
-    if !args.json && report.verdict != Verdict::Clean {
-        out.line(format_args!("{}: {}", report.verdict.name(), report.verdict.what()));
+    if !args.json && code > 0 {
+        out.line(format_args!("{}: {}", report.verdict(), report.what()));
     }
-    let code = report.verdict.exit_code();
-    match make_smaller(&text, report, &args.folder(), args.within)? {
+    match make_smaller::<K>(text, report, &args.folder(), args.within)? {
+        Ok(smaller) if args.json => out.line(format_args!("{}", json_of(&smaller))),
         Ok(smaller) => {
-            if args.json {
-                out.line(format_args!("{}", json_of(&smaller)));
-            } else {
-                out.line(format_args!("{}", told(&smaller)));
-                out.line(format_args!("\nto repeat it:\n{}", failure::command(&smaller.file)));
-            }
-            Ok(code)
+            out.line(format_args!("{}", told::<K>(&smaller)));
+            out.line(format_args!("\nto repeat it:\n{}", failure::command(&smaller.file)));
         }
-        Err(NotShrunk::Clean) => {
-            if args.json {
-                out.line(format_args!("{}", json!({ "verdict": "clean" })));
-            } else {
-                out.line(format_args!("it runs clean: there is nothing to shrink"));
-            }
-            Ok(0)
+        Err(NotSmaller::Clean) if args.json => {
+            out.line(format_args!("{}", json!({ "verdict": "clean" })));
         }
-        Err(why) => Err(Stop { code: USAGE, report: miette::miette!("{name}: {why}") }),
+        Err(NotSmaller::Clean) => {
+            out.line(format_args!("it runs clean: there is nothing to shrink"));
+        }
+        Err(NotSmaller::Else(why)) => {
+            return Err(Stop { code: USAGE, report: miette::miette!("{name}: {why}") });
+        }
     }
+    Ok(code)
 }
 
 /// Shrinks what was just found, and says what is left. The smaller file, if there is one.
-pub fn automatically(
-    kept: Kept<Report>,
+pub fn automatically<K: Kind>(
+    kept: Kept<K::Report>,
     within: Duration,
     json: bool,
     out: &mut Output,
 ) -> Result<PathBuf, Stop> {
     let Kept { file, report, text } = kept;
-    let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
-    let line = match make_smaller(&text, report, &folder, within)? {
-        Ok(smaller) => {
-            let line = told(&smaller);
-            if json {
-                say(format_args!("{line}"));
-            } else {
-                out.line(format_args!("{line}"));
-            }
-            return Ok(smaller.file);
-        }
-        Err(why) => format!("not shrunk: {why}"),
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let (file, line) = match make_smaller::<K>(&text, report, folder, within)? {
+        Ok(smaller) => (smaller.file.clone(), told::<K>(&smaller)),
+        Err(why) => (file, format!("not shrunk: {}", why.told())),
     };
     if json {
         say(format_args!("{line}"));
@@ -127,17 +208,16 @@ pub fn automatically(
     Ok(file)
 }
 
-fn make_smaller(
+fn make_smaller<K: Kind>(
     text: &str,
-    report: Report,
+    report: K::Report,
     folder: &Path,
     within: Duration,
-) -> Result<Result<Smaller, NotShrunk>, Stop> {
+) -> Result<Result<Smaller<K::Report>, NotSmaller>, Stop> {
     let quiet = Quiet::begin();
-    let watch = Watch::start();
-    let spinner = spinner();
-    let signature = Signature::of(&report.verdict);
-    let shrunk = sim::shrink::shrink(text, report, &mut |progress: &Progress| {
+    let (watch, spinner) = (Watch::start(), spinner());
+    let signature = K::signature(&report);
+    let shrunk = K::smaller(text, report, &mut |progress: &Progress| {
         spinner.set_message(format!("{} entries left, {} runs", progress.entries, progress.runs));
         spinner.tick();
         watch.wall() < within
@@ -147,31 +227,30 @@ fn make_smaller(
         Ok(shrunk) => shrunk,
         Err(why) => return Ok(Err(why)),
     };
-    let file = failure::keep_as(folder, ".shrunk", &shrunk.report, &shrunk.text)?;
+    let file = K::keep(folder, &shrunk)?;
     let wall = watch.wall();
     // The file is what counts: it is read and run as everybody will.
-    let kept = read_text(&file)?;
-    let scenario = Scenario::parse(&file.display().to_string(), &kept).map_err(Stop::usage)?;
-    let again = sim::run(&scenario, scenario.seed);
+    let again = K::run(&K::read(&file.display().to_string(), &read_text(&file)?)?);
     drop(quiet);
-    if Signature::of(&again.verdict) != signature {
+    if K::signature(&again) != signature {
         return Err(Stop::infrastructure(miette::miette!(
             help = "this is a mistake of the simulator: keep both files, and report it",
             "{} does not repeat the failure: it ends with {} {}",
             file.display(),
-            again.verdict.name(),
-            again.verdict.what()
+            again.verdict(),
+            again.what()
         )));
     }
     Ok(Ok(Smaller { shrunk, file, wall }))
 }
 
-fn told(smaller: &Smaller) -> String {
+fn told<K: Kind>(smaller: &Smaller<K::Report>) -> String {
     let Smaller { shrunk, wall, .. } = smaller;
     let Shrunk { before, after, runs, finished, .. } = shrunk;
     let early = if *finished { "" } else { ", when the time was over" };
+    let [entries, operations] = K::WORDS;
     format!(
-        "shrunk in {:.1} s and {runs} runs{early}: {} plan entries to {}, {} operations to {}, {} nodes \
+        "shrunk in {:.1} s and {runs} runs{early}: {} {entries} to {}, {} {operations} to {}, {} nodes \
          to {}, {} events to {}",
         wall.as_secs_f64(),
         before.entries,
@@ -185,7 +264,7 @@ fn told(smaller: &Smaller) -> String {
     )
 }
 
-fn json_of(smaller: &Smaller) -> serde_json::Value {
+fn json_of<R: Told>(smaller: &Smaller<R>) -> serde_json::Value {
     let Smaller { shrunk, file, wall } = smaller;
     let size = |size: &sim::shrink::Size| {
         json!({
@@ -197,9 +276,9 @@ fn json_of(smaller: &Smaller) -> serde_json::Value {
     };
     json!({
         "file": file.display().to_string(),
-        "verdict": shrunk.report.verdict.name(),
-        "signature": shrunk.report.verdict.signature(),
-        "violation": shrunk.report.verdict.what(),
+        "verdict": shrunk.report.verdict(),
+        "signature": shrunk.report.signature(),
+        "violation": shrunk.report.what(),
         "before": size(&shrunk.before),
         "after": size(&shrunk.after),
         "runs": shrunk.runs,
@@ -209,7 +288,7 @@ fn json_of(smaller: &Smaller) -> serde_json::Value {
 }
 
 /// While something is shrunk.
-pub fn spinner() -> ProgressBar {
+fn spinner() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

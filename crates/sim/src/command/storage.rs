@@ -1,18 +1,19 @@
 //! Worlds of storage nodes: `sim FILE`, `sim storage`, and `repro` and `shrink` of what fails.
 
 use super::repro::{ReproArgs, nothing_else};
-use super::shrink::{ShrinkArgs, spinner};
+use super::shrink::{Kind, NotSmaller};
 use super::travel::{EARLIER, compare, tell, travel};
-use super::{Quiet, repeats, same_derivation};
+use super::{repeats, same_derivation};
 use crate::clock::Watch;
-use crate::failure::{self, Kept};
+use crate::failure;
 use crate::terminal::{Output, say};
-use crate::{Ended, SeedArgs, Stop, USAGE, parallel_by, progress, read_text};
+use crate::{Ended, SeedArgs, Stop, parallel_by, progress};
 use clap::Args;
 use serde_json::json;
-use sim::shrink::{Progress, Shrunk, Size};
+use sim::Repeats;
+use sim::shrink::{Progress, Shrunk};
 use sim::storage::plan::{Entry, happening, just};
-use sim::storage::shrink::{NotShrunk, Signature, shrink as make_smaller};
+use sim::storage::shrink::{NotShrunk, Signature};
 use sim::storage::{Report, Scenario, World, hostile, large, run, run_told, small};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -155,149 +156,45 @@ impl Tally {
     }
 }
 
-/// Shrinks what was just found, and says what is left. The smaller file, if there is one.
-pub fn automatically(
-    kept: Kept<Report>,
-    within: Duration,
-    json: bool,
-    out: &mut Output,
-) -> Result<PathBuf, Stop> {
-    let Kept { file, report, text } = kept;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let (file, line) = match smaller(&text, report, folder, within)? {
-        Ok(smaller) => (smaller.file.clone(), smaller.told()),
-        Err(why) => (file, format!("not shrunk: {why}")),
-    };
-    if json {
-        say(format_args!("{line}"));
-    } else {
-        out.line(format_args!("{line}"));
-    }
-    Ok(file)
-}
+/// Worlds of storage nodes, for those who shrink.
+pub struct Storage;
 
-/// A smaller failure, and where it is kept.
-struct Smaller {
-    shrunk: Shrunk<Report>,
-    file: PathBuf,
-    wall: Duration,
-}
+impl Kind for Storage {
+    type Scenario = Scenario;
+    type Report = Report;
+    type Signature = Option<Signature>;
+    const WORDS: [&'static str; 2] = ["faults", "clients"];
 
-impl Smaller {
-    fn told(&self) -> String {
-        let Shrunk { before, after, runs, finished, .. } = &self.shrunk;
-        let early = if *finished { "" } else { ", when the time was over" };
-        format!(
-            "shrunk in {:.1} s and {runs} runs{early}: {} faults to {}, {} clients to {}, {} nodes to {}, {} \
-             events to {}",
-            self.wall.as_secs_f64(),
-            before.entries,
-            after.entries,
-            before.operations,
-            after.operations,
-            before.nodes,
-            after.nodes,
-            before.events,
-            after.events
-        )
+    fn read(name: &str, text: &str) -> Result<Scenario, Stop> {
+        scenario(name, text)
     }
 
-    fn json(&self) -> serde_json::Value {
-        let size = |size: &Size| {
-            json!({
-                "entries": size.entries,
-                "operations": size.operations,
-                "nodes": size.nodes,
-                "events": size.events,
-            })
-        };
-        json!({
-            "file": self.file.display().to_string(),
-            "verdict": self.shrunk.report.verdict(),
-            "signature": self.shrunk.report.rule(),
-            "violation": self.shrunk.report.what(),
-            "before": size(&self.shrunk.before),
-            "after": size(&self.shrunk.after),
-            "runs": self.shrunk.runs,
-            "milliseconds": u64::try_from(self.wall.as_millis()).unwrap_or(u64::MAX),
-            "finished": self.shrunk.finished,
+    fn says(scenario: &Scenario) -> (u64, Option<&Repeats>) {
+        (scenario.seed, scenario.repeats.as_ref())
+    }
+
+    fn run(scenario: &Scenario) -> Report {
+        run(scenario, scenario.seed)
+    }
+
+    fn signature(report: &Report) -> Option<Signature> {
+        Signature::of(report)
+    }
+
+    fn smaller(
+        text: &str,
+        report: Report,
+        goes_on: &mut dyn FnMut(&Progress) -> bool,
+    ) -> Result<Shrunk<Report>, NotSmaller> {
+        sim::storage::shrink::shrink(text, report, goes_on).map_err(|why| match why {
+            NotShrunk::Clean => NotSmaller::Clean,
+            why => NotSmaller::Else(why.to_string()),
         })
     }
-}
 
-fn smaller(
-    text: &str,
-    report: Report,
-    folder: &Path,
-    within: Duration,
-) -> Result<Result<Smaller, NotShrunk>, Stop> {
-    let quiet = Quiet::begin();
-    let (watch, spinner) = (Watch::start(), spinner());
-    let signature = Signature::of(&report);
-    let shrunk = make_smaller(text, report, &mut |progress: &Progress| {
-        spinner.set_message(format!("{} entries left, {} runs", progress.entries, progress.runs));
-        spinner.tick();
-        watch.wall() < within
-    });
-    spinner.finish_and_clear();
-    let shrunk = match shrunk {
-        Ok(shrunk) => shrunk,
-        Err(why) => return Ok(Err(why)),
-    };
-    let file = failure::keep_storage_as(folder, ".shrunk", &shrunk.report, &shrunk.text)?;
-    let wall = watch.wall();
-    // The file is what counts: it is read and run as everybody will.
-    let kept = scenario(&file.display().to_string(), &read_text(&file)?)?;
-    let again = run(&kept, kept.seed);
-    drop(quiet);
-    if Signature::of(&again) != signature {
-        return Err(Stop::infrastructure(miette::miette!(
-            help = "this is a mistake of the simulator: keep both files, and report it",
-            "{} does not repeat the failure: it ends with {} {}",
-            file.display(),
-            again.verdict(),
-            again.what()
-        )));
+    fn keep(folder: &Path, shrunk: &Shrunk<Report>) -> Result<PathBuf, Stop> {
+        failure::keep_storage_as(folder, ".shrunk", &shrunk.report, &shrunk.text)
     }
-    Ok(Ok(Smaller { shrunk, file, wall }))
-}
-
-/// `shrink` of such a world's file.
-pub fn shrink(args: &ShrinkArgs, name: &str, text: &str, out: &mut Output) -> Result<u8, Stop> {
-    let scenario = scenario(name, text)?;
-    let repeats = repeats(name, scenario.repeats.as_ref())?;
-    if !args.json {
-        out.line(format_args!("{name}: seed {}", scenario.seed));
-    }
-    let report = run(&scenario, scenario.seed);
-    let (code, rule) = (report.exit_code(), report.rule());
-    if let (Some(repeats), Some(found)) = (repeats, rule)
-        && repeats.invariant != found
-    {
-        let wanted = repeats.invariant;
-        return Err(Stop::usage(miette::miette!(
-            help = "`repro` shows it; it is shrunk as it is once its [repeats] table is left out",
-            "{name} fails otherwise than it says: by {found}, not by {wanted}"
-        )));
-    }
-    if !args.json && code > 0 {
-        out.line(format_args!("{}: {}", report.verdict(), report.what()));
-    }
-    match smaller(text, report, &args.folder(), args.within)? {
-        Ok(smaller) if args.json => out.line(format_args!("{}", smaller.json())),
-        Ok(smaller) => {
-            out.line(format_args!("{}", smaller.told()));
-            out.line(format_args!("\nto repeat it:\n{}", failure::command(&smaller.file)));
-        }
-        Err(NotShrunk::Clean) if args.json => {
-            out.line(format_args!("{}", json!({ "verdict": "clean" })));
-        }
-        Err(NotShrunk::Clean) => {
-            out.line(format_args!("it runs clean: there is nothing to shrink"))
-        }
-        Err(why) => return Err(Stop { code: USAGE, report: miette::miette!("{name}: {why}") }),
-    }
-    Ok(code)
 }
 
 /// `repro` of such a world's file: what happened in it, and whether it fails as it did; and time travel in it.

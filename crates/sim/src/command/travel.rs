@@ -16,6 +16,8 @@ pub trait Told {
     fn verdict(&self) -> &'static str;
     /// What was wrong; empty if nothing was.
     fn what(&self) -> String;
+    /// By what it fails; `None`: it does not.
+    fn signature(&self) -> Option<&str>;
     /// Whether it failed by this invariant, or in this way.
     fn is_of(&self, invariant: &str) -> bool;
     /// The hash of everything that happened.
@@ -33,6 +35,10 @@ impl Told for Report {
 
     fn what(&self) -> String {
         self.verdict.what()
+    }
+
+    fn signature(&self) -> Option<&str> {
+        (self.verdict != Verdict::Clean).then(|| self.verdict.signature())
     }
 
     fn is_of(&self, invariant: &str) -> bool {
@@ -59,6 +65,10 @@ impl Told for storage::Report {
 
     fn what(&self) -> String {
         self.what()
+    }
+
+    fn signature(&self) -> Option<&str> {
+        self.rule()
     }
 
     fn is_of(&self, invariant: &str) -> bool {
