@@ -7,6 +7,7 @@ use super::{Ending, Report, World};
 use crate::judge::{Moment, reader};
 use crate::net::Fate;
 use crate::queue::Queue;
+use crate::recording::Happening;
 use crate::storage::Scenario;
 use crate::world::{Group, LogView, NodeView, Note};
 use base::Time;
@@ -258,18 +259,27 @@ impl<'a> World<'a> {
     }
 
     /// A file by the number that clients know it by.
-    fn file_called(&self, name: Digest) -> String {
+    pub(super) fn file_called(&self, name: Digest) -> String {
         match self.files.iter().position(|file| file.name == name) {
             Some(number) => format!("file {number}"),
             None => format!("the file called {}", short(name)),
         }
     }
 
-    /// Something went wrong, or a client asked or was told.
+    /// A client asked or was told, or something else happened that the story tells.
     pub(super) fn note(&mut self, node: Option<u32>, what: impl FnOnce() -> String) {
         let at = self.moment();
         if let Some(story) = &mut self.story {
             story.push(Note { at, node, what: what() });
+        }
+    }
+
+    /// Something went wrong, or is over.
+    pub(super) fn befell(&mut self, node: Option<u32>, what: impl FnOnce() -> String) {
+        if self.story.is_some() || self.recorder.is_some() {
+            let what = what();
+            self.happened(|| Happening::Befell { node, what: what.clone() });
+            self.note(node, || what);
         }
     }
 
@@ -360,6 +370,14 @@ impl<'a> World<'a> {
                 Ok(message) => self.brief_of(&message),
                 Err(malformed) => format!("what is no message: {malformed}"),
             },
+        }
+    }
+
+    /// The kind of a message on its way.
+    pub(super) fn kind_of(&self, cargo: &Cargo) -> &'static str {
+        match cargo {
+            Cargo::Transaction(message) => message.kind().name(),
+            Cargo::Bytes(bytes) => Message::decode(bytes).map_or("malformed", |it| kind(&it)),
         }
     }
 
