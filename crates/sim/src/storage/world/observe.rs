@@ -424,6 +424,12 @@ impl<'a> World<'a> {
             Message::Version { file, version } => {
                 format!("{kind} {version} of {}", self.file_called(*file))
             }
+            Message::Astray { file, than, version } => {
+                format!("{kind}: {} is at {version}, not {than}", self.file_called(*file))
+            }
+            Message::Orphan { tx, says, .. } => {
+                format!("{kind} {} of n{}: {}", tx.id.0, tx.coordinator.number(), words(says))
+            }
             Message::Read { shard, .. } => format!("{kind} of {}", shard.number()),
             Message::Value { shard, value, .. } => format!("{kind} of {}: {value}", shard.number()),
             Message::Advice(scheme) => format!("{kind}: {scheme}"),
@@ -488,6 +494,8 @@ pub(super) fn kind(message: &Message) -> &'static str {
         Message::Doubts(_) => "doubts",
         Message::Claims(_) => "claims",
         Message::Version { .. } => "version",
+        Message::Astray { .. } => "astray",
+        Message::Orphan { .. } => "orphan",
         Message::Moved(_) => "moved",
         Message::Read { .. } => "read",
         Message::Value { .. } => "value",
