@@ -61,7 +61,7 @@ pub fn finish_while(
 
 /// Runs a world to its end, and hands it over after every event: for those who follow it.
 #[must_use]
-pub fn finish_each(world: &mut World<'_>, each: &mut dyn FnMut(&mut World<'_>)) -> Report {
+pub fn finish_each<'a>(world: &mut World<'a>, each: &mut dyn FnMut(&mut World<'a>)) -> Report {
     let report = finish_in_steps(world, 1, &mut |world| {
         each(world);
         true
@@ -70,10 +70,10 @@ pub fn finish_each(world: &mut World<'_>, each: &mut dyn FnMut(&mut World<'_>)) 
     report.expect("nobody stops it")
 }
 
-fn finish_in_steps(
-    world: &mut World<'_>,
+fn finish_in_steps<'a>(
+    world: &mut World<'a>,
     step: u64,
-    goes_on: &mut dyn FnMut(&mut World<'_>) -> bool,
+    goes_on: &mut dyn FnMut(&mut World<'a>) -> bool,
 ) -> Option<Report> {
     // A broken assertion of a node is a finding like any other: it is reported with its seed.
     let ended = catch_unwind(AssertUnwindSafe(|| {
