@@ -41,6 +41,16 @@ struct Awaited {
     calls: Vec<(NodeName, coordinator::Message)>,
 }
 
+/// What bytes are that somebody else releases.
+enum Standing {
+    /// The record of this file that is current here.
+    Current(Digest),
+    /// A record that is promised to become current, and of which nobody knows whether it is.
+    Promised,
+    /// Anything else.
+    Other,
+}
+
 /// What a node holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Holdings {
@@ -176,6 +186,11 @@ impl Holdings {
     /// Whether this node has this record of a file, current or not.
     fn has_record(&self, file: Digest, version: u64, record: Digest) -> bool {
         self.versions.get(&file).is_some_and(|all| all.contains_key(&(version, record)))
+    }
+
+    /// The file of which this cell says which version is current, if a record of it is here.
+    pub(crate) fn file_with_head(&self, cell: u64) -> Option<Digest> {
+        self.versions.keys().copied().find(|file| work::head(*file) == cell)
     }
 
     /// Whether all records have been read that a start has found.
@@ -385,6 +400,7 @@ impl StorageNode {
                     return self.step(now, from, message, work, direction, disks);
                 }
             }
+            coordinator::Message::Transaction(told) if self.comes_too_late(now, told) => return,
             coordinator::Message::Transaction(twopc::Message::Prepare { work, .. }) => {
                 if let Ok(asked) = Work::decode(work) {
                     *work = match asked {
@@ -394,7 +410,10 @@ impl StorageNode {
                         {
                             asked.translated(self.head_of(file))
                         }
-                        Work::Retire { file, .. } => asked.translated(self.head_of(file)),
+                        Work::Retire { file, .. } => {
+                            self.holdings.unsettle(file);
+                            asked.translated(self.head_of(file))
+                        }
                         Work::Guarded { shard, token, value } => {
                             self.guard(shard, token, value).unwrap_or_else(|| asked.impossible())
                         }
@@ -449,7 +468,66 @@ impl StorageNode {
                     self.holdings.awaited.remove(&digest);
                 }
             }
-            (Work::Keep { digest, .. } | Work::Release { digest }, _) => {
+            (Work::Release { digest }, Direction::Forward)
+                if from != self.name && !self.is_answered(&message) =>
+            {
+                match self.standing(now, digest) {
+                    // It is called again when that is known.
+                    Standing::Promised => {}
+                    Standing::Current(file) => {
+                        self.pass_on(now, from, message, |_| node::work::encode(&[]), disks);
+                        self.is_released_of(now, file, from);
+                    }
+                    Standing::Other => self.unkeep(now, from, message, work, direction, disks),
+                }
+            }
+            (Work::Keep { .. } | Work::Release { .. }, _) => {
+                self.unkeep(now, from, message, work, direction, disks);
+            }
+            (Work::Head { .. } | Work::Retire { .. } | Work::Guarded { .. }, _) => {
+                self.pass_on(now, from, message, |work| work.impossible(), disks);
+            }
+        }
+    }
+
+    /// Whether these bytes are a record that nobody but this node itself may release now. Who had a version made and
+    /// heard that it did not become current may be wrong: most of its participants may have kept their promises (see
+    /// `orphans.rs`). Who knows of a newer version says so when it is asked.
+    ///
+    /// That is said of next versions: an upload that comes to nothing leaves nothing to be kept.
+    fn standing(&self, now: Time, digest: Digest) -> Standing {
+        let Some(&(file, version)) = self.holdings.record_of.get(&digest) else {
+            return Standing::Other;
+        };
+        let Some(host) = self.transactions.participant() else { return Standing::Other };
+        let current = self.head_of(file);
+        let is_free = host.locks().is_free(now, work::head(file));
+        if version <= 1 {
+            Standing::Other
+        } else if !is_free && version > current.version {
+            Standing::Promised
+        } else if is_free
+            && current == (Current { version, mark: work::mark(digest) })
+            && host.store().value(work::needed(digest)) == 1
+        {
+            Standing::Current(file)
+        } else {
+            Standing::Other
+        }
+    }
+
+    /// A step that has bytes released, or undoes that it had them kept or released.
+    fn unkeep(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        message: coordinator::Message,
+        work: Work,
+        direction: Direction,
+        disks: &dyn crate::StorageDisks,
+    ) {
+        match work {
+            Work::Keep { digest, .. } | Work::Release { digest } => {
                 if let Some(awaited) = self.holdings.awaited.get_mut(&digest) {
                     awaited.calls.clear();
                 }
@@ -464,9 +542,7 @@ impl StorageNode {
                 self.pass_on(now, from, message, translate, disks);
                 self.holdings.doubtful.insert(digest);
             }
-            (Work::Head { .. } | Work::Retire { .. } | Work::Guarded { .. }, _) => {
-                self.pass_on(now, from, message, |work| work.impossible(), disks);
-            }
+            Work::Head { .. } | Work::Retire { .. } | Work::Guarded { .. } => {}
         }
     }
 
@@ -613,8 +689,9 @@ impl StorageNode {
 
     /// Makes those versions current that the log says are.
     pub(crate) fn settle_records(&mut self, now: Time) {
-        let changes = self.transactions.participant().map(|host| host.store().changes());
-        if changes.is_none() || changes == self.holdings.settled_at {
+        let Some(host) = self.transactions.participant() else { return };
+        let changes = Some(host.store().changes());
+        if changes == self.holdings.settled_at {
             return;
         }
         self.holdings.settled_at = changes;
@@ -625,7 +702,9 @@ impl StorageNode {
             let mut all = versions.into_iter().flat_map(BTreeMap::keys).copied();
             let newest = all.clone().next_back().map(|(version, _)| version);
             let there = all.find(|(at, record)| *at == version && work::mark(*record) == mark);
-            turned.push((file, there, newest.is_none_or(|at| at <= version)));
+            // Who is asked to keep it no longer has no newer one, and is not told in any other way.
+            let is_free = host.locks().is_free(now, work::head(file));
+            turned.push((file, there, is_free && newest.is_none_or(|at| at <= version)));
         }
         for (file, version, settled) in turned {
             let before = self.holdings.current.get(&file).copied();

@@ -9,7 +9,7 @@ mod repairs;
 mod versions;
 
 pub(crate) use alone::is_sought;
-pub(crate) use versions::ORPHANED;
+pub(crate) use versions::{ORPHANED, is_anew};
 
 use crate::StorageDisks;
 use crate::node::{Config, StorageNode};
@@ -82,6 +82,10 @@ pub(crate) struct Keeping {
     kept: Vec<Digest>,
     /// Of a file, no version below this is gone on from; and not before then.
     floor: BTreeMap<Digest, (u64, Time)>,
+    /// Keepers of a file's record at which another version is current than the one that names them, and which; 0: none.
+    astray: BTreeMap<Digest, BTreeMap<NodeName, u64>>,
+    /// Who has released the record that is current here, by file, and when it is asked for a newer one.
+    released_by: BTreeMap<Digest, (NodeName, Time)>,
     /// How many next versions of a file have come to nothing since one became current.
     attempts: BTreeMap<Digest, u32>,
     /// How many rounds of audits there have been.
@@ -141,6 +145,8 @@ impl Keeping {
             next: BTreeMap::new(),
             kept: Vec::new(),
             floor: BTreeMap::new(),
+            astray: BTreeMap::new(),
+            released_by: BTreeMap::new(),
             attempts: BTreeMap::new(),
             rounds: 0,
             batches: Vec::new(),
@@ -165,6 +171,7 @@ impl Keeping {
             self.auditor.next_wake(),
             revisit,
             self.seeking.values().map(Seeking::due).min(),
+            self.released_by.values().map(|(_, at)| *at).min(),
         ];
         all.into_iter().flatten().min()
     }
@@ -257,11 +264,18 @@ impl StorageNode {
     }
 
     fn is_chief(&self, record: &FileRecord) -> bool {
-        record.chief(|node| !self.is_dead(node)) == Some(self.name)
+        let is_behind = |node| self.astray(record.file, node).is_some_and(|at| at < record.version);
+        record.chief(|node| !self.is_dead(node) && !is_behind(node)) == Some(self.name)
+    }
+
+    /// Which version is current at a keeper of a record, if it is known to be another one.
+    fn astray(&self, file: Digest, keeper: NodeName) -> Option<u64> {
+        self.keeping.astray.get(&file)?.get(&keeper).copied()
     }
 
     /// Another version of a file's record is current now, or none.
     pub(crate) fn record_turned(&mut self, now: Time, file: Digest) {
+        self.keeping.astray.remove(&file);
         let Some(record) = self.holdings.current(file) else {
             self.keeping.floor.remove(&file);
             self.keeping.changes.remove(&file);
@@ -295,7 +309,7 @@ impl StorageNode {
         self.keeping.bad.forget_node(node);
         self.keeping.reputation.observe(now, node, Observation::Uptime { alive: false });
         self.keeping.leaving.remove(&node);
-        self.look_for_orphans(now + ORPHANED * self.config.membership.alive);
+        self.look_for_orphans(now);
         self.reassess(now, node);
     }
 
@@ -321,7 +335,9 @@ impl StorageNode {
                 return false;
             }
             let reach = self.reach(file);
-            record.keepers.iter().any(|keeper| !self.can_keep(*keeper, file, reach))
+            let is_astray = |keeper| self.astray(file, keeper).is_some();
+            let mut keepers = record.keepers.iter();
+            keepers.any(|keeper| !self.can_keep(*keeper, file, reach) || is_astray(*keeper))
         });
         if lacks {
             self.keeping.changes.entry(file).or_default();
@@ -367,6 +383,7 @@ impl StorageNode {
             self.look_after(now, file);
         }
         self.seeking_wake(now);
+        self.ask_who_released(now);
         self.rebalance(now);
         self.encodings_wake(now);
         if self.keeping.next_audit > now {
@@ -378,7 +395,7 @@ impl StorageNode {
             all.retain(|(since, ..)| *since + OWED_KEPT > now);
         }
         self.keeping.owed.retain(|_, all| !all.is_empty());
-        self.tell_versions();
+        self.tell_versions(now);
         let files: Vec<Digest> = self
             .holdings
             .all_current()

@@ -46,7 +46,8 @@
 //!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - A coordinator that is away for ten times as long as a silent node may live counts as gone for good, and what was
 //!   promised to it as committed. If it comes back after that, from the other side of a partition, it may have decided
-//!   otherwise.
+//!   otherwise: of a record's next version that does no harm, and is mended; of an upload, or of another encoding, what
+//!   it then named may be gone.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
 mod fetches;
@@ -70,7 +71,7 @@ pub mod work;
 pub use fetches::FetchStats;
 pub use intent::is_note;
 pub use ledger::LEDGER_EVENT;
-pub use message::{LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
+pub use message::{InDoubt, LockAnswer, Message, Observed, RECORD_BYTES_MAX, SHARD_BYTES_MAX};
 pub use node::{
     Answer, Config, EncodingConfig, Input, Output, Request, ShardDone, Stats, StorageDisks,
     StorageNode,

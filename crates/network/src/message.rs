@@ -3,13 +3,14 @@
 use crate::sweep::{Claim, Doubt};
 use crate::traffic::Transfer;
 use base::bytes::{Malformed, Reader, Writer};
-use base::{NodeName, ShardId, Token};
+use base::{CoordinatorId, NodeName, OperationId, ShardId, Token};
 use erasure::Scheme;
 use incentives::Ask;
 use locks::{FencingToken, Holder, Hypervector, Lease};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
 use std::sync::Arc;
 use store::{Digest, merkle};
+use twopc::TxKey;
 
 /// The longest shard on a wire, in bytes.
 pub const SHARD_BYTES_MAX: u32 = 16 << 20;
@@ -97,6 +98,27 @@ pub enum Message {
         /// Its version.
         version: u64,
     },
+    /// To a keeper that has shown the sender its record, which names the sender: it is not what is current here, and
+    /// nothing is in doubt.
+    Astray {
+        /// Which file.
+        file: Digest,
+        /// The version that was shown.
+        than: u64,
+        /// The one that is current here; 0: none.
+        version: u64,
+    },
+    /// From one participant of a transaction to another: its coordinator is gone, and nobody tells its outcome.
+    Orphan {
+        /// The transaction.
+        tx: TxKey,
+        /// The addressee's branch.
+        of: ShardId,
+        /// The sender's.
+        by: ShardId,
+        /// What the sender says of its own.
+        says: InDoubt,
+    },
     /// To the authority: what the sender has moved since it said so last.
     Moved(Vec<Transfer>),
     /// From a holder of a lock: what is the value that it guards?
@@ -117,6 +139,17 @@ pub enum Message {
     },
     /// From the authority, to whoever reports: the scheme that files should have.
     Advice(Scheme),
+}
+
+/// What a participant says of its branch to another one when their coordinator is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InDoubt {
+    /// It is in doubt, and asks.
+    Asks,
+    /// It is in doubt too: the answer.
+    IsToo,
+    /// It has committed, as it was told or since it has kept its promise by itself.
+    Kept,
 }
 
 /// What a table of locks says to a holder.
@@ -202,6 +235,8 @@ impl Message {
             Message::Read { .. } => 19,
             Message::Value { .. } => 20,
             Message::Advice(_) => 21,
+            Message::Astray { .. } => 22,
+            Message::Orphan { .. } => 23,
         }
     }
 
@@ -230,6 +265,17 @@ impl Message {
             }
             Message::Version { file, version } => {
                 to.raw(&file.0).u64(*version);
+            }
+            Message::Astray { file, than, version } => {
+                to.raw(&file.0).u64(*than).u64(*version);
+            }
+            Message::Orphan { tx, of, by, says } => {
+                let says = match says {
+                    InDoubt::Asks => 0,
+                    InDoubt::IsToo => 1,
+                    InDoubt::Kept => 2,
+                };
+                to.raw(&tx.coordinator.0).u64(tx.id.0).raw(&of.0).raw(&by.0).u8(says);
             }
             Message::Advice(scheme) => {
                 to.u16(scheme.data()).u16(scheme.parity());
@@ -392,6 +438,18 @@ impl Message {
             21 => {
                 let scheme = Scheme::new(from.u16()?, from.u16()?);
                 Message::Advice(scheme.map_err(|_| from.wrong("no scheme has this k and m"))?)
+            }
+            22 => Message::Astray { file: digest(from)?, than: from.u64()?, version: from.u64()? },
+            23 => {
+                let (coordinator, id) = (CoordinatorId(from.array()?), OperationId(from.u64()?));
+                let (tx, of, by) = (TxKey { coordinator, id }, from.shard()?, from.shard()?);
+                let says = match from.u8()? {
+                    0 => InDoubt::Asks,
+                    1 => InDoubt::IsToo,
+                    2 => InDoubt::Kept,
+                    _ => return Err(from.wrong("nothing that is said of what is in doubt")),
+                };
+                Message::Orphan { tx, of, by, says }
             }
             _ => return Err(from.wrong("no kind of message")),
         };

@@ -9,12 +9,13 @@ pub use self::face::{Answer, Input, Output, Request, ShardDone, Stats, StorageDi
 use crate::fetches::Fetches;
 use crate::holder::Holdings;
 pub use crate::keeper::EncodingConfig;
-use crate::keeper::{COMPARING, Keeping, ORPHANED, is_sought};
+use crate::keeper::{COMPARING, Keeping, is_sought};
 use crate::leaving::Leaving;
 use crate::ledger::Teller;
 use crate::locker::Locking;
 use crate::message::{Message, Observed, lock_answer};
 use crate::operation::Operations;
+use crate::orphans::Orphans;
 use crate::routing::Routing;
 use crate::sweep::Sweep;
 use crate::traffic::Traffic;
@@ -123,8 +124,7 @@ pub struct StorageNode {
     meet_at: Option<(Time, u32)>,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) sweep: Sweep,
-    /// When it is looked for promises to coordinators that are gone for good.
-    pub(crate) orphans_at: Option<Time>,
+    pub(crate) orphans: Orphans,
     /// Whether the participant has been seen to run.
     opened: bool,
     /// What is wanted done. Between two inputs it is empty: it is the caller's own, so that no node keeps room
@@ -203,8 +203,7 @@ impl StorageNode {
             // No request has this number.
             ask_number: 0,
             ask_again: None,
-            // It may have promised something in an earlier life.
-            orphans_at: Some(now + ORPHANED * config.membership.alive),
+            orphans: Orphans::new(now, &config),
             opened: false,
             wanted: std::mem::take(out),
             config,
@@ -254,6 +253,7 @@ impl StorageNode {
         }
         self.settle_records(now);
         self.remove_unneeded();
+        self.tell_of_kept();
         self.resume_uploads(now, disks);
         self.plan_repairs(now, disks);
         if let Some(teller) = &mut self.teller {
@@ -328,7 +328,7 @@ impl StorageNode {
             }
             Message::Directory(DirectoryMessage::Found { lookup: COMPARING, record, .. }) => {
                 if let Some(record) = record {
-                    self.compared(&record);
+                    self.compared(now, from, &record);
                 }
             }
             Message::Directory(DirectoryMessage::Found { lookup, record, .. })
@@ -366,7 +366,11 @@ impl StorageNode {
             Message::Leaving => self.node_leaves(now, from),
             Message::Doubts(doubts) => self.doubted(now, from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
-            Message::Version { file, version } => self.version_told(from, file, version),
+            Message::Version { file, version } => self.version_told(now, from, file, version),
+            Message::Astray { file, than, version } => {
+                self.astray_told(now, from, file, (than, version));
+            }
+            Message::Orphan { tx, of, by, says } => self.orphan_told(now, from, (tx, of, by), says),
             Message::Moved(transfers) => self.moved_reported(now, from, &transfers),
             Message::Report(seen) => {
                 if let Some((_, all)) = &mut self.policy {
@@ -539,7 +543,7 @@ impl StorageNode {
             self.sweep.due(),
             self.holdings.due(),
             self.keeping.due(),
-            self.orphans_at,
+            self.orphans.due(),
             self.teller.as_ref().and_then(Teller::next_wake),
         ]
         .into_iter()

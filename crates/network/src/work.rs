@@ -179,6 +179,20 @@ fn turned(file: Digest, (was, to): (u64, u64), mark: i64) -> Arc<[u8]> {
     ])
 }
 
+/// Of what makes another version of a file's record current, as the participant has it: the cell that says which is,
+/// which has to be, and which becomes it.
+pub(crate) fn turns(work: &[u8]) -> Option<(u64, u64, u64)> {
+    let changes: Vec<Change> = work::decode(work).collect::<Result<_, _>>().ok()?;
+    let Some(Change::Require { cell, at_least: was }) = changes.first().copied() else {
+        return None;
+    };
+    let amount = changes.iter().find_map(|change| match *change {
+        Change::Add { cell: other, amount } if other == cell => Some(amount),
+        _ => None,
+    })?;
+    Some((cell, u64::try_from(was).ok()?, u64::try_from(was.checked_add(amount)?).ok()?))
+}
+
 impl Work {
     /// Its bytes.
     #[must_use]

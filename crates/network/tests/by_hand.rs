@@ -13,6 +13,7 @@ use placement::Region;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use store::{Digest, Op};
+use twopc::heuristic::Forced;
 use wal_core::{Directory, MemoryStorage, Storage};
 
 /// A silent node is dead after this.
@@ -58,6 +59,10 @@ struct World {
     /// Whoever is about to tell this loses its life.
     fatal: Option<fn(&Message) -> bool>,
     killed: Option<u64>,
+    /// Whoever is about to hear the vote behind so many others loses touch: it is cut off, or its power fails.
+    unheard: Option<(u32, Loss)>,
+    lost: Option<u64>,
+    down: Option<(u64, Disk, u32)>,
     /// Of which node the process ends, and before which of its next outputs.
     crash: Option<(u64, u32)>,
 }
@@ -133,6 +138,17 @@ fn file(data: u16, parity: u16) -> File {
     (Digest::of(b"file"), manifest, shards)
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Touch,
+    Power,
+}
+
+fn is_vote(message: &Message) -> bool {
+    let Message::Transaction(Transacted::Transaction(message)) = message else { return false };
+    matches!(message, twopc::Message::Vote { .. })
+}
+
 fn is_commit(message: &Message) -> bool {
     let Message::Transaction(Transacted::Transaction(message)) = message else { return false };
     matches!(message, twopc::Message::Commit { .. })
@@ -153,6 +169,9 @@ impl World {
             stored: false,
             fatal: None,
             killed: None,
+            unheard: None,
+            lost: None,
+            down: None,
             crash: None,
         };
         (0..nodes).for_each(|number| world.start(number, Disk::default(), 1));
@@ -240,6 +259,9 @@ impl World {
                     return;
                 }
                 let to = to.number();
+                if to != number && is_vote(&message) {
+                    self.vote_comes(to);
+                }
                 if self.cut.contains(&number) == self.cut.contains(&to) {
                     self.feed(to, Input::Message { from: name(number), message });
                 }
@@ -253,6 +275,31 @@ impl World {
             Output::Transactions(_) | Output::LedgerDied { .. } => return,
         };
         self.feed(number, input);
+    }
+
+    fn vote_comes(&mut self, to: u64) {
+        match &mut self.unheard {
+            Some((0, loss)) => {
+                match loss {
+                    Loss::Touch => drop(self.cut.insert(to)),
+                    Loss::Power => {
+                        let machine = self.machines.remove(&to);
+                        self.down = machine.map(|machine| (to, machine.disk, machine.boot));
+                    }
+                }
+                (self.unheard, self.lost) = (None, Some(to));
+            }
+            Some((others, _)) => *others -= 1,
+            None => {}
+        }
+    }
+
+    /// Whoever was cut off, or had no power, is there again.
+    fn heal(&mut self) {
+        self.cut.clear();
+        if let Some((number, disk, boot)) = self.down.take() {
+            self.start(number, disk, boot + 1);
+        }
     }
 
     fn run(&mut self, time: Duration) {
@@ -352,53 +399,146 @@ fn who_is_left_goes_on_alone() {
     assert!(after.keepers.iter().all(|node| !gone.contains(&node.number())));
 }
 
-/// Who has promised a version to a coordinator that is gone for good keeps the promise, each by itself and not before
-/// that; and who was to keep the record no longer does not.
-#[test]
-fn promises_to_who_is_gone_for_good_are_kept() {
+/// A world with a file, and so many nodes about to come that are closer to it that some keepers are not found any more,
+/// and the first keeper has another version made.
+fn about_to_turn() -> (World, FileRecord, Vec<u64>) {
     let mut world = World::new(14, 5);
     let file = file(4, 2);
     let it = file.0;
     world.put(5, file);
     let before = world.agreed(it).clone();
-    let chief = before.keepers[0].number();
-    // So many come that are closer to the file that some keepers are not found any more.
     let furthest = before.keepers.iter().map(|node| placement::distance(*node, &it.0)).max();
     let closer =
         (100..100_000).filter(|number| Some(placement::distance(name(*number), &it.0)) < furthest);
     let closer: Vec<u64> = closer.take(7).collect();
     assert_eq!(closer.len(), 7);
+    (world, before, closer)
+}
+
+fn promised(world: &World) -> usize {
+    let hosts = world.machines.values().filter_map(|it| it.node.transactions().participant());
+    hosts.map(|host| host.participant().prepared().count()).sum()
+}
+
+fn orphans(world: &World) -> (u64, u64) {
+    let all = world.machines.values().map(|machine| machine.node.stats());
+    all.fold((0, 0), |(all, shared), stats| (all + stats.orphans, shared + stats.orphans_shared))
+}
+
+fn forced(world: &World) -> Vec<Forced> {
+    let hosts = world.machines.values().filter_map(|it| it.node.transactions().participant());
+    hosts.flat_map(|host| host.participant().forced().map(|it| it.1.clone())).collect()
+}
+
+/// The first keeper leaves for good when it is about to tell that the next version is current, and with it so many
+/// others; how many have promised that version.
+fn departed(others: usize) -> (World, FileRecord, usize) {
+    let (mut world, before, closer) = about_to_turn();
     world.fatal = Some(is_commit);
     for number in closer {
         world.start(number, Disk::default(), 1);
     }
-    world.run(minutes(1));
+    let chief = before.keepers[0].number();
+    for _ in 0..60 {
+        world.run(Duration::from_secs(1));
+        if world.killed.is_some() {
+            break;
+        }
+    }
     assert_eq!(world.killed, Some(chief), "it was about to tell that the next version is current");
-    let promised = |world: &World| -> usize {
-        let hosts = world.machines.values().filter_map(|it| it.node.transactions().participant());
-        hosts.map(|host| host.participant().prepared().count()).sum()
-    };
-    let asked = promised(&world);
-    assert_eq!(asked, 5, "the four others, and who retires");
+    assert_eq!(promised(&world), 5, "the four others, and who retires");
+    let leave = before.keepers[1..].iter().map(|node| node.number()).filter(|node| *node > 1);
+    leave.take(others).for_each(|node| drop(world.machines.remove(&node)));
+    let promised = promised(&world);
+    assert_eq!(promised, 5 - others);
+    (world, before, promised)
+}
+
+/// As long as fewer than most keepers are known to be in doubt, whoever has promised a version to a coordinator that
+/// is gone waits until that is gone for good; then it keeps the promise.
+#[test]
+fn promises_to_who_is_gone_for_good_are_kept() {
+    let (mut world, before, asked) = departed(2);
     world.run(LOST / 2);
-    let orphans = |world: &World| -> u64 {
-        world.machines.values().map(|machine| machine.node.stats().orphans).sum()
-    };
-    assert_eq!((promised(&world), orphans(&world)), (asked, 0), "it may come back");
+    assert_eq!((promised(&world), orphans(&world)), (asked, (0, 0)), "others may decide otherwise");
     world.run(LOST);
-    assert_eq!(orphans(&world), asked as u64);
-    world.run(LOST);
+    assert_eq!(orphans(&world).0, asked as u64);
+    world.run(2 * LOST);
     assert_eq!(promised(&world), 0);
-    let forced = world.machines.values().filter_map(|it| it.node.transactions().participant());
-    let forced = forced.flat_map(|host| host.participant().forced().map(|it| it.1.clone()));
-    for forced in forced.collect::<Vec<_>>() {
-        assert_eq!(&*forced.audit.why, "its coordinator is gone for good");
+    let is_lost = |it: &Forced| &*it.audit.why == "its coordinator is gone for good";
+    assert!(forced(&world).iter().any(is_lost));
+    for forced in forced(&world) {
         assert!(forced.forgotten.is_some(), "nobody will ask for it");
     }
-    let after = world.agreed(it);
+    let after = world.agreed(before.file);
+    assert!(after.version > 2, "{}", after.version);
+    assert!(after.keepers.iter().all(|node| *node != before.keepers[0]));
+}
+
+/// As soon as most keepers are known to be in doubt of a version of which nobody tells whether it is current, they
+/// take it so; and who was to keep the record no longer does not.
+#[test]
+fn what_most_keepers_are_in_doubt_of_is_kept_at_once() {
+    let (mut world, before, asked) = departed(0);
+    world.run(ALIVE / 2);
+    assert_eq!((promised(&world), orphans(&world)), (asked, (0, 0)), "it may come back");
+    world.run(3 * ALIVE);
+    assert_eq!((promised(&world), orphans(&world)), (0, (asked as u64, asked as u64)));
+    let by = |why: &str| forced(&world).iter().filter(|it| &*it.audit.why == why).count();
+    assert!(by("most keepers are in doubt of it") > 0, "who knows who the keepers are");
+    assert_eq!(
+        by("most keepers are in doubt of it") + by("another participant has committed it"),
+        asked
+    );
+    for forced in forced(&world) {
+        assert!(forced.forgotten.is_none(), "it may come back, and say what it has decided");
+    }
+    world.run(Duration::from_secs(60));
+    let after = world.agreed(before.file);
     // The one that was promised, and one without who had asked for it.
     assert!(after.version > 2 && after.version >> 32 == 0, "{}", after.version);
-    assert!(after.keepers.iter().all(|node| node.number() != chief));
+    assert!(after.keepers.iter().all(|node| *node != before.keepers[0]));
+    world.run(2 * LOST);
+    assert!(forced(&world).iter().all(|forced| forced.forgotten.is_some()), "nobody will ask");
+}
+
+/// Whatever the others have kept, a coordinator that comes back and has decided otherwise releases nothing of it; and all
+/// come to have one version, whenever it comes back.
+#[test]
+fn a_coordinator_that_comes_back_has_decided_otherwise() {
+    let (mut kept, mut mixed) = (0, 0);
+    for (loss, away) in [(Loss::Touch, 10), (Loss::Touch, 40), (Loss::Touch, 76), (Loss::Power, 52)]
+    {
+        let (mut world, before, closer) = about_to_turn();
+        world.unheard = Some((4, loss));
+        for number in closer {
+            world.start(number, Disk::default(), 1);
+        }
+        for _ in 0..60 {
+            world.run(Duration::from_secs(1));
+            if world.lost.is_some() {
+                break;
+            }
+        }
+        assert_eq!(world.lost, Some(before.keepers[0].number()), "it decides to abort");
+        world.run(Duration::from_secs(away));
+        let (all, _) = orphans(&world);
+        kept += u32::from(all > 0);
+        world.heal();
+        for _ in 0..50 {
+            world.run(minutes(1));
+            mixed += u32::from(forced(&world).iter().any(|forced| forced.heuristic().is_some()));
+        }
+        let after = world.agreed(before.file);
+        assert!(after.version > 1, "{loss:?} {away}");
+        assert_eq!(promised(&world), 0, "{loss:?} {away}");
+        lies_as_it_says(&world, after);
+        for machine in world.machines.values() {
+            assert_eq!(machine.node.unrest(world.now), Vec::<&str>::new(), "{loss:?} {away}");
+        }
+    }
+    assert_eq!(kept, 3, "it comes back before anybody takes it for dead, or later");
+    assert!(mixed > 0, "what they have kept is known to be against its decision");
 }
 
 /// Every shard that the record names lies where it says, and nothing else lies anywhere.

@@ -1,12 +1,13 @@
 //! Messages as bytes: each comes back as it was, and nothing else does.
 
-use base::{NodeName, ShardId, Time, Token, prng::Key};
+use base::{CoordinatorId, NodeName, OperationId, ShardId, Time, Token, prng::Key};
 use incentives::{Ask, Offence, Opinion, Units};
 use locks::{Claim, FencingToken, Holder, Lease, Vectors};
-use network::{LockAnswer, Message, Observed, Transfer};
+use network::{InDoubt, LockAnswer, Message, Observed, Transfer};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
 use std::sync::Arc;
 use store::{Digest, merkle};
+use twopc::TxKey;
 
 fn all() -> Vec<Message> {
     let digest = Digest([7; 32]);
@@ -97,8 +98,13 @@ fn all() -> Vec<Message> {
         Message::Version { file: digest, version: 7 },
         Message::Advice(erasure::Scheme::new(8, 3).expect("it exists")),
         Message::Claims(vec![network::Claim { digest, version: 1, keepers: 3, named: true }]),
+        Message::Astray { file: digest, than: 4, version: 3 },
         Message::Report(Observed { proofs_ended: 3, ..Observed::default() }),
     ];
+    let tx = TxKey { coordinator: CoordinatorId([4; 32]), id: OperationId(9) };
+    let said = [InDoubt::Asks, InDoubt::IsToo, InDoubt::Kept];
+    let orphan = |says| Message::Orphan { tx, of: shard, by: ShardId::numbered(6), says };
+    all.extend(said.map(orphan));
     all.extend(membership.map(Message::Membership));
     all.extend(directory.map(Message::Directory));
     all.extend(lock.map(|message| Message::Lock(Box::new(message))));
@@ -111,7 +117,7 @@ fn all() -> Vec<Message> {
 fn every_message_comes_back_as_it_was() {
     let all = all();
     let kinds: std::collections::BTreeSet<u8> = all.iter().map(Message::kind).collect();
-    assert_eq!(kinds, (1..=21).collect(), "every kind that has bytes");
+    assert_eq!(kinds, (1..=23).collect(), "every kind that has bytes");
     for message in all {
         let bytes = message.encode().expect("it is no transaction's message");
         assert_eq!(Message::decode(&bytes), Ok(message));

@@ -357,4 +357,23 @@ mod tests {
             assert_eq!(report.hash, run(&scenario, seed).hash, "seed {seed}");
         }
     }
+
+    /// Whoever looks closely looks at the run itself. A fault that waits for a record to be durable strikes before what
+    /// that lets out has left, whether or not somebody waits for more; here one did not, unless it was looked at.
+    #[test]
+    fn a_run_that_is_written_down_is_the_run_itself() {
+        use crate::recording::{Recording, Wanted};
+        let text = include_str!("../../../sim-scenarios/dense-mixed-9.toml");
+        let scenario = Scenario::parse("scenario", text).expect("it is a scenario");
+        for seed in 0..12 {
+            let hash = |wanted: Option<Wanted>| {
+                let plan = Plan::generate(&scenario, seed);
+                run_plan(&scenario, seed, plan, wanted.map(Recording::new)).0.hash
+            };
+            let alone = hash(None);
+            for wanted in [Wanted::Points, Wanted::Happenings] {
+                assert_eq!(hash(Some(wanted)), alone, "seed {seed}, {wanted:?}");
+            }
+        }
+    }
 }

@@ -80,14 +80,24 @@ struct Process {
     held: Held,
 }
 
+/// A record that somebody wants to know to be durable.
+#[derive(Clone, Copy, Debug)]
+struct Appended {
+    slot: LogSlot,
+    event: EventType,
+    sequence: Sequence,
+    /// A fault waited for such a record when it was appended. If not, it is for the recording alone.
+    awaited: bool,
+}
+
 /// What only a fault makes a process hold.
 #[derive(Clone, Debug, Default)]
 struct Held {
     /// While it stands still: what it was about to do, and what waits for it.
     outputs: VecDeque<Output>,
     inputs: VecDeque<Input>,
-    /// Appended and not yet durable, only while a fault waits for that.
-    appended: Vec<(LogSlot, EventType, Sequence)>,
+    /// Appended and not yet durable, only while a fault waits for that or it is written down.
+    appended: Vec<Appended>,
 }
 
 /// A node: its disks, and who runs there. What every event looks at comes first, in two lines of
@@ -323,8 +333,10 @@ impl<'a> World<'a> {
     pub fn recording(&mut self) -> Recording {
         let Some(mut recording) = self.recording.take() else { return Recording::default() };
         if recording.wants_happenings() {
-            let lines =
-                |disks: &NodeDisks| SLOTS.map(|slot| recording::log_lines(disks.seen(slot)));
+            let lines = |disks: &NodeDisks| {
+                let log = |slot| (Role::of(slot).name(), recording::log_lines(disks.seen(slot)));
+                SLOTS.map(log).into()
+            };
             recording.logs = self.machines.iter().map(|machine| lines(&machine.disks)).collect();
         }
         *recording
@@ -568,7 +580,7 @@ impl<'a> World<'a> {
         let kind = message.kind();
         let process = self.machines[to as usize].process.as_ref();
         let heard = process.is_some_and(|process| !process.paused);
-        self.happened(|| Happening::Arrived { copy, from, to, kind, heard });
+        self.happened(|| Happening::Arrived { copy, from, to, kind: kind.name(), heard });
     }
 
     fn arrive(&mut self, to: u32, place: u32) {
@@ -747,7 +759,7 @@ impl<'a> World<'a> {
         let mut out = std::mem::take(&mut self.out);
         process.node.handle(machine.clock.shows(self.now), input, &machine.disks, &mut out);
         if let Some(slot) = flushed
-            && (machine.is_watched() || self.recording.is_some())
+            && !process.held.appended.is_empty()
         {
             self.signals_durable(node, id, slot);
         }
@@ -760,7 +772,11 @@ impl<'a> World<'a> {
     fn go_on(&mut self, node: u32, id: u32, mut out: Vec<Output>) {
         let mut heard: Heard = [None, None];
         loop {
-            if self.is_watched(node) {
+            // What has just become durable may have been what a fault waited for: nobody waits any more then, and
+            // nothing that was to leave leaves.
+            let process = self.machines[node as usize].process(id);
+            let goes_on = process.is_some_and(|process| !process.paused);
+            if !goes_on || self.is_watched(node) {
                 self.perform_watched(node, id, &mut out, &mut heard);
             } else {
                 for output in &mut out {
@@ -793,7 +809,7 @@ impl<'a> World<'a> {
                 continue;
             }
             process.node.handle(machine.clock.shows(now), input, &machine.disks, &mut out);
-            if done && (machine.is_watched() || self.recording.is_some()) {
+            if done && !process.held.appended.is_empty() {
                 self.signals_durable(node, id, slot);
             }
         }
@@ -870,10 +886,13 @@ impl<'a> World<'a> {
                     sequence: sequence_,
                 });
                 let machine = &mut self.machines[node as usize];
-                let waits = self.recording.is_some()
-                    || machine.armed.iter().any(|armed| matches!(armed.signal, Signal::Durable(_)));
-                if waits && let Some(process) = machine.process(id) {
-                    process.held.appended.push((*slot, *event, *sequence));
+                let mut armed = machine.armed.iter();
+                let awaited = armed.any(|armed| matches!(armed.signal, Signal::Durable(_)));
+                if (awaited || self.recording.is_some())
+                    && let Some(process) = machine.process(id)
+                {
+                    let (slot, event, sequence) = (*slot, *event, *sequence);
+                    process.held.appended.push(Appended { slot, event, sequence, awaited });
                 }
             }
             Output::Disk { slot, ops } => {
@@ -988,7 +1007,7 @@ impl<'a> World<'a> {
         self.happened(|| {
             let arrives = [second, first].into_iter().flatten().zip(before + 1..);
             let arrives = arrives.map(|(at, copy)| (copy, at)).collect();
-            Happening::Sent { from, to, kind, about, arrives }
+            Happening::Sent { from, to, kind: kind.name(), about, arrives }
         });
     }
 

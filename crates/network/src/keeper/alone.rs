@@ -154,7 +154,7 @@ impl StorageNode {
             self.keeping.seeking.remove(&file);
             let again = now + self.config.membership.alive;
             self.keeping.revisits.entry(file).or_insert(again);
-            return record.into_iter().for_each(|record| self.compared(record));
+            return record.into_iter().for_each(|record| self.compared(now, from, record));
         }
         let Some(seeking) = self.keeping.seeking.get_mut(&file) else { return };
         if seeking.silent.remove(&from) && !seeking.is_open() {

@@ -10,6 +10,7 @@ use crate::transfer::request_key;
 use base::{NodeName, Time};
 use placement::{DirectoryMessage, distance};
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use store::Digest;
 
 /// For so many times the time after which a silent node is dead most keepers of a record have to be gone
@@ -38,6 +39,8 @@ pub(super) struct Next {
     /// What it takes the place of.
     before: FileRecord,
     before_digest: Digest,
+    /// Keepers that have another version than the one before: it is made without their votes, whatever they have.
+    astray: BTreeSet<NodeName>,
     /// By which note, if it has another encoding.
     anew: Option<Digest>,
 }
@@ -47,6 +50,11 @@ fn is_orphaned(version: u64) -> bool {
     version >> ORPHANS & ((1 << (ANEW - ORPHANS)) - 1) != 0
 }
 
+/// Whether one version has another encoding than an earlier one.
+pub(crate) fn is_anew(was: u64, to: u64) -> bool {
+    was >> ANEW != to >> ANEW
+}
+
 impl StorageNode {
     /// The number of a record's next version, if there may be one. Most of its keepers have to be there: on
     /// the other side of a partition there may be as many, and two versions of one number must not be. If most
@@ -54,9 +62,14 @@ impl StorageNode {
     /// are left go on, and count from higher up: what the others have done, if they are there after all, is older than
     /// that.
     pub(super) fn next_version(&self, now: Time, record: &FileRecord) -> Option<u64> {
-        let there = record.keepers.iter().filter(|keeper| !self.is_dead(**keeper)).count();
-        if 2 * there > record.keepers.len() {
-            return Some(record.version + 1);
+        let astray = self.keeping.astray.get(&record.file);
+        let has_it = |keeper: &&NodeName| {
+            !self.is_dead(**keeper) && astray.is_none_or(|astray| !astray.contains_key(*keeper))
+        };
+        if 2 * record.keepers.iter().filter(has_it).count() > record.keepers.len() {
+            // Whoever has come further alone is given this one too.
+            let further = astray.into_iter().flat_map(BTreeMap::values).copied();
+            return Some(further.fold(record.version, u64::max) + 1);
         }
         let may =
             self.is_left_alone(now, record) && self.nobody_has_newer(record.file, record.version);
@@ -110,13 +123,18 @@ impl StorageNode {
         }
         let reach = self.reach(file);
         record.keepers.retain(|keeper| self.can_keep(*keeper, file, reach));
+        let astray = self.keeping.astray.get(&file).into_iter().flat_map(BTreeMap::keys);
+        let astray: BTreeSet<NodeName> = astray.copied().collect();
         let mut retired = before.keepers.clone();
-        retired.retain(|keeper| !record.keepers.contains(keeper) && !self.is_dead(*keeper));
+        retired.retain(|keeper| {
+            !record.keepers.contains(keeper) && !self.is_dead(*keeper) && !astray.contains(keeper)
+        });
         let attempts = self.keeping.attempts.get(&file).copied().unwrap_or(0);
         if attempts % 2 == 1 {
             // One that is there may not answer: every other time so many are asked as there have to be.
             let most = before.keepers.len() / 2 + 1;
-            retired.truncate(most.saturating_sub(record.keepers.len()));
+            let voting = record.keepers.iter().filter(|keeper| !astray.contains(*keeper)).count();
+            retired.truncate(most.saturating_sub(voting));
         }
         let wanted = self.config.lookup.replication as usize;
         if record.keepers.len() < wanted {
@@ -135,14 +153,15 @@ impl StorageNode {
             let others = (0u32..).zip(others);
             record.keepers.extend(others.filter_map(asked).take(missing));
         }
-        if record.holders == before.holders && record.keepers == before.keepers {
+        let to_mend = record.keepers.iter().any(|keeper| astray.contains(keeper));
+        if record.holders == before.holders && record.keepers == before.keepers && !to_mend {
             return;
         }
         let bytes = record.encode();
         let digest = Digest::of(&bytes);
         self.holdings.stage(digest, bytes.into());
         let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
-        let next = Next { record, digest, retired, before, before_digest, anew: None };
+        let next = Next { record, digest, retired, before, before_digest, astray, anew: None };
         self.keeping.seeking.remove(&file);
         self.keeping.next.insert(file, next);
         let number = self.draw_number();
@@ -162,8 +181,8 @@ impl StorageNode {
         let (digest, before_digest) = (Digest::of(&bytes), Digest::of(&before.encode()));
         self.holdings.stage(digest, bytes.into());
         let wanted: Vec<_> = record.keepers.iter().map(|keeper| (*keeper, digest)).collect();
-        let retired = Vec::new();
-        let next = Next { record, digest, retired, before, before_digest, anew: Some(note) };
+        let (retired, astray, anew) = (Vec::new(), BTreeSet::new(), Some(note));
+        let next = Next { record, digest, retired, before, before_digest, astray, anew };
         self.keeping.next.insert(file, next);
         let key = request_key(b'f', &[&self.name.0, &note.0]);
         self.keep_all(now, key, Purpose::NextKept { file }, &wanted, disks);
@@ -192,7 +211,7 @@ impl StorageNode {
 
     pub(super) fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
         let Some(next) = self.keeping.next.get(&file).cloned() else { return };
-        let Next { record, digest, retired, before, anew, .. } = next;
+        let Next { record, digest, retired, before, astray, anew, .. } = next;
         let key = match anew {
             Some(note) => request_key(b'g', &[&self.name.0, &note.0]),
             None => {
@@ -200,7 +219,8 @@ impl StorageNode {
                 request_key(b'v', &[&self.name.0, &number.to_le_bytes(), &digest.0])
             }
         };
-        let was = |keeper| if before.keepers.contains(&keeper) { before.version } else { 0 };
+        let is_at = |keeper| before.keepers.contains(&keeper) && !astray.contains(&keeper);
+        let was = |keeper| if is_at(keeper) { before.version } else { 0 };
         let purpose = Purpose::NextHead { file };
         self.turn_head(now, key, purpose, (&record, digest, &retired), was, disks);
     }
@@ -273,10 +293,11 @@ impl StorageNode {
     /// Tells other keepers of each record which version this node has: one that was away may have been
     /// replaced meanwhile, and hears so. The first keeper tells all others; each of them the first, and
     /// another one each round, since the first may have been away too.
-    pub(super) fn tell_versions(&mut self) {
+    pub(super) fn tell_versions(&mut self, now: Time) {
         self.keeping.rounds += 1;
         let mut told = Vec::new();
-        for record in self.holdings.all_current() {
+        // Who is in doubt of the next one says nothing.
+        for record in self.holdings.all_current().filter(|it| self.can_say(now, it.file)) {
             let others: Vec<NodeName> =
                 record.keepers.iter().copied().filter(|keeper| *keeper != self.name).collect();
             let chief = record.chief(|node| !self.is_dead(node));
@@ -309,11 +330,17 @@ impl StorageNode {
     }
 
     /// Another keeper says which version is current there: whoever has the older one gets the newer.
-    pub(crate) fn version_told(&mut self, from: NodeName, file: Digest, version: u64) {
-        let Some(own) = self.holdings.current(file) else { return };
+    pub(crate) fn version_told(&mut self, now: Time, from: NodeName, file: Digest, version: u64) {
         let (lookup, key) = (COMPARING, file.0);
+        let Some(own) = self.holdings.current(file) else {
+            if self.can_say(now, file) {
+                // Its record may name this node, which has none.
+                self.send(from, Message::Directory(DirectoryMessage::Find { lookup, key }));
+            }
+            return;
+        };
         let message = match own.version.cmp(&version) {
-            Ordering::Equal => return,
+            Ordering::Equal => return self.is_with(file, from),
             Ordering::Less => DirectoryMessage::Find { lookup, key },
             Ordering::Greater => {
                 let (nodes, record) = (Vec::new(), Some(own.encode()));
@@ -321,6 +348,54 @@ impl StorageNode {
             }
         };
         self.send(from, Message::Directory(message));
+    }
+
+    /// Another node has released the record that is current here: either it has a newer one, or will in a moment, or it is
+    /// wrong.
+    pub(crate) fn is_released_of(&mut self, now: Time, file: Digest, by: NodeName) {
+        self.keeping.released_by.insert(file, (by, now + self.config.patience));
+    }
+
+    pub(super) fn ask_who_released(&mut self, now: Time) {
+        let due = self.keeping.released_by.extract_if(.., |_, (_, at)| *at <= now);
+        for (file, (by, _)) in due.collect::<Vec<_>>() {
+            if self.holdings.current(file).is_some() {
+                let (lookup, key) = (COMPARING, file.0);
+                self.send(by, Message::Directory(DirectoryMessage::Find { lookup, key }));
+            }
+        }
+    }
+
+    /// A keeper has the version that this node has.
+    fn is_with(&mut self, file: Digest, keeper: NodeName) {
+        if let Some(astray) = self.keeping.astray.get_mut(&file) {
+            astray.remove(&keeper);
+            if astray.is_empty() {
+                self.keeping.astray.remove(&file);
+            }
+        }
+    }
+
+    /// A keeper has another version than the one that this node has shown it, of which it keeps none.
+    pub(crate) fn astray_told(
+        &mut self,
+        now: Time,
+        from: NodeName,
+        file: Digest,
+        (than, version): (u64, u64),
+    ) {
+        let own = self.holdings.current(file).filter(|own| own.version == than);
+        if own.is_some_and(|own| own.keepers.contains(&from)) {
+            self.goes_astray(now, file, from, version);
+        }
+    }
+
+    /// A keeper of the current record is known to have another version.
+    fn goes_astray(&mut self, now: Time, file: Digest, keeper: NodeName, version: u64) {
+        let astray = self.keeping.astray.entry(file).or_default();
+        if astray.insert(keeper, version) != Some(version) {
+            self.look_after(now, file);
+        }
     }
 
     /// Asks the other keepers of a record which version they have.
@@ -334,17 +409,43 @@ impl StorageNode {
     }
 
     /// Another keeper's version has come. If it is newer, and others keep it, this node's is not needed
-    /// any more.
-    pub(crate) fn compared(&mut self, record: &[u8]) {
+    /// any more. If it names this node, then this node has missed it, and does not have it by itself: most keepers
+    /// have to say so, by the next one. So its sender hears of that.
+    pub(crate) fn compared(&mut self, now: Time, from: NodeName, record: &[u8]) {
         let Ok(theirs) = FileRecord::decode(record) else { return };
-        let Some(own) = self.holdings.current(theirs.file) else { return };
-        let replaced = theirs.version > own.version
-            && theirs.manifest.content() == own.manifest.content()
-            && !theirs.keepers.contains(&self.name);
-        if !replaced || self.keeping.next.contains_key(&theirs.file) {
+        let (file, is_named) = (theirs.file, theirs.keepers.contains(&self.name));
+        let own = self.holdings.current(file);
+        if own.is_some_and(|own| own.manifest.content() != theirs.manifest.content()) {
             return;
         }
-        let file = theirs.file;
+        let order = own.map_or(Ordering::Greater, |own| theirs.version.cmp(&own.version));
+        match order {
+            Ordering::Equal => return self.is_with(file, from),
+            Ordering::Less => {
+                if let Some(own) = own.filter(|own| own.keepers.contains(&from)) {
+                    let (nodes, record) = (Vec::new(), Some(own.encode()));
+                    let message = DirectoryMessage::Found { lookup: COMPARING, nodes, record };
+                    self.send(from, Message::Directory(message));
+                }
+                return;
+            }
+            Ordering::Greater => {}
+        }
+        if is_named && self.can_say(now, file) {
+            let (than, version) = (theirs.version, self.head_of(file).version);
+            self.send(from, Message::Astray { file, than, version });
+        }
+        let Some(own) = self.holdings.current(file) else { return };
+        // Whoever has gone on alone counts from higher up, and has its way.
+        if own.keepers.contains(&from)
+            && own.version >> ORPHANS == theirs.version >> ORPHANS
+            && self.can_say(now, file)
+        {
+            self.goes_astray(now, file, from, theirs.version);
+        }
+        if is_named || self.keeping.next.contains_key(&file) {
+            return;
+        }
         if let Some(digest) = self.holdings.current_digest(file)
             && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
                 != Some(u64::MAX)

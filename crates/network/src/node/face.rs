@@ -218,8 +218,10 @@ pub struct Stats {
     pub versions: u64,
     /// Versions that were not, since another one came first or a keeper was missing.
     pub superseded: u64,
-    /// Promises to coordinators that are gone for good, and that were kept.
+    /// Promises to coordinators that are gone, and that were kept.
     pub orphans: u64,
+    /// Of these, since most keepers were known to be in doubt.
+    pub orphans_shared: u64,
     /// Shards and records that nobody needed, and that were let go.
     pub let_go: u64,
     /// Messages that were no messages.

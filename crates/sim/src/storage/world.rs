@@ -13,6 +13,7 @@ mod messages;
 mod observe;
 mod outcome;
 mod process;
+mod record;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,8 @@ use ending::unmet;
 use judging::has_right;
 use machine::{LANES, Machine};
 use network::Output;
+use record::Recorder;
+pub use record::run_recorded;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,6 +85,8 @@ pub struct World<'a> {
     story: Option<Vec<Note>>,
     /// Every event is noted too.
     notes_all: bool,
+    /// What is written down, if it is wanted.
+    recorder: Option<Box<Recorder>>,
     seed: u64,
     root: Key,
     now: Time,
@@ -149,6 +154,7 @@ impl<'a> World<'a> {
             plan: Plan::of(scenario),
             story: None,
             notes_all: false,
+            recorder: None,
             scenario,
             seed,
             root,
@@ -241,6 +247,7 @@ impl<'a> World<'a> {
         self.events.free(entry.what);
         self.trace.event(self.now.as_nanos(), event.kind() << 32 | u64::from(entry.target));
         self.note_event(entry.target, &event);
+        self.record_arrival(&entry, &event);
         if self.trace.events() > self.scenario.storage.events {
             return Some(Ending::NoProgress);
         }
@@ -300,7 +307,7 @@ impl<'a> World<'a> {
                 self.net.block(number, None, NodeSet::Region(region), NodeSet::Rest);
                 self.net.block(number, None, NodeSet::Rest, NodeSet::Region(region));
                 *self.totals.faults.entry("regions cut off").or_default() += 1;
-                self.note(None, || format!("region {region} is cut off for {lasts:?}"));
+                self.befell(None, || format!("region {region} is cut off for {lasts:?}"));
                 self.schedule(self.now + lasts, 0, Event::Unite { number });
             }
             Event::Leave { number } => self.leave(number),

@@ -152,19 +152,19 @@ impl World<'_> {
         };
         let Some(durable) = log.map(wal_core::Log::durable) else { return };
         let mut done = Vec::new();
-        process.held.appended.retain(|(of, event, sequence)| {
-            let is = *of == slot && *sequence <= durable;
+        process.held.appended.retain(|appended| {
+            let is = appended.slot == slot && appended.sequence <= durable;
             if is {
-                done.push(*event);
+                done.push((appended.event, appended.awaited));
             }
             !is
         });
         if !done.is_empty() {
             self.happened(|| Happening::Durable { node, role: Role::of(slot), through: durable.0 });
         }
-        for event in done {
+        for (event, awaited) in done {
             self.point(node, Doing::Durable(event), Role::of(slot));
-            let struck = self.count(node, |signal| signal == Signal::Durable(event));
+            let struck = awaited && self.count(node, |signal| signal == Signal::Durable(event));
             if struck && !self.is_current(node, id) {
                 return;
             }

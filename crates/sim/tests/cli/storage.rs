@@ -167,6 +167,61 @@ fn where_no_way_leads_is_told() {
 }
 
 #[test]
+fn a_failure_is_a_page_and_a_trace_for_other_tools() {
+    let folder = late();
+    let ran = folder.check(&["view", FILE, "--out", "late.html"], 0);
+    assert_eq!(ran.out, "late: seed 1: violation\nlate.html\n");
+    let page = folder.read("late.html");
+    let hash = &folder.check(&["repro", FILE, "--json"], 1).lines()[0]["hash"];
+    let hash = hash.as_str().expect("a hash");
+    assert!(page.contains(hash) && page.contains("\"nodes\":12") && page.len() < 1_000_000);
+    for what in ["rot 1: a shard of file 0 at n4", "version 1 of file 0 is current, RS(4,2)"] {
+        assert!(page.contains(what), "{what}");
+    }
+    // Of fewer nodes it says so, and of another seed it is another run.
+    let few = ["view", FILE, "--nodes", "4", "--seed", "2", "--out", "few.html"];
+    assert!(folder.check(&few, 0).out.starts_with("late: seed 2: "));
+    let few = folder.read("few.html");
+    assert!(few.len() < page.len() / 2 && !few.contains(hash) && few.contains("\"nodes\":12"));
+    let perfetto = folder.check(&["export", FILE, "--format", "perfetto"], 0);
+    assert!(perfetto.err.contains("violation: S6"), "{}", perfetto.err);
+    let trace: serde_json::Value = serde_json::from_str(&perfetto.out).expect("it is JSON");
+    assert_eq!(trace["otherData"]["hash"], hash);
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let ids = |phase: &str| {
+        let all = events.iter().filter(|event| event["ph"] == phase);
+        all.filter_map(|event| event["id"].as_u64()).collect::<std::collections::BTreeSet<u64>>()
+    };
+    let (left, arrived) = (ids("s"), ids("f"));
+    assert!(arrived.len() > 500 && arrived.is_subset(&left), "{} {}", left.len(), arrived.len());
+    let named = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    assert_eq!((named("its power fails"), named("process_name")), (4, 12));
+    let shiviz = folder.check(&["export", FILE, "--format", "shiviz"], 0).out;
+    // Whoever is told something knows what the teller knew.
+    let heard = shiviz.lines().position(|line| line.ends_with("bytes from n1"));
+    let clock = heard.and_then(|at| shiviz.lines().nth(at + 1)).expect("somebody had bytes of n1");
+    assert!(clock.contains("\"n1\":"), "{clock}");
+}
+
+#[test]
+fn what_cannot_be_viewed_or_exported_is_told() {
+    let folder = Folder::with("late.toml", LATE);
+    folder.write("wrong.toml", LATE.replace("files = 3", "filse = 3"));
+    folder.write("old.toml", LATE.replace("format = 1", "format = 1\nderivation = 0"));
+    for command in [&["view"][..], &["export", "--format", "perfetto"]] {
+        let refused = |file, words: &str| {
+            let ran = folder.check(&[command, &[file]].concat(), 4);
+            assert!(ran.err.contains(words), "{command:?}: {}", ran.err);
+        };
+        refused("wrong.toml", "unknown field `filse`");
+        refused("old.toml", "version 0 of the randomness");
+        refused("absent.toml", "cannot read absent.toml");
+    }
+    let ran = folder.check(&["view", "late.toml", "--out", "late.toml/late.html"], 5);
+    assert!(ran.err.contains("late.toml/late.html"), "{}", ran.err);
+}
+
+#[test]
 fn what_is_left_out_takes_nothing_from_the_others() {
     let calm = LATE.replace("\"6s\"", "\"600s\"");
     let folder = Folder::with("late.toml", &calm);

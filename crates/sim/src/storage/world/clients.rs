@@ -3,6 +3,7 @@
 use super::agenda::Event;
 use super::judging::{all_right, has_right};
 use super::{Phase, World};
+use crate::recording::Happening;
 use crate::storage::judge::Done;
 use crate::storage::plan::Kind;
 use crate::storage::workload::{self, Client, Want};
@@ -75,6 +76,7 @@ impl World<'_> {
         self.clients[at].asked.get_or_insert(self.now);
         self.ask_at(self.now + CLIENT_PATIENCE, number);
         self.note(Some(node), || format!("client {number} asks n{node} for {}", client.want));
+        self.happened(|| Happening::Asked { operation: number as u32, node });
         self.feed(node, id, Input::Request(request));
     }
 
@@ -153,6 +155,8 @@ impl World<'_> {
     fn answered(&mut self, number: u64, kind: &'static str) {
         let now = self.now;
         self.clients[number as usize - 1].answered = true;
+        let operation = number as u32;
+        self.happened(|| Happening::Told { operation, outcome: kind.to_owned() });
         if self.story.is_some() {
             let Client { want, node, .. } = self.clients[number as usize - 1].clone();
             self.note(Some(node), || format!("client {number}, who wanted {want}: {kind}"));

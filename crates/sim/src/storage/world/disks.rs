@@ -99,7 +99,7 @@ impl World<'_> {
         (segment, reach): (Option<SegmentId>, Reach),
         entry: plan::Entry,
     ) {
-        self.note(Some(node), || format!("{entry}: of a log of n{node}"));
+        self.befell(Some(node), || format!("{entry}: of a log of n{node}"));
         *self.totals.faults.entry("syncs failed").or_default() += 1;
         let key = self.root.child("sync.fails").keyed(u64::from(node) << 2 | lane as u64);
         let fates = self.scenario.disk.fates();
@@ -130,7 +130,7 @@ impl World<'_> {
     pub(super) fn died(&mut self, node: u32, reason: &str) {
         let process = self.machines[node as usize].process.as_ref();
         if process.is_some_and(|process| process.stricken) {
-            self.note(Some(node), || format!("n{node} stops: {reason}"));
+            self.befell(Some(node), || format!("n{node} stops: {reason}"));
             return self.crash(node, false, Some(DIED_PAUSE));
         }
         let what = format!("n{node} stops without need: {reason}");

@@ -6,6 +6,7 @@ use super::outcome::add_moves;
 use super::{LOOK_PAUSE, Phase, World};
 use crate::net::REGIONS;
 use crate::plan::NodeSet;
+use crate::recording::Happening;
 use crate::scenario::Between;
 use crate::storage::judge::is_right;
 use crate::storage::plan::{self, Kind};
@@ -149,7 +150,7 @@ impl World<'_> {
         if let Some((entry, lasts)) = self.stalls.remove(&self.under_locks[0]) {
             machine.stalled = self.now + lasts;
             *self.totals.faults.entry("holders stood still").or_default() += 1;
-            self.note(Some(node), || format!("{entry}: n{node} stands still for {lasts:?}"));
+            self.befell(Some(node), || format!("{entry}: n{node} stands still for {lasts:?}"));
         }
     }
 
@@ -168,7 +169,7 @@ impl World<'_> {
         self.under_locks[1] += 1;
         if let Some((entry, down)) = self.holder_crashes.remove(&self.under_locks[1]) {
             *self.totals.faults.entry("holders lost their power").or_default() += 1;
-            self.note(Some(node), || format!("{entry}: n{node}, which is down for {down:?}"));
+            self.befell(Some(node), || format!("{entry}: n{node}, which is down for {down:?}"));
             self.crash(node, true, Some(down));
         }
     }
@@ -186,7 +187,7 @@ impl World<'_> {
             NodeSet::Nodes(stream.distinct(few, nodes))
         };
         self.net.block(number, None, set.clone(), NodeSet::Rest);
-        self.note(None, || format!("partition {number}: {set:?} cut off for {lasts:?}"));
+        self.befell(None, || format!("partition {number}: {set:?} cut off for {lasts:?}"));
         if stream.below(3) > 0 {
             self.net.block(number, None, NodeSet::Rest, set);
         }
@@ -222,7 +223,7 @@ impl World<'_> {
                 self.hurt.insert(digest);
                 *self.totals.faults.entry("shards rotted").or_default() += 1;
                 let file = self.judge.file_of(digest);
-                self.note(Some(node), || match file {
+                self.befell(Some(node), || match file {
                     Some(file) => format!("rot {number}: a shard of file {file} at n{node}"),
                     None => format!("rot {number}: a shard of no file at n{node}"),
                 });
@@ -257,15 +258,16 @@ impl World<'_> {
         let Some(down) = down else {
             self.check_repairs(node);
             *self.totals.faults.entry("nodes left without a word").or_default() += 1;
-            self.note(Some(node), || format!("{entry}: n{node} leaves without a word"));
+            self.befell(Some(node), || format!("{entry}: n{node} leaves without a word"));
             return self.goes(node);
         };
-        self.note(Some(node), || format!("{entry}: n{node}, which is down for {down:?}"));
+        self.befell(Some(node), || format!("{entry}: n{node}, which is down for {down:?}"));
         self.crash(node, entry.kind != Kind::ProcessCrash, Some(down));
     }
 
     pub(super) fn crash(&mut self, node: u32, power: bool, down: Option<Duration>) {
         self.check_repairs(node);
+        self.happened(|| Happening::Crashed { node, power });
         if let Some(process) = &self.machines[node as usize].process {
             add_moves(&mut self.totals, process.node.stats());
         }
@@ -291,7 +293,7 @@ impl World<'_> {
 
     /// Faults end; what is down comes back.
     pub(super) fn heal(&mut self) {
-        self.note(None, || "all faults end".to_owned());
+        self.befell(None, || "all faults end".to_owned());
         self.healed = true;
         self.net.heal();
         self.phase = Phase::Resting;

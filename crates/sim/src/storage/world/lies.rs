@@ -17,7 +17,7 @@ impl World<'_> {
 
     pub(super) fn turn_liar(&mut self, node: u32) {
         *self.totals.faults.entry("liars").or_default() += 1;
-        self.note(Some(node), || format!("liar {}: n{node} throws its shards away", node - 1));
+        self.befell(Some(node), || format!("liar {}: n{node} throws its shards away", node - 1));
         let machine = &mut self.machines[node as usize];
         machine.liar = true;
         let thrown: Vec<Digest> = machine

@@ -3,6 +3,7 @@
 use super::agenda::{Event, Strike};
 use super::machine::Machine;
 use super::{LOOK_PAUSE, World};
+use crate::recording::Happening;
 use crate::storage::plan::{self, Kind};
 use base::{NodeName, Time};
 use network::{Input, Message, Output, Request, StorageNode};
@@ -37,7 +38,9 @@ impl World<'_> {
             let machine = &mut self.machines[node as usize];
             machine.drains = true;
             let process = machine.process.as_ref().map_or(0, |process| process.id);
-            self.note(Some(node), || format!("leave {number}: n{node} is asked to leave in order"));
+            self.befell(Some(node), || {
+                format!("leave {number}: n{node} is asked to leave in order")
+            });
             self.feed(node, process, Input::Request(Request::Leave { number: 0 }));
             return self.schedule(
                 self.now + LOOK_PAUSE,
@@ -121,7 +124,8 @@ impl World<'_> {
 
     /// A node is gone for good with all that it has, and another one joins.
     pub(super) fn goes(&mut self, node: u32) {
-        self.note(Some(node), || format!("n{node} is gone"));
+        self.befell(Some(node), || format!("n{node} is gone"));
+        self.happened(|| Happening::Stopped { node, reason: "it is gone for good".to_owned() });
         let lost: Vec<Digest> =
             self.machines[node as usize].shards.shards().map(|(digest, _)| digest).collect();
         let machine = &self.machines[node as usize];
@@ -149,7 +153,7 @@ impl World<'_> {
 
     fn comes(&mut self, machine: Machine) {
         let new = self.machines.len() as u32;
-        self.note(Some(new), || format!("n{new} comes"));
+        self.befell(Some(new), || format!("n{new} comes"));
         self.machines.push(machine);
         self.schedule(self.now + Duration::from_secs(1), new, Event::Start);
     }

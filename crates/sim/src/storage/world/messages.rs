@@ -16,6 +16,7 @@ impl World<'_> {
         {
             self.keep_proof(from, answer);
         }
+        let recorded = self.recorded_as(&message);
         let told = self.notes_all.then(|| self.brief_of(&message));
         let (cargo, digest) = match message.encode() {
             Some(bytes) => {
@@ -45,11 +46,17 @@ impl World<'_> {
         if let Some(told) = told {
             self.note_sent(from, to, &told, fate);
         }
+        let mut arrives = Vec::new();
         if let Some(at) = second {
             self.schedule(at, to, Event::Arrives { from, cargo: cargo.clone() });
+            arrives.extend(recorded.is_some().then_some((self.scheduled, at)));
         }
         if let Some(at) = first {
             self.schedule(at, to, Event::Arrives { from, cargo });
+            arrives.extend(recorded.is_some().then_some((self.scheduled, at)));
+        }
+        if let Some(recorded) = recorded {
+            self.record_sent(from, to, recorded, arrives);
         }
     }
 

@@ -7,6 +7,7 @@ use super::{Ending, Report, World};
 use crate::judge::{Moment, reader};
 use crate::net::Fate;
 use crate::queue::Queue;
+use crate::recording::Happening;
 use crate::storage::Scenario;
 use crate::world::{Group, LogView, NodeView, Note};
 use base::Time;
@@ -258,18 +259,27 @@ impl<'a> World<'a> {
     }
 
     /// A file by the number that clients know it by.
-    fn file_called(&self, name: Digest) -> String {
+    pub(super) fn file_called(&self, name: Digest) -> String {
         match self.files.iter().position(|file| file.name == name) {
             Some(number) => format!("file {number}"),
             None => format!("the file called {}", short(name)),
         }
     }
 
-    /// Something went wrong, or a client asked or was told.
+    /// A client asked or was told, or something else happened that the story tells.
     pub(super) fn note(&mut self, node: Option<u32>, what: impl FnOnce() -> String) {
         let at = self.moment();
         if let Some(story) = &mut self.story {
             story.push(Note { at, node, what: what() });
+        }
+    }
+
+    /// Something went wrong, or is over.
+    pub(super) fn befell(&mut self, node: Option<u32>, what: impl FnOnce() -> String) {
+        if self.story.is_some() || self.recorder.is_some() {
+            let what = what();
+            self.happened(|| Happening::Befell { node, what: what.clone() });
+            self.note(node, || what);
         }
     }
 
@@ -363,6 +373,14 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The kind of a message on its way.
+    pub(super) fn kind_of(&self, cargo: &Cargo) -> &'static str {
+        match cargo {
+            Cargo::Transaction(message) => message.kind().name(),
+            Cargo::Bytes(bytes) => Message::decode(bytes).map_or("malformed", |it| kind(&it)),
+        }
+    }
+
     /// A message in a few words.
     pub(super) fn brief_of(&self, message: &Message) -> String {
         let kind = kind(message);
@@ -405,6 +423,12 @@ impl<'a> World<'a> {
             Message::Moved(all) => format!("{kind}: {}", all.len()),
             Message::Version { file, version } => {
                 format!("{kind} {version} of {}", self.file_called(*file))
+            }
+            Message::Astray { file, than, version } => {
+                format!("{kind}: {} is at {version}, not {than}", self.file_called(*file))
+            }
+            Message::Orphan { tx, says, .. } => {
+                format!("{kind} {} of n{}: {}", tx.id.0, tx.coordinator.number(), words(says))
             }
             Message::Read { shard, .. } => format!("{kind} of {}", shard.number()),
             Message::Value { shard, value, .. } => format!("{kind} of {}: {value}", shard.number()),
@@ -470,6 +494,8 @@ pub(super) fn kind(message: &Message) -> &'static str {
         Message::Doubts(_) => "doubts",
         Message::Claims(_) => "claims",
         Message::Version { .. } => "version",
+        Message::Astray { .. } => "astray",
+        Message::Orphan { .. } => "orphan",
         Message::Moved(_) => "moved",
         Message::Read { .. } => "read",
         Message::Value { .. } => "value",

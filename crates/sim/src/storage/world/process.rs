@@ -4,6 +4,7 @@ use super::agenda::{Event, Strike};
 use super::machine::{LEDGER, Machine, Process};
 use super::{SUPPLY, World};
 use crate::net::REGIONS;
+use crate::recording::Happening;
 use crate::storage::scenario::Storage;
 use crate::world::recovered_in_words;
 use base::{BootCount, NodeName, Time};
@@ -121,6 +122,7 @@ impl World<'_> {
         let id = self.machines[node as usize].boots;
         self.watch.started(self.now, node);
         self.note_detail(node, |_| format!("starts for the {id}. time"));
+        self.happened(|| Happening::Started { node, boot: id });
         // What was committed and not durable is committed again.
         self.fences.retain(|(at, _), _| *at != node);
         let mut out = std::mem::take(&mut self.out);
@@ -185,6 +187,7 @@ impl World<'_> {
         }
         self.out = out;
         self.out.clear();
+        self.record_progress(node);
         self.arm(node, id);
     }
 
@@ -197,6 +200,7 @@ impl World<'_> {
             | Output::LedgerDied { reason } => self.died(node, &reason),
             Output::Transactions(node::Output::Recovered { slot, report }) => {
                 self.note_detail(node, |_| recovered_in_words(slot, &report));
+                self.record_recovered(node, slot, &report);
             }
             Output::Transactions(_) => {}
             Output::Ledger(ops) => self.flush(node, id, LEDGER, ops, heard),
