@@ -16,7 +16,8 @@ pub(super) struct Company {
 }
 
 impl Company {
-    /// Waking a thread takes no longer, however slow the disk is; and whoever waits keeps a processor busy.
+    /// Waking a thread takes no longer, however slow the disk is, unless others have the processors; and
+    /// whoever waits keeps one busy.
     const PATIENCE_MAX: Duration = Duration::from_micros(200);
 
     /// A flush has ended that so many had asked for, and so many have come for the next one meanwhile; if it

@@ -53,6 +53,7 @@ fn a_shell_of_its_own_goes_on_in_files_of_zeros() {
             if !ahead.is_at_work() {
                 break;
             }
+            #[expect(clippy::disallowed_methods)]
             std::thread::sleep(Duration::from_millis(1));
         }
         ahead.go_on(&log, &mut storage, Time::ZERO);
