@@ -541,6 +541,36 @@ fn a_coordinator_that_comes_back_has_decided_otherwise() {
     assert!(mixed > 0, "what they have kept is known to be against its decision");
 }
 
+/// Who has heard that a version did not become current may be wrong, and cannot release it where it is.
+#[test]
+fn nobody_else_releases_the_record_that_is_current() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let last = world.agreed(it).keepers[4].number();
+    assert!(last > 1, "others meet those");
+    world.machines.remove(&last);
+    world.run(minutes(60));
+    let before = world.agreed(it).clone();
+    assert!(before.version > 1);
+    lies_as_it_says(&world, &before);
+    let digest = Digest::of(&before.encode());
+    let by = world.machines.keys().copied().find(|at| !before.keepers.contains(&name(*at)));
+    let mut builder = saga::Definition::builder();
+    for keeper in &before.keepers {
+        let work = network::work::Work::Release { digest }.encode();
+        builder.step(saga::Step::new(saga::Action::from_code(0), *keeper, work));
+    }
+    let work = node::Work::Saga(builder.build().expect("steps that wait for nothing"));
+    let key = base::RequestKey::new(b"wrong").expect("it is short");
+    let request = Request::Submit(node::Request { key, work });
+    world.feed(by.expect("not all are keepers"), Input::Request(request));
+    world.run(minutes(2));
+    assert_eq!(world.agreed(it), &before);
+    lies_as_it_says(&world, &before);
+}
+
 /// Every shard that the record names lies where it says, and nothing else lies anywhere.
 fn lies_as_it_says(world: &World, record: &FileRecord) {
     let mut named: BTreeSet<(u64, Digest)> =
