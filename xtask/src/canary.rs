@@ -59,7 +59,7 @@ const ENUMERATED: &[&str] =
 const BESIDES: &[Canary] = &[Canary {
     name: "unknown-fails-a-pivot",
     breaks: "the engine gives a pivot up that does not answer",
-    file: "crates/coordinator/src/engine.rs",
+    file: "crates/coordinator/src/engine/sagas.rs",
     find: "let may_fail = terms.kind.fails_unanswered() && machine.past_pivot().is_none();",
     replace: "let may_fail = terms.kind.fails_unanswered() || terms.kind == saga::StepKind::Pivot;",
 }];
@@ -77,7 +77,7 @@ const DISORDERS: &[Canary] = &[
     Canary {
         name: "a-process-in-a-draw",
         breaks: "how long the ninth sync takes depends on the number of the process",
-        file: "crates/sim/src/world.rs",
+        file: "crates/sim/src/world/disks.rs",
         find: "let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, *syncs);",
         replace: "let other = if *syncs == 9 { u64::from(std::process::id()) << 32 } else { 0 };\n                let draw = self.disk_key.draw(u64::from(node) << 1 | slot as u64, *syncs + other);",
     },

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "atomic-wait",
             "base",
             "crc-fast",
+            "crc32c",
             "crc32fast",
             "rustix",
             "shuttle",

@@ -11,7 +11,7 @@ use coordinator::StepAnswer;
 use node::{Branch, Config, Disks, Input, LogSlot, Message, Node, Outcome, Output, Request, Work};
 use saga::{Action, Definition, Limits, Step};
 use twopc::Vote;
-use wal_core::{Directory, DiskOp, FileStorage, OpenMode, Storage};
+use wal_core::{Directory, DiskOp, FileStorage, OpenMode, SegmentAhead, Storage};
 
 use crate::Trouble;
 use crate::shape::{Load, Meter, Sample, Shape};
@@ -29,6 +29,7 @@ impl Disks for Disk {
 struct Shell {
     node: Node,
     disk: Disk,
+    ahead: SegmentAhead,
     zero: Instant,
     out: Vec<Output>,
     answers: VecDeque<(NodeName, Message)>,
@@ -51,7 +52,8 @@ impl Shell {
         let (disk, zero, mut out) = (Disk(storage), Instant::now(), Vec::new());
         let node = Node::start(config, OpenMode::Exclusive, Time::ZERO, &disk, &mut out);
         let (answers, ended) = (VecDeque::new(), Vec::new());
-        let mut shell = Shell { node, disk, zero, out, answers, flush: None, ended };
+        let ahead = SegmentAhead::default();
+        let mut shell = Shell { node, disk, ahead, zero, out, answers, flush: None, ended };
         shell.perform()?;
         while !shell.node.is_ready() {
             shell.turn()?;
@@ -98,6 +100,10 @@ impl Shell {
         self.perform()?;
         if let Some(ops) = self.flush.take() {
             let result = self.disk.0.perform_all(&ops);
+            let now = self.now();
+            if let Some(log) = self.node.log(LogSlot::Coordinator) {
+                self.ahead.go_on(log, &mut self.disk.0, now);
+            }
             self.take(Input::Flushed { slot: LogSlot::Coordinator, result })?;
         }
         Ok(())

@@ -505,6 +505,15 @@ impl Node {
         }
     }
 
+    /// One of its logs, once it is open.
+    #[must_use]
+    pub fn log(&self, slot: LogSlot) -> Option<&Log> {
+        match slot {
+            LogSlot::Coordinator => self.coordinator().map(Engine::log),
+            LogSlot::Participant => self.participant().map(Host::log),
+        }
+    }
+
     /// Two processes that take a node over at the same time may each get one of its logs. Then neither
     /// may stay: whoever has the other log of one that went could be idle for ever, refused by everybody,
     /// and never look. So a coordinator's log is claimed before the participant's is begun, and once

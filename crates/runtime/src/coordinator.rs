@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
+use wal_core::ScrubConfig;
 
 /// A name that does not do: of an action, a participant or a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +157,7 @@ pub struct Builder {
     log: Option<wal_core::Config>,
     resend_after: Duration,
     undo_attempts_max: Option<u32>,
+    scrub: Option<ScrubConfig>,
     actions: Vec<(String, Arc<dyn AnyAction>)>,
     participants: Vec<(String, Arc<dyn AnyParticipant>)>,
 }
@@ -185,6 +187,14 @@ impl Builder {
     /// for an operator, and the saga's other branches go on. See [`Coordinator::stuck`].
     pub fn undo_attempts_max(mut self, attempts: u32) -> Builder {
         self.undo_attempts_max = Some(attempts.max(1));
+        self
+    }
+
+    /// How the log's sealed segments are read again in the background (4 MiB a second, and an hour's rest when all
+    /// were read, unless told); `None`: they are not. Damage is an error event of `tracing`, and stands in the
+    /// [`LogStats`](crate::LogStats) of an [observer](Coordinator::observer).
+    pub fn scrub(mut self, scrub: Option<ScrubConfig>) -> Builder {
+        self.scrub = scrub;
         self
     }
 
@@ -230,6 +240,7 @@ impl Builder {
         options.resend_after = self.resend_after;
         options.log = self.log.unwrap_or(options.log);
         options.undo_attempts_max = self.undo_attempts_max;
+        options.scrub = self.scrub;
         let post = Desk {
             actions,
             seats,
@@ -356,6 +367,7 @@ impl Coordinator {
             log: None,
             resend_after: Duration::from_millis(500),
             undo_attempts_max: None,
+            scrub: Some(ScrubConfig::default()),
             actions: Vec::new(),
             participants: Vec::new(),
         }

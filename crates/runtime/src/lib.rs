@@ -170,6 +170,7 @@ mod network;
 mod operator;
 mod participant;
 mod process;
+mod scrubber;
 mod stats;
 
 pub use crate::action::{Action, Answer, Call};
@@ -187,5 +188,7 @@ pub use node::{Doubtful, Force, ForceError, OrderError, Outcome, RecoveryReport,
 pub use operator::{OrderRefused, Parked, Retrying, Stuck};
 pub use process::{Handle, Options, StartError, Status, Stopped, start};
 pub use saga::{Definition, DefinitionError, Output, Step, StepInput, StepKind, ValueType, What};
+pub use scrubber::Scrubbed;
 pub use stats::{LogStats, Observer, Stats};
 pub use twopc::{Audit, ForceRefusal, Heuristic};
+pub use wal_core::ScrubConfig;

@@ -1,6 +1,7 @@
 use crate::disks::FileDisks;
 use crate::network::Network;
 use crate::operator::{Stuck, stuck};
+use crate::scrubber::{NoScrubber, Scrubber};
 use crate::stats::{Observer, Stats, stats_of};
 use base::prng::Key;
 use base::{Latency, NodeName, OperationId, RequestKey, Time};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
-use wal_core::{DiskOp, FileError, OpenMode};
+use wal_core::{DiskOp, FileError, OpenMode, ScrubConfig};
 
 /// What a node is to be.
 #[derive(Clone, Debug)]
@@ -27,14 +28,18 @@ pub struct Options {
     pub resend_after: Duration,
     /// A compensation that failed so often is parked; `None`: as often as the coordinator's default.
     pub undo_attempts_max: Option<u32>,
+    /// How the sealed segments of its logs are read again in the background, each log by itself; `None`: they are
+    /// not. What is found damaged is an error event of `tracing`, and stands in [`LogStats`](crate::LogStats).
+    pub scrub: Option<ScrubConfig>,
 }
 
 impl Options {
-    /// The defaults: a coordinator and a participant, 500 ms.
+    /// The defaults: a coordinator and a participant, 500 ms, a scrub of 4 MiB a second that rests for an hour.
     #[must_use]
     pub fn new(name: NodeName) -> Options {
         let (log, resend_after) = (wal_core::Config::default(), Duration::from_millis(500));
-        Options { name, log, resend_after, undo_attempts_max: None }
+        let scrub = Some(ScrubConfig::default());
+        Options { name, log, resend_after, undo_attempts_max: None, scrub }
     }
 }
 
@@ -233,6 +238,16 @@ pub(crate) fn launch(
 ) -> Result<(Handle, Started), StartError> {
     let disks = FileDisks::open(folder, options.log.segment_bytes_first)?;
     let clock = Clock::start();
+    let slots = match parts {
+        Parts::Both => vec![LogSlot::Coordinator, LogSlot::Participant],
+        Parts::Coordinator => vec![LogSlot::Coordinator],
+    };
+    let logs = slots.into_iter().map(|slot| (slot, FileDisks::path(folder, slot))).collect();
+    let scrubber = options.scrub.as_ref().map(|scrub| Scrubber::start(logs, scrub, clock));
+    let scrubber = scrubber.transpose().map_err(|error| match error {
+        NoScrubber::Files(error) => StartError::Files(error),
+        NoScrubber::Thread(error) => no_thread(&error),
+    })?;
     let mut config = configure(options, &clock)?;
     if parts == Parts::Coordinator {
         config.participant = None;
@@ -241,6 +256,7 @@ pub(crate) fn launch(
     let name = config.name;
     let mut process = Process {
         disks,
+        scrubber,
         clock,
         post,
         waiting: BTreeMap::new(),
@@ -262,8 +278,12 @@ pub(crate) fn launch(
     let thread = std::thread::Builder::new()
         .name("trinity-node".into())
         .spawn(run)
-        .map_err(|error| StartError::System { what: "thread", reason: error.to_string() })?;
+        .map_err(|error| no_thread(&error))?;
     Ok((Handle { inbox, thread: Some(thread) }, started))
+}
+
+fn no_thread(error: &std::io::Error) -> StartError {
+    StartError::System { what: "thread", reason: error.to_string() }
 }
 
 /// The nodes of one process.
@@ -299,7 +319,7 @@ fn configure(options: Options, clock: &Clock) -> Result<Config, StartError> {
 }
 
 /// The clocks of the system, read here and nowhere else.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     zero: Instant,
     unix_ms_at_zero: i64,
@@ -318,7 +338,7 @@ impl Clock {
         i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
     }
 
-    fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         Time::ZERO + self.zero.elapsed()
     }
 }
@@ -329,6 +349,7 @@ const ARRIVALS_PER_FLUSH: usize = 4_096;
 /// What a node's thread works with.
 struct Process {
     disks: FileDisks,
+    scrubber: Option<Scrubber>,
     clock: Clock,
     post: Box<dyn Post>,
     waiting: BTreeMap<RequestKey, Vec<oneshot::Sender<Result<Outcome, Stopped>>>>,
@@ -376,6 +397,9 @@ impl Process {
                     let begun = self.clock.now();
                     let result = self.disks.perform(slot, &ops);
                     self.flush_times[slot as usize].observe(self.clock.now() - begun);
+                    if let Some(log) = node.log(slot) {
+                        self.disks.make_ahead(slot, log, self.clock.now());
+                    }
                     Some(Input::Flushed { slot, result })
                 }
                 None => self.wait(&node, arrivals),
@@ -440,7 +464,7 @@ impl Process {
             Arrival::Quiet { answer } => self.quiet.push(answer),
             Arrival::Stats { answer } => {
                 // Whoever asked may have lost interest.
-                let _ = answer.send(stats_of(node, self.clock.now(), &self.flush_times));
+                let _ = answer.send(self.stats(node));
             }
             Arrival::Status { key, answer } => {
                 // Whoever asked may have lost interest.
@@ -466,6 +490,11 @@ impl Process {
             Arrival::Stop => return Err("it was asked to".into()),
         }
         Ok(())
+    }
+
+    fn stats(&self, node: &Node) -> Stats {
+        let scrubbed = self.scrubber.as_ref().map(Scrubber::scrubbed).unwrap_or_default();
+        stats_of(node, self.clock.now(), &self.flush_times, scrubbed)
     }
 
     fn tell(&mut self, node: &mut Node, input: Input) {

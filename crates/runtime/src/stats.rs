@@ -1,4 +1,5 @@
 use crate::process::{Arrival, Stopped};
+use crate::scrubber::{Scrubbed, name};
 use base::{Latency, Sequence, Time};
 use node::{LogSlot, Node};
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct LogStats {
     pub durable: Sequence,
     /// How long its flushes took, writes and syncs, since the start.
     pub flushes: Latency,
+    /// What reading its sealed segments again has found; nothing, if nobody does.
+    pub scrubbed: Scrubbed,
 }
 
 /// Asks a node that runs for its [`Stats`], as often as one likes. It does not keep the node running.
@@ -55,13 +58,19 @@ impl Observer {
     }
 }
 
-/// What a node says of itself; `flushes` is counted by whoever performs them.
-pub(crate) fn stats_of(node: &Node, now: Time, flushes: &[Latency; 2]) -> Stats {
+/// What a node says of itself; `flushes` is counted by whoever performs them, `scrubbed` by whoever reads again.
+pub(crate) fn stats_of(
+    node: &Node,
+    now: Time,
+    flushes: &[Latency; 2],
+    mut scrubbed: BTreeMap<LogSlot, Scrubbed>,
+) -> Stats {
     let mut stats = Stats { ready: node.is_ready(), ..Stats::default() };
-    let log = |log: &wal_core::Log, slot: LogSlot| LogStats {
+    let mut log = |log: &wal_core::Log, slot: LogSlot| LogStats {
         stats: log.stats().clone(),
         durable: log.durable(),
         flushes: flushes[slot as usize].clone(),
+        scrubbed: scrubbed.remove(&slot).unwrap_or_default(),
     };
     if let Some(engine) = node.coordinator() {
         stats.ended = engine.stats();
@@ -73,12 +82,14 @@ pub(crate) fn stats_of(node: &Node, now: Time, flushes: &[Latency; 2]) -> Stats 
         }
         let in_doubt = engine.sagas_in_doubt().count() + engine.transactions_in_doubt().count();
         stats.in_doubt += in_doubt as u64;
-        stats.logs.insert("coordinator", log(engine.log(), LogSlot::Coordinator));
+        let slot = LogSlot::Coordinator;
+        stats.logs.insert(name(slot), log(engine.log(), slot));
     }
     if let Some(host) = node.participant() {
         stats.in_doubt += host.participant().prepared().count() as u64;
         stats.locks_held = host.locks().held(now).count() as u64;
-        stats.logs.insert("participant", log(host.log(), LogSlot::Participant));
+        let slot = LogSlot::Participant;
+        stats.logs.insert(name(slot), log(host.log(), slot));
     }
     stats
 }

@@ -183,6 +183,11 @@ impl Collector for Shown {
                 .gauges(to, sequences(|log| log.durable_sequence))?;
             metric("log_corrupted_records", "Records lost to damage when the log was opened")
                 .gauges(to, sequences(|log| log.corrupted_records))?;
+            metric("log_scrubbed", "Bytes of sealed segments that were read again")
+                .in_unit(Unit::Bytes)
+                .counters(to, counts(|log| log.scrubbed_bytes))?;
+            metric("log_damaged_places", "Places of sealed segments that were found damaged then")
+                .gauges(to, sequences(|log| log.damaged_places))?;
             let flushes = logs.iter().map(|(name, log)| (label(name), &log.flushes));
             metric("log_flush", "Time that flushes took, write and sync")
                 .in_unit(Unit::Seconds)

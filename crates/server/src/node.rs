@@ -41,6 +41,8 @@ fn of(stats: Stats) -> Snapshot {
                 last_sequence: log.stats.last_sequence.0,
                 durable_sequence: log.durable.0,
                 corrupted_records: log.stats.corrupted_records,
+                scrubbed_bytes: log.scrubbed.stats.bytes,
+                damaged_places: log.scrubbed.damaged.len() as u64,
                 flushes: log.flushes,
             };
             (name, log)

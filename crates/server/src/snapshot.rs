@@ -75,6 +75,10 @@ pub struct Log {
     pub durable_sequence: u64,
     /// Records that damage had taken when the log was opened.
     pub corrupted_records: u64,
+    /// Bytes of sealed segments that were read again so far.
+    pub scrubbed_bytes: u64,
+    /// Places that were found damaged then.
+    pub damaged_places: u64,
     /// How long flushes took so far.
     pub flushes: Latency,
 }

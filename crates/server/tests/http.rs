@@ -26,6 +26,8 @@ fn full() -> Snapshot {
         last_sequence: 12,
         durable_sequence: 11,
         corrupted_records: 0,
+        scrubbed_bytes: 4096,
+        damaged_places: 1,
         flushes,
     };
     Snapshot {
@@ -122,6 +124,8 @@ async fn both_formats_say_the_same_numbers() {
         "trinity_operations_ended_total{kind=\"transaction\",outcome=\"committed\"} 7",
         "trinity_operations_in_doubt_oldest_age_seconds 1.5",
         "trinity_log_written_bytes_total{log=\"participant\"} 3456",
+        "trinity_log_scrubbed_bytes_total{log=\"coordinator\"} 4096",
+        "trinity_log_damaged_places{log=\"participant\"} 1.0",
         "trinity_log_flush_seconds_count{log=\"coordinator\"} 4",
         "trinity_log_flush_seconds_bucket{le=\"0.00005\",log=\"coordinator\"} 1",
         "trinity_log_flush_seconds_bucket{le=\"+Inf\",log=\"coordinator\"} 4",

@@ -58,4 +58,4 @@ pub use run::{finish, finish_each, finish_while, run, run_on, run_plan};
 pub use scenario::{FaultEntry, Heals, Repeats, Scenario, ScenarioError, Span, nearest};
 pub use trace::Trace;
 pub use workload::Answers;
-pub use world::{Ending, LogView, NodeView, Note, World};
+pub use world::{Ending, Group, LogView, NodeView, Note, World};

@@ -151,8 +151,8 @@ pub enum Happening {
         from: u32,
         /// To whom.
         to: u32,
-        /// Its kind.
-        kind: MessageKind,
+        /// Its kind's name.
+        kind: &'static str,
         /// The operation that it is about.
         about: Option<u64>,
         /// Each copy that will arrive: its number in the run, and when.
@@ -166,8 +166,8 @@ pub enum Happening {
         from: u32,
         /// To whom.
         to: u32,
-        /// Its kind.
-        kind: MessageKind,
+        /// Its kind's name.
+        kind: &'static str,
         /// Somebody is there who listens.
         heard: bool,
     },
@@ -230,6 +230,24 @@ pub enum Happening {
         /// The last one.
         through: u64,
     },
+    /// Another version of a file's record is current at a node.
+    Version {
+        /// At which.
+        node: u32,
+        /// Which file.
+        file: String,
+        /// Which version.
+        version: u64,
+        /// The scheme that the file has by it.
+        scheme: String,
+    },
+    /// Something goes wrong, or is over, that has no number in a plan.
+    Befell {
+        /// Whom, if it is one node.
+        node: Option<u32>,
+        /// What, in words.
+        what: String,
+    },
     /// A fault strikes.
     Fault {
         /// Its number in the plan.
@@ -253,10 +271,11 @@ impl Happening {
             | Self::Stopped { node, .. }
             | Self::Resumed { node }
             | Self::Appended { node, .. }
-            | Self::Durable { node, .. } => Some(*node),
+            | Self::Durable { node, .. }
+            | Self::Version { node, .. } => Some(*node),
             Self::Sent { from, .. } => Some(*from),
             Self::Arrived { to, .. } => Some(*to),
-            Self::Fault { node, .. } => *node,
+            Self::Fault { node, .. } | Self::Befell { node, .. } => *node,
             Self::Told { .. } => None,
         }
     }
@@ -295,8 +314,10 @@ pub struct Recording {
     pub points: Vec<Point>,
     /// What happened, in order, if that is wanted.
     pub happenings: Vec<(Moment, Happening)>,
-    /// Each node's logs at the end, if happenings are wanted: the coordinator's, the participant's.
-    pub logs: Vec<[Vec<LogLine>; 2]>,
+    /// Messages that are not among these, for there were too many of their kind.
+    pub left_out: u64,
+    /// Each node's logs at the end, by name, if happenings are wanted: the coordinator's, the participant's.
+    pub logs: Vec<Vec<(&'static str, Vec<LogLine>)>>,
 }
 
 impl Recording {

@@ -3,8 +3,18 @@
 use crate::segment::SECTOR;
 
 /// The CRC-32C of some bytes.
+///
+/// Of two implementations the one that is faster on this processor: crc-fast takes half the other's time with
+/// AVX-512 and its carry-less multiplication, and a third more where an x86 has none.
 #[inline]
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as detected;
+        if !(detected!("avx512vl") && detected!("vpclmulqdq")) {
+            return ::crc32c::crc32c(bytes);
+        }
+    }
     crc_fast::crc32_iscsi(bytes)
 }
 
@@ -80,12 +90,28 @@ mod tests {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(b""), 0);
         let bytes: Vec<u8> = (0..5_000_u32).map(|i| ((i * i) >> 3) as u8).collect();
+        // Whichever this processor takes.
+        let implementations: [fn(&[u8]) -> u32; 3] =
+            [crc32c, crc_fast::crc32_iscsi, ::crc32c::crc32c];
         for from in [0, 1, 3, 8, 13] {
             for len in (0..600).chain((600..4_900).step_by(97)) {
                 let part = &bytes[from..from + len];
-                assert_eq!(crc32c(part), ::crc32c::crc32c(part), "{len} bytes from {from} on");
+                let wanted = bit_by_bit(part);
+                for implementation in implementations {
+                    assert_eq!(implementation(part), wanted, "{len} bytes from {from} on");
+                }
             }
         }
+    }
+
+    /// As the polynomial defines it.
+    fn bit_by_bit(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |checksum, &byte| {
+            (0..8).fold(checksum ^ u32::from(byte), |checksum, _| {
+                let polynomial = if checksum & 1 == 1 { 0x82F6_3B78 } else { 0 };
+                checksum >> 1 ^ polynomial
+            })
+        })
     }
 
     #[test]

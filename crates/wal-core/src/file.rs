@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -193,6 +193,8 @@ impl FileStorage {
     /// The lock file's name.
     pub const LOCK: &'static str = "lock";
     const WRITING_MAX: usize = 4;
+    /// So many writes go to the system at once: as many as it takes.
+    const PARTS_MAX: usize = 1024;
     /// What the name of a retired segment's file begins with.
     const RETIRED: &'static str = "retired-";
     /// So many of them are kept.
@@ -565,6 +567,11 @@ pub(crate) trait Positioned {
 
     /// How many bytes it wrote.
     fn write_some(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// How many bytes of these parts, one behind the other, it wrote.
+    fn write_some_of(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        parts.first().map_or(Ok(0), |first| self.write_some(first, offset))
+    }
 }
 
 #[cfg(unix)]
@@ -575,6 +582,11 @@ impl Positioned for File {
 
     fn write_some(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         std::os::unix::fs::FileExt::write_at(self, bytes, offset)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    fn write_some_of(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        Ok(rustix::io::pwritev(self, parts, offset)?)
     }
 }
 
@@ -620,6 +632,41 @@ fn write_all(file: &impl Positioned, mut bytes: &[u8], mut offset: u64) -> io::R
     Ok(())
 }
 
+/// Writes parts one behind the other, as [`write_all`] writes one.
+fn write_all_of(
+    file: &impl Positioned,
+    mut parts: &mut [IoSlice<'_>],
+    mut offset: u64,
+) -> io::Result<()> {
+    // Parts of no length are behind.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.write_some_of(parts, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut parts, written);
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// How many of these operations, from the first on, are writes to one segment, each where the one before it
+/// ends.
+fn writes_in_a_row(ops: &[DiskOp]) -> usize {
+    let mut expected = None;
+    let in_a_row = ops.iter().take_while(|op| {
+        let DiskOp::Write { segment, offset, bytes } = op else { return false };
+        let goes_on = expected.is_none_or(|expected| expected == (*segment, *offset));
+        expected = Some((*segment, offset + bytes.len() as u64));
+        goes_on
+    });
+    in_a_row.take(FileStorage::PARTS_MAX).count()
+}
+
 impl Drop for FileStorage {
     fn drop(&mut self) {
         self.drop_spare();
@@ -662,6 +709,29 @@ impl Storage for FileStorage {
     fn keep_ahead(&mut self, spare: Spare) {
         self.drop_spare();
         self.spare = Some(spare);
+    }
+
+    /// Writes that go on where the one before ended are one to the system: fewer calls, and a page cache in
+    /// larger pieces, which is quicker to read again.
+    fn perform_all(&mut self, ops: &[DiskOp]) -> Result<(), DiskError> {
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            let (now, behind) = rest.split_at(writes_in_a_row(rest).max(1));
+            rest = behind;
+            let DiskOp::Write { segment, offset, .. } = first else {
+                self.perform(first)?;
+                continue;
+            };
+            let bytes = now.iter().filter_map(|op| match op {
+                DiskOp::Write { bytes, .. } => Some(IoSlice::new(bytes)),
+                _ => None,
+            });
+            let mut parts: Vec<IoSlice<'_>> = bytes.collect();
+            let file = self.writable(*segment);
+            let written = file.and_then(|file| write_all_of(file, &mut parts, *offset));
+            written.map_err(|error| of(*segment, &error))?;
+        }
+        Ok(())
     }
 
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
@@ -750,6 +820,11 @@ mod tests {
             bytes[offset as usize..end].copy_from_slice(&from[..len]);
             Ok(len)
         }
+
+        fn write_some_of(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+            let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            self.write_some(&all, offset)
+        }
     }
 
     const EINTR: Result<usize, io::ErrorKind> = Err(io::ErrorKind::Interrupted);
@@ -779,6 +854,83 @@ mod tests {
             assert_eq!(*file.bytes.borrow(), b"..0123456789", "{answers:?}");
             assert_eq!(file.calls.get(), answers.len() + 1, "no call too many");
         }
+    }
+
+    /// Wherever the parts begin and the system stops, and whether it takes more than one part at once or not.
+    #[test]
+    fn parts_are_written_as_one() {
+        for answers in answers() {
+            for (first, second) in (0..=10).flat_map(|first| (first..=10).map(move |s| (first, s)))
+            {
+                let whole = b"0123456789";
+                let parts = [&whole[..first], &whole[first..second], &whole[second..]];
+                let file = Grudging::new(b"..", &answers);
+                write_all_of(&file, &mut parts.map(IoSlice::new), 2).unwrap();
+                assert_eq!(*file.bytes.borrow(), b"..0123456789", "{answers:?} {first} {second}");
+                assert_eq!(file.calls.get(), answers.len() + 1, "no call too many");
+            }
+        }
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+            let file = Grudging::new(b"", &[Ok(4), EINTR, Err(kind)]);
+            let mut parts = [&b"01234"[..], b"56789"].map(IoSlice::new);
+            assert_eq!(write_all_of(&file, &mut parts, 0).unwrap_err().kind(), kind);
+            assert_eq!((file.bytes.borrow().as_slice(), file.calls.get()), (&b"0123"[..], 3));
+        }
+        let file = Grudging::new(b"", &[Ok(4), Ok(0)]);
+        let stuck = write_all_of(&file, &mut [IoSlice::new(b"0123456789")], 0).unwrap_err();
+        assert_eq!(stuck.kind(), io::ErrorKind::WriteZero);
+    }
+
+    /// Two segments, gaps, a write that goes back, a run longer than the system takes at once, and what is
+    /// not written in between: the files are as if each operation had been performed on its own.
+    #[test]
+    fn writes_in_a_row_are_written_where_each_belongs() {
+        let (one, other) = (SegmentId(1), SegmentId(2));
+        let write = |segment, offset: u64, bytes: &[u8]| DiskOp::Write {
+            segment,
+            offset,
+            bytes: bytes.to_vec(),
+        };
+        let mut ops = vec![
+            DiskOp::Create(one),
+            DiskOp::Create(other),
+            write(one, 0, b"abc"),
+            write(one, 3, b""),
+            write(one, 3, b"defg"),
+            write(other, 7, b"hij"),
+            write(other, 11, b"kl"),
+            write(other, 8, b"mno"),
+            DiskOp::Truncate { segment: other, len: 10 },
+            write(other, 11, b"pq"),
+            DiskOp::Sync(other),
+            write(one, 2, b"rs"),
+        ];
+        let many = 2 * FileStorage::PARTS_MAX as u64 + 3;
+        ops.extend((0..many).map(|n| write(one, 4 + 3 * n, &n.to_le_bytes()[..3])));
+        let files = |perform: &dyn Fn(&mut FileStorage) -> Result<(), DiskError>| {
+            let directory = tempfile::tempdir().unwrap();
+            let mut storage = FileStorage::write(directory.path()).unwrap();
+            perform(&mut storage).unwrap();
+            [one, other].map(|segment| std::fs::read(storage.file_path(segment)).unwrap())
+        };
+        let alone = files(&|storage| ops.iter().try_for_each(|op| storage.perform(op)));
+        assert!(files(&|storage| storage.perform_all(&ops)) == alone);
+        assert_eq!(
+            alone[1],
+            b"\0\0\0\0\0\0\0hmno"[..10].iter().copied().chain(*b"\0pq").collect::<Vec<u8>>()
+        );
+
+        // The first that fails is the last.
+        let directory = tempfile::tempdir().unwrap();
+        let mut storage = FileStorage::write(directory.path()).unwrap();
+        let ops = [
+            DiskOp::Create(one),
+            write(one, 0, b"ab"),
+            write(other, 2, b"cd"),
+            write(one, 2, b"e"),
+        ];
+        assert!(storage.perform_all(&ops).is_err());
+        assert_eq!(std::fs::read(storage.file_path(one)).unwrap(), b"ab");
     }
 
     #[test]

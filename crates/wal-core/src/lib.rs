@@ -87,6 +87,7 @@ mod read_ahead;
 mod record;
 mod scan;
 mod segment;
+mod segment_ahead;
 mod shared_log;
 mod stats;
 mod storage;
@@ -116,6 +117,7 @@ pub use scan::{
     CopyState, Corruption, Damage, Integrity, NotUnderstood, Place, ScanConfig, ScanError, Scanned,
     Scrub, ScrubConfig, ScrubStats, SealInfo, SegmentExtent, SegmentInfo, Visitor, scan,
 };
+pub use segment_ahead::SegmentAhead;
 pub use shared_log::{DurableError, FileLog, NewRecord, SharedLog, Ticket};
 pub use stats::Stats;
 pub use storage::{Directory, DiskError, DiskOp, MakeAhead, SegmentId, Storage, Zeros};

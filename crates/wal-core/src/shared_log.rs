@@ -2,9 +2,11 @@
 //!
 //! Whoever needs a record durable while nobody else does performs the flush itself. Once callers overlap,
 //! a thread of the log's own takes over: it performs one flush after the other, each for everybody who
-//! asked meanwhile. Callers wait on a word of their flush, not on a lock; each flush wakes its own, once.
+//! asked meanwhile and for those whom the flush before has woken. Callers wait on a word of their flush, not
+//! on a lock; each flush wakes its own, once.
 
 mod commit;
+mod company;
 mod next_segment;
 mod progress;
 mod ticket;
@@ -16,6 +18,7 @@ use std::task::Waker;
 
 use base::{Epoch, Sequence, Time};
 
+use self::company::Company;
 use self::next_segment::NextSegment;
 use self::progress::Progress;
 pub use self::ticket::Ticket;
@@ -96,6 +99,7 @@ struct State {
     waiting_for_done: u32,
     spare: NextSegment,
     stopping: bool,
+    company: Company,
 }
 
 /// The flush that somebody performs.
@@ -159,6 +163,7 @@ impl<S: Storage + Send + 'static> SharedLog<S> {
                 waiting_for_done: 0,
                 spare: NextSegment::None,
                 stopping: false,
+                company: Company::default(),
             }),
             work: Condvar::new(),
             done: Condvar::new(),

@@ -17,7 +17,8 @@
 //! The machines know nothing of each other. What one of them owes another is an [`Errand`], done when the
 //! input that led to it has been dealt with.
 
-use super::{Engine, OpRef, SagaOp};
+use super::sagas::{Called, SagaOp};
+use super::{Engine, OpRef};
 use crate::output::{Branch, Output, Refusal};
 use base::{OperationId, ParentStep, RequestKey, Time};
 use saga::{
@@ -586,9 +587,8 @@ pub(super) fn waits_for_parent(machine: &Saga) -> bool {
 }
 
 impl SagaOp {
-    fn forward(&self, step: u32) -> Option<&super::Called> {
-        let mine =
-            |call: &&super::Called| call.step == step && call.direction == Direction::Forward;
+    fn forward(&self, step: u32) -> Option<&Called> {
+        let mine = |call: &&Called| call.step == step && call.direction == Direction::Forward;
         self.calls.iter().find(mine)
     }
 
@@ -599,8 +599,7 @@ impl SagaOp {
 
     /// How many transactions have begun since this start, or since an operator's last order, to undo a step.
     fn undos(&self, step: u32) -> u32 {
-        let mine =
-            |call: &&super::Called| call.step == step && call.direction == Direction::Backward;
+        let mine = |call: &&Called| call.step == step && call.direction == Direction::Backward;
         self.calls.iter().find(mine).map_or(0, |call| call.attempts)
     }
 
@@ -612,8 +611,7 @@ impl SagaOp {
 
     /// How many of its operations have been voted down since this start, with this one.
     fn refused(&mut self, step: u32) -> u32 {
-        let mine =
-            |call: &&mut super::Called| call.step == step && call.direction == Direction::Forward;
+        let mine = |call: &&mut Called| call.step == step && call.direction == Direction::Forward;
         self.calls.iter_mut().find(mine).map_or(1, |call| {
             call.refused = call.refused.saturating_add(1);
             call.refused

@@ -1,7 +1,7 @@
 //! `check`: each run again with the other queue in a fresh process. If anything is different, the
 //! first event that is: hashes at checkpoints are compared, then the events between two of them.
 
-use super::repro::in_words;
+use super::travel::in_words;
 use crate::terminal::Output;
 use crate::{
     NOT_DETERMINISTIC, RunArgs, SHOWCASE, Seeds, Source, Stop, clock, failure, parallel_by,

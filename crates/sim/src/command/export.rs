@@ -2,12 +2,12 @@
 
 use super::sweep::whole;
 use crate::terminal::{Output, say};
-use crate::{EXIT_CODES, Source, Stop, parse_seed, read};
+use crate::{EXIT_CODES, Stop, parse_seed, path_of, read, read_text};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use sim::plan::Plan;
 use sim::recording::{Happening, Recording, Role, Wanted};
-use sim::{Report, Verdict, judge::Moment};
+use sim::{Scenario, Verdict, judge::Moment, storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -40,24 +40,90 @@ enum Format {
 /// ShiViz draws a column for each host: of larger worlds it gets the nodes that matter.
 const HOSTS_MAX: usize = 32;
 
-/// A run that was written down.
+/// A run of either kind of world that was written down.
 pub struct Run {
-    /// What was run.
-    pub source: Source,
-    /// What came of it.
-    pub report: Report,
+    /// The scenario's name.
+    pub scenario: String,
+    /// What it is about.
+    pub about: String,
+    /// The seed.
+    pub seed: u64,
+    /// What came of it, in a word.
+    pub verdict: &'static str,
+    /// What was wrong.
+    pub what: String,
+    /// The event at which that was seen, if a judge saw it.
+    pub violation: Option<u64>,
+    /// The hash of everything that happened.
+    pub hash: u128,
+    /// The region of each node.
+    pub regions: Vec<u32>,
     /// What happened.
     pub recording: Recording,
 }
 
+impl Run {
+    /// How many nodes there were.
+    pub fn nodes(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// What is not in the recording, for people.
+    pub fn left_out(&self) -> Option<String> {
+        let count = self.recording.left_out;
+        (count > 0).then(|| format!("{count} messages of who is there are left out"))
+    }
+}
+
 /// Runs a scenario or failure file, and writes down what happens.
 pub fn record(name: &str, seed: Option<u64>) -> Result<Run, Stop> {
+    let path = path_of(name);
+    let text = read_text(&path)?;
+    if storage::Scenario::is_one(&text) {
+        let scenario = super::storage::scenario(&path.display().to_string(), &text)?;
+        return Ok(of_storage(&scenario, seed.unwrap_or(scenario.seed)));
+    }
     let source = read(name)?;
-    let seed = seed.unwrap_or(source.scenario.seed);
-    let plan = Plan::generate(&source.scenario, seed);
+    Ok(of_coordinators(&source.scenario, seed.unwrap_or(source.scenario.seed)))
+}
+
+/// Runs a world of coordinators.
+pub fn of_coordinators(scenario: &Scenario, seed: u64) -> Run {
+    let plan = Plan::generate(scenario, seed);
     let recording = Some(Recording::new(Wanted::Happenings));
-    let (report, recording) = sim::run_plan(&source.scenario, seed, plan, recording);
-    Ok(Run { source, report, recording })
+    let (report, recording) = sim::run_plan(scenario, seed, plan, recording);
+    let regions = *scenario.cluster.regions.get_ref();
+    Run {
+        about: scenario.about.clone(),
+        seed,
+        verdict: report.verdict.name(),
+        what: report.verdict.what(),
+        violation: match &report.verdict {
+            Verdict::Violation(violation) => Some(violation.at.event),
+            _ => None,
+        },
+        hash: report.hash,
+        regions: (0..recording.logs.len() as u32).map(|node| node % regions).collect(),
+        scenario: report.scenario,
+        recording,
+    }
+}
+
+/// Runs a world of storage nodes.
+pub fn of_storage(scenario: &storage::Scenario, seed: u64) -> Run {
+    let (report, recording, regions) = storage::run_recorded(scenario, seed);
+    Run {
+        about: scenario.about.clone(),
+        seed,
+        verdict: report.verdict(),
+        what: report.what(),
+        // What a judge objects to ends the run.
+        violation: report.finding.as_ref().map(|_| report.totals.events),
+        hash: report.hash,
+        regions,
+        scenario: report.scenario,
+        recording,
+    }
 }
 
 /// Exports.
@@ -67,7 +133,7 @@ pub fn main(args: &ExportArgs, out: &mut Output) -> Result<u8, Stop> {
         Format::Perfetto => perfetto(&run),
         Format::Shiviz => {
             let shown = matter(&run, HOSTS_MAX);
-            let nodes = run.recording.logs.len();
+            let nodes = run.nodes();
             if shown.len() < nodes {
                 let shown = shown.len();
                 say(format_args!(
@@ -81,8 +147,11 @@ pub fn main(args: &ExportArgs, out: &mut Output) -> Result<u8, Stop> {
         Some(file) => whole(file, text.as_bytes())?,
         None => out.write(format_args!("{text}")),
     }
-    if run.report.verdict != Verdict::Clean {
-        say(format_args!("{}: {}", run.report.verdict.name(), run.report.verdict.what()));
+    if let Some(left_out) = run.left_out() {
+        say(format_args!("{left_out}"));
+    }
+    if !run.what.is_empty() {
+        say(format_args!("{}: {}", run.verdict, run.what));
     }
     // The run's verdict is not what was asked for.
     Ok(0)
@@ -90,7 +159,7 @@ pub fn main(args: &ExportArgs, out: &mut Output) -> Result<u8, Stop> {
 
 /// At most so many nodes: those that stopped or that a fault struck, then those that did most.
 pub fn matter(run: &Run, most: usize) -> BTreeSet<u32> {
-    let nodes = run.recording.logs.len();
+    let nodes = run.nodes();
     let mut weights = vec![(false, 0u64); nodes];
     for (_, happening) in &run.recording.happenings {
         let Some(node) = happening.node() else { continue };
@@ -98,7 +167,10 @@ pub fn matter(run: &Run, most: usize) -> BTreeSet<u32> {
         weight.1 += 1;
         weight.0 |= matches!(
             happening,
-            Happening::Crashed { .. } | Happening::Stopped { .. } | Happening::Fault { .. }
+            Happening::Crashed { .. }
+                | Happening::Stopped { .. }
+                | Happening::Fault { .. }
+                | Happening::Befell { .. }
         );
     }
     let mut order: Vec<u32> = (0..nodes as u32).collect();
@@ -128,10 +200,9 @@ const MESSAGES: u32 = 3;
 /// Chrome's trace format: a node is a process, with tracks for its life, its two logs and its messages;
 /// an arrow leads from where a message left to where it arrived.
 fn perfetto(run: &Run) -> String {
-    let regions = *run.source.scenario.cluster.regions.get_ref();
     let mut events: Vec<Value> = Vec::new();
-    for node in 0..run.recording.logs.len() as u32 {
-        let name = format!("n{node} (region {})", node % regions);
+    for (node, region) in run.regions.iter().enumerate() {
+        let name = format!("n{node} (region {region})");
         events
             .push(json!({"ph": "M", "name": "process_name", "pid": node, "args": {"name": name}}));
         let sort = json!({"ph": "M", "name": "process_sort_index", "pid": node, "args": {"sort_index": node}});
@@ -157,7 +228,7 @@ fn perfetto(run: &Run) -> String {
         let event = at.event;
         match happening {
             Happening::Sent { from, to, kind, about, arrives } => {
-                let name = kind.name();
+                let name = kind;
                 let args = json!({"to": format!("n{to}"), "operation": about.map(|id| id.to_string()), "copies": arrives.len(), "event": event});
                 events.push(json!({"ph": "X", "ts": micros(*at), "dur": 1, "pid": from, "tid": MESSAGES, "name": name, "cat": "message", "args": args}));
                 for (copy, _) in arrives {
@@ -165,7 +236,7 @@ fn perfetto(run: &Run) -> String {
                 }
             }
             Happening::Arrived { copy, from, to, kind, heard } => {
-                let name = kind.name();
+                let name = kind;
                 let args = json!({"from": format!("n{from}"), "heard": heard, "event": event});
                 events.push(json!({"ph": "X", "ts": micros(*at), "dur": 1, "pid": to, "tid": MESSAGES, "name": name, "cat": "message", "args": args}));
                 events.push(json!({"ph": "f", "bp": "e", "ts": micros(*at), "pid": to, "tid": MESSAGES, "name": name, "cat": "message", "id": copy}));
@@ -182,6 +253,8 @@ fn perfetto(run: &Run) -> String {
             | Happening::Resumed { .. }
             | Happening::Appended { .. }
             | Happening::Durable { .. }
+            | Happening::Version { .. }
+            | Happening::Befell { .. }
             | Happening::Fault { .. } => {}
         }
         let (track, what) = match happening {
@@ -206,10 +279,10 @@ fn perfetto(run: &Run) -> String {
         events.push(json!({"ph": "X", "ts": micros(from), "dur": lasts, "pid": node, "tid": PROCESS, "name": "up", "args": {}}));
     }
     let about = json!({
-        "scenario": run.report.scenario,
-        "seed": run.report.seed.to_string(),
-        "verdict": run.report.verdict.name(),
-        "hash": format!("{:032x}", run.report.hash),
+        "scenario": run.scenario,
+        "seed": run.seed.to_string(),
+        "verdict": run.verdict,
+        "hash": format!("{:032x}", run.hash),
     });
     let mut text = String::from("{\"displayTimeUnit\":\"ms\",\"otherData\":");
     text.push_str(&about.to_string());
@@ -236,11 +309,11 @@ pub fn describe(happening: &Happening) -> String {
                 1 => "",
                 _ => ", twice",
             };
-            format!("sends {}{} to n{to}{copies}", kind.name(), of(about))
+            format!("sends {kind}{} to n{to}{copies}", of(about))
         }
         Happening::Arrived { from, kind, heard, .. } => {
             let nobody = if *heard { "" } else { ", to nobody" };
-            format!("{} from n{from}{nobody}", kind.name())
+            format!("{kind} from n{from}{nobody}")
         }
         Happening::Started { boot, .. } => format!("starts for the {boot}. time"),
         Happening::Recovered { role, records, found, truth, .. } => {
@@ -262,6 +335,10 @@ pub fn describe(happening: &Happening) -> String {
         Happening::Appended { event, sequence, .. } => format!("appends {sequence}: {event}"),
         Happening::Durable { through, .. } => format!("durable up to {through}"),
         Happening::Fault { entry, kind, .. } => format!("fault {entry}: {kind}"),
+        Happening::Version { file, version, scheme, .. } => {
+            format!("version {version} of {file} is current, {scheme}")
+        }
+        Happening::Befell { what, .. } => what.clone(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod serve;
 pub mod shrink;
 pub mod storage;
 pub mod sweep;
+pub mod travel;
 pub mod view;
 
 use crate::terminal::Output;

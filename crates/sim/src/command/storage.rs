@@ -1,7 +1,8 @@
 //! Worlds of storage nodes: `sim FILE`, `sim storage`, and `repro` and `shrink` of what fails.
 
-use super::repro::ReproArgs;
+use super::repro::{ReproArgs, nothing_else};
 use super::shrink::{ShrinkArgs, spinner};
+use super::travel::{EARLIER, compare, tell, travel};
 use super::{Quiet, repeats, same_derivation};
 use crate::clock::Watch;
 use crate::failure::{self, Kept};
@@ -10,8 +11,10 @@ use crate::{Ended, SeedArgs, Stop, USAGE, parallel_by, progress, read_text};
 use clap::Args;
 use serde_json::json;
 use sim::shrink::{Progress, Shrunk, Size};
+use sim::storage::plan::{Entry, happening, just};
 use sim::storage::shrink::{NotShrunk, Signature, shrink as make_smaller};
-use sim::storage::{Report, Scenario, hostile, large, run, run_told, small};
+use sim::storage::{Report, Scenario, World, hostile, large, run, run_told, small};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -297,15 +300,8 @@ pub fn shrink(args: &ShrinkArgs, name: &str, text: &str, out: &mut Output) -> Re
     Ok(code)
 }
 
-/// `repro` of such a world's file: what happened in it, and whether it fails as it did.
+/// `repro` of such a world's file: what happened in it, and whether it fails as it did; and time travel in it.
 pub fn repro(args: &ReproArgs, name: &str, text: &str, out: &mut Output) -> Result<u8, Stop> {
-    if args.goto.is_some() || args.fork || args.trace {
-        return Err(Stop::usage(miette::miette!(
-            help = "without them, `repro` tells what struck and what clients were told; the file's `only` says \
-                    which faults and clients there are: take one out to see what it would have been without",
-            "--goto, --fork and --trace are for worlds of coordinators; {name} is one of storage nodes"
-        )));
-    }
     let scenario = scenario(name, text)?;
     let Some(repeats) = repeats(name, scenario.repeats.as_ref())? else {
         let help = format!("run it with `cargo xtask sim {}`", failure::quoted(name));
@@ -314,33 +310,81 @@ pub fn repro(args: &ReproArgs, name: &str, text: &str, out: &mut Output) -> Resu
             "{name} repeats no failure: it has no [repeats] table"
         )));
     };
-    let (report, story) = run_told(&scenario, scenario.seed);
-    let as_it_did = report.rule() == Some(repeats.invariant.as_str());
-    if args.json {
-        let mut line = report.json();
-        line["fails_as_it_did"] = as_it_did.into();
-        let told = story.iter().map(|(at, what)| json!({ "ns": at.as_nanos(), "what": what }));
-        line["story"] = told.collect();
-        out.line(format_args!("{line}"));
-    } else {
+    if !args.json {
         out.line(format_args!("{name}: seed {}", scenario.seed));
-        for (at, what) in &story {
-            out.line(format_args!("{:>14} {what}", at.to_string()));
-        }
-        if report.rule().is_some() {
-            out.line(format_args!("{}: {}", report.verdict(), report.what()));
-        }
-        out.line(format_args!("run hash {:032x}", report.hash));
-        let invariant = repeats.invariant;
-        match (report.rule(), as_it_did) {
-            (None, _) => {
-                out.line(format_args!("it runs clean: {invariant} does not come up any more"))
-            }
-            (_, true) => out.line(format_args!("it fails as it did")),
-            (_, false) => {
-                out.line(format_args!("another failure than in the file, which has {invariant}"))
-            }
+    }
+    if args.goto.is_some() || args.fork || args.trace {
+        let world = World::new(&scenario, scenario.seed);
+        let fork = |world: World<'_>, out: &mut Output| fork(args, text, world, out);
+        return travel(world, args, &repeats.invariant, out, fork);
+    }
+    let (report, story) = run_told(&scenario, scenario.seed);
+    let mut line = report.json();
+    if args.json {
+        let told =
+            story.iter().map(|note| json!({ "ns": note.at.now.as_nanos(), "what": note.what }));
+        line["story"] = told.collect();
+    } else {
+        for note in &story {
+            out.line(format_args!("{:>14} {}", note.at.now.to_string(), note.what));
         }
     }
-    Ok(if report.rule().is_some() && !as_it_did { USAGE } else { report.exit_code() })
+    tell(&repeats.invariant, &report, line, args.json, out)
+}
+
+/// Goes on twice from where the world is: as it went, and with other faults. They are other faults from the
+/// beginning, each of which draws for itself: up to here both runs have to be the same.
+fn fork(args: &ReproArgs, text: &str, world: World<'_>, out: &mut Output) -> Result<u8, Stop> {
+    if args.add.is_empty() && args.without.is_empty() {
+        return Err(nothing_else("such as --without \"rot 0\", or --add \"power-loss 7\""));
+    }
+    let entry = |text: &String| {
+        text.parse::<Entry>().map_err(|error| Stop::usage(miette::miette!("{error}")))
+    };
+    let mut entries = happening(world.scenario());
+    for without in &args.without {
+        let entry = entry(without)?;
+        let Ok(at) = entries.binary_search(&entry) else {
+            let of_kind = entries.iter().filter(|it| it.kind == entry.kind);
+            let those: Vec<String> = of_kind.take(20).map(|it| format!("`{it}`")).collect();
+            let help = match those.as_slice() {
+                [] => "nothing of that kind strikes".to_owned(),
+                those => format!("of that kind there are {}", those.join(", ")),
+            };
+            return Err(Stop::usage(miette::miette!(help = help, "there is no `{entry}`")));
+        };
+        entries.remove(at);
+    }
+    for add in &args.add {
+        let entry = entry(add)?;
+        let Err(at) = entries.binary_search(&entry) else {
+            return Err(Stop::usage(miette::miette!(
+                help = "another number is another one of its kind",
+                "`{entry}` is there already"
+            )));
+        };
+        entries.insert(at, entry);
+    }
+    let changed =
+        just(text, &entries).map_err(|error| Stop::usage(miette::miette!("the fork: {error}")))?;
+    let changed = changed.to_string();
+    let other = scenario("the fork", &changed)?;
+    let mut forked = World::new(&other, other.seed);
+    let from = world.moment();
+    let ended = catch_unwind(AssertUnwindSafe(|| forked.run_to(from.event)));
+    if !matches!(ended, Ok(None)) || forked.hash() != world.hash() {
+        let all: Vec<String> =
+            args.without.iter().chain(&args.add).map(|it| format!("`{it}`")).collect();
+        return Err(Stop::usage(miette::miette!(
+            help = EARLIER,
+            "{} is due before event {}, at {}: what was cannot be another",
+            all.join(" or "),
+            from.event,
+            from.now
+        )));
+    }
+    compare(world, forked, args.json, out, |otherwise| {
+        let file = failure::keep_storage_as(&args.out, ".fork", otherwise, &changed)?;
+        Ok((file, true))
+    })
 }

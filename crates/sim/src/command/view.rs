@@ -7,9 +7,8 @@ use crate::terminal::Output;
 use crate::{EXIT_CODES, Stop, parse_seed};
 use clap::Args;
 use serde_json::{Value, json};
-use sim::Verdict;
 use sim::judge::Moment;
-use sim::recording::{Happening, Role};
+use sim::recording::Happening;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -42,15 +41,14 @@ const PAGE: &str = include_str!("view.html");
 pub fn main(args: &ViewArgs, out: &mut Output) -> Result<u8, Stop> {
     let run = record(&args.scenario, args.seed)?;
     whole(&args.out, page(&run, usize::from(args.nodes)).as_bytes())?;
-    let (name, seed) = (&run.report.scenario, run.report.seed);
-    out.line(format_args!("{name}: seed {seed}: {}", run.report.verdict.name()));
+    out.line(format_args!("{}: seed {}: {}", run.scenario, run.seed, run.verdict));
     out.line(format_args!("{}", args.out.display()));
     Ok(0)
 }
 
 /// The page of a run.
 fn page(run: &Run, nodes: usize) -> String {
-    let title = format!("{} · seed {}", run.report.scenario, run.report.seed);
+    let title = format!("{} · seed {}", run.scenario, run.seed);
     // Within a script element only what could end it, or begin a comment, must not stand.
     let data = payload(run, nodes).to_string().replace('<', "\\u003c");
     PAGE.replacen("{{title}}", &escaped(&title), 1).replacen("{{data}}", &data, 1)
@@ -59,9 +57,9 @@ fn page(run: &Run, nodes: usize) -> String {
 /// What the page shows, as it stands in it. Numbers of 64 bits are texts: a page's numbers are floats.
 fn payload(run: &Run, nodes: usize) -> Value {
     let shown = matter(run, nodes);
-    let regions = *run.source.scenario.cluster.regions.get_ref();
     let mut lanes: Vec<u32> = shown.iter().copied().collect();
-    lanes.sort_by_key(|node| (node % regions, *node));
+    let region = |node: u32| run.regions[node as usize];
+    lanes.sort_by_key(|node| (region(*node), *node));
     let mut arrivals: BTreeMap<u64, (Moment, bool)> = BTreeMap::new();
     for (at, happening) in &run.recording.happenings {
         if let Happening::Arrived { copy, heard, .. } = happening {
@@ -85,7 +83,7 @@ fn payload(run: &Run, nodes: usize) -> Value {
         match happening {
             Happening::Sent { from, to, kind, about, arrives } => {
                 if arrives.is_empty() {
-                    messages.push(json!([from, to, t, null, kind.name(), text(about), event, 0]));
+                    messages.push(json!([from, to, t, null, kind, text(about), event, 0]));
                 }
                 for (copy, due) in arrives {
                     let (end, fate) = match arrivals.get(copy) {
@@ -94,7 +92,7 @@ fn payload(run: &Run, nodes: usize) -> Value {
                         None => (*due, 3),
                     };
                     let end = end.as_nanos() as f64 / 1e6;
-                    let row = json!([from, to, t, end, kind.name(), text(about), event, fate]);
+                    let row = json!([from, to, t, end, kind, text(about), event, fate]);
                     messages.push(row);
                 }
             }
@@ -109,9 +107,9 @@ fn payload(run: &Run, nodes: usize) -> Value {
                 let kind = kind(other);
                 let role = match other {
                     Happening::Appended { role, .. } | Happening::Durable { role, .. } => {
-                        u8::from(*role == Role::Participant)
+                        role.name()
                     }
-                    _ => 0,
+                    _ => "",
                 };
                 let sequence = match other {
                     Happening::Appended { sequence, .. } => *sequence,
@@ -125,7 +123,7 @@ fn payload(run: &Run, nodes: usize) -> Value {
     let mut logs = Vec::new();
     for node in &lanes {
         let Some(of_node) = run.recording.logs.get(*node as usize) else { continue };
-        for (role, lines) in [Role::Coordinator, Role::Participant].iter().zip(of_node) {
+        for (role, lines) in of_node {
             if lines.is_empty() {
                 continue;
             }
@@ -137,25 +135,21 @@ fn payload(run: &Run, nodes: usize) -> Value {
                 })
                 .collect();
             logs.push(json!({
-                "node": node, "role": role.name(), "left_out": left_out, "records": rows,
+                "node": node, "role": role, "left_out": left_out, "records": rows,
             }));
         }
     }
-    let verdict = &run.report.verdict;
-    let at = match verdict {
-        Verdict::Violation(violation) => Some(violation.at.event),
-        _ => None,
-    };
     json!({
-        "scenario": run.report.scenario,
-        "about": run.source.scenario.about,
-        "seed": run.report.seed.to_string(),
-        "hash": format!("{:032x}", run.report.hash),
-        "verdict": verdict.name(),
-        "what": verdict.what(),
-        "violation_event": at,
-        "nodes": run.recording.logs.len(),
-        "lanes": lanes.iter().map(|node| json!([node, node % regions])).collect::<Vec<_>>(),
+        "scenario": run.scenario,
+        "about": run.about,
+        "seed": run.seed.to_string(),
+        "hash": format!("{:032x}", run.hash),
+        "verdict": run.verdict,
+        "what": run.what,
+        "violation_event": run.violation,
+        "nodes": run.nodes(),
+        "left_out": run.left_out(),
+        "lanes": lanes.iter().map(|node| json!([node, region(*node)])).collect::<Vec<_>>(),
         "skipped": skipped,
         "events": events,
         "messages": messages,
@@ -180,23 +174,18 @@ fn kind(happening: &Happening) -> &'static str {
         Happening::Resumed { .. } => "resume",
         Happening::Appended { .. } => "append",
         Happening::Durable { .. } => "durable",
-        Happening::Fault { .. } => "fault",
+        Happening::Version { .. } => "version",
+        Happening::Fault { .. } | Happening::Befell { .. } => "fault",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sim::plan::Plan;
-    use sim::recording::{Recording, Wanted};
+    use crate::command::export::{of_coordinators, of_storage};
 
     fn run(text: &str, seed: u64) -> Run {
-        let scenario = sim::Scenario::parse("scenario", text).expect("it is a scenario");
-        let plan = Plan::generate(&scenario, seed);
-        let recording = Some(Recording::new(Wanted::Happenings));
-        let (report, recording) = sim::run_plan(&scenario, seed, plan, recording);
-        let source = crate::Source { scenario, text: text.to_owned() };
-        Run { source, report, recording }
+        of_coordinators(&sim::Scenario::parse("scenario", text).expect("it is a scenario"), seed)
     }
 
     /// What a page holds, as a browser would read it.
@@ -214,14 +203,14 @@ mod tests {
         let run = run(SMALL, 3);
         let page = page(&run, 40);
         let data = data(&page);
-        assert_eq!(data["hash"], format!("{:032x}", run.report.hash));
+        assert_eq!(data["hash"], format!("{:032x}", run.hash));
         assert_eq!(data["lanes"].as_array().map(Vec::len), Some(9));
         let messages = data["messages"].as_array().expect("a list");
         let arrived = messages.iter().filter(|row| matches!(row[7].as_u64(), Some(1 | 2))).count();
-        assert_eq!(
-            arrived as u64 + data["skipped"].as_u64().unwrap_or(1),
-            run.report.counters.delivered
-        );
+        let scenario = sim::Scenario::parse("scenario", SMALL).expect("it is a scenario");
+        let plan = sim::plan::Plan::generate(&scenario, 3);
+        let delivered = sim::run_plan(&scenario, 3, plan, None).0.counters.delivered;
+        assert_eq!(arrived as u64 + data["skipped"].as_u64().unwrap_or(1), delivered);
         let recoveries = data["recoveries"].as_array().expect("a list");
         let same = |one: &Value| one["truth"].is_null() || one["found"] == one["truth"];
         assert!(recoveries.len() > 9 && recoveries.iter().all(same));
@@ -245,7 +234,7 @@ mod tests {
         );
         assert!(text.contains("alert(1)"));
         let mut run = run(&text, 3);
-        run.report.scenario = "<b>&\"'".to_owned();
+        run.scenario = "<b>&\"'".to_owned();
         let page = page(&run, 40);
         assert!(!page.contains("<script>alert") && !page.contains("<b>&"));
         assert!(page.contains("<title>&lt;b&gt;&amp;&quot;&#39; · seed 3</title>"));
@@ -270,5 +259,64 @@ mod tests {
             data["lanes"].as_array().is_some_and(|lanes| lanes.iter().any(|lane| lane[0] == 0)),
             "who crashed is there"
         );
+    }
+
+    /// Of storage nodes a page has all that it has of others, and the versions of records.
+    #[test]
+    fn a_page_holds_a_run_of_storage_nodes() {
+        // One with a ledger.
+        let mut texts = (100..).map(|seed| (seed, sim::storage::small(seed)));
+        let (seed, text) = texts.find(|(_, text)| text.contains("stake = 10000")).expect("a seed");
+        let scenario = sim::storage::Scenario::parse(&text).expect("its text is a scenario");
+        let run = of_storage(&scenario, seed);
+        let whole = sim::storage::run(&scenario, seed);
+        assert_eq!((run.hash, run.verdict), (whole.hash, "clean"), "it is the run itself");
+        let page = page(&run, 40);
+        assert!(page.len() < 12_000_000, "{}", page.len());
+        let data = data(&page);
+        let list = |name: &str| data[name].as_array().cloned().expect("a list");
+        assert_eq!(data["nodes"], run.regions.len());
+        let lanes: Vec<u64> = list("lanes").iter().filter_map(|lane| lane[1].as_u64()).collect();
+        assert!(lanes.is_sorted(), "by region: {lanes:?}");
+        let kinds: std::collections::BTreeSet<String> =
+            list("messages").iter().filter_map(|row| row[4].as_str().map(str::to_owned)).collect();
+        for kind in ["get", "bytes", "find", "prepare", "heartbeat", "scrub"] {
+            assert!(kinds.contains(kind), "{kind}: {kinds:?}");
+        }
+        let arrived = list("messages").iter().filter(|row| row[7] == 1 || row[7] == 2).count();
+        assert_eq!(arrived as u64, whole.totals.messages, "each that arrived is there");
+        let all = list("events");
+        let of = |kind: &str| all.iter().filter(|row| row[2] == kind).count() as u64;
+        assert_eq!(of("crash"), whole.totals.crashes + whole.totals.nodes.1);
+        let few = ["start", "recovered", "fault", "asked", "told", "version", "durable"];
+        assert!(few.iter().all(|kind| of(kind) > 0), "{:?}", few.map(of));
+        let answers: u64 = whole.totals.answers.values().sum();
+        assert!(of("told") <= answers && data["skipped"] == 0, "{answers}");
+        // What recovery found is what the bytes say.
+        let recoveries = list("recoveries");
+        let same = |one: &Value| one["truth"].is_null() || one["found"] == one["truth"];
+        assert!(recoveries.len() > 9 && recoveries.iter().all(same));
+        let names = ["coordinator", "participant", "ledger"];
+        assert!(names.iter().all(|name| list("logs").iter().any(|log| log["role"] == *name)));
+    }
+
+    /// Of many nodes most messages are about who is there: a page says how many it leaves out.
+    #[test]
+    fn a_page_of_many_storage_nodes_leaves_out_who_is_there() {
+        let text =
+            "format = 1\nname = \"many\"\n[storage]\nnodes = 120\nfiles = 2\nlasts = \"1s\"\n";
+        let scenario = sim::storage::Scenario::parse(text).expect("it is a scenario");
+        let run = of_storage(&scenario, 1);
+        let whole = sim::storage::run(&scenario, 1);
+        assert_eq!((run.hash, run.verdict), (whole.hash, "clean"));
+        let page = page(&run, 40);
+        assert!(page.len() < 2_000_000, "{}", page.len());
+        let data = data(&page);
+        let told = data["left_out"].as_str().expect("it says so");
+        let count: u64 = told.split(' ').next().and_then(|it| it.parse().ok()).expect("a number");
+        assert!(count > whole.totals.messages / 2 && count < whole.totals.messages * 11 / 10);
+        assert_eq!(data["lanes"].as_array().map(Vec::len), Some(40));
+        let messages = data["messages"].as_array().expect("a list");
+        assert!(!messages.is_empty() && messages.iter().all(|row| row[4] != "heartbeat"));
     }
 }

@@ -18,4 +18,4 @@ pub use judge::{Finding, Judge};
 pub use report::{Health, Report, Totals};
 pub use scenario::{Expected, Faults, Scenario, Storage, hostile, large, small};
 pub use workload::Want;
-pub use world::{Ending, World, run, run_told, run_watched, run_while};
+pub use world::{Ending, World, run, run_recorded, run_told, run_watched, run_while};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use toml::{Table, Value};
 
 /// What is drawn by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,6 +144,55 @@ pub fn drawn(scenario: &Scenario) -> Vec<Entry> {
         counts.into_iter().flat_map(|(kind, count)| (0..count).map(move |n| Entry::new(kind, n)));
     let clients = (1..).zip(workload::wants_first(scenario));
     faults.chain(clients.map(|(number, _)| Entry::new(Kind::Client, number))).collect()
+}
+
+/// What is drawn of a scenario and happens, ascending.
+#[must_use]
+pub fn happening(scenario: &Scenario) -> Vec<Entry> {
+    let mut entries = scenario.only.clone().unwrap_or_else(|| drawn(scenario));
+    entries.sort_unstable();
+    entries
+}
+
+/// The file `text` of a scenario, changed so that just these entries happen: they are its `only`, and of each kind as
+/// many are drawn as there have to be. What was drawn before is drawn as it was.
+///
+/// # Errors
+/// What is wrong with that scenario, such as a client that wants nothing.
+pub fn just(text: &str, entries: &[Entry]) -> Result<Table, String> {
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    let scenario = Scenario::parse(text)?;
+    let drawn = drawn(&scenario);
+    for entry in entries.iter().filter(|entry| drawn.binary_search(entry).is_err()) {
+        let (of, key, before) = match entry.kind {
+            Kind::PowerLoss => ("faults", "power_losses", 0),
+            Kind::ProcessCrash => ("faults", "process_crashes", 0),
+            Kind::LedgerLoss => ("faults", "ledger_losses", 0),
+            Kind::SyncError => ("faults", "sync_errors", 0),
+            Kind::Partition => ("faults", "partitions", 0),
+            Kind::Rot => ("faults", "rot", 0),
+            // Some leave by the share of all that does.
+            Kind::Leave => ("faults", "leaves", leaving(&scenario) - scenario.faults.leaves),
+            Kind::Join => ("faults", "joins", 0),
+            Kind::Liar => ("faults", "liars", 0),
+            Kind::SlowDisk => ("faults", "slow_disks", 0),
+            Kind::Boaster => ("faults", "boasters", 0),
+            Kind::HolderStall => ("faults", "holder_stalls", 0),
+            Kind::HolderCrash => ("faults", "holder_crashes", 0),
+            Kind::Download => ("storage", "downloads", 0),
+            // What clients want is what the scenario is about.
+            Kind::Client => return Err(format!("`{entry}` is not drawn")),
+        };
+        let part = table.entry(of).or_insert_with(|| Value::Table(Table::new()));
+        let part = part.as_table_mut().ok_or_else(|| format!("{of}: expected a table"))?;
+        let most = i64::from(entry.number - before.min(entry.number)) + 1;
+        let now = part.get(key).and_then(Value::as_integer).unwrap_or(0);
+        part.insert(key.to_owned(), Value::Integer(most.max(now)));
+    }
+    let names = entries.iter().map(|entry| Value::String(entry.to_string())).collect();
+    table.insert("only".to_owned(), Value::Array(names));
+    Scenario::parse(&table.to_string())?;
+    Ok(table)
 }
 
 /// How many nodes leave.

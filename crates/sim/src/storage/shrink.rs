@@ -2,7 +2,7 @@
 //! fewer nodes. As with [the other worlds](crate::shrink) a smaller run counts only if it fails in the same
 //! way, and what is left is 1-minimal in its faults and clients if the time was enough.
 
-use super::plan::{self, Entry};
+use super::plan::{Entry, happening};
 use super::report::Report;
 use super::scenario::Scenario;
 use super::world::{Ending, run_while};
@@ -81,11 +81,6 @@ pub fn shrink(
 
 fn parse(table: &Table) -> Result<Scenario, String> {
     Scenario::parse(&table.to_string())
-}
-
-/// What is drawn of a scenario and happens.
-fn happening(scenario: &Scenario) -> Vec<Entry> {
-    scenario.only.clone().unwrap_or_else(|| plan::drawn(scenario))
 }
 
 fn size(scenario: &Scenario, report: &Report) -> Size {

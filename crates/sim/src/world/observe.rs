@@ -35,14 +35,25 @@ pub struct NodeView {
     pub state: String,
     /// What it has not ended: transactions, sagas, promises and locks, in a few words each.
     pub open: Vec<String>,
-    /// Its two logs, the coordinator's first where it has one.
+    /// What else it keeps, by kind: a storage node its members, records, shards and cells.
+    pub keeps: Vec<Group>,
+    /// Its two logs, the coordinator's first where it has one; of a storage node that keeps a ledger, that too.
     pub logs: Vec<LogView>,
+}
+
+/// Things of one kind that a node keeps.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The kind's name, such as `shards`.
+    pub name: &'static str,
+    /// Each in a few words.
+    pub lines: Vec<String>,
 }
 
 /// A log as it stands on the disk, in the page cache or synced.
 #[derive(Clone, Debug)]
 pub struct LogView {
-    /// `coordinator` or `participant`.
+    /// `coordinator`, `participant` or `ledger`.
     pub name: &'static str,
     /// The last record that its process knows to be durable; `None`: there is no such process.
     pub durable: Option<u64>,
@@ -165,6 +176,7 @@ impl<'a> World<'a> {
             node,
             state: state(machine),
             open: machine.process.as_ref().map(|process| self.open(process)).unwrap_or_default(),
+            keeps: Vec::new(),
             logs: slots.map(|slot| log(machine, slot)).collect(),
         })
     }
@@ -304,7 +316,7 @@ fn name(slot: LogSlot) -> &'static str {
 }
 
 /// What a recovery found, in a line.
-pub(super) fn recovered_in_words(slot: LogSlot, report: &RecoveryReport) -> String {
+pub(crate) fn recovered_in_words(slot: LogSlot, report: &RecoveryReport) -> String {
     format!("has recovered its {} log: {report}", name(slot))
 }
 
@@ -317,7 +329,7 @@ pub(super) fn client(key: &base::RequestKey) -> String {
 }
 
 /// A message in a few words.
-fn brief(message: &Message) -> String {
+pub(crate) fn brief(message: &Message) -> String {
     let kind = message.kind().name();
     match message {
         Message::Transaction(tx) => {

@@ -6,7 +6,7 @@ use base::{Sequence, Time};
 
 use super::next_segment::NextSegment;
 use super::progress::ROUNDS;
-use super::{DurableError, Flying, NewRecord, Shared, State, Writer};
+use super::{Company, DurableError, Flying, NewRecord, Shared, State, Writer};
 use crate::log::{AppendError, Flush};
 use crate::storage::Storage;
 use crate::sync::{Arc, MutexGuard, Ordering, PoisonError, yield_now};
@@ -26,7 +26,7 @@ impl State {
 }
 
 impl<S: Storage + Send + 'static> Shared<S> {
-    /// How often in a row the writer sees nobody come before it stops gathering.
+    /// So often in a row the writer has to see nobody come before it stops gathering.
     const QUIET_LOOKS: u32 = 24;
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -167,12 +167,16 @@ impl<S: Storage + Send + 'static> Shared<S> {
     pub(super) fn perform(self: &Arc<Shared<S>>, flush: Flush) {
         let Flush { forced, records, first, last, .. } = flush;
         let span = tracing::debug_span!("flush", forced, records, first = first.0, last = last.0);
+        let began = self.now();
         let result = span.in_scope(|| self.storage().perform_all(&flush.ops));
         let mut state = self.lock();
-        state.log.flushed(self.now(), result);
+        let ended = self.now();
+        state.log.flushed(ended, result);
         state.log.reuse(flush);
         let flying = state.flying.take().expect("only a flush that took off is performed");
         let number = flying.number;
+        let came = state.asked;
+        state.company.flushed(forced.then(|| ended - began), flying.asked, came);
         self.progress.durable.store(state.log.durable().0, Ordering::Release);
         self.progress.flushed.store(number, Ordering::Release);
         let failed = state.log.poisoned().is_some();
@@ -217,15 +221,10 @@ impl<S: Storage + Send + 'static> Shared<S> {
             if state.flying.is_none()
                 && let Some(flush) = self.hand_out(&mut state)
             {
-                let crowd = state.flying.map_or(0, |flying| flying.asked);
                 state.writer = Writer::AtWork;
                 drop(state);
                 self.perform(flush);
-                // Those who were just woken are about to come again.
-                if crowd > 1 {
-                    self.gather(crowd);
-                }
-                state = self.lock();
+                state = self.gather(self.lock());
                 continue;
             }
             self.make_next_segment(&mut state);
@@ -233,15 +232,32 @@ impl<S: Storage + Send + 'static> Shared<S> {
         }
     }
 
-    /// Lets the others run until as many have asked again, or nobody comes any more.
-    pub(super) fn gather(&self, crowd: u32) {
-        let (mut came, mut quiet) = (0, 0);
-        while came < crowd && quiet < Self::QUIET_LOOKS {
+    /// Lets the others run until all who are expected have asked, or nobody comes any more.
+    ///
+    /// Those whom the flush before has woken are about to come again, and who came meanwhile is here. With all
+    /// of them in one flush nobody waits for two. How long that may take depends on the processors: where it
+    /// has been worth it, up to half of what a flush takes, and never long.
+    pub(super) fn gather<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let Company { expected, patience, .. } = state.company;
+        let here = state.asked;
+        if expected < 2 || here >= expected || state.stopping {
+            return state;
+        }
+        drop(state);
+        let until = self.now() + patience;
+        let (mut came, mut quiet) = (here, 0);
+        while came < expected {
             yield_now();
             let asked = self.progress.asked.load(Ordering::Relaxed);
             quiet = if asked > came { 0 } else { quiet + 1 };
             came = asked;
+            if quiet >= Self::QUIET_LOOKS && self.now() >= until {
+                break;
+            }
         }
+        let mut state = self.lock();
+        state.company.gathered(came > here);
+        state
     }
 
     pub(super) fn sleep<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {

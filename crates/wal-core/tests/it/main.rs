@@ -17,6 +17,7 @@ mod group_commit;
 mod scrub;
 mod seals;
 mod sectors;
+mod segment_ahead;
 mod streams;
 mod support;
 mod take_over;

@@ -1,0 +1,153 @@
+//! What every operation of an engine needs: the log, the timers, and how often something is sent.
+
+use super::steps::Errand;
+use super::transactions::Announced;
+use super::{Admitted, Config, OpRef, Stats};
+use crate::gated::GatedLog;
+use crate::output::Refusal;
+use base::{Epoch, NodeName, Time};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::time::Duration;
+use wal_core::RECORD_HEADER_BYTES;
+
+/// Who has sent so often what is owed, without an answer, has waited long.
+const LONG: u32 = 3;
+
+/// Which of the things that an operation owes have been sent at least once, by their slots. Our own
+/// operations use slots below 256; a foreign log's may use any.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sent {
+    low: [u64; 4],
+    high: BTreeSet<u64>,
+}
+
+impl Sent {
+    /// True if it had not been marked.
+    pub(super) fn mark(&mut self, slot: u64) -> bool {
+        let Some(word) = self.low.get_mut((slot / 64).min(4) as usize) else {
+            return self.high.insert(slot);
+        };
+        let fresh = *word >> (slot % 64) & 1 == 0;
+        *word |= 1 << (slot % 64);
+        fresh
+    }
+
+    /// As if it had never been sent.
+    pub(super) fn forget(&mut self, slot: u64) {
+        match self.low.get_mut((slot / 64).min(4) as usize) {
+            Some(word) => *word &= !(1 << (slot % 64)),
+            None => {
+                self.high.remove(&slot);
+            }
+        }
+    }
+}
+
+/// When an operation is looked at again, and how patient it has become.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    pub(super) wake: Time,
+    pub(super) attempt: u32,
+    /// How many waits have had their jitter drawn.
+    waits: u32,
+    pub(super) started: Time,
+}
+
+impl Pace {
+    pub(super) fn new(now: Time) -> Pace {
+        Pace { wake: Time::NEVER, attempt: 0, waits: 0, started: now }
+    }
+}
+
+/// The nodes that were asked for or heard of. Each has a place, so that its name is looked up once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Nodes {
+    pub(super) places: BTreeMap<NodeName, u32>,
+    pub(super) announced: Vec<Announced>,
+}
+
+impl Nodes {
+    pub(super) fn place(&mut self, node: NodeName) -> u32 {
+        let Nodes { places, announced } = self;
+        *places.entry(node).or_insert_with(|| {
+            announced.push(Announced::Expected(Vec::new()));
+            u32::try_from(announced.len() - 1).expect("fewer than 2^32 nodes have a name")
+        })
+    }
+
+    pub(super) fn has_announced(&self, place: u32) -> bool {
+        matches!(self.announced[place as usize], Announced::As(..))
+    }
+}
+
+/// The parts of an engine that operations use while one of them is borrowed.
+#[derive(Clone, Debug)]
+pub(super) struct Desk {
+    pub(super) config: Config,
+    pub(super) epoch: Epoch,
+    pub(super) log: GatedLog,
+    pub(super) timers: BinaryHeap<Reverse<(Time, OpRef)>>,
+    pub(super) stats: Stats,
+    pub(super) admitted: Admitted,
+    pub(super) owed_transaction: Vec<twopc::coordinator::Effect>,
+    pub(super) owed_saga: Vec<saga::Effect>,
+    /// What operations owe each other.
+    pub(super) errands: VecDeque<Errand>,
+}
+
+impl Desk {
+    /// Sets the operation's timer by its patience, which doubles.
+    pub(super) fn schedule(&mut self, pace: &mut Pace, now: Time, op: OpRef) {
+        let doubled = self.config.resend_after.saturating_mul(1 << pace.attempt.min(16));
+        let mut wait = doubled.min(self.config.resend_after_max);
+        let percent = u64::from(self.config.jitter_percent.min(100));
+        if percent > 0 {
+            let id = match op {
+                OpRef::Saga(id) | OpRef::Transaction(id) => id.0,
+                OpRef::Waiting(number) => number,
+            };
+            pace.waits += 1;
+            let draw = self.config.key.draw(id, u64::from(pace.waits) << 8 | 0xFF).nth(7);
+            let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+            wait -= Duration::from_nanos(draw.between(0, nanos / 100 * percent));
+        }
+        pace.wake = now + wait;
+        if pace.attempt >= LONG {
+            // Perhaps nobody answers because somebody else has the log by now.
+            self.log.check_epoch();
+        }
+        pace.attempt += 1;
+        self.timers.push(Reverse((pace.wake, op)));
+    }
+
+    pub(super) fn not_later_than(&mut self, pace: &mut Pace, deadline: Time, op: OpRef) {
+        if deadline < pace.wake {
+            pace.wake = deadline;
+            self.timers.push(Reverse((deadline, op)));
+        }
+    }
+
+    /// Refuses an operation before anything of it is logged: a record too large, or a log whose buffer
+    /// could not take the whole admission as one unit.
+    pub(super) fn check_admission(
+        &self,
+        payloads: impl Iterator<Item = usize>,
+    ) -> Result<(), Refusal> {
+        let (mut records, mut total) = (0, 0);
+        for bytes in payloads {
+            self.check_payload(bytes)?;
+            records += 1;
+            total += u64::from(RECORD_HEADER_BYTES) + bytes as u64;
+        }
+        if total > self.log.log().room(records) { Err(Refusal::LogBusy) } else { Ok(()) }
+    }
+
+    /// Refuses what a participant could not log: it would never vote, and a step be called for ever.
+    /// Participants are taken to have the same limit as this coordinator.
+    pub(super) fn check_payload(&self, bytes: usize) -> Result<(), Refusal> {
+        let payload_bytes_max = self.log.log().config().max_payload;
+        let fits = bytes <= payload_bytes_max as usize;
+        if fits { Ok(()) } else { Err(Refusal::TooLarge { payload_bytes_max }) }
+    }
+}

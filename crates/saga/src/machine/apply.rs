@@ -1,0 +1,457 @@
+//! What a record changes, and which records are illegal.
+
+use super::illegal::{IllegalTransition, Reason};
+use super::step::{Care, StepOutcome, StepState};
+use super::{Saga, State, Turn, index_of};
+use crate::event::{AttemptNote, Direction, End, Event, FailedEffect};
+use crate::kind::StepKind;
+use crate::order::What;
+use crate::performer::{Performer, Undo};
+use base::Sequence;
+use std::sync::Arc;
+
+impl Saga {
+    /// Whether a step may fail, with this effect.
+    pub(super) fn may_fail(&self, index: usize, effect: FailedEffect) -> Result<(), Reason> {
+        let kind = self.steps[index].terms.kind;
+        match (kind, effect) {
+            (StepKind::Retriable, _) | (StepKind::Pivot, FailedEffect::Maybe) => {
+                Err(Reason::NeverFails { kind })
+            }
+            (StepKind::Pivot, FailedEffect::None) => Ok(()),
+            _ => self.may_turn(),
+        }
+    }
+
+    fn may_turn(&self) -> Result<(), Reason> {
+        self.past_pivot().map_or(Ok(()), |pivot| Err(Reason::PastPivot { pivot }))
+    }
+
+    /// Applies the record `sequence`: live and in recovery the only writer of state.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] if the event does not follow from this state. Nothing was changed.
+    pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
+        match self.try_apply(sequence, event) {
+            Ok(()) => {
+                self.last = sequence;
+                Ok(())
+            }
+            Err(reason) => Err(IllegalTransition {
+                event: event.kind(),
+                step: event.step(),
+                phase: Some(self.phase()),
+                reason,
+            }),
+        }
+    }
+
+    /// Each arm checks everything before it changes anything.
+    fn try_apply(&mut self, at: Sequence, event: &Event) -> Result<(), Reason> {
+        if let State::Ended { .. } = self.state {
+            return Err(Reason::Ended);
+        }
+        match *event {
+            Event::Created { .. } => Err(Reason::AlreadyCreated),
+            Event::StepAdded { step, action, ref dependencies, node, ref body, ref terms } => {
+                let dependencies = self.check_addition(step, dependencies.as_deref())?;
+                let earlier = |input: u32| input < step && self.step(input).is_some();
+                if let Some(&input) = terms.inputs.iter().find(|input| !earlier(**input)) {
+                    return Err(Reason::UnknownInput { input });
+                }
+                if terms.kind == StepKind::Pivot {
+                    if let Some(pivot) = self.pivot {
+                        return Err(Reason::SecondPivot { pivot });
+                    }
+                    self.pivot = Some(step);
+                }
+                self.add(StepState {
+                    number: step,
+                    token: self.token(step, Direction::Forward),
+                    action,
+                    dependencies,
+                    node,
+                    body: Arc::clone(body),
+                    terms: terms.clone(),
+                    outcome: None,
+                    output: None,
+                    undo: false,
+                    dependents: 0,
+                    free: Sequence::NONE,
+                    compensated: None,
+                    attempts: 0,
+                    attempts_before: 0,
+                    care: Care::Called,
+                    override_body: None,
+                    override_undo: None,
+                });
+                Ok(())
+            }
+            Event::ExecuteStart => {
+                let State::Created = self.state else { return Err(Reason::AlreadyStarted) };
+                if !self.stragglers.is_empty() {
+                    self.steps.extend(std::mem::take(&mut self.stragglers).into_values());
+                    // Two ascending runs: the stable sort merges them.
+                    self.steps.sort_by_key(StepState::number);
+                }
+                self.state = State::Executing { since: at };
+                Ok(())
+            }
+            Event::StepSucceeded { step, ref output } => {
+                let index = self.in_flight(step)?;
+                self.steps[index].output = output.clone();
+                self.succeed(index, at);
+                Ok(())
+            }
+            Event::StepFailed { step, error_code, effect } => {
+                let index = self.in_flight(step)?;
+                self.may_fail(index, effect)?;
+                self.steps[index].outcome = Some(StepOutcome::Failed { at, error_code, effect });
+                if let State::Executing { .. } = self.state {
+                    self.turn(at, Turn::Failed { step });
+                } else if effect == FailedEffect::None {
+                    self.leave_undo_list(index, at);
+                }
+                Ok(())
+            }
+            Event::CompensationStart { cause } => match &mut self.state {
+                State::Created => Err(Reason::NotStarted),
+                State::Compensating { announced: true, .. } => Err(Reason::AlreadyAnnounced),
+                State::Compensating { announced, .. } => {
+                    *announced = true;
+                    Ok(())
+                }
+                _ => {
+                    self.may_turn()?;
+                    self.turn(at, Turn::Asked { cause });
+                    Ok(())
+                }
+            },
+            Event::CompensationSucceeded { step, heuristic } => {
+                let index = self.to_undo(step)?;
+                let state = &mut self.steps[index];
+                if !state.undoable() {
+                    return Err(Reason::DependentsRemain { count: state.dependents });
+                }
+                if heuristic && !self.closed.contains(&step) {
+                    return Err(Reason::NotClosed);
+                }
+                state.compensated = Some(at);
+                self.leave_undo_list(index, at);
+                Ok(())
+            }
+            Event::CompensationFailed { step, attempt, ref note } => match self.state {
+                State::Executing { .. } => {
+                    let index = self.held(step)?;
+                    self.seen_to_forward(index, at, attempt, note)
+                }
+                _ => {
+                    let index = self.to_undo(step)?;
+                    self.attempted(index, at, attempt, note)
+                }
+            },
+            Event::Completed => match (&self.state, self.unsucceeded()) {
+                (State::Created, _) => Err(Reason::NotStarted),
+                (State::Compensating { .. }, _) => Err(Reason::NotExecuting),
+                (_, 0) => self.end(End::Completed, at),
+                (_, count) => Err(Reason::StepsRemain { count }),
+            },
+            Event::Compensated => match self.state {
+                State::Compensating { undo: 0, .. } => self.end(End::Compensated, at),
+                State::Compensating { undo, .. } => Err(Reason::EffectsRemain { count: undo }),
+                _ => Err(Reason::NotCompensating),
+            },
+            Event::Aborted => {
+                if let State::Executing { .. } = self.state {
+                    self.may_turn()?;
+                    self.turn(at, Turn::Aborted);
+                }
+                match self.state {
+                    State::Compensating { undo: 1.., .. } => Ok(()),
+                    _ => self.end(End::Aborted, at),
+                }
+            }
+        }
+    }
+
+    /// What a compensation_failed changes of a step on the undo list.
+    fn attempted(
+        &mut self,
+        index: usize,
+        at: Sequence,
+        attempt: u32,
+        note: &AttemptNote,
+    ) -> Result<(), Reason> {
+        let state = &mut self.steps[index];
+        let before = state.care;
+        match note {
+            AttemptNote::Retried => {}
+            AttemptNote::Parked => {
+                state.care = Care::Parked;
+                state.free = state.free.max(at);
+            }
+            AttemptNote::Ordered(order) => {
+                let by_call = state.undone_by_call();
+                match &order.what {
+                    What::RetryNow => state.care = Care::Called,
+                    What::Override { body } => {
+                        state.override_body = Some(Arc::clone(body));
+                        state.care = Care::Called;
+                    }
+                    What::Instead { branches } if !by_call && before == Care::Parked => {
+                        state.override_undo = Some(Undo::Transaction(Arc::clone(branches)));
+                        state.care = Care::Called;
+                    }
+                    What::MarkDone if by_call => state.care = Care::Marked,
+                    // There is nobody who could be told.
+                    What::MarkDone if before == Care::Parked => {
+                        state.care = Care::Marked;
+                        self.closed.insert(state.number);
+                    }
+                    What::MarkDone | What::Instead { .. } => return Err(Reason::NotParked),
+                    What::CloseUnanswered if before == Care::Marked => {
+                        self.closed.insert(state.number);
+                    }
+                    What::CloseUnanswered => return Err(Reason::NotMarked),
+                }
+                state.free = state.free.max(at);
+            }
+        }
+        state.attempts = state.attempts.max(attempt);
+        if let AttemptNote::Ordered(_) = note {
+            state.attempts_before = state.attempts;
+        }
+        let (parked, was) = (state.care == Care::Parked, before == Care::Parked);
+        self.parked = self.parked + u32::from(parked) - u32::from(was);
+        Ok(())
+    }
+
+    /// What a compensation_failed changes of a step that is to be done, and cannot fail.
+    fn seen_to_forward(
+        &mut self,
+        index: usize,
+        at: Sequence,
+        attempt: u32,
+        note: &AttemptNote,
+    ) -> Result<(), Reason> {
+        let state = &mut self.steps[index];
+        let parked = state.is_parked();
+        match note {
+            AttemptNote::Parked => {
+                state.care = Care::Parked;
+                self.parked += u32::from(!parked);
+            }
+            AttemptNote::Ordered(_) if !parked => return Err(Reason::NotParked),
+            AttemptNote::Ordered(order) => match order.what {
+                What::RetryNow => self.unpark(index),
+                What::MarkDone => self.succeed(index, at),
+                _ => return Err(Reason::NotCompensating),
+            },
+            AttemptNote::Retried => return Err(Reason::NotCompensating),
+        }
+        let state = &mut self.steps[index];
+        (state.free, state.attempts) = (at, state.attempts.max(attempt));
+        if let AttemptNote::Ordered(_) = note {
+            state.attempts_before = state.attempts;
+        }
+        Ok(())
+    }
+
+    fn succeed(&mut self, index: usize, at: Sequence) {
+        self.steps[index].outcome = Some(StepOutcome::Succeeded { at });
+        self.succeeded += 1;
+        if let State::Executing { .. } = self.state {
+            self.unpark(index);
+        }
+    }
+
+    /// It does not wait for an operator any more, if it did.
+    fn unpark(&mut self, index: usize) {
+        let state = &mut self.steps[index];
+        if state.is_parked() {
+            state.care = Care::Called;
+            self.parked -= 1;
+        }
+    }
+
+    pub(super) fn end(&mut self, end: End, at: Sequence) -> Result<(), Reason> {
+        self.state = State::Ended { end, at };
+        Ok(())
+    }
+
+    /// Whether the step may be added; its dependencies, ascending and each once.
+    fn check_addition(
+        &self,
+        step: u32,
+        dependencies: Option<&[u32]>,
+    ) -> Result<Option<Box<[u32]>>, Reason> {
+        let State::Created = self.state else { return Err(Reason::AlreadyStarted) };
+        if self.step(step).is_some() {
+            return Err(Reason::DuplicateStep);
+        }
+        let Some(dependencies) = dependencies else { return Ok(None) };
+        for &dependency in dependencies {
+            if dependency >= step || self.step(dependency).is_none() {
+                return Err(Reason::UnknownDependency { dependency });
+            }
+        }
+        let mut dependencies = dependencies.to_vec();
+        dependencies.sort_unstable();
+        dependencies.dedup();
+        Ok(Some(dependencies.into()))
+    }
+
+    fn add(&mut self, step: StepState) {
+        match self.steps.last() {
+            Some(last) if last.number > step.number => {
+                self.stragglers.insert(step.number, step);
+            }
+            _ => self.steps.push(step),
+        }
+    }
+
+    /// Turns an executing saga, which fixes what is to be undone: steps that have an undo, and
+    /// succeeded, failed with `effect: maybe`, or may have been started, because all that they depend
+    /// on had succeeded.
+    ///
+    /// A step without an undo stands between those before and those behind it all the same: it holds
+    /// what it depends on while something that depends on it is to be undone.
+    pub(super) fn turn(&mut self, at: Sequence, turn: Turn) {
+        let mut undo = 0;
+        for index in (0..self.steps.len()).rev() {
+            let listed = self.steps[index].terms.kind.has_undo()
+                && match self.steps[index].outcome {
+                    Some(StepOutcome::Succeeded { .. }) => true,
+                    Some(StepOutcome::Failed { effect, .. }) => effect == FailedEffect::Maybe,
+                    None => self.ready(index).is_ok(),
+                };
+            if !listed {
+                self.unpark(index);
+            }
+            let step = &mut self.steps[index];
+            step.undo = listed;
+            step.free = at;
+            undo += u32::from(listed);
+            if listed || step.dependents > 0 {
+                self.each_dependency(index, |dependency| dependency.dependents += 1);
+            }
+        }
+        let announced = matches!(turn, Turn::Asked { .. });
+        self.state = State::Compensating { since: at, turn, announced, undo };
+    }
+
+    /// Takes the step off the undo list by the record `at`, which frees what it depends on, and what
+    /// that stood for.
+    fn leave_undo_list(&mut self, index: usize, at: Sequence) {
+        let State::Compensating { undo, .. } = &mut self.state else {
+            unreachable!("only a saga that goes backward has an undo list");
+        };
+        *undo -= 1;
+        self.unpark(index);
+        let step = &mut self.steps[index];
+        step.undo = false;
+        let number = step.number;
+        if step.dependents > 0 {
+            return;
+        }
+        self.closed.remove(&number);
+        let mut freed = Vec::new();
+        let mut next = Some(index);
+        while let Some(index) = next {
+            self.each_dependency(index, |dependency| {
+                dependency.dependents -= 1;
+                dependency.free = dependency.free.max(at);
+                if dependency.dependents == 0 && !dependency.undo {
+                    freed.push(dependency.number);
+                }
+            });
+            next = freed.pop().and_then(|number| index_of(&self.steps, number));
+        }
+    }
+
+    /// Calls `change` with each step that the step at `index` depends on.
+    fn each_dependency(&mut self, index: usize, mut change: impl FnMut(&mut StepState)) {
+        let (earlier, rest) = self.steps.split_at_mut(index);
+        match &rest[0].dependencies {
+            None => earlier.last_mut().into_iter().for_each(change),
+            Some(numbers) => {
+                for &number in numbers {
+                    let at = index_of(earlier, number);
+                    change(&mut earlier[at.expect("checked when the step was added")]);
+                }
+            }
+        }
+    }
+
+    /// The sequence of the last success among the dependencies of the step at `index` (no record,
+    /// if it has none), or the first dependency that has not succeeded.
+    pub(super) fn ready(&self, index: usize) -> Result<Sequence, u32> {
+        let (earlier, rest) = self.steps.split_at(index);
+        let success = |step: &StepState| step.success().ok_or(step.number);
+        match &rest[0].dependencies {
+            None => earlier.last().map_or(Ok(Sequence::NONE), success),
+            Some(numbers) => numbers.iter().try_fold(Sequence::NONE, |last, &number| {
+                let at = index_of(earlier, number);
+                Ok(last.max(success(&earlier[at.expect("checked when the step was added")])?))
+            }),
+        }
+    }
+
+    /// The index of a step that may be running, with its own outcome missing: an outcome is news.
+    pub(super) fn in_flight(&self, step: u32) -> Result<usize, Reason> {
+        let compensating = match self.state {
+            State::Created => return Err(Reason::NotStarted),
+            State::Ended { .. } => return Err(Reason::Ended),
+            State::Executing { .. } => false,
+            State::Compensating { .. } => true,
+        };
+        let index = index_of(&self.steps, step).ok_or(Reason::UnknownStep)?;
+        let state = &self.steps[index];
+        if state.outcome.is_some() {
+            return Err(Reason::OutcomeKnown);
+        }
+        if state.compensated.is_some() {
+            return Err(Reason::AlreadyCompensated);
+        }
+        if compensating && !state.undo {
+            let kind = state.terms.kind;
+            return Err(if kind.has_undo() { Reason::NeverStarted } else { Reason::NothingToUndo });
+        }
+        if !compensating {
+            self.ready(index).map_err(|dependency| Reason::DependencyOpen { dependency })?;
+        }
+        Ok(index)
+    }
+
+    /// The index of a step that is to be done by a transaction, and cannot fail.
+    pub(super) fn held(&self, step: u32) -> Result<usize, Reason> {
+        let State::Executing { .. } = self.state else { return Err(Reason::NotExecuting) };
+        let index = self.in_flight(step).map_err(|_| Reason::NotCompensating)?;
+        let by_transaction = matches!(self.steps[index].terms.performer, Performer::Transaction(_));
+        let can_fail = self.may_fail(index, FailedEffect::None).is_ok();
+        if !by_transaction || can_fail { Err(Reason::NotCompensating) } else { Ok(index) }
+    }
+
+    /// The index of a step on the undo list.
+    pub(super) fn to_undo(&self, step: u32) -> Result<usize, Reason> {
+        match self.state {
+            State::Created => return Err(Reason::NotStarted),
+            State::Ended { .. } => return Err(Reason::Ended),
+            State::Executing { .. } => return Err(Reason::NotCompensating),
+            State::Compensating { .. } => {}
+        }
+        let index = index_of(&self.steps, step).ok_or(Reason::UnknownStep)?;
+        let state = &self.steps[index];
+        if state.compensated.is_some() {
+            return Err(Reason::AlreadyCompensated);
+        }
+        if !state.undo {
+            return Err(Reason::NothingToUndo);
+        }
+        Ok(index)
+    }
+
+    pub(super) fn unsucceeded(&self) -> u32 {
+        self.steps.len() as u32 - self.succeeded
+    }
+}

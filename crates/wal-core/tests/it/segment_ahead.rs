@@ -1,0 +1,98 @@
+//! The next segment is made ahead of time for a shell of its own, too.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base::Time;
+use wal_core::{
+    Config, Directory, EventType, FileStorage, Log, OpenMode, SegmentAhead, SegmentId, close, drive,
+};
+
+use crate::files::directory;
+use crate::support::scan;
+
+const RECORDS: usize = 400;
+
+fn small() -> Config {
+    Config {
+        max_payload: 2 << 10,
+        segment_bytes_first: 64 << 10,
+        segment_bytes_max: 256 << 10,
+        batch_bytes_max: 16 << 10,
+        buffered_bytes_max: 16 << 10,
+        ..Config::default()
+    }
+}
+
+fn append(storage: &mut FileStorage, log: &mut Log) {
+    let sequence = log.append(EventType::TX_CREATED, 0, &[7; 1500]).unwrap();
+    log.force(sequence);
+    assert!(drive(storage, log, Time::ZERO) && log.poisoned().is_none());
+}
+
+/// How many files there are that nobody has written to yet.
+fn spares(directory: &Path) -> usize {
+    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("spare-")).count()
+}
+
+#[test]
+fn a_shell_of_its_own_goes_on_in_files_of_zeros() {
+    let directory = directory();
+    let mut storage = FileStorage::write(directory.path()).unwrap();
+    let (mut log, _) =
+        wal_core::open(&mut storage, &small(), OpenMode::Exclusive, 1, Time::ZERO, &mut ())
+            .unwrap();
+    let mut ahead = SegmentAhead::default();
+    let first = log.segment();
+    let (mut at, mut whole) = (first, 0);
+    for _ in 0..RECORDS {
+        append(&mut storage, &mut log);
+        ahead.go_on(&log, &mut storage, Time::ZERO);
+        for _ in 0..10_000 {
+            if !ahead.is_at_work() {
+                break;
+            }
+            #[expect(clippy::disallowed_methods)]
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ahead.go_on(&log, &mut storage, Time::ZERO);
+        if log.segment() > at {
+            at = log.segment();
+            // It has its full length before it is full, and nothing is left beside it.
+            let segments = small().segment_bytes_first << (at.0 - first.0).min(2);
+            assert_eq!(storage.len(at).unwrap(), segments, "{at}");
+            assert_eq!(spares(directory.path()), 0);
+            whole += 1;
+        }
+    }
+    assert!(whole >= 3, "{whole} segments");
+    drop(ahead);
+    close(&mut storage, &mut log, Time::ZERO);
+    drop((log, storage));
+    assert_eq!(scan(&FileStorage::read(directory.path()).unwrap()).0.payloads.len(), RECORDS);
+}
+
+#[test]
+fn dropped_at_work_it_leaves_what_the_next_opening_removes() {
+    let directory = directory();
+    let open = || {
+        let mut storage = FileStorage::write(directory.path()).unwrap();
+        let mode = OpenMode::Exclusive;
+        let (log, scanned) =
+            wal_core::open(&mut storage, &small(), mode, 1, Time::ZERO, &mut ()).unwrap();
+        assert!(!scanned.is_corrupt());
+        (storage, log)
+    };
+    let (mut storage, mut log) = open();
+    let mut ahead = SegmentAhead::default();
+    while log.next_segment_due().is_none() {
+        append(&mut storage, &mut log);
+    }
+    ahead.go_on(&log, &mut storage, Time::ZERO);
+    let segment: SegmentId = log.segment();
+    drop((ahead, log, storage));
+    let (storage, log) = open();
+    assert!(log.segment() > segment && storage.len(segment).is_ok());
+    assert_eq!(spares(directory.path()), 0);
+}
