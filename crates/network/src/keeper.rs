@@ -264,8 +264,9 @@ impl StorageNode {
     }
 
     fn is_chief(&self, record: &FileRecord) -> bool {
-        let is_behind = |node| self.astray(record.file, node).is_some_and(|at| at < record.version);
-        record.chief(|node| !self.is_dead(node) && !is_behind(node)) == Some(self.name)
+        // Who has another version sees to what that says.
+        let has_it = |node| !self.is_dead(node) && self.astray(record.file, node).is_none();
+        record.chief(has_it) == Some(self.name)
     }
 
     /// Which version is current at a keeper of a record, if it is known to be another one.

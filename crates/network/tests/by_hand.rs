@@ -62,6 +62,10 @@ struct World {
     /// Whoever is about to hear the vote behind so many others loses touch: it is cut off, or its power fails.
     unheard: Option<(u32, Loss)>,
     lost: Option<u64>,
+    /// No vote gets through.
+    no_votes: bool,
+    /// How often somebody was asked to release bytes by a node whose upload's note was released, and was not.
+    released: (u32, u32),
     down: Option<(u64, Disk, u32)>,
     /// Of which node the process ends, and before which of its next outputs.
     crash: Option<(u64, u32)>,
@@ -149,6 +153,11 @@ fn is_vote(message: &Message) -> bool {
     matches!(message, twopc::Message::Vote { .. })
 }
 
+fn is_release(message: &Message) -> bool {
+    let Message::Transaction(Transacted::StepCall { body, .. }) = message else { return false };
+    matches!(network::work::Work::decode(body), Ok(network::work::Work::Release { .. }))
+}
+
 fn is_commit(message: &Message) -> bool {
     let Message::Transaction(Transacted::Transaction(message)) = message else { return false };
     matches!(message, twopc::Message::Commit { .. })
@@ -171,6 +180,8 @@ impl World {
             killed: None,
             unheard: None,
             lost: None,
+            no_votes: false,
+            released: (0, 0),
             down: None,
             crash: None,
         };
@@ -260,7 +271,16 @@ impl World {
                 }
                 let to = to.number();
                 if to != number && is_vote(&message) {
+                    if self.no_votes {
+                        return;
+                    }
                     self.vote_comes(to);
+                }
+                if to != number && is_release(&message) {
+                    match self.has_upload(number) {
+                        false => self.released.0 += 1,
+                        true => self.released.1 += 1,
+                    }
                 }
                 if self.cut.contains(&number) == self.cut.contains(&to) {
                     self.feed(to, Input::Message { from: name(number), message });
@@ -275,6 +295,13 @@ impl World {
             Output::Transactions(_) | Output::LedgerDied { .. } => return,
         };
         self.feed(number, input);
+    }
+
+    /// Whether a start of this node would go on with an upload.
+    fn has_upload(&self, number: u64) -> bool {
+        let machine = self.machines.get(&number);
+        // It is removed once it is durable that nothing needs it.
+        machine.is_some_and(|it| it.disk.shards.values().any(|bytes| bytes.starts_with(b"TRUP")))
     }
 
     fn vote_comes(&mut self, to: u64) {
@@ -539,6 +566,79 @@ fn a_coordinator_that_comes_back_has_decided_otherwise() {
     }
     assert_eq!(kept, 3, "it comes back before anybody takes it for dead, or later");
     assert!(mixed > 0, "what they have kept is known to be against its decision");
+}
+
+/// A keeper at which another version is current than at most is passed over by the others, and is given the next one.
+#[test]
+fn a_keeper_with_another_version_is_given_the_next_one() {
+    for place in [0, 2] {
+        let mut world = World::new(14, 5);
+        let file = file(4, 2);
+        let it = file.0;
+        world.put(5, file);
+        let keeper = world.agreed(it).keepers[place];
+        let work = network::work::Work::Retire { file: it, was: 1, to: 2 }.encode();
+        let branch = node::Branch { shard: base::ShardId::numbered(7), node: keeper, work };
+        let key = base::RequestKey::new(b"by itself").expect("it is short");
+        let work = node::Work::Transaction(vec![branch]);
+        let request = Request::Submit(node::Request { key, work });
+        world.feed(5, Input::Request(request));
+        world.run(Duration::from_secs(10));
+        assert!(!world.records(it).contains_key(&keeper.number()), "it has none any more");
+        world.run(minutes(60));
+        let after = world.agreed(it);
+        assert!(after.version > 2 && after.keepers.contains(&keeper), "{place}: {after:?}");
+        lies_as_it_says(&world, after);
+    }
+}
+
+/// Of an attempt at an upload that came to nothing its note is released before anything else: as long as that is there,
+/// a start goes on with the attempt, and its 2PC may run again.
+#[test]
+fn an_attempts_note_is_released_first() {
+    let mut world = World::new(14, 5);
+    let (name, manifest, shards) = file(4, 2);
+    world.no_votes = true;
+    let put = Request::Put { number: 1, file: name, manifest, shards };
+    world.feed(5, Input::Request(put));
+    world.run(Duration::from_secs(20));
+    assert!(world.released.0 > 4, "shards and records are released");
+    assert_eq!(world.released.1, 0, "and the note was before");
+    world.no_votes = false;
+    world.run(minutes(2));
+    assert!(world.stored, "the next attempt is another one");
+    world.run(minutes(60));
+    lies_as_it_says(&world, world.agreed(name));
+}
+
+/// Who has heard that a version did not become current may be wrong, and cannot release it where it is.
+#[test]
+fn nobody_else_releases_the_record_that_is_current() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let last = world.agreed(it).keepers[4].number();
+    assert!(last > 1, "others meet those");
+    world.machines.remove(&last);
+    world.run(minutes(60));
+    let before = world.agreed(it).clone();
+    assert!(before.version > 1);
+    lies_as_it_says(&world, &before);
+    let digest = Digest::of(&before.encode());
+    let by = world.machines.keys().copied().find(|at| !before.keepers.contains(&name(*at)));
+    let mut builder = saga::Definition::builder();
+    for keeper in &before.keepers {
+        let work = network::work::Work::Release { digest }.encode();
+        builder.step(saga::Step::new(saga::Action::from_code(0), *keeper, work));
+    }
+    let work = node::Work::Saga(builder.build().expect("steps that wait for nothing"));
+    let key = base::RequestKey::new(b"wrong").expect("it is short");
+    let request = Request::Submit(node::Request { key, work });
+    world.feed(by.expect("not all are keepers"), Input::Request(request));
+    world.run(minutes(2));
+    assert_eq!(world.agreed(it), &before);
+    lies_as_it_says(&world, &before);
 }
 
 /// Every shard that the record names lies where it says, and nothing else lies anywhere.
