@@ -35,9 +35,10 @@
 //!
 //! *Between what somebody says and what it does* an abort may come. It is not taken for longer than what was said
 //! counts: whoever keeps its promise on the word of others does it while they still wait for that. Only if a
-//! participant also crashes in these seconds it may abort all the same; what is left then is no worse than what an
-//! operator leaves who forces an outcome: no version is lost, but if on neither side are most keepers of what it has,
-//! the file's record is not turned until some are gone for good.
+//! participant also crashes in these seconds it may abort all the same; what is left then is what an operator leaves
+//! who forces an outcome: if on neither side are most keepers of what it has, the file's record is not turned until
+//! some are gone for good. And if several crash in them, and most keepers of the promised version are new ones, each
+//! side may go on from its own. To write down that one is in doubt before one says so would close both.
 //!
 //! In these cases some keepers have another version than most: the coordinator, those who heard it abort, or those who
 //! have kept the promise. They say so to whoever shows them what they should have, and the next version is made
