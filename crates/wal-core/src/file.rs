@@ -718,7 +718,7 @@ impl Storage for FileStorage {
         while let Some(first) = rest.first() {
             let (now, behind) = rest.split_at(writes_in_a_row(rest).max(1));
             rest = behind;
-            let DiskOp::Write { segment, offset, .. } = first else {
+            let (DiskOp::Write { segment, offset, .. }, 2..) = (first, now.len()) else {
                 self.perform(first)?;
                 continue;
             };
