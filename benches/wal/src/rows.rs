@@ -202,6 +202,7 @@ fn durable<'a>(place: &'a Place, callers: usize, times: Times) -> Vec<(&'static 
     };
     let mut logs: Vec<(&'static str, Open<'a>)> = vec![
         (ours::NAME, Box::new(ours::open)),
+        (ours::DIRECT, Box::new(ours::open_direct)),
         (CEILING, writer(Mode::Synced, Gather::Never)),
         (CEILING_GATHER, writer(Mode::Synced, Gather::Adaptive)),
         (CEILING_DIRECT, writer(Mode::Direct, Gather::Never)),
@@ -210,7 +211,7 @@ fn durable<'a>(place: &'a Place, callers: usize, times: Times) -> Vec<(&'static 
         (peers::sqlite::NAME, Box::new(peers::sqlite::open)),
     ];
     if callers == 1 {
-        logs.insert(1, (RAW, Box::new(|_| Raw::open(&place.synced()))));
+        logs.insert(2, (RAW, Box::new(|_| Raw::open(&place.synced()))));
     }
     let run = |open: Open<'a>| -> Run<'a> {
         Box::new(move || {
@@ -249,6 +250,7 @@ fn multiplexed(place: &Place, times: Times) -> Vec<(&'static str, Run<'_>)> {
     ];
     if let Some(open) = ours::MULTIPLEXED {
         runs.insert(0, (ours::NAME, run(place, times, open)));
+        runs.insert(1, (ours::DIRECT, run(place, times, ours::multiplexed_direct)));
     }
     runs
 }
