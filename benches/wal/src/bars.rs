@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::ours;
 use crate::replay::{EACH, SIXTEEN, SPACETIME};
 use crate::rows::{
-    CEILING, CEILING_DIRECT, CEILING_GATHER, COMPACTED, COPYING, NOT_BUILT, RAW, Row, RowName, WITH_ROTATION,
-    WITHOUT_ROTATION,
+    CEILING, CEILING_DIRECT, CEILING_GATHER, COMPACTED, COPYING, NOT_BUILT, RAW, Row, RowName,
+    WITH_ROTATION, WITHOUT_ROTATION,
 };
 use crate::sample::{
     CPU, Figure, MEMORY, Measured, P99, P999, PER_SECOND, RECORDS_PER_FLUSH, Sample, median,

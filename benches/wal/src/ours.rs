@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use wal_core::{
-    Config, EventType, FileLog, FileStorage, Guard, Place, Record, ScanConfig, Ticket,
-    Visitor, Writes,
+    Config, EventType, FileLog, FileStorage, Guard, Place, Record, ScanConfig, Ticket, Visitor,
+    Writes,
 };
 
 use crate::log::{Buffered, Log, Multiplexed, Payload, Trouble};
