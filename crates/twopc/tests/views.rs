@@ -1,4 +1,6 @@
-//! What can be seen of a transaction, and of what it owes.
+//! What can be seen of a transaction, and of what it owes; and of a participant.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use base::StoreId;
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, ParentStep, Sequence, ShardId};
@@ -133,6 +135,7 @@ fn a_snapshot_brings_back_what_is_known_of_a_coordinator() {
     assert_eq!(finished, [true, false, true, false]);
     assert!(participant.refuses(known, epoch(2)) && !participant.refuses(known, epoch(3)));
     assert_eq!((participant.epoch_seen(other), participant.watermark(other)), (Epoch::NONE, None));
+    assert_eq!((participant.store(), participant.boot()), (StoreId(7), BootCount(1)));
     // An older word changes nothing of it.
     participant.restore_coordinator(known, epoch(2), None, Sequence(9));
     assert_eq!((participant.epoch_seen(known), participant.seen_at()), (epoch(3), Sequence(8)));
