@@ -225,7 +225,7 @@ pub(super) fn decode_saga(
             let step = reader.u32()?;
             let [action] = reader.array()?;
             let tags = reader.extensions()?;
-            let dependencies = tags.numbers(tag::DEPENDENCIES, event)?;
+            let dependencies = tags.numbers(tag::DEPENDENCIES, event)?.map(Into::into);
             let node = NodeName(tags.array(tag::NODE, event)?.unwrap_or_default());
             let (action, body) = (Action::from_code(action), tags.bytes(tag::BODY));
             let kind = match tags.array(tag::KIND, event)? {
@@ -249,7 +249,7 @@ pub(super) fn decode_saga(
                 undo: tags.undo(event)?,
                 attempts: tags.array(tag::ATTEMPTS, event)?.map(u32::from_le_bytes),
             };
-            Event::StepAdded { step, action, dependencies, node, body, terms }
+            Event::StepAdded { step, action, dependencies, node, body, terms: terms.into() }
         }
         EventType::SAGA_EXECUTE_START => reader.bare(Event::ExecuteStart)?,
         EventType::SAGA_STEP_SUCCEEDED => {

@@ -16,10 +16,15 @@ pub struct StepState {
     pub(super) token: Token,
     pub(super) action: Action,
     /// `None`: the step before it, by number.
-    pub(super) dependencies: Option<Box<[u32]>>,
+    pub(super) dependencies: Option<Arc<[u32]>>,
+    /// From execute_start on: how many of those have not succeeded.
+    pub(super) waits_for: u32,
+    /// From execute_start on: where the steps that depend on it end in the saga's list of them. They begin
+    /// where those of the step before end.
+    pub(super) followers_end: u32,
     pub(super) node: NodeName,
     pub(super) body: Arc<[u8]>,
-    pub(super) terms: StepTerms,
+    pub(super) terms: Arc<StepTerms>,
     pub(super) outcome: Option<StepOutcome>,
     /// What its success brought.
     pub(super) output: Option<Output>,
@@ -124,25 +129,25 @@ impl StepState {
 
     /// What else was agreed on.
     #[must_use]
-    pub const fn terms(&self) -> &StepTerms {
+    pub fn terms(&self) -> &StepTerms {
         &self.terms
     }
 
     /// Whether it can fail, and whether it can be undone.
     #[must_use]
-    pub const fn kind(&self) -> StepKind {
+    pub fn kind(&self) -> StepKind {
         self.terms.kind
     }
 
     /// Who does it.
     #[must_use]
-    pub const fn performer(&self) -> &Performer {
+    pub fn performer(&self) -> &Performer {
         &self.terms.performer
     }
 
     /// Who undoes it, if it has an undo: as the definition says, or an operator instead.
     #[must_use]
-    pub const fn undo(&self) -> &Undo {
+    pub fn undo(&self) -> &Undo {
         match &self.override_undo {
             Some(undo) => undo,
             None => &self.terms.undo,
@@ -194,6 +199,11 @@ impl StepState {
     #[must_use]
     pub const fn is_overridden(&self) -> bool {
         self.override_body.is_some()
+    }
+
+    /// Once the saga has started: whether all that it depends on has succeeded.
+    pub(super) fn is_ready(&self) -> bool {
+        self.waits_for == 0
     }
 
     pub(super) fn success(&self) -> Option<Sequence> {
