@@ -192,7 +192,7 @@ impl Engine {
         // A definition that a log holds may name what this start has no code for.
         op.held =
             self.desk.config.actions.as_ref().and_then(|known| missing_action(&op.machine, known));
-        self.advance_saga(now, id, out);
+        self.advance_saga(now, id, None, out);
         Ok(())
     }
 
@@ -221,25 +221,34 @@ impl Engine {
             return false;
         }
         if fact.is_some() || matches!(input, saga::Input::Restarted { .. }) {
-            self.advance_saga(now, id, out);
+            self.advance_saga(now, id, fact.as_ref(), out);
         }
         fact.is_some()
     }
 
-    pub(super) fn advance_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
+    /// Settles, and sends what has come to be owed: by `fact`, if that is all that has come since this was last
+    /// done.
+    pub(super) fn advance_saga(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        mut fact: Option<&saga::Event>,
+        out: &mut Vec<Output>,
+    ) {
         let Some(op) = self.sagas.get_mut(&id) else { return };
         while let Some(event) = op.machine.settle() {
             if !self.desk.record_saga(now, op, &event, out) {
                 return;
             }
+            fact = None;
         }
-        op.pace.attempt = 0;
-        self.desk.send_saga(now, op, false, out);
+        self.desk.send_saga_news(now, op, fact, out);
         if steps::waits_for_parent(&op.machine) {
             self.desk.errands.push_back(Errand::Child(OpRef::Saga(id)));
         }
         if let saga::Phase::Ended(how) = op.machine.phase() {
             let Some(op) = self.sagas.remove(&id) else { return };
+            self.desk.forget_timer(&op.pace, OpRef::Saga(id));
             self.desk.admitted.leaves(&op);
             if let Some(parent) = op.machine.terms().parent {
                 self.forget_child(parent, OpRef::Saga(id));
@@ -271,7 +280,7 @@ impl Engine {
     pub(super) fn wake_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
         if self.sagas.get(&id).is_some_and(|op| op.machine.settle().is_some()) {
             // The log had no room for what is owed, and nobody may say anything of the saga any more.
-            self.advance_saga(now, id, out);
+            self.advance_saga(now, id, None, out);
             let Some(op) = self.sagas.get_mut(&id) else { return };
             if op.machine.settle().is_some() {
                 self.desk.schedule(&mut op.pace, now, OpRef::Saga(id));
@@ -323,7 +332,7 @@ impl Engine {
             }
         }
         let Some(op) = self.sagas.get_mut(&id) else { return };
-        self.desk.send_saga(now, op, true, out);
+        self.desk.send_saga_again(now, op, out);
     }
 }
 
@@ -356,13 +365,50 @@ impl Desk {
         true
     }
 
-    /// Sends what a saga owes: what was never sent, or, to `resend`, all of it.
-    fn send_saga(&mut self, now: Time, op: &mut SagaOp, resend: bool, out: &mut Vec<Output>) {
+    /// Sends what a saga owes and was never sent. If `fact` is the only record since this was last done, that
+    /// is what the fact has brought.
+    fn send_saga_news(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        fact: Option<&saga::Event>,
+        out: &mut Vec<Output>,
+    ) {
+        let mut owed = std::mem::take(&mut self.owed_saga);
+        match fact {
+            Some(fact) => op.machine.pending_by(fact, &mut owed),
+            None => op.machine.pending(&mut owed),
+        }
+        if let (Some(saga::Event::StepSucceeded { step, .. }), []) = (fact, &owed[..]) {
+            // Steps beside it are waited for as before.
+            op.calls.retain(|call| call.step != *step);
+        } else {
+            op.pace.attempt = 0;
+            self.send_saga(now, op, &mut owed, false, out);
+        }
+        self.owed_saga = owed;
+    }
+
+    /// Sends all that a saga owes, again.
+    fn send_saga_again(&mut self, now: Time, op: &mut SagaOp, out: &mut Vec<Output>) {
+        let mut owed = std::mem::take(&mut self.owed_saga);
+        op.machine.pending(&mut owed);
+        self.send_saga(now, op, &mut owed, true, out);
+        self.owed_saga = owed;
+    }
+
+    /// Sends this: what was never sent, or, to `resend`, all of it.
+    fn send_saga(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        owed: &mut Vec<saga::Effect>,
+        resend: bool,
+        out: &mut Vec<Output>,
+    ) {
         use saga::Effect;
         let id = op.machine.id();
         let (key, epoch) = (SagaKey { coordinator: self.config.id, id }, self.epoch);
-        let mut owed = std::mem::take(&mut self.owed_saga);
-        op.machine.pending(&mut owed);
         for effect in owed.drain(..) {
             let slot = effect.slot();
             let fresh = op.sent.mark(slot);
@@ -408,14 +454,16 @@ impl Desk {
                 Direction::Forward => spec.body().clone(),
                 Direction::Backward => spec.undo_body().clone(),
             };
-            let inputs = op.machine.inputs(step, direction).into();
+            let inputs = op.machine.inputs(step, direction);
             let cannot_fail = op.machine.cannot_fail(step);
             let call = Call { step, direction, kind, cannot_fail, order, inputs };
             let message = Message::StepCall { key, epoch, token, body, call: Box::new(call) };
             self.log.owe(after, Output::Send { to, message }, out);
         }
-        self.owed_saga = owed;
         let machine = &op.machine;
+        if let saga::Phase::Ended(_) = machine.phase() {
+            return;
+        }
         op.calls.retain(|call| SagaOp::is_owed(machine, call));
         self.schedule(&mut op.pace, now, OpRef::Saga(id));
         // A deadline that this wake found passed, and could not log, is tried again in time.

@@ -237,7 +237,8 @@ impl Engine {
         }
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
-            let Waiting { origin, branches, places, fingerprint, .. } = waiting;
+            let Waiting { origin, branches, places, fingerprint, pace, .. } = waiting;
+            self.desk.forget_timer(&pace, OpRef::Waiting(number));
             let of = origin.clone();
             let begun = self.begin_transaction(now, of, branches, &places, fingerprint, out);
             if let Err(refusal) = begun {
@@ -359,6 +360,7 @@ impl Engine {
             return;
         }
         let Some(op) = self.transactions.remove(&id) else { return };
+        self.desk.forget_timer(&op.pace, OpRef::Transaction(id));
         let Some(decision) = op.machine.ended() else { return };
         self.decided.insert(id, decision);
         let at = op.machine.evidence();
@@ -606,6 +608,9 @@ impl Desk {
         op.aborts_sent += u32::from(aborts > 0);
         if op.machine.decision() == Some(Decision::Abort) && aborts == 0 {
             op.aborts_sent = self.config.abort_sends_max;
+        }
+        if op.machine.ended().is_some() {
+            return;
         }
         self.schedule(&mut op.pace, now, OpRef::Transaction(id));
         if op.machine.decision().is_none() && !op.machine.is_delegated() {
