@@ -331,6 +331,9 @@ impl MemberSet {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Prints([u8; MEMBERS_MAX as usize]);
 
+/// The lowest bit of each byte.
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
 impl Prints {
     fn of(shard: &ShardId) -> u8 {
         let (words, _) = shard.0.as_chunks::<8>();
@@ -794,15 +797,22 @@ impl Transaction {
     }
 
     fn position(&self, shard: ShardId) -> Option<usize> {
-        let print = Prints::of(&shard);
+        let wanted = u64::from_le_bytes([Prints::of(&shard); 8]);
         let printed = self.members.len().min(self.prints.0.len());
-        let mut from = 0;
-        while let Some(next) = self.prints.0[from..printed].iter().position(|byte| *byte == print) {
-            let at = from + next;
-            if self.members[at].shard == shard {
-                return Some(at);
+        for (chunk, prints) in
+            self.prints.0[..printed.next_multiple_of(8)].as_chunks().0.iter().enumerate()
+        {
+            // Of the bytes that are zero here the lowest is found for certain; one above it may be taken for
+            // zero that is not, and is then another member's.
+            let differ = u64::from_le_bytes(*prints) ^ wanted;
+            let mut same = differ.wrapping_sub(LOW_BITS) & !differ & (LOW_BITS << 7);
+            while same != 0 {
+                let at = chunk * 8 + same.trailing_zeros() as usize / 8;
+                if self.members.get(at).is_some_and(|member| member.shard == shard) {
+                    return Some(at);
+                }
+                same &= same - 1;
             }
-            from = at + 1;
         }
         (printed..self.members.len()).find(|&at| self.members[at].shard == shard)
     }
