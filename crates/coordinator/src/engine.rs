@@ -307,6 +307,7 @@ impl Engine {
                 admitted: Admitted::default(),
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
+                encoded: sagas::Encoded::default(),
                 errands: VecDeque::new(),
             },
             transactions: BTreeMap::new(),
@@ -462,13 +463,8 @@ impl Engine {
                 self.submit_transaction(now, &key, branches, fingerprint, out)
             }
         };
-        match started {
-            Ok(()) => {
-                if let Some(asked) = self.requests.get_mut(&key) {
-                    asked.fingerprint = Some(fingerprint);
-                }
-            }
-            Err(refusal) => out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) }),
+        if let Err(refusal) = started {
+            out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
         }
         self.run_errands(now, out);
     }
@@ -524,21 +520,11 @@ impl Engine {
         match message {
             Message::Announce { store, boot } => self.announced(now, from, *store, *boot, out),
             Message::StepReply { key, step, direction, token, answer, output } => {
-                let attempts_max = self.desk.config.undo_attempts_max;
-                let Some(op) = self.saga_of(*key) else { return };
-                if op.machine.token(*step, *direction) != *token {
-                    return;
-                }
-                let (step, direction) = (*step, *direction);
-                // Nobody was called who could answer.
-                if !op.machine.step(step).is_some_and(|step| steps::is_called(step, direction)) {
-                    return;
-                }
-                let outcome = match (*answer, output) {
+                let outcome = |desk: &Desk| match (*answer, output) {
                     (StepAnswer::Done, None) => saga::Outcome::Done,
                     (StepAnswer::Done, Some(output)) => {
                         // One that is too long is as good as none: a later step may need it.
-                        let bytes_max = self.desk.config.output_bytes_max as usize;
+                        let bytes_max = desk.config.output_bytes_max as usize;
                         match &**output {
                             saga::Output::Inline(bytes) if bytes.len() > bytes_max => {
                                 saga::Outcome::Unknown
@@ -549,8 +535,7 @@ impl Engine {
                     (StepAnswer::Refused { code }, _) => saga::Outcome::Refused { code },
                     (StepAnswer::NotNow, _) => saga::Outcome::Unknown,
                 };
-                let input = op.input_of(step, direction, outcome, attempts_max);
-                self.tell_saga(now, key.id, &input, out);
+                self.receive_step(now, *key, (*step, *direction, *token), outcome, out);
             }
             Message::Transaction(message) => self.receive_transaction(now, from, message, out),
             Message::AskFinished => self.tell_finished(from, out),

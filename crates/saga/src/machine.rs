@@ -211,6 +211,11 @@ impl Saga {
         })
     }
 
+    /// Makes room for so many steps at once.
+    pub fn expect_steps(&mut self, steps: usize) {
+        self.steps.reserve_exact(steps);
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn phase(&self) -> Phase {

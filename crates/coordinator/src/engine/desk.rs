@@ -1,5 +1,6 @@
 //! What every operation of an engine needs: the log, the timers, and how often something is sent.
 
+use super::sagas::Encoded;
 use super::steps::Errand;
 use super::transactions::Announced;
 use super::{Admitted, Config, OpRef, Stats};
@@ -95,6 +96,7 @@ pub(super) struct Desk {
     pub(super) admitted: Admitted,
     pub(super) owed_transaction: Vec<twopc::coordinator::Effect>,
     pub(super) owed_saga: Vec<saga::Effect>,
+    pub(super) encoded: Encoded,
     /// What operations owe each other.
     pub(super) errands: VecDeque<Errand>,
 }

@@ -113,7 +113,7 @@ impl Engine {
         op.called_anew(step);
         let told = Output::Operated(Box::new(Operated { id, step, result: Ok(()) }));
         self.desk.log.owe(op.machine.last(), told, out);
-        self.advance_saga(now, id, None, out);
+        self.advance_saga(now, id, out);
         Ok(())
     }
 
