@@ -318,7 +318,7 @@ impl Saga {
     pub fn inputs(&self, step: u32, direction: Direction) -> Arc<[StepInput]> {
         let Some(state) = self.step(step) else { return Arc::default() };
         let given = |number: u32| {
-            let output = self.step(number)?.output.clone()?;
+            let output = self.step(number)?.output().cloned()?;
             Some(StepInput { step: number, output })
         };
         match direction {
@@ -334,7 +334,7 @@ impl Saga {
     /// What steps have brought, as far as it is known, ascending by number.
     pub fn outputs(&self) -> impl Iterator<Item = StepInput> + '_ {
         self.steps().filter_map(|step| {
-            Some(StepInput { step: step.number(), output: step.output.clone()? })
+            Some(StepInput { step: step.number(), output: step.output().cloned()? })
         })
     }
 
@@ -365,14 +365,21 @@ impl Saga {
             (Direction::Forward, None) => 0,
             (Direction::Backward, _) => 1,
         };
+        self.derive_token(step, way)
+    }
+
+    fn derive_token(&self, step: u32, way: u64) -> Token {
         Token::new(prng::keyed_hash(self.nonce, u64::from(step), way))
     }
 }
 
 /// The index of a step by its number, at once where the numbers are dense.
 fn index_of(steps: &[StepState], number: u32) -> Option<usize> {
-    match steps.get(number as usize) {
-        Some(step) if step.number == number => Some(number as usize),
+    match (steps.get(number as usize), steps.last()) {
+        (Some(step), _) if step.number == number => Some(number as usize),
+        (_, None) => None,
+        // One that is being added.
+        (_, Some(last)) if last.number < number => None,
         _ => steps.binary_search_by_key(&number, |step| step.number).ok(),
     }
 }

@@ -3,7 +3,7 @@
 use super::illegal::{IllegalTransition, Reason};
 use super::step::{Care, StepOutcome, StepState};
 use super::{Saga, State, Turn, index_of};
-use crate::event::{AttemptNote, Direction, End, Event, FailedEffect};
+use crate::event::{AttemptNote, End, Event, FailedEffect};
 use crate::kind::StepKind;
 use crate::order::What;
 use crate::performer::{Performer, Undo};
@@ -68,7 +68,7 @@ impl Saga {
                 }
                 self.add(StepState {
                     number: step,
-                    token: self.token(step, Direction::Forward),
+                    token: self.derive_token(step, 0),
                     action,
                     dependencies,
                     waits_for: 0,
@@ -85,8 +85,7 @@ impl Saga {
                     attempts: 0,
                     attempts_before: 0,
                     care: Care::Called,
-                    override_body: None,
-                    override_undo: None,
+                    instead: None,
                 });
                 Ok(())
             }
@@ -103,7 +102,7 @@ impl Saga {
             }
             Event::StepSucceeded { step, ref output } => {
                 let index = self.in_flight(step)?;
-                self.steps[index].output = output.clone();
+                self.steps[index].output = output.clone().map(Box::new);
                 self.succeed(index, at);
                 Ok(())
             }
@@ -199,11 +198,12 @@ impl Saga {
                 match &order.what {
                     What::RetryNow => state.care = Care::Called,
                     What::Override { body } => {
-                        state.override_body = Some(Arc::clone(body));
+                        state.instead.get_or_insert_default().body = Some(Arc::clone(body));
                         state.care = Care::Called;
                     }
                     What::Instead { branches } if !by_call && before == Care::Parked => {
-                        state.override_undo = Some(Undo::Transaction(Arc::clone(branches)));
+                        state.instead.get_or_insert_default().undo =
+                            Some(Undo::Transaction(Arc::clone(branches)));
                         state.care = Care::Called;
                     }
                     What::MarkDone if by_call => state.care = Care::Marked,
@@ -312,6 +312,7 @@ impl Saga {
         Ok(Some(dependencies.into()))
     }
 
+    #[inline]
     fn add(&mut self, step: StepState) {
         match self.steps.last() {
             Some(last) if last.number > step.number => {
