@@ -287,6 +287,8 @@ pub struct Transaction {
 struct MemberSet {
     low: u64,
     high: Vec<u64>,
+    /// How many are in it: asked at each vote and each acknowledgement.
+    count: u32,
 }
 
 impl MemberSet {
@@ -304,6 +306,7 @@ impl MemberSet {
         let bit = 1 << (member % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
+        self.count += u32::from(fresh);
         fresh
     }
 
@@ -316,12 +319,11 @@ impl MemberSet {
     }
 
     fn is_empty(&self) -> bool {
-        self.low == 0 && self.high.is_empty()
+        self.count == 0
     }
 
     fn len(&self) -> usize {
-        let words = self.high.iter().fold(self.low.count_ones(), |n, word| n + word.count_ones());
-        words as usize
+        self.count as usize
     }
 }
 
