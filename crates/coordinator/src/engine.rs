@@ -686,6 +686,12 @@ impl Engine {
         self.desk.log.log()
     }
 
+    /// Whether the disk has room for the log's current segment only, as the shell knows. While it has, what does
+    /// not fit is refused with [`Refusal::LogBusy`] or done later: see [`Log::confine`].
+    pub fn confine_log(&mut self, confined: bool) {
+        self.desk.log.confine(confined);
+    }
+
     /// What is kept of it, counted anew.
     fn count_admitted(&self) -> Admitted {
         let mut admitted = Admitted::default();

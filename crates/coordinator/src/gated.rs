@@ -137,6 +137,11 @@ impl GatedLog {
         &self.log
     }
 
+    /// Whether the disk has room for the log's current segment only: see [`Log::confine`].
+    pub fn confine(&mut self, confined: bool) {
+        self.log.confine(confined);
+    }
+
     /// How many effects wait for the disk.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -316,6 +316,12 @@ impl Host {
         self.log.log()
     }
 
+    /// Whether the disk has room for the log's current segment only, as the shell knows. While it has, what does
+    /// not fit is not promised, and asked for again: see [`Log::confine`].
+    pub fn confine_log(&mut self, confined: bool) {
+        self.log.confine(confined);
+    }
+
     /// What was done since this start.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -514,6 +514,19 @@ impl Node {
         }
     }
 
+    /// Whether the disk has room for the current segment only of one of its logs, as the shell knows: while it has,
+    /// what does not fit is refused or done later, and nothing fails. See [`Log::confine`].
+    pub fn confine_log(&mut self, slot: LogSlot, confined: bool) {
+        match slot {
+            LogSlot::Coordinator => {
+                self.coordinator.running().into_iter().for_each(|it| it.confine_log(confined));
+            }
+            LogSlot::Participant => {
+                self.participant.running().into_iter().for_each(|it| it.confine_log(confined));
+            }
+        }
+    }
+
     /// Two processes that take a node over at the same time may each get one of its logs. Then neither
     /// may stay: whoever has the other log of one that went could be idle for ever, refused by everybody,
     /// and never look. So a coordinator's log is claimed before the participant's is begun, and once

@@ -4,80 +4,40 @@
 //! `cargo xtask memory node` runs a million operations instead of some thousands, and prints what is
 //! allocated along the way.
 
+mod shell;
+
 use base::prng::Key;
-use base::{NodeName, RequestKey, ShardId, Time};
+use base::{RequestKey, ShardId};
 use node::work::{self, Change};
-use node::{Branch, Config, Input, MemoryDisks, Node, Outcome, Output, Request, Work};
+use node::{Branch, Config, Input, Outcome, Request, Work};
 use peak_alloc::PeakAlloc;
 use saga::{Action, Definition, Step};
-use std::collections::VecDeque;
+use shell::{ME, Shell};
 use std::time::Duration;
-use wal_core::OpenMode;
 
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-const ME: NodeName = NodeName::numbered(7);
-
-/// One node that coordinates and takes part, with logs that are compacted often and few results to keep.
-struct Shell {
-    node: Node,
-    disks: MemoryDisks,
-    now: Time,
-    todo: VecDeque<Output>,
-    told: Option<Outcome>,
+/// A node with logs that are compacted often and few results to keep.
+fn start() -> Shell {
+    let mut config = Config::both(ME, 1, Key::root(1));
+    config.log.max_records = 400;
+    config.log.segment_bytes_first = 64 << 10;
+    if let Some(coordinator) = &mut config.coordinator {
+        coordinator.results_max = 64;
+    }
+    Shell::start(config)
 }
 
-impl Shell {
-    fn start() -> Shell {
-        let mut config = Config::both(ME, 1, Key::root(1));
-        config.log.max_records = 400;
-        config.log.segment_bytes_first = 64 << 10;
-        if let Some(coordinator) = &mut config.coordinator {
-            coordinator.results_max = 64;
-        }
-        let (disks, mut out) = (MemoryDisks::default(), Vec::new());
-        let node = Node::start(config, OpenMode::Exclusive, Time::ZERO, &disks, &mut out);
-        let mut shell = Shell { node, disks, now: Time::ZERO, todo: out.into(), told: None };
-        shell.run();
-        shell
-    }
-
-    fn handle(&mut self, input: Input) {
-        let mut out = Vec::new();
-        self.node.handle(self.now, input, &self.disks, &mut out);
-        self.todo.extend(out);
-    }
-
-    fn run(&mut self) {
-        while let Some(output) = self.todo.pop_front() {
-            match output {
-                Output::Disk { slot, ops } => {
-                    let result = self.disks.perform(slot, &ops);
-                    self.handle(Input::Flushed { slot, result });
-                }
-                Output::Send { to, message } => {
-                    assert_eq!(to, ME, "there is nobody else");
-                    self.handle(Input::Message { from: ME, message });
-                }
-                Output::Reply { outcome, .. } => self.told = Some(outcome),
-                Output::Died { reason, .. } => panic!("{reason}"),
-                _ => {}
-            }
-        }
-    }
-
-    /// Does one operation to its end.
-    fn do_one(&mut self, number: u64, work: &Work, expected: &Outcome) {
-        let key = RequestKey::new(&number.to_le_bytes()).expect("eight bytes are few");
-        self.handle(Input::Submit(Request { key, work: work.clone() }));
-        self.run();
-        assert_eq!(self.told.take().as_ref(), Some(expected), "operation {number}");
-        // What an abort sends again, and timers of what has ended.
-        self.now += Duration::from_millis(2_000);
-        self.handle(Input::Wake);
-        self.run();
-    }
+/// Does one operation to its end.
+fn do_one(shell: &mut Shell, number: u64, work: &Work, expected: &Outcome) {
+    let key = RequestKey::new(&number.to_le_bytes()).expect("eight bytes are few");
+    shell.handle(Input::Submit(Request { key, work: work.clone() }));
+    let told = shell.told.pop().map(|(_, outcome)| outcome);
+    assert_eq!(told.as_ref(), Some(expected), "operation {number}");
+    // What an abort sends again, and timers of what has ended.
+    shell.now += Duration::from_millis(2_000);
+    shell.handle(Input::Wake);
 }
 
 /// One of each kind: two phases, one, nothing to change, nothing possible; a saga that is done, and one
@@ -114,14 +74,14 @@ fn kinds() -> Vec<(Work, Outcome)> {
 fn memory_is_flat_however_much_was_done() {
     let operations: u64 = std::env::var("NODE_MEMORY_OPERATIONS")
         .map_or(6_000, |count| count.parse().expect("it is a number"));
-    let (mut shell, kinds) = (Shell::start(), kinds());
+    let (mut shell, kinds) = (start(), kinds());
     let steps = 10;
     let mut highest = [0; 2];
     for step in 0..steps {
         let mut most = 0;
         for number in step * operations / steps..(step + 1) * operations / steps {
             let (work, expected) = &kinds[(number % kinds.len() as u64) as usize];
-            shell.do_one(number, work, expected);
+            do_one(&mut shell, number, work, expected);
             most = most.max(ALLOCATED.current_usage());
         }
         println!("{:>8} operations: at most {most} bytes", (step + 1) * operations / steps);

@@ -46,13 +46,23 @@ impl FileDisks {
         }
     }
 
-    /// Has the next segment of a log made ahead of time, when it is time to.
-    pub(crate) fn make_ahead(&mut self, slot: LogSlot, log: &Log, now: Time) {
+    /// Has the next segment of a log made ahead of time, when it is time to. True if the disk has no room for it:
+    /// then the log is to be confined to the segment that it has.
+    pub(crate) fn make_ahead(&mut self, slot: LogSlot, log: &Log, now: Time) -> bool {
         let storage = match slot {
             LogSlot::Coordinator => &mut self.coordinator,
             LogSlot::Participant => &mut self.participant,
         };
-        self.ahead[slot as usize].go_on(log, storage, now);
+        let ahead = &mut self.ahead[slot as usize];
+        ahead.go_on(log, storage, now);
+        ahead.refused().is_some()
+    }
+
+    /// The logs for which the disk had no room, each with the time at which it is to be asked again.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (LogSlot, Time)> {
+        [LogSlot::Coordinator, LogSlot::Participant]
+            .into_iter()
+            .filter_map(|slot| Some((slot, self.ahead[slot as usize].refused()?)))
     }
 }
 

@@ -400,12 +400,10 @@ impl Process {
                     let begun = self.clock.now();
                     let result = self.disks.perform(slot, &ops);
                     self.flush_times[slot as usize].observe(self.clock.now() - begun);
-                    if let Some(log) = node.log(slot) {
-                        self.disks.make_ahead(slot, log, self.clock.now());
-                    }
+                    self.make_ahead(&mut node, slot);
                     Some(Input::Flushed { slot, result })
                 }
-                None => self.wait(&node, arrivals),
+                None => self.wait(&mut node, arrivals),
             };
             if let Some(input) = input {
                 self.tell(&mut node, input);
@@ -433,9 +431,22 @@ impl Process {
         self.perform(node)
     }
 
+    fn make_ahead(&mut self, node: &mut Node, slot: LogSlot) {
+        let Some(log) = node.log(slot) else { return };
+        let refused = self.disks.make_ahead(slot, log, self.clock.now());
+        node.confine_log(slot, refused);
+    }
+
     /// Waits for something to do.
-    fn wait(&mut self, node: &Node, arrivals: &Receiver<Arrival>) -> Option<Input> {
-        let arrival = match node.next_wake() {
+    fn wait(&mut self, node: &mut Node, arrivals: &Receiver<Arrival>) -> Option<Input> {
+        // A disk that was full is asked again, whoever has something to write.
+        let now = self.clock.now();
+        let due = self.disks.refused().find(|(_, again)| *again <= now);
+        if let Some((slot, _)) = due {
+            self.make_ahead(node, slot);
+        }
+        let again = self.disks.refused().map(|(_, again)| again).min();
+        let arrival = match Time::earliest(node.next_wake(), again) {
             None => arrivals.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(wake) => arrivals.recv_timeout(wake - self.clock.now()),
         };

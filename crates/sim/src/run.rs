@@ -242,7 +242,8 @@ mod tests {
         }
     }
 
-    /// Each is what is left of a failure, its cause in its first line.
+    /// Each is what is left of a failure, its cause in its first line. Those of storage nodes are long: `sim
+    /// corpus` runs them with the others, and `cargo xtask test` that.
     #[test]
     fn what_failed_once_runs_clean() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sim-scenarios/regressions");
@@ -250,9 +251,7 @@ mod tests {
             let path = file.expect("the folder can be read").path();
             let text = std::fs::read_to_string(&path).expect("the file can be read");
             if storage::Scenario::is_one(&text) {
-                let scenario = storage::Scenario::parse(&text).expect("it is a scenario");
-                let report = storage::run(&scenario, scenario.seed);
-                assert_eq!(report.verdict(), "clean", "{}: {}", scenario.name, report.what());
+                storage::Scenario::parse(&text).expect("it is a scenario");
             } else {
                 let scenario = Scenario::parse("regression", &text).expect("it is a scenario");
                 check(&text, scenario.seed);

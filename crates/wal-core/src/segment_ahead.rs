@@ -23,6 +23,8 @@ use crate::storage::{Storage, Zeros};
 pub struct SegmentAhead {
     state: State,
     stop: Arc<AtomicBool>,
+    /// The disk had no room for it; when to look again.
+    refused: Option<Time>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,8 @@ enum State {
 impl SegmentAhead {
     /// A disk that could not make one is asked again after this long.
     const RETRY: Duration = Duration::from_secs(2);
+    /// What is made for a log that waits for it is looked for this often.
+    const LOOK: Duration = Duration::from_millis(20);
 
     /// Whether its thread is at work.
     #[must_use]
@@ -55,14 +59,21 @@ impl SegmentAhead {
             && maker.is_finished()
             && let State::Making(maker) = std::mem::take(&mut self.state)
         {
+            self.refused = None;
             self.state = match maker.join() {
                 Ok(Ok(spare)) => {
                     storage.keep_ahead(spare);
                     State::Settled
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "no segment could be made ahead of time");
-                    State::Failed { again: now + Self::RETRY }
+                    let again = now + Self::RETRY;
+                    if is_no_room(&error) {
+                        tracing::error!(%error, "no room for the log's next segment");
+                        self.refused = Some(again);
+                    } else {
+                        tracing::warn!(%error, "no segment could be made ahead of time");
+                    }
+                    State::Failed { again }
                 }
                 // Its panic was printed where it happened.
                 Err(_) => State::Settled,
@@ -78,7 +89,11 @@ impl SegmentAhead {
         match self.state {
             State::None => {}
             State::Failed { again } if again <= now => {}
-            State::Making(_) | State::Failed { .. } | State::Settled => return,
+            State::Making(_) => {
+                self.refused = self.refused.map(|_| now + Self::LOOK);
+                return;
+            }
+            State::Failed { .. } | State::Settled => return,
         }
         let Some(make) = storage.make_ahead(bytes, Zeros::Written) else {
             self.state = State::Settled;
@@ -93,7 +108,21 @@ impl SegmentAhead {
                 State::Failed { again: now + Self::RETRY }
             }
         };
+        self.refused = self.refused.map(|_| now + Self::LOOK);
     }
+
+    /// If the disk had no room for the next segment: when to call [`go_on`](Self::go_on) again, also if nothing is
+    /// flushed. While this says so the log is to be [confined](Log::confine): then what a full disk refuses is
+    /// refused before it is accepted. Else the log grows into what room there is, and may fail there.
+    #[must_use]
+    pub fn refused(&self) -> Option<Time> {
+        self.refused
+    }
+}
+
+/// Whether a disk, or what somebody may have of it, is full.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl Drop for SegmentAhead {

@@ -1,11 +1,11 @@
 //! The segment behind the current one, made ahead of time.
 
-use std::io;
 use std::time::Duration;
 
 use base::Time;
 
 use super::{Shared, State};
+use crate::segment_ahead::is_no_room;
 use crate::storage::{Storage, Zeros};
 use crate::sync::{Arc, JoinHandle, Ordering, spawn};
 
@@ -67,11 +67,8 @@ impl<S: Storage + Send + 'static> Shared<S> {
             let stop = || shared.progress.ended.load(Ordering::Relaxed);
             let made = make(&stop).map(|spare| shared.storage().keep_ahead(spare));
             let mut state = shared.lock();
-            let no_space = |error: &io::Error| {
-                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            };
             state.spare = match made {
-                Err(error) if no_space(&error) => {
+                Err(error) if is_no_room(&error) => {
                     tracing::error!(%error, bytes, "no room for the log's next segment");
                     NextSegment::Refused { again: shared.now() + pause, pause }
                 }

@@ -242,9 +242,9 @@ fn segments_are_made_ahead_of_time() {
 }
 
 /// Files on a disk that has no room for another segment while it is `full`.
-struct Tight {
-    files: FileStorage,
-    full: Arc<AtomicBool>,
+pub struct Tight {
+    pub files: FileStorage,
+    pub full: Arc<AtomicBool>,
 }
 
 impl Directory for Tight {

@@ -1,13 +1,17 @@
 //! The next segment is made ahead of time for a shell of its own, too.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::Time;
 use wal_core::{
-    Config, Directory, EventType, FileStorage, Log, OpenMode, SegmentAhead, SegmentId, close, drive,
+    AppendError, Config, Directory, EventType, FileStorage, Log, OpenMode, SegmentAhead, SegmentId,
+    close, drive,
 };
 
+use crate::commit_path::Tight;
 use crate::files::directory;
 use crate::support::scan;
 
@@ -71,6 +75,77 @@ fn a_shell_of_its_own_goes_on_in_files_of_zeros() {
     close(&mut storage, &mut log, Time::ZERO);
     drop((log, storage));
     assert_eq!(scan(&FileStorage::read(directory.path()).unwrap()).0.payloads.len(), RECORDS);
+}
+
+/// A disk that has no room for another segment, and a shell that does as it is told: what does not fit is refused,
+/// and when there is room again the log goes on.
+#[test]
+fn a_full_disk_is_told_and_asked_again() {
+    let directory = directory();
+    let full = Arc::new(AtomicBool::new(true));
+    let mut files = FileStorage::write(directory.path()).unwrap();
+    files.zero_fill_next(small().segment_bytes_first);
+    let mut storage = Tight { files, full: Arc::clone(&full) };
+    let mode = OpenMode::Exclusive;
+    let (mut log, _) =
+        wal_core::open(&mut storage, &small(), mode, 1, Time::ZERO, &mut ()).unwrap();
+    let mut ahead = SegmentAhead::default();
+    let mut now = Time::ZERO;
+    let go_on = |ahead: &mut SegmentAhead, log: &mut Log, storage: &mut Tight, now: Time| {
+        ahead.go_on(log, storage, now);
+        for _ in 0..10_000 {
+            if !ahead.is_at_work() {
+                break;
+            }
+            #[expect(clippy::disallowed_methods)]
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ahead.go_on(log, storage, now);
+        log.confine(ahead.refused().is_some());
+    };
+    let mut accepted = 0;
+    let refused = loop {
+        match log.append(EventType::TX_CREATED, 0, &[7; 1500]) {
+            Ok(sequence) => log.force(sequence),
+            Err(error) => break error,
+        }
+        accepted += 1;
+        assert!(accepted < 100, "a segment of 64 KiB does not hold so many");
+        assert!(drive(&mut storage, &mut log, now) && log.poisoned().is_none());
+        go_on(&mut ahead, &mut log, &mut storage, now);
+    };
+    assert_eq!(refused, AppendError::NoSpace);
+    assert!(accepted >= 30, "{accepted}: the segment it has is used");
+    let len = storage.len(log.segment()).unwrap();
+    assert_eq!((log.segment(), len), (SegmentId::FIRST, 64 << 10), "it did not grow");
+
+    // It is not asked again before it is time to, and still full then.
+    let again = ahead.refused().unwrap();
+    assert!(again > now);
+    full.store(false, Ordering::Relaxed);
+    go_on(&mut ahead, &mut log, &mut storage, now);
+    assert_eq!(ahead.refused(), Some(again));
+    full.store(true, Ordering::Relaxed);
+    now = again;
+    go_on(&mut ahead, &mut log, &mut storage, now);
+    assert!(ahead.refused().is_some_and(|later| later > now));
+    assert_eq!(log.append(EventType::TX_CREATED, 0, &[7; 1500]), Err(AppendError::NoSpace));
+
+    full.store(false, Ordering::Relaxed);
+    now = ahead.refused().unwrap();
+    go_on(&mut ahead, &mut log, &mut storage, now);
+    assert_eq!(ahead.refused(), None);
+    for _ in 0..60 {
+        let sequence = log.append(EventType::TX_CREATED, 0, &[8; 1500]).unwrap();
+        log.force(sequence);
+        assert!(drive(&mut storage, &mut log, now) && log.poisoned().is_none());
+        go_on(&mut ahead, &mut log, &mut storage, now);
+        accepted += 1;
+    }
+    close(&mut storage, &mut log, now);
+    drop((ahead, log, storage));
+    let (seen, scanned) = scan(&FileStorage::read(directory.path()).unwrap());
+    assert_eq!((seen.payloads.len(), scanned.is_corrupt()), (accepted, false));
 }
 
 #[test]
