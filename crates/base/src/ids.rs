@@ -1,5 +1,6 @@
 use std::cmp::Ordering;
 use std::fmt;
+use std::sync::Arc;
 
 /// A record's sequence number in its log (the field's LSN).
 ///
@@ -254,8 +255,28 @@ impl fmt::Debug for Token {
 
 /// The name that a user gives an operation, at most [`RequestKey::BYTES_MAX`] bytes. The same key
 /// submitted twice is the same operation.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestKey(Box<[u8]>);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RequestKey {
+    /// The first eight bytes, with zeros behind a shorter name, as the number that orders as they do: a map
+    /// looks at the names themselves only where these are the same.
+    first: u64,
+    bytes: Arc<[u8]>,
+}
+
+/// The order of the bytes.
+impl Ord for RequestKey {
+    #[inline]
+    fn cmp(&self, other: &RequestKey) -> Ordering {
+        self.first.cmp(&other.first).then_with(|| self.bytes.cmp(&other.bytes))
+    }
+}
+
+impl PartialOrd for RequestKey {
+    #[inline]
+    fn partial_cmp(&self, other: &RequestKey) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// A request key was longer than [`RequestKey::BYTES_MAX`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,19 +308,22 @@ impl RequestKey {
         if bytes.len() > Self::BYTES_MAX as usize {
             return Err(RequestKeyTooLong { bytes: bytes.len() as u64 });
         }
-        Ok(RequestKey(bytes.into()))
+        let mut first = [0; 8];
+        let known = bytes.len().min(first.len());
+        first[..known].copy_from_slice(&bytes[..known]);
+        Ok(RequestKey { first: u64::from_be_bytes(first), bytes: bytes.into() })
     }
 
     /// The bytes that the user chose.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 impl fmt::Debug for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RequestKey({})", self.0.escape_ascii())
+        write!(f, "RequestKey({})", self.bytes.escape_ascii())
     }
 }
 
@@ -320,6 +344,24 @@ mod tests {
     fn a_request_key_has_a_limit() {
         assert!(RequestKey::new(&[7; 64]).is_ok());
         assert_eq!(RequestKey::new(&[7; 65]), Err(RequestKeyTooLong { bytes: 65 }));
+    }
+
+    #[test]
+    fn request_keys_order_as_their_bytes_do() {
+        let names =
+            ["", "\0", "a", "a\0", "ab", "abcdefgh", "abcdefgh\0", "abcdefghi", "b", "\u{ff}"];
+        for one in names {
+            for two in names {
+                let [first, second] =
+                    [one, two].map(|name| RequestKey::new(name.as_bytes()).unwrap());
+                assert_eq!(
+                    first.cmp(&second),
+                    one.as_bytes().cmp(two.as_bytes()),
+                    "{one:?} {two:?}"
+                );
+                assert_eq!(first == second, one == two);
+            }
+        }
     }
 
     #[test]

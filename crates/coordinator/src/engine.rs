@@ -21,8 +21,7 @@ use desk::{Desk, Nodes, Pace, Sent};
 pub use operator::{CancelRefusal, Retrying};
 use saga::{Label, Saga};
 use sagas::SagaOp;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 pub use steps::StepOperation;
@@ -303,11 +302,12 @@ impl Engine {
                 config,
                 epoch,
                 log: GatedLog::new(LogSlot::Coordinator, log, unix_ms_at_zero),
-                timers: BinaryHeap::new(),
+                timers: BTreeSet::new(),
                 stats: Stats::default(),
                 admitted: Admitted::default(),
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
+                encoded: sagas::Encoded::default(),
                 errands: VecDeque::new(),
             },
             transactions: BTreeMap::new(),
@@ -463,13 +463,8 @@ impl Engine {
                 self.submit_transaction(now, &key, branches, fingerprint, out)
             }
         };
-        match started {
-            Ok(()) => {
-                if let Some(asked) = self.requests.get_mut(&key) {
-                    asked.fingerprint = Some(fingerprint);
-                }
-            }
-            Err(refusal) => out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) }),
+        if let Err(refusal) = started {
+            out.push(Output::Reply { key, outcome: Outcome::Refused(refusal) });
         }
         self.run_errands(now, out);
     }
@@ -525,21 +520,11 @@ impl Engine {
         match message {
             Message::Announce { store, boot } => self.announced(now, from, *store, *boot, out),
             Message::StepReply { key, step, direction, token, answer, output } => {
-                let attempts_max = self.desk.config.undo_attempts_max;
-                let Some(op) = self.saga_of(*key) else { return };
-                if op.machine.token(*step, *direction) != *token {
-                    return;
-                }
-                let (step, direction) = (*step, *direction);
-                // Nobody was called who could answer.
-                if !op.machine.step(step).is_some_and(|step| steps::is_called(step, direction)) {
-                    return;
-                }
-                let outcome = match (*answer, output) {
+                let outcome = |desk: &Desk| match (*answer, output) {
                     (StepAnswer::Done, None) => saga::Outcome::Done,
                     (StepAnswer::Done, Some(output)) => {
                         // One that is too long is as good as none: a later step may need it.
-                        let bytes_max = self.desk.config.output_bytes_max as usize;
+                        let bytes_max = desk.config.output_bytes_max as usize;
                         match &**output {
                             saga::Output::Inline(bytes) if bytes.len() > bytes_max => {
                                 saga::Outcome::Unknown
@@ -550,8 +535,7 @@ impl Engine {
                     (StepAnswer::Refused { code }, _) => saga::Outcome::Refused { code },
                     (StepAnswer::NotNow, _) => saga::Outcome::Unknown,
                 };
-                let input = op.input_of(step, direction, outcome, attempts_max);
-                self.tell_saga(now, key.id, &input, out);
+                self.receive_step(now, *key, (*step, *direction, *token), outcome, out);
             }
             Message::Transaction(message) => self.receive_transaction(now, from, message, out),
             Message::AskFinished => self.tell_finished(from, out),
@@ -571,13 +555,13 @@ impl Engine {
         self.forget_results(now);
         // A timer that is set meanwhile waits for the next call, due or not: each one ends.
         for _ in 0..self.desk.timers.len() {
-            let due = self.desk.timers.peek().is_some_and(|Reverse((at, _))| *at <= now);
-            if self.dead || !due {
+            let Some(due) = self.first_timer().filter(|(at, _)| !self.dead && *at <= now) else {
                 break;
-            }
-            let Some(Reverse((at, op))) = self.desk.timers.pop() else { break };
-            if !self.is_set(at, op) {
-                continue;
+            };
+            self.desk.timers.remove(&due);
+            let (_, op) = due;
+            if let Some(pace) = self.pace(op) {
+                pace.listed = Time::NEVER;
             }
             match op {
                 OpRef::Transaction(id) => self.wake_transaction(now, id, out),
@@ -588,22 +572,31 @@ impl Engine {
         }
     }
 
-    /// Whether an operation is to be looked at at this moment: it has not ended, and its timer was not set anew.
-    fn is_set(&self, at: Time, op: OpRef) -> bool {
-        let pace = match op {
-            OpRef::Transaction(id) => self.transactions.get(&id).map(|op| &op.pace),
-            OpRef::Saga(id) => self.sagas.get(&id).map(|op| &op.pace),
-            OpRef::Waiting(number) => self.waiting.get(&number).map(|waiting| &waiting.pace),
-        };
-        pace.is_some_and(|pace| pace.wake == at)
+    fn pace(&mut self, op: OpRef) -> Option<&mut Pace> {
+        match op {
+            OpRef::Transaction(id) => self.transactions.get_mut(&id).map(|op| &mut op.pace),
+            OpRef::Saga(id) => self.sagas.get_mut(&id).map(|op| &mut op.pace),
+            OpRef::Waiting(number) => {
+                self.waiting.get_mut(&number).map(|waiting| &mut waiting.pace)
+            }
+        }
     }
 
-    /// Nobody is woken for an operation that has ended.
-    fn forget_timers(&mut self) {
-        while let Some(&Reverse((at, op))) = self.desk.timers.peek()
-            && !self.is_set(at, op)
-        {
-            self.desk.timers.pop();
+    /// Which operation is to be looked at first, and when. Those that were put off meanwhile are listed anew,
+    /// and nobody is woken for one that has ended.
+    fn first_timer(&mut self) -> Option<(Time, OpRef)> {
+        loop {
+            let first @ (at, op) = *self.desk.timers.first()?;
+            let again = match self.pace(op) {
+                Some(pace) if pace.listed == at && pace.wake == at => return Some(first),
+                Some(pace) if pace.listed == at => {
+                    pace.listed = pace.wake;
+                    Some((pace.wake, op))
+                }
+                _ => None,
+            };
+            self.desk.timers.remove(&first);
+            self.desk.timers.extend(again);
         }
     }
 
@@ -612,7 +605,8 @@ impl Engine {
         if self.dead {
             return;
         }
-        self.forget_timers();
+        // Of what follows nothing sets a timer: `next_wake` finds the first one as it is now.
+        self.first_timer();
         if self.desk.log.log().marker_due() {
             let (sagas, transactions) = (self.sagas.len() as u64, self.transactions.len() as u64);
             // Not a loss if the log is busy: it stays due.
@@ -631,7 +625,7 @@ impl Engine {
         if self.dead {
             return None;
         }
-        let timer = self.desk.timers.peek().map(|Reverse((at, _))| *at);
+        let timer = self.desk.timers.first().map(|(at, _)| *at);
         let log = self.desk.log.log().next_wake();
         Time::earliest(timer, log)
     }

@@ -1,5 +1,4 @@
 use base::Sequence;
-use std::collections::VecDeque;
 
 /// For how many effects an empty gate keeps its memory.
 const KEPT: usize = 64;
@@ -12,43 +11,64 @@ const FIRST: usize = 16;
 /// Effects that rest on the same record leave in the order in which they came.
 #[derive(Clone, Debug)]
 pub struct Gate<T> {
-    /// Ascending by sequence.
-    held: VecDeque<(Sequence, T)>,
+    /// What each of those held waits for, ascending.
+    after: Vec<Sequence>,
+    /// Apart from that, so that all of them leave in one piece: effects are large.
+    held: Vec<T>,
 }
 
 impl<T> Default for Gate<T> {
     fn default() -> Self {
-        Gate { held: VecDeque::new() }
+        Gate { after: Vec::new(), held: Vec::new() }
     }
 }
 
 impl<T> Gate<T> {
     /// Holds `effect` until `after` is durable.
+    #[inline]
     pub fn hold(&mut self, after: Sequence, effect: T) {
         if self.held.capacity() == 0 {
             self.held.reserve(FIRST);
         }
-        // Nearly always the newest record, so nearly always the back.
-        if self.held.back().is_none_or(|(last, _)| *last <= after) {
-            self.held.push_back((after, effect));
-        } else {
-            let at = self.held.partition_point(|(held, _)| *held <= after);
-            self.held.insert(at, (after, effect));
+        // Nearly always it waits for the newest record, so nearly always it belongs at the back.
+        let in_order = self.after.last().is_none_or(|last| *last <= after);
+        self.after.push(after);
+        self.held.push(effect);
+        if !in_order {
+            self.move_last();
         }
+    }
+
+    /// The last one goes to its place among those that wait for other records.
+    #[cold]
+    fn move_last(&mut self) {
+        let [earlier @ .., after] = &self.after[..] else { return };
+        let at = earlier.partition_point(|held| held <= after);
+        self.after[at..].rotate_right(1);
+        self.held[at..].rotate_right(1);
     }
 
     /// Lets go, in order, of every effect that may leave now that everything up to `durable` is.
     pub fn release(&mut self, durable: Sequence, out: &mut Vec<T>) {
-        let open = match self.held.back() {
-            Some((last, _)) if *last <= durable => self.held.len(),
-            Some(_) => self.held.partition_point(|(after, _)| *after <= durable),
-            None => return,
-        };
-        // All at once, so that an empty gate begins again in the memory that it used last; but it gives
-        // back that of a rare burst.
-        out.extend(self.held.drain(..open).map(|(_, effect)| effect));
-        if self.held.is_empty() && self.held.capacity() > KEPT {
-            self.held.shrink_to(KEPT);
+        match self.after.last() {
+            Some(last) if *last <= durable => {
+                let released = self.after.len();
+                out.append(&mut self.held);
+                self.after.clear();
+                // An empty gate begins again in the memory that it used last; but it gives back that of a rare
+                // burst.
+                if self.held.capacity() > KEPT.max(4 * released) {
+                    let kept = KEPT.max(2 * released);
+                    self.held.shrink_to(kept);
+                    self.after.shrink_to(kept);
+                }
+            }
+            Some(_) => {
+                let open = self.after.partition_point(|after| *after <= durable);
+                out.extend(self.held.drain(..open));
+                self.after.drain(..open);
+            }
+            None => {}
         }
     }
 

@@ -88,6 +88,7 @@ impl GatedLog {
     }
 
     /// Lets `effect` leave once `after` is durable, and forces the log if it is not yet.
+    #[inline]
     pub fn owe(&mut self, after: Sequence, effect: Output, out: &mut Vec<Output>) {
         if self.is_durable(after) {
             out.push(effect);

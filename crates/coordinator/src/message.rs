@@ -81,7 +81,7 @@ pub enum Message {
         /// What the step is asked to do; opaque to the coordinator.
         body: Arc<[u8]>,
         /// Which call it is.
-        call: Box<Call>,
+        call: Call,
     },
     /// Node to coordinator: what became of a call.
     StepReply {
@@ -302,7 +302,7 @@ impl Message {
                 }
             }
             Self::StepCall { key, epoch, call, .. } => {
-                let Call { step, direction, order, inputs, .. } = &**call;
+                let Call { step, direction, order, inputs, .. } = call;
                 word(key.coordinator.number());
                 word(key.id.0);
                 word(u64::from(*step) << 1 | u64::from(*direction == Direction::Backward));
@@ -440,7 +440,7 @@ mod tests {
             all.extend(calls.map(|(order, inputs)| {
                 let call = Call { step: 0, direction, kind, cannot_fail: false, order, inputs };
                 let (token, body) = (Token([1; 16]), body.clone());
-                Message::StepCall { key: saga, epoch, token, body, call: Box::new(call) }
+                Message::StepCall { key: saga, epoch, token, body, call }
             }));
             let outputs = [
                 None,

@@ -82,16 +82,18 @@ impl Trail {
 
     /// A record that is being appended to the log, to be added if it is.
     pub fn begin(&mut self) -> Addition<'_> {
-        Addition { before: self.bytes.len(), trail: self }
+        Addition { before: self.bytes.len(), repeats: false, trail: self }
     }
 
     fn put(&mut self, frame: &Frame<'_>) {
         let length = u32::try_from(frame.payload.len()).expect("a record is below 4 GiB");
+        let mut head = [0; FRAME_HEAD_BYTES];
+        head[..8].copy_from_slice(&frame.sequence.0.to_le_bytes());
+        head[8..16].copy_from_slice(&frame.timestamp_ms.to_le_bytes());
+        head[16] = frame.event.0;
+        head[17..].copy_from_slice(&length.to_le_bytes());
         self.bytes.reserve(FRAME_HEAD_BYTES + frame.payload.len());
-        self.bytes.extend_from_slice(&frame.sequence.0.to_le_bytes());
-        self.bytes.extend_from_slice(&frame.timestamp_ms.to_le_bytes());
-        self.bytes.push(frame.event.0);
-        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(&head);
         self.bytes.extend_from_slice(frame.payload);
     }
 
@@ -143,19 +145,19 @@ impl Trail {
 pub(crate) struct Addition<'a> {
     trail: &'a mut Trail,
     before: usize,
+    repeats: bool,
 }
 
 impl Addition<'_> {
     pub fn put(&mut self, frame: &Frame<'_>) {
+        self.repeats = repeats(frame.event, frame.payload);
         self.trail.put(frame);
     }
 
     /// The log has taken it.
     pub fn keep(mut self) {
-        let added = frames(&self.trail.bytes[self.before..]).flatten().next();
-        let repeated =
-            added.filter(|added| repeats(added.event, added.payload)).map(|a| a.payload.to_vec());
-        if let Some(payload) = repeated {
+        if self.repeats {
+            let payload = self.trail.bytes[self.before + FRAME_HEAD_BYTES..].to_vec();
             // It stands behind the one that it takes the place of.
             self.trail.forget_attempt(&payload, self.before);
         }

@@ -354,7 +354,7 @@ fn message(kind: MessageKind, from: &mut Reader<'_>) -> Result<Message, WireErro
 fn step_call(from: &mut Reader<'_>) -> Result<Message, WireError> {
     let (key, epoch, token) = (from.saga()?, from.epoch()?, Token(from.array()?));
     let body = from.counted()?.into();
-    let call = Box::new(Call {
+    let call = Call {
         step: from.u32()?,
         direction: from.direction()?,
         kind: StepKind::from_code(from.u8()?).ok_or(WireError::Value)?,
@@ -366,7 +366,7 @@ fn step_call(from: &mut Reader<'_>) -> Result<Message, WireError> {
             UndoOrder::Alone,
         ])?,
         inputs: from.list(INPUT_BYTES_MIN, Reader::input)?.into(),
-    });
+    };
     Ok(Message::StepCall { key, epoch, token, body, call })
 }
 
@@ -601,7 +601,7 @@ mod tests {
                     Tx::PeerAnswer { key, shard, verdict }
                 }
                 MessageKind::Step => {
-                    let (body, call) = (work.into(), Box::new(call));
+                    let body = work.into();
                     return Message::StepCall { key: saga, epoch, token, body, call };
                 }
                 MessageKind::StepReply => {
@@ -709,7 +709,7 @@ mod tests {
         };
         let (epoch, token, body) = (Epoch::new(6), Token([7; 16]), [8, 9].into());
         let mut bytes = Vec::new();
-        encode(&Message::StepCall { key, epoch, token, body, call: Box::new(call) }, &mut bytes);
+        encode(&Message::StepCall { key, epoch, token, body, call }, &mut bytes);
         let expected = [
             &[VERSION, 10][..],
             &CoordinatorId::numbered(1).0,

@@ -38,7 +38,7 @@ fn record(name: &str) -> Written {
         dependencies: None,
         node: NodeName::default(),
         body: [].into(),
-        terms: saga::StepTerms::default(),
+        terms: Default::default(),
     };
     let coordinator = CoordinatorId::numbered(3);
     let member = Member::new(ShardId::numbered(1), NodeName::numbered(1));

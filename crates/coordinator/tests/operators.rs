@@ -82,7 +82,7 @@ impl Bench {
         for output in out {
             match output {
                 Output::Send { message: Message::StepCall { key, call, body, .. }, .. } => {
-                    self.calls.push((key.id, *call, body.to_vec()));
+                    self.calls.push((key.id, call, body.to_vec()));
                 }
                 Output::Appended { .. } => {}
                 output => self.told.push(output),

@@ -76,7 +76,7 @@ fn batches() -> Vec<Vec<Written>> {
                 dependencies: None,
                 node: NodeName::numbered(2),
                 body: [1].into(),
-                terms: saga::StepTerms::default(),
+                terms: Default::default(),
             },
             saga::Event::ExecuteStart,
         ]

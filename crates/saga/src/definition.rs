@@ -189,7 +189,7 @@ impl Step {
     }
 
     /// What the log says about it besides the graph.
-    pub(crate) fn terms(&self) -> StepTerms {
+    fn terms(&self) -> StepTerms {
         StepTerms {
             kind: self.kind,
             timeout: self.timeout,
@@ -231,13 +231,28 @@ impl Default for Limits {
 
 /// A checked saga: at least one step, no cycle, kinds of steps that go together, within its
 /// [`Limits`].
+///
+/// A copy costs nothing: it is the same definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Definition {
+pub struct Definition(Arc<Built>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Built {
     name: Option<DefinitionName>,
     timeout: Option<Duration>,
     steps: Vec<Step>,
-    /// Of all the above: every submission asks for it.
+    /// What the log says of each step: every saga of this definition shares it.
+    records: Vec<StepRecord>,
+    /// Of name, time-out and steps: every submission asks for it.
     fingerprint: u128,
+    depth: u32,
+}
+
+/// What of a step's record does not fit into the record itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StepRecord {
+    pub(crate) dependencies: Arc<[u32]>,
+    pub(crate) terms: Arc<StepTerms>,
 }
 
 impl Definition {
@@ -250,37 +265,42 @@ impl Definition {
     /// Its name and version, if it has them.
     #[must_use]
     pub fn name(&self) -> Option<&DefinitionName> {
-        self.name.as_ref()
+        self.0.name.as_ref()
     }
 
     /// How long a saga of it may take until it is undone; `None`: as the engine is configured.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.timeout
+        self.0.timeout
     }
 
     /// The steps; a step's number is its index here.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
-        &self.steps
+        &self.0.steps
     }
 
     /// 128 bits that depend on every part of it, the bodies included: two definitions that differ
     /// have different ones but for chance. (Not against somebody who looks for two that do not.)
     #[must_use]
     pub fn fingerprint(&self) -> u128 {
-        self.fingerprint
+        self.0.fingerprint
     }
 
     /// How many definitions deep it nests: 1 if no step is a saga of its own.
     #[must_use]
     pub fn depth(&self) -> u32 {
-        performer::depth(&self.steps)
+        self.0.depth
+    }
+
+    /// The steps, each with what its record says.
+    pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = (&Step, &StepRecord)> {
+        self.0.steps.iter().zip(&self.0.records)
     }
 
     /// What the log says about it besides the steps.
     pub(crate) fn terms(&self) -> SagaTerms {
-        let (definition, timeout) = (self.name.clone(), self.timeout);
+        let (definition, timeout) = (self.0.name.clone(), self.0.timeout);
         SagaTerms { definition, fingerprint: Some(self.fingerprint()), timeout, parent: None }
     }
 
@@ -303,7 +323,7 @@ impl Definition {
             let named = terms.performer.needs_undo() && terms.kind.has_undo();
             let undo = (named || usual.undo_or_usual() != terms.undo).then(|| terms.undo.clone());
             steps.push(Step {
-                dependencies: dependencies.clone()?,
+                dependencies: dependencies.as_deref()?.to_vec(),
                 body: Arc::clone(body),
                 kind: terms.kind,
                 timeout: terms.timeout,
@@ -320,7 +340,7 @@ impl Definition {
         let limits = Limits { steps_max: most, dependencies_max: most, depth_max: most };
         let name = terms.definition.clone();
         let built = Builder { limits, name, timeout: terms.timeout, steps }.build().ok()?;
-        (terms.fingerprint == Some(built.fingerprint)).then_some(built)
+        (terms.fingerprint == Some(built.fingerprint())).then_some(built)
     }
 }
 
@@ -355,7 +375,7 @@ fn fingerprint(name: Option<&DefinitionName>, timeout: Option<Duration>, steps: 
             Performer::Node => {}
             Performer::Transaction(branches) => hash.branches(7, branches),
             Performer::Saga(definition) => {
-                let inner = definition.fingerprint;
+                let inner = definition.fingerprint();
                 hash.word(8, 0);
                 hash.word(inner as u64, (inner >> 64) as u64);
             }
@@ -463,7 +483,13 @@ impl Builder {
         check_inputs(&self.steps)?;
         performer::check(&self.steps, self.limits.depth_max)?;
         let fingerprint = fingerprint(self.name.as_ref(), self.timeout, &self.steps);
-        Ok(Definition { name: self.name, timeout: self.timeout, steps: self.steps, fingerprint })
+        let Builder { name, timeout, steps, .. } = self;
+        let record = |step: &Step| StepRecord {
+            dependencies: step.dependencies.as_slice().into(),
+            terms: Arc::new(step.terms()),
+        };
+        let (records, depth) = (steps.iter().map(record).collect(), performer::depth(&steps));
+        Ok(Definition(Arc::new(Built { name, timeout, steps, records, fingerprint, depth })))
     }
 }
 

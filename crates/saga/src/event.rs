@@ -37,13 +37,13 @@ pub enum Event {
         action: Action,
         /// What it waits for: steps added before, with lower numbers. `None`: in sequence, that is,
         /// it waits for the step with the next lower number, whenever that was added.
-        dependencies: Option<Vec<u32>>,
+        dependencies: Option<Arc<[u32]>>,
         /// Where it runs.
         node: NodeName,
         /// What is asked there.
         body: Arc<[u8]>,
         /// What else was agreed on.
-        terms: StepTerms,
+        terms: Arc<StepTerms>,
     },
     /// From here on steps may run.
     ExecuteStart,

@@ -12,6 +12,7 @@ use crate::terms::{SagaTerms, StepInput};
 use base::{CoordinatorId, OperationId, RequestKey, Sequence, Token, prng};
 pub use illegal::{IllegalTransition, Reason};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 pub use step::{StepOutcome, StepState};
 
 /// One saga: a value that is rebuilt from its events, in recovery as while running.
@@ -24,11 +25,12 @@ pub use step::{StepOutcome, StepState};
 /// 5. the rest are views.
 ///
 /// Cost: `decide`, `settle` and `apply` take time in proportion to the dependencies of the step in
-/// question and of the pivot, except for execute_start and the one record that turns the saga, which
-/// look at every step, once; only `apply` of a step_added, of an order, and of a record that frees
-/// steps without an undo allocates. So a replay takes no longer than the number
+/// question and to the steps that depend on it, except for execute_start and the one record that turns the
+/// saga, which look at every step, once; only `apply` of a step_added, of execute_start, of an order, and of
+/// a record that frees steps without an undo allocates. So a replay takes no longer than the number
 /// of records, however long a foreign log's sagas are, times the dependencies of the widest step.
-/// [`Saga::pending`] and the classification look at every step.
+/// [`Saga::pending`] and the classification look at every step; [`Saga::pending_by`] only at those that
+/// depend on one that has succeeded, and what these depend on, if it was the last of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saga {
     id: OperationId,
@@ -45,6 +47,8 @@ pub struct Saga {
     /// (Inserting them in the vector at once would cost a log of descending numbers the square of
     /// its length.)
     stragglers: BTreeMap<u32, StepState>,
+    /// The indices of the steps that depend on each step, one list behind the other, from execute_start on.
+    followers: Vec<u32>,
     /// How many steps have succeeded.
     succeeded: u32,
     /// The number of the pivot, if there is one.
@@ -199,11 +203,17 @@ impl Saga {
             state: State::Created,
             steps: Vec::new(),
             stragglers: BTreeMap::new(),
+            followers: Vec::new(),
             succeeded: 0,
             pivot: None,
             parked: 0,
             closed: BTreeSet::new(),
         })
+    }
+
+    /// Makes room for so many steps at once.
+    pub fn expect_steps(&mut self, steps: usize) {
+        self.steps.reserve_exact(steps);
     }
 
     /// Where it stands.
@@ -235,7 +245,7 @@ impl Saga {
             State::Executing { since } => {
                 let due = |&index: &usize| {
                     let step = &self.steps[index];
-                    step.outcome.is_none() && !step.is_parked() && self.ready(index).is_ok()
+                    step.outcome.is_none() && !step.is_parked() && step.is_ready()
                 };
                 run.extend((0..self.steps.len()).filter(due).map(|at| self.steps[at].number));
                 (RecoveryAction::SagaResumeExecute, since)
@@ -305,13 +315,15 @@ impl Saga {
     /// What a call of a step is given: forward, the outputs that it takes, as far as they are known;
     /// backward, its own output, if it is known.
     #[must_use]
-    pub fn inputs(&self, step: u32, direction: Direction) -> Vec<StepInput> {
-        let Some(state) = self.step(step) else { return Vec::new() };
+    pub fn inputs(&self, step: u32, direction: Direction) -> Arc<[StepInput]> {
+        let Some(state) = self.step(step) else { return Arc::default() };
         let given = |number: u32| {
-            let output = self.step(number)?.output.clone()?;
+            let output = self.step(number)?.output().cloned()?;
             Some(StepInput { step: number, output })
         };
         match direction {
+            Direction::Forward if state.terms.inputs.is_empty() => Arc::default(),
+            Direction::Backward if state.output.is_none() => Arc::default(),
             Direction::Forward => {
                 state.terms.inputs.iter().filter_map(|input| given(*input)).collect()
             }
@@ -322,7 +334,7 @@ impl Saga {
     /// What steps have brought, as far as it is known, ascending by number.
     pub fn outputs(&self) -> impl Iterator<Item = StepInput> + '_ {
         self.steps().filter_map(|step| {
-            Some(StepInput { step: step.number(), output: step.output.clone()? })
+            Some(StepInput { step: step.number(), output: step.output().cloned()? })
         })
     }
 
@@ -353,14 +365,21 @@ impl Saga {
             (Direction::Forward, None) => 0,
             (Direction::Backward, _) => 1,
         };
+        self.derive_token(step, way)
+    }
+
+    fn derive_token(&self, step: u32, way: u64) -> Token {
         Token::new(prng::keyed_hash(self.nonce, u64::from(step), way))
     }
 }
 
 /// The index of a step by its number, at once where the numbers are dense.
 fn index_of(steps: &[StepState], number: u32) -> Option<usize> {
-    match steps.get(number as usize) {
-        Some(step) if step.number == number => Some(number as usize),
+    match (steps.get(number as usize), steps.last()) {
+        (Some(step), _) if step.number == number => Some(number as usize),
+        (_, None) => None,
+        // One that is being added.
+        (_, Some(last)) if last.number < number => None,
         _ => steps.binary_search_by_key(&number, |step| step.number).ok(),
     }
 }

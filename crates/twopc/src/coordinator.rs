@@ -287,6 +287,8 @@ pub struct Transaction {
 struct MemberSet {
     low: u64,
     high: Vec<u64>,
+    /// How many are in it: asked at each vote and each acknowledgement.
+    count: u32,
 }
 
 impl MemberSet {
@@ -304,6 +306,7 @@ impl MemberSet {
         let bit = 1 << (member % 64);
         let fresh = *word & bit == 0;
         *word |= bit;
+        self.count += u32::from(fresh);
         fresh
     }
 
@@ -316,12 +319,11 @@ impl MemberSet {
     }
 
     fn is_empty(&self) -> bool {
-        self.low == 0 && self.high.is_empty()
+        self.count == 0
     }
 
     fn len(&self) -> usize {
-        let words = self.high.iter().fold(self.low.count_ones(), |n, word| n + word.count_ones());
-        words as usize
+        self.count as usize
     }
 }
 
@@ -330,6 +332,9 @@ impl MemberSet {
 /// larger than a cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Prints([u8; MEMBERS_MAX as usize]);
+
+/// The lowest bit of each byte.
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 
 impl Prints {
     fn of(shard: &ShardId) -> u8 {
@@ -794,15 +799,22 @@ impl Transaction {
     }
 
     fn position(&self, shard: ShardId) -> Option<usize> {
-        let print = Prints::of(&shard);
+        let wanted = u64::from_le_bytes([Prints::of(&shard); 8]);
         let printed = self.members.len().min(self.prints.0.len());
-        let mut from = 0;
-        while let Some(next) = self.prints.0[from..printed].iter().position(|byte| *byte == print) {
-            let at = from + next;
-            if self.members[at].shard == shard {
-                return Some(at);
+        for (chunk, prints) in
+            self.prints.0[..printed.next_multiple_of(8)].as_chunks().0.iter().enumerate()
+        {
+            // Of the bytes that are zero here the lowest is found for certain; one above it may be taken for
+            // zero that is not, and is then another member's.
+            let differ = u64::from_le_bytes(*prints) ^ wanted;
+            let mut same = differ.wrapping_sub(LOW_BITS) & !differ & (LOW_BITS << 7);
+            while same != 0 {
+                let at = chunk * 8 + same.trailing_zeros() as usize / 8;
+                if self.members.get(at).is_some_and(|member| member.shard == shard) {
+                    return Some(at);
+                }
+                same &= same - 1;
             }
-            from = at + 1;
         }
         (printed..self.members.len()).find(|&at| self.members[at].shard == shard)
     }

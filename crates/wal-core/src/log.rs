@@ -417,7 +417,7 @@ impl Log {
             batch.bytes = self.spare_bytes.pop().unwrap_or_else(|| {
                 // Of a few sizes, so that all logs of a process pass the same memory on.
                 let usual = (gap + self.usual_bytes + MARK_BYTES).next_power_of_two();
-                Vec::with_capacity(usual.clamp(4096, 16384))
+                Vec::with_capacity(usual.clamp(4096, 1 << 20))
             });
         }
         batch.bytes.clear();

@@ -2,9 +2,10 @@
 
 use super::read::{Reader, label};
 use super::write::{
-    SAGA, TRANSACTION, Tags, parent_bytes, put_audit, put_branches, put_long, put_output, words,
+    Fixed, SAGA, TRANSACTION, Tags, parent_bytes, put_audit, put_branches, put_long, put_output,
+    words,
 };
-use super::{CodecError, tag};
+use super::{CodecError, EXTENSION_VERSION, tag};
 use base::{CoordinatorId, NodeName, OperationId};
 use saga::{Action, Definition, FailedEffect, Performer, Undo};
 use twopc::Audit;
@@ -78,10 +79,8 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
     use saga::Event;
     match event {
         Event::Created { coordinator, nonce, request_key, terms } => {
-            words(out, id, &[]);
-            out.extend_from_slice(&coordinator.0);
-            let mut tags = Tags::behind(out);
-            tags.put(tag::NONCE, &nonce.to_le_bytes());
+            let prefix = Fixed::<60>::of(id).put(&coordinator.0).put(&[EXTENSION_VERSION]);
+            let mut tags = prefix.tag(tag::NONCE, &nonce.to_le_bytes()).tags(out);
             if let Some(key) = request_key {
                 tags.put(tag::REQUEST_KEY, key.as_bytes());
             }
@@ -90,7 +89,7 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
                 tags.put(tag::DEFINITION, &named);
             }
             if let Some(fingerprint) = terms.fingerprint {
-                tags.put(tag::FINGERPRINT, &fingerprint.to_le_bytes());
+                tags.fixed(tag::FINGERPRINT, &fingerprint.to_le_bytes());
             }
             put_timeout(&mut tags, terms.timeout);
             if let Some(parent) = terms.parent {
@@ -99,16 +98,12 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             EventType::SAGA_CREATED
         }
         Event::StepAdded { step, action, dependencies, node, body, terms } => {
-            words(out, id, &[*step]);
-            out.push(action.code());
-            let mut tags = Tags::behind(out);
-            let bytes = |numbers: &[u32]| -> Vec<u8> {
-                numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
-            };
+            let prefix = Fixed::<14>::of(id).put(&step.to_le_bytes()).put(&[action.code()]);
+            let mut tags = prefix.put(&[EXTENSION_VERSION]).tags(out);
             if let Some(dependencies) = dependencies {
-                tags.put(tag::DEPENDENCIES, &bytes(dependencies));
+                tags.numbers(tag::DEPENDENCIES, dependencies);
             }
-            tags.put(tag::NODE, &node.0).put(tag::BODY, body);
+            tags.fixed(tag::NODE, &node.0).put(tag::BODY, body);
             if terms.kind != saga::StepKind::Compensatable {
                 tags.put(tag::KIND, &[terms.kind.code()]);
             }
@@ -120,7 +115,7 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
                 tags.put(tag::UNDO_NAME, name.as_str().as_bytes());
             }
             if !terms.inputs.is_empty() {
-                tags.put(tag::INPUTS, &bytes(&terms.inputs));
+                tags.numbers(tag::INPUTS, &terms.inputs);
             }
             if let Some(output) = terms.output {
                 tags.put(tag::OUTPUT_TYPE, &[output.code()]);
@@ -133,7 +128,7 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
             EventType::SAGA_EXECUTE_START
         }
         Event::StepSucceeded { step, output } => {
-            words(out, id, &[*step]);
+            Fixed::<12>::of(id).put(&step.to_le_bytes()).append(out);
             if let Some(output) = output {
                 put_output(&mut Tags::behind(out), output);
             }
@@ -183,6 +178,9 @@ pub fn encode_saga(id: OperationId, event: &saga::Event, out: &mut Vec<u8>) -> E
     }
 }
 
+/// How long the payload of a step's success is that brings nothing.
+pub(crate) const SUCCESS_PAYLOAD_BYTES: usize = 12;
+
 /// Writes the payload of a saga's end that an operator says of one in doubt, and says which event it is. Read
 /// again it is an end like any other.
 pub fn encode_saga_end(
@@ -225,7 +223,7 @@ pub(super) fn decode_saga(
             let step = reader.u32()?;
             let [action] = reader.array()?;
             let tags = reader.extensions()?;
-            let dependencies = tags.numbers(tag::DEPENDENCIES, event)?;
+            let dependencies = tags.numbers(tag::DEPENDENCIES, event)?.map(Into::into);
             let node = NodeName(tags.array(tag::NODE, event)?.unwrap_or_default());
             let (action, body) = (Action::from_code(action), tags.bytes(tag::BODY));
             let kind = match tags.array(tag::KIND, event)? {
@@ -249,7 +247,7 @@ pub(super) fn decode_saga(
                 undo: tags.undo(event)?,
                 attempts: tags.array(tag::ATTEMPTS, event)?.map(u32::from_le_bytes),
             };
-            Event::StepAdded { step, action, dependencies, node, body, terms }
+            Event::StepAdded { step, action, dependencies, node, body, terms: terms.into() }
         }
         EventType::SAGA_EXECUTE_START => reader.bare(Event::ExecuteStart)?,
         EventType::SAGA_STEP_SUCCEEDED => {

@@ -90,7 +90,7 @@ fn a_sagas_events_read_as_written() {
         order(What::Instead { branches: [branch].into() }),
     ];
     for kind in StepKind::ALL {
-        let (dependencies, body) = (Some(vec![0, 2]), Arc::from([8; 20]));
+        let (dependencies, body) = (Some([0, 2].into()), Arc::from([8; 20]));
         let terms = StepTerms {
             kind,
             timeout: Some(Duration::from_secs(3)),
@@ -101,7 +101,14 @@ fn a_sagas_events_read_as_written() {
             ..StepTerms::default()
         };
         let action = Action::Custom;
-        events.push(E::StepAdded { step: 3, action, dependencies, node, body, terms });
+        events.push(E::StepAdded {
+            step: 3,
+            action,
+            dependencies,
+            node,
+            body,
+            terms: terms.into(),
+        });
     }
     for event in events {
         let (id, mut payload) = (OperationId(77), Vec::new());

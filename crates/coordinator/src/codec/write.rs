@@ -84,11 +84,36 @@ impl<'a> Tags<'a> {
         }
     }
 
+    /// Puts a value of a length that the compiler knows.
+    #[inline]
+    pub(super) fn fixed<const M: usize>(&mut self, tag: u8, value: &[u8; M]) -> &mut Self {
+        self.head(tag, M);
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    /// Puts numbers, one behind the other.
+    pub(super) fn numbers(&mut self, tag: u8, numbers: &[u32]) -> &mut Self {
+        let bytes = numbers.len() * 4;
+        if bytes > usize::from(u16::MAX) {
+            let long: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            return self.put(tag, &long);
+        }
+        self.head(tag, bytes);
+        let at = self.out.len();
+        self.out.resize(at + bytes, 0);
+        for (place, number) in self.out[at..].as_chunks_mut().0.iter_mut().zip(numbers) {
+            *place = number.to_le_bytes();
+        }
+        self
+    }
+
     /// How many bytes [`put`](Self::put) adds for a value, the version byte aside.
     pub(super) fn bytes(value: usize) -> usize {
         TAG_HEAD_BYTES * value.div_ceil(usize::from(u16::MAX)).max(1) + value
     }
 
+    #[inline]
     pub(super) fn head(&mut self, tag: u8, len: usize) {
         if !self.begun {
             self.out.push(EXTENSION_VERSION);

@@ -9,6 +9,7 @@ use crate::message::Message;
 use crate::output::Output;
 use crate::snapshot::{self, DoubtfulTrail, Ended, EndedHow, Kind, tag};
 use base::{Epoch, NodeName, OperationId, ShardId, Time};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -300,10 +301,10 @@ impl Engine {
                 self.outputs.remove(key);
             }
             if let Some(key) = oldest.request_key
-                && let Some(Known::Ended { at, .. }) = self.requests.get(&key).map(|it| it.known)
-                && at == oldest.at
+                && let Entry::Occupied(asked) = self.requests.entry(key)
+                && matches!(asked.get().known, Known::Ended { at, .. } if at == oldest.at)
             {
-                self.requests.remove(&key);
+                asked.remove();
             }
         }
     }

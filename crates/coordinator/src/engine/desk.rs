@@ -1,13 +1,13 @@
 //! What every operation of an engine needs: the log, the timers, and how often something is sent.
 
+use super::sagas::Encoded;
 use super::steps::Errand;
 use super::transactions::Announced;
 use super::{Admitted, Config, OpRef, Stats};
 use crate::gated::GatedLog;
 use crate::output::Refusal;
 use base::{Epoch, NodeName, Time};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use wal_core::RECORD_HEADER_BYTES;
 
@@ -48,6 +48,9 @@ impl Sent {
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     pub(super) wake: Time,
+    /// Under which time it stands among the timers, not later than `wake`: most operations are looked at
+    /// again later and later until they end, and their timers need not be moved each time.
+    pub(super) listed: Time,
     pub(super) attempt: u32,
     /// How many waits have had their jitter drawn.
     waits: u32,
@@ -56,7 +59,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Time) -> Pace {
-        Pace { wake: Time::NEVER, attempt: 0, waits: 0, started: now }
+        Pace { wake: Time::NEVER, listed: Time::NEVER, attempt: 0, waits: 0, started: now }
     }
 }
 
@@ -87,11 +90,13 @@ pub(super) struct Desk {
     pub(super) config: Config,
     pub(super) epoch: Epoch,
     pub(super) log: GatedLog,
-    pub(super) timers: BinaryHeap<Reverse<(Time, OpRef)>>,
+    /// One for each operation that waits: see [`Pace::listed`].
+    pub(super) timers: BTreeSet<(Time, OpRef)>,
     pub(super) stats: Stats,
     pub(super) admitted: Admitted,
     pub(super) owed_transaction: Vec<twopc::coordinator::Effect>,
     pub(super) owed_saga: Vec<saga::Effect>,
+    pub(super) encoded: Encoded,
     /// What operations owe each other.
     pub(super) errands: VecDeque<Errand>,
 }
@@ -118,14 +123,27 @@ impl Desk {
             self.log.check_epoch();
         }
         pace.attempt += 1;
-        self.timers.push(Reverse((pace.wake, op)));
+        self.list(pace, op);
     }
 
     pub(super) fn not_later_than(&mut self, pace: &mut Pace, deadline: Time, op: OpRef) {
         if deadline < pace.wake {
             pace.wake = deadline;
-            self.timers.push(Reverse((deadline, op)));
+            self.list(pace, op);
         }
+    }
+
+    fn list(&mut self, pace: &mut Pace, op: OpRef) {
+        if pace.wake < pace.listed {
+            self.timers.remove(&(pace.listed, op));
+            pace.listed = pace.wake;
+            self.timers.insert((pace.listed, op));
+        }
+    }
+
+    /// The operation has ended.
+    pub(super) fn forget_timer(&mut self, pace: &Pace, op: OpRef) {
+        self.timers.remove(&(pace.listed, op));
     }
 
     /// Refuses an operation before anything of it is logged: a record too large, or a log whose buffer

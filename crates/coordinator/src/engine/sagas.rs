@@ -7,10 +7,12 @@ use crate::codec;
 use crate::message::{Call, Message, SagaKey, UndoOrder};
 use crate::output::{Output, Refusal};
 use crate::snapshot::{Ended, EndedHow, Trail};
-use base::{OperationId, RequestKey, Time};
+use base::{OperationId, RequestKey, Time, Token};
 use saga::{Direction, Label, Saga};
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
+use wal_core::EventType;
 
 #[derive(Clone, Debug)]
 pub(super) struct SagaOp {
@@ -113,6 +115,35 @@ impl SagaOp {
     }
 }
 
+/// The payloads of an admission, before anything of it is logged: for asking whether there is room, and then
+/// for the log. It keeps its memory for the next one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    /// What each is, and where it ends.
+    ends: Vec<(EventType, usize)>,
+}
+
+impl Encoded {
+    fn encode(&mut self, id: OperationId, events: &[saga::Event]) {
+        self.bytes.clear();
+        self.ends.clear();
+        for event in events {
+            let event = codec::encode_saga(id, event, &mut self.bytes);
+            self.ends.push((event, self.bytes.len()));
+        }
+    }
+
+    fn payloads(&self) -> impl ExactSizeIterator<Item = (EventType, &[u8])> {
+        let mut begin = 0;
+        self.ends.iter().map(move |(event, end)| {
+            let payload = &self.bytes[begin..*end];
+            begin = *end;
+            (*event, payload)
+        })
+    }
+}
+
 /// The action of a step that is not among those that are known.
 fn missing_action(machine: &Saga, known: &BTreeSet<Label>) -> Option<Label> {
     let mut names = machine.steps().flat_map(|step| step.terms().action_names());
@@ -160,20 +191,42 @@ impl Engine {
             Origin::Client(key) => admission(Some(key.clone())),
             Origin::Step(parent) => Saga::on_behalf_of(*parent, admission(None)),
         };
-        let mut scratch = Vec::new();
-        self.desk.check_admission(events.iter().map(|event| {
-            scratch.clear();
-            codec::encode_saga(id, event, &mut scratch);
-            scratch.len()
-        }))?;
-        let mut events = events.into_iter();
-        let created = events.next().expect("an admission begins with a creation");
-        let mut trail = Trail::default();
-        let encode = |payload: &mut Vec<u8>| codec::encode_saga(id, &created, payload);
-        let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
+        let mut encoded = std::mem::take(&mut self.desk.encoded);
+        encoded.encode(id, &events);
+        let fingerprint = definition.fingerprint();
+        let begun = self.admit_saga(now, (origin, fingerprint), id, (&events, &encoded), out);
+        self.desk.encoded = encoded;
+        begun
+    }
+
+    fn admit_saga(
+        &mut self,
+        now: Time,
+        (origin, fingerprint): (Origin, u128),
+        id: OperationId,
+        (events, encoded): (&[saga::Event], &Encoded),
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
+        self.desk.check_admission(encoded.payloads().map(|(_, payload)| payload.len()))?;
+        let mut payloads = encoded.payloads();
+        let [created, events @ ..] = events else {
+            unreachable!("an admission begins with a creation");
+        };
+        // Each step succeeds, and the end is the last record: room for all of it is made at once.
+        let steps = events.len() - 1;
+        let more = steps * codec::SUCCESS_PAYLOAD_BYTES + codec::END_PAYLOAD_BYTES;
+        let records = encoded.payloads().len() + steps + 1;
+        let mut trail = Trail::with_room(records, encoded.bytes.len() + more);
+        let mut encode = |payload: &mut Vec<u8>| {
+            let (event, bytes) = payloads.next().expect("each event was encoded");
+            payload.extend_from_slice(bytes);
+            event
+        };
+        let appended = self.desk.log.append_kept(now, &mut trail, out, &mut encode);
         let at = appended.map_err(|_| Refusal::LogBusy)?;
-        let machine =
-            Saga::created(id, at, &created).expect("the first event of an admission is a creation");
+        let mut machine =
+            Saga::created(id, at, created).expect("the first event of an admission is a creation");
+        machine.expect_steps(steps);
         let root = self.root_of(id, machine.terms().parent);
         let op = SagaOp::new(machine, root, now, None, trail);
         self.desk.admitted.enters(&op);
@@ -181,13 +234,15 @@ impl Engine {
         let child = OpRef::Saga(id);
         match origin {
             Origin::Client(key) => {
-                self.requests.insert(key, Asked { known: Known::Active(child), fingerprint: None });
+                let (known, fingerprint) = (Known::Active(child), Some(fingerprint));
+                self.requests.insert(key, Asked { known, fingerprint });
             }
             Origin::Step(parent) => _ = self.children.insert(parent, child),
         }
         for event in events {
-            let recorded = self.desk.record_saga(now, op, &event, out);
-            assert!(recorded, "the log had room for the whole admission");
+            let appended = self.desk.log.append_kept(now, &mut op.trail, out, &mut encode);
+            let at = appended.expect("the log had room for the whole admission");
+            op.machine.apply(at, event).expect("an admission is legal");
         }
         // A definition that a log holds may name what this start has no code for.
         op.held =
@@ -198,11 +253,32 @@ impl Engine {
 
     // ---- sagas ----
 
-    pub(super) fn saga_of(&self, key: SagaKey) -> Option<&SagaOp> {
+    /// What a node answers to a call.
+    pub(super) fn receive_step(
+        &mut self,
+        now: Time,
+        key: SagaKey,
+        (step, direction, token): (u32, Direction, Token),
+        outcome: impl FnOnce(&Desk) -> saga::Outcome,
+        out: &mut Vec<Output>,
+    ) {
         if key.coordinator != self.desk.config.id {
-            return None;
+            return;
         }
-        self.sagas.get(&key.id).map(Box::as_ref)
+        let Some(op) = self.sagas.get_mut(&key.id) else { return };
+        if op.machine.token(step, direction) != token {
+            return;
+        }
+        // Nobody was called who could answer.
+        if !op.machine.step(step).is_some_and(|step| steps::is_called(step, direction)) {
+            return;
+        }
+        let attempts_max = self.desk.config.undo_attempts_max;
+        let input = op.input_of(step, direction, outcome(&self.desk), attempts_max);
+        self.desk.tell_saga(now, op, &input, out);
+        if let saga::Phase::Ended(_) = op.machine.phase() {
+            self.end_saga(now, key.id);
+        }
     }
 
     /// True if the input was worth a fact.
@@ -214,32 +290,24 @@ impl Engine {
         out: &mut Vec<Output>,
     ) -> bool {
         let Some(op) = self.sagas.get_mut(&id) else { return false };
-        let fact = op.machine.decide(input);
-        if let Some(event) = &fact
-            && !self.desk.record_saga(now, op, event, out)
-        {
-            return false;
-        }
-        if fact.is_some() || matches!(input, saga::Input::Restarted { .. }) {
-            self.advance_saga(now, id, out);
-        }
-        fact.is_some()
+        let told = self.desk.tell_saga(now, op, input, out);
+        self.end_saga(now, id);
+        told
     }
 
+    /// As [`Desk::advance_saga`], with whatever has come since this was last done.
     pub(super) fn advance_saga(&mut self, now: Time, id: OperationId, out: &mut Vec<Output>) {
         let Some(op) = self.sagas.get_mut(&id) else { return };
-        while let Some(event) = op.machine.settle() {
-            if !self.desk.record_saga(now, op, &event, out) {
-                return;
-            }
-        }
-        op.pace.attempt = 0;
-        self.desk.send_saga(now, op, false, out);
-        if steps::waits_for_parent(&op.machine) {
-            self.desk.errands.push_back(Errand::Child(OpRef::Saga(id)));
-        }
-        if let saga::Phase::Ended(how) = op.machine.phase() {
-            let Some(op) = self.sagas.remove(&id) else { return };
+        self.desk.advance_saga(now, op, None, out);
+        self.end_saga(now, id);
+    }
+
+    /// If it has ended: what is kept of it.
+    fn end_saga(&mut self, now: Time, id: OperationId) {
+        let Entry::Occupied(entry) = self.sagas.entry(id) else { return };
+        if let saga::Phase::Ended(how) = entry.get().machine.phase() {
+            let op = entry.remove();
+            self.desk.forget_timer(&op.pace, OpRef::Saga(id));
             self.desk.admitted.leaves(&op);
             if let Some(parent) = op.machine.terms().parent {
                 self.forget_child(parent, OpRef::Saga(id));
@@ -249,9 +317,8 @@ impl Engine {
             let request_key = op.machine.request_key().cloned();
             let fingerprint = op.machine.terms().fingerprint;
             if let Some(key) = &request_key {
-                let outputs = op.trail.outputs();
-                if !outputs.bytes().is_empty() {
-                    self.outputs.insert(key.clone(), outputs);
+                if op.machine.outputs().next().is_some() {
+                    self.outputs.insert(key.clone(), op.trail.outputs());
                 }
                 let outcome = EndedAs::Saga(how);
                 self.end_request(key, Known::Ended { at, told_after: at, outcome });
@@ -323,11 +390,52 @@ impl Engine {
             }
         }
         let Some(op) = self.sagas.get_mut(&id) else { return };
-        self.desk.send_saga(now, op, true, out);
+        self.desk.send_saga_again(now, op, out);
     }
 }
 
 impl Desk {
+    /// True if the input was worth a fact.
+    pub(super) fn tell_saga(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        input: &saga::Input,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let fact = op.machine.decide(input);
+        if let Some(event) = &fact
+            && !self.record_saga(now, op, event, out)
+        {
+            return false;
+        }
+        if fact.is_some() || matches!(input, saga::Input::Restarted { .. }) {
+            self.advance_saga(now, op, fact.as_ref(), out);
+        }
+        fact.is_some()
+    }
+
+    /// Settles, and sends what has come to be owed: by `fact`, if that is all that has come since this was last
+    /// done.
+    fn advance_saga(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        mut fact: Option<&saga::Event>,
+        out: &mut Vec<Output>,
+    ) {
+        while let Some(event) = op.machine.settle() {
+            if !self.record_saga(now, op, &event, out) {
+                return;
+            }
+            fact = None;
+        }
+        self.send_saga_news(now, op, fact, out);
+        if steps::waits_for_parent(&op.machine) {
+            self.errands.push_back(Errand::Child(OpRef::Saga(op.machine.id())));
+        }
+    }
+
     /// See [`Desk::record_transaction`].
     pub(super) fn record_saga(
         &mut self,
@@ -356,13 +464,50 @@ impl Desk {
         true
     }
 
-    /// Sends what a saga owes: what was never sent, or, to `resend`, all of it.
-    fn send_saga(&mut self, now: Time, op: &mut SagaOp, resend: bool, out: &mut Vec<Output>) {
+    /// Sends what a saga owes and was never sent. If `fact` is the only record since this was last done, that
+    /// is what the fact has brought.
+    fn send_saga_news(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        fact: Option<&saga::Event>,
+        out: &mut Vec<Output>,
+    ) {
+        let mut owed = std::mem::take(&mut self.owed_saga);
+        match fact {
+            Some(fact) => op.machine.pending_by(fact, &mut owed),
+            None => op.machine.pending(&mut owed),
+        }
+        if let (Some(saga::Event::StepSucceeded { step, .. }), []) = (fact, &owed[..]) {
+            // Steps beside it are waited for as before.
+            op.calls.retain(|call| call.step != *step);
+        } else {
+            op.pace.attempt = 0;
+            self.send_saga(now, op, &mut owed, false, out);
+        }
+        self.owed_saga = owed;
+    }
+
+    /// Sends all that a saga owes, again.
+    fn send_saga_again(&mut self, now: Time, op: &mut SagaOp, out: &mut Vec<Output>) {
+        let mut owed = std::mem::take(&mut self.owed_saga);
+        op.machine.pending(&mut owed);
+        self.send_saga(now, op, &mut owed, true, out);
+        self.owed_saga = owed;
+    }
+
+    /// Sends this: what was never sent, or, to `resend`, all of it.
+    fn send_saga(
+        &mut self,
+        now: Time,
+        op: &mut SagaOp,
+        owed: &mut Vec<saga::Effect>,
+        resend: bool,
+        out: &mut Vec<Output>,
+    ) {
         use saga::Effect;
         let id = op.machine.id();
         let (key, epoch) = (SagaKey { coordinator: self.config.id, id }, self.epoch);
-        let mut owed = std::mem::take(&mut self.owed_saga);
-        op.machine.pending(&mut owed);
         for effect in owed.drain(..) {
             let slot = effect.slot();
             let fresh = op.sent.mark(slot);
@@ -408,14 +553,16 @@ impl Desk {
                 Direction::Forward => spec.body().clone(),
                 Direction::Backward => spec.undo_body().clone(),
             };
-            let inputs = op.machine.inputs(step, direction).into();
+            let inputs = op.machine.inputs(step, direction);
             let cannot_fail = op.machine.cannot_fail(step);
             let call = Call { step, direction, kind, cannot_fail, order, inputs };
-            let message = Message::StepCall { key, epoch, token, body, call: Box::new(call) };
+            let message = Message::StepCall { key, epoch, token, body, call };
             self.log.owe(after, Output::Send { to, message }, out);
         }
-        self.owed_saga = owed;
         let machine = &op.machine;
+        if let saga::Phase::Ended(_) = machine.phase() {
+            return;
+        }
         op.calls.retain(|call| SagaOp::is_owed(machine, call));
         self.schedule(&mut op.pace, now, OpRef::Saga(id));
         // A deadline that this wake found passed, and could not log, is tried again in time.

@@ -111,7 +111,8 @@ impl Engine {
         let known = Known::Active(OpRef::Waiting(number));
         match &origin {
             Origin::Client(key) => {
-                self.requests.insert(key.clone(), Asked { known, fingerprint: None });
+                let fingerprint = Some(fingerprint);
+                self.requests.insert(key.clone(), Asked { known, fingerprint });
             }
             Origin::Step(parent) => _ = self.children.insert(*parent, OpRef::Waiting(number)),
         }
@@ -158,21 +159,22 @@ impl Engine {
             Origin::Step(parent) => Transaction::on_behalf_of(parent, events),
         };
         let decision = twopc::coordinator::Event::CommitStart { members };
-        let lengths = || events.iter().chain([&decision]).map(codec::transaction_payload_bytes);
-        self.desk.check_admission(lengths())?;
         // Each branch votes, and the end is the last record: room for all of it is made at once.
         let more = branches.len() * codec::VOTE_PAYLOAD_BYTES + codec::END_PAYLOAD_BYTES;
-        let room = (lengths().count() + branches.len() + 1, lengths().sum::<usize>() + more);
+        let mut room = (branches.len() + 1, more);
+        let lengths = events.iter().chain([&decision]).map(codec::transaction_payload_bytes);
+        self.desk.check_admission(lengths.inspect(|bytes| room = (room.0 + 1, room.1 + bytes)))?;
         let work = branches.iter().map(|branch| branch.work.len()).max();
         self.desk.check_payload(codec::prepared_bytes(work.unwrap_or(0), branches.len()))?;
-        let mut events = events.into_iter();
-        let created = events.next().expect("an admission begins with a creation");
+        let [created, events @ ..] = &events[..] else {
+            unreachable!("an admission begins with a creation");
+        };
         let mut trail = Trail::with_room(room.0, room.1);
-        let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, &created, payload);
+        let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, created, payload);
         let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
         let at = appended.map_err(|_| Refusal::LogBusy)?;
         let op = TransactionOp {
-            machine: Transaction::created(id, at, &created)
+            machine: Transaction::created(id, at, created)
                 .expect("the first event of an admission is a creation"),
             work: branches.into_iter().map(|branch| branch.work).collect(),
             peers: peers.into(),
@@ -185,18 +187,15 @@ impl Engine {
         let op = self.transactions.entry(id).or_insert_with(|| Box::new(op));
         let known = Known::Active(OpRef::Transaction(id));
         match origin {
-            Origin::Client(key) => match self.requests.get_mut(&key) {
-                Some(asked) => asked.known = known,
-                None => {
-                    self.requests.insert(key, Asked { known, fingerprint: None });
-                }
-            },
+            Origin::Client(key) => {
+                self.requests.insert(key, Asked { known, fingerprint });
+            }
             Origin::Step(parent) => {
                 self.children.insert(parent, OpRef::Transaction(id));
             }
         }
         for event in events {
-            let recorded = self.desk.record_transaction(now, op, &event, out);
+            let recorded = self.desk.record_transaction(now, op, event, out);
             assert!(recorded, "the log had room for the whole admission");
         }
         self.desk.advance_transaction(now, op, true, out);
@@ -237,7 +236,8 @@ impl Engine {
         }
         for number in ready {
             let Some(waiting) = self.waiting.remove(&number) else { continue };
-            let Waiting { origin, branches, places, fingerprint, .. } = waiting;
+            let Waiting { origin, branches, places, fingerprint, pace, .. } = waiting;
+            self.desk.forget_timer(&pace, OpRef::Waiting(number));
             let of = origin.clone();
             let begun = self.begin_transaction(now, of, branches, &places, fingerprint, out);
             if let Err(refusal) = begun {
@@ -359,6 +359,7 @@ impl Engine {
             return;
         }
         let Some(op) = self.transactions.remove(&id) else { return };
+        self.desk.forget_timer(&op.pace, OpRef::Transaction(id));
         let Some(decision) = op.machine.ended() else { return };
         self.decided.insert(id, decision);
         let at = op.machine.evidence();
@@ -606,6 +607,9 @@ impl Desk {
         op.aborts_sent += u32::from(aborts > 0);
         if op.machine.decision() == Some(Decision::Abort) && aborts == 0 {
             op.aborts_sent = self.config.abort_sends_max;
+        }
+        if op.machine.ended().is_some() {
+            return;
         }
         self.schedule(&mut op.pace, now, OpRef::Transaction(id));
         if op.machine.decision().is_none() && !op.machine.is_delegated() {

@@ -3,11 +3,12 @@
 use super::illegal::{IllegalTransition, Reason};
 use super::step::{Care, StepOutcome, StepState};
 use super::{Saga, State, Turn, index_of};
-use crate::event::{AttemptNote, Direction, End, Event, FailedEffect};
+use crate::event::{AttemptNote, End, Event, FailedEffect};
 use crate::kind::StepKind;
 use crate::order::What;
 use crate::performer::{Performer, Undo};
 use base::Sequence;
+use std::ops::Range;
 use std::sync::Arc;
 
 impl Saga {
@@ -54,7 +55,7 @@ impl Saga {
         match *event {
             Event::Created { .. } => Err(Reason::AlreadyCreated),
             Event::StepAdded { step, action, ref dependencies, node, ref body, ref terms } => {
-                let dependencies = self.check_addition(step, dependencies.as_deref())?;
+                let dependencies = self.check_addition(step, dependencies.as_ref())?;
                 let earlier = |input: u32| input < step && self.step(input).is_some();
                 if let Some(&input) = terms.inputs.iter().find(|input| !earlier(**input)) {
                     return Err(Reason::UnknownInput { input });
@@ -67,12 +68,14 @@ impl Saga {
                 }
                 self.add(StepState {
                     number: step,
-                    token: self.token(step, Direction::Forward),
+                    token: self.derive_token(step, 0),
                     action,
                     dependencies,
+                    waits_for: 0,
+                    followers_end: 0,
                     node,
                     body: Arc::clone(body),
-                    terms: terms.clone(),
+                    terms: Arc::clone(terms),
                     outcome: None,
                     output: None,
                     undo: false,
@@ -82,8 +85,7 @@ impl Saga {
                     attempts: 0,
                     attempts_before: 0,
                     care: Care::Called,
-                    override_body: None,
-                    override_undo: None,
+                    instead: None,
                 });
                 Ok(())
             }
@@ -94,12 +96,13 @@ impl Saga {
                     // Two ascending runs: the stable sort merges them.
                     self.steps.sort_by_key(StepState::number);
                 }
+                self.link();
                 self.state = State::Executing { since: at };
                 Ok(())
             }
             Event::StepSucceeded { step, ref output } => {
                 let index = self.in_flight(step)?;
-                self.steps[index].output = output.clone();
+                self.steps[index].output = output.clone().map(Box::new);
                 self.succeed(index, at);
                 Ok(())
             }
@@ -195,11 +198,12 @@ impl Saga {
                 match &order.what {
                     What::RetryNow => state.care = Care::Called,
                     What::Override { body } => {
-                        state.override_body = Some(Arc::clone(body));
+                        state.instead.get_or_insert_default().body = Some(Arc::clone(body));
                         state.care = Care::Called;
                     }
                     What::Instead { branches } if !by_call && before == Care::Parked => {
-                        state.override_undo = Some(Undo::Transaction(Arc::clone(branches)));
+                        state.instead.get_or_insert_default().undo =
+                            Some(Undo::Transaction(Arc::clone(branches)));
                         state.care = Care::Called;
                     }
                     What::MarkDone if by_call => state.care = Care::Marked,
@@ -260,6 +264,10 @@ impl Saga {
     fn succeed(&mut self, index: usize, at: Sequence) {
         self.steps[index].outcome = Some(StepOutcome::Succeeded { at });
         self.succeeded += 1;
+        for at in self.followers_range(index) {
+            let follower = self.followers[at] as usize;
+            self.steps[follower].waits_for -= 1;
+        }
         if let State::Executing { .. } = self.state {
             self.unpark(index);
         }
@@ -283,17 +291,20 @@ impl Saga {
     fn check_addition(
         &self,
         step: u32,
-        dependencies: Option<&[u32]>,
-    ) -> Result<Option<Box<[u32]>>, Reason> {
+        dependencies: Option<&Arc<[u32]>>,
+    ) -> Result<Option<Arc<[u32]>>, Reason> {
         let State::Created = self.state else { return Err(Reason::AlreadyStarted) };
         if self.step(step).is_some() {
             return Err(Reason::DuplicateStep);
         }
         let Some(dependencies) = dependencies else { return Ok(None) };
-        for &dependency in dependencies {
+        for &dependency in &dependencies[..] {
             if dependency >= step || self.step(dependency).is_none() {
                 return Err(Reason::UnknownDependency { dependency });
             }
+        }
+        if dependencies.is_sorted_by(|one, next| one < next) {
+            return Ok(Some(Arc::clone(dependencies)));
         }
         let mut dependencies = dependencies.to_vec();
         dependencies.sort_unstable();
@@ -301,6 +312,7 @@ impl Saga {
         Ok(Some(dependencies.into()))
     }
 
+    #[inline]
     fn add(&mut self, step: StepState) {
         match self.steps.last() {
             Some(last) if last.number > step.number => {
@@ -323,7 +335,7 @@ impl Saga {
                 && match self.steps[index].outcome {
                     Some(StepOutcome::Succeeded { .. }) => true,
                     Some(StepOutcome::Failed { effect, .. }) => effect == FailedEffect::Maybe,
-                    None => self.ready(index).is_ok(),
+                    None => self.steps[index].is_ready(),
                 };
             if !listed {
                 self.unpark(index);
@@ -375,7 +387,7 @@ impl Saga {
         match &rest[0].dependencies {
             None => earlier.last_mut().into_iter().for_each(change),
             Some(numbers) => {
-                for &number in numbers {
+                for &number in &numbers[..] {
                     let at = index_of(earlier, number);
                     change(&mut earlier[at.expect("checked when the step was added")]);
                 }
@@ -383,18 +395,60 @@ impl Saga {
         }
     }
 
-    /// The sequence of the last success among the dependencies of the step at `index` (no record,
-    /// if it has none), or the first dependency that has not succeeded.
-    pub(super) fn ready(&self, index: usize) -> Result<Sequence, u32> {
-        let (earlier, rest) = self.steps.split_at(index);
-        let success = |step: &StepState| step.success().ok_or(step.number);
-        match &rest[0].dependencies {
-            None => earlier.last().map_or(Ok(Sequence::NONE), success),
-            Some(numbers) => numbers.iter().try_fold(Sequence::NONE, |last, &number| {
-                let at = index_of(earlier, number);
-                Ok(last.max(success(&earlier[at.expect("checked when the step was added")])?))
-            }),
+    /// From now on steps are fixed: whoever succeeds finds at once who waits for it.
+    fn link(&mut self) {
+        for index in 0..self.steps.len() {
+            let mut waits_for = 0;
+            self.each_dependency(index, |dependency| {
+                dependency.followers_end += 1;
+                waits_for += 1;
+            });
+            self.steps[index].waits_for = waits_for;
         }
+        let mut begin = 0;
+        for step in &mut self.steps {
+            begin += std::mem::replace(&mut step.followers_end, begin);
+        }
+        let mut followers = vec![0; begin as usize];
+        for index in 0..self.steps.len() {
+            self.each_dependency(index, |dependency| {
+                followers[dependency.followers_end as usize] = index as u32;
+                dependency.followers_end += 1;
+            });
+        }
+        self.followers = followers;
+    }
+
+    fn followers_range(&self, index: usize) -> Range<usize> {
+        let begin = index.checked_sub(1).map_or(0, |before| self.steps[before].followers_end);
+        begin as usize..self.steps[index].followers_end as usize
+    }
+
+    /// The indices of the steps that depend on the one at `index`, ascending.
+    pub(super) fn followers(&self, index: usize) -> &[u32] {
+        &self.followers[self.followers_range(index)]
+    }
+
+    /// The steps that the one at `index` depends on, ascending.
+    fn dependencies(&self, index: usize) -> impl Iterator<Item = &StepState> {
+        let (earlier, rest) = self.steps.split_at(index);
+        let before = match &rest[0].dependencies {
+            None => earlier.last(),
+            Some(_) => None,
+        };
+        let numbers = rest[0].dependencies.as_deref().unwrap_or_default();
+        let named = numbers.iter().map(|&number| {
+            let at = index_of(earlier, number);
+            &earlier[at.expect("checked when the step was added")]
+        });
+        before.into_iter().chain(named)
+    }
+
+    /// The sequence of the last success among what the step at `index` depends on; no record, if it depends
+    /// on nothing.
+    pub(super) fn last_success(&self, index: usize) -> Sequence {
+        let successes = self.dependencies(index).filter_map(StepState::success);
+        successes.max().unwrap_or(Sequence::NONE)
     }
 
     /// The index of a step that may be running, with its own outcome missing: an outcome is news.
@@ -417,8 +471,10 @@ impl Saga {
             let kind = state.terms.kind;
             return Err(if kind.has_undo() { Reason::NeverStarted } else { Reason::NothingToUndo });
         }
-        if !compensating {
-            self.ready(index).map_err(|dependency| Reason::DependencyOpen { dependency })?;
+        if !compensating && !state.is_ready() {
+            let open = self.dependencies(index).find(|step| step.success().is_none());
+            let dependency = open.expect("what it waits for has not succeeded").number;
+            return Err(Reason::DependencyOpen { dependency });
         }
         Ok(index)
     }

@@ -24,13 +24,15 @@ impl Saga {
         let mut events = Vec::with_capacity(definition.steps().len() + 2);
         let terms = definition.terms();
         events.push(Event::Created { coordinator, nonce, request_key, terms });
-        events.extend((0..).zip(definition.steps()).map(|(step, asked)| Event::StepAdded {
-            step,
-            action: asked.action,
-            dependencies: Some(asked.dependencies.clone()),
-            node: asked.node,
-            body: Arc::clone(&asked.body),
-            terms: asked.terms(),
+        events.extend((0..).zip(definition.records()).map(|(step, (asked, record))| {
+            Event::StepAdded {
+                step,
+                action: asked.action,
+                dependencies: Some(Arc::clone(&record.dependencies)),
+                node: asked.node,
+                body: Arc::clone(&asked.body),
+                terms: Arc::clone(&record.terms),
+            }
         }));
         events.push(Event::ExecuteStart);
         events
@@ -194,7 +196,7 @@ impl Saga {
     pub fn past_pivot(&self) -> Option<u32> {
         let State::Executing { .. } = self.state else { return None };
         let index = index_of(&self.steps, self.pivot?)?;
-        self.ready(index).is_ok().then_some(self.steps[index].number)
+        self.steps[index].is_ready().then_some(self.steps[index].number)
     }
 
     /// Whether the step never fails any more: a retriable one, or any behind the pivot once that may
@@ -253,16 +255,7 @@ impl Saga {
         match self.state {
             State::Created => {}
             State::Executing { since } => {
-                for (index, state) in self.steps.iter().enumerate() {
-                    if state.outcome.is_some() || state.is_parked() {
-                        continue;
-                    }
-                    if let Ok(success) = self.ready(index) {
-                        let (step, token) = (state.number, state.token);
-                        let after = since.max(success).max(state.free);
-                        out.push(Effect::Run { step, token, after });
-                    }
-                }
+                out.extend((0..self.steps.len()).filter_map(|index| self.run(index, since)));
             }
             State::Compensating { .. } => {
                 for state in self.steps.iter().rev().filter(|step| step.undoable()) {
@@ -283,5 +276,31 @@ impl Saga {
             }
             State::Ended { end, at } => out.push(Effect::Tell { end, after: at }),
         }
+    }
+
+    /// Adds to `out` what of [`pending`](Self::pending) `event` has brought, the last record that was applied:
+    /// all that was not pending before it, and perhaps some that was. So whoever asks after each record, and
+    /// notes what it was told, need not look at every step each time: of a step that succeeded, only those
+    /// count that wait for it.
+    pub fn pending_by(&self, event: &Event, out: &mut Vec<Effect>) {
+        match (event, &self.state) {
+            (Event::StepSucceeded { step, .. }, State::Executing { since }) => {
+                let index = index_of(&self.steps, *step).expect("it was applied");
+                let waiting = self.followers(index).iter();
+                out.extend(waiting.filter_map(|&index| self.run(index as usize, *since)));
+            }
+            _ => self.pending(out),
+        }
+    }
+
+    /// The call of the step at `index`, if that is to be made; the saga was begun by the record `since`.
+    fn run(&self, index: usize, since: Sequence) -> Option<Effect> {
+        let state = &self.steps[index];
+        if !state.is_ready() || state.outcome.is_some() || state.is_parked() {
+            return None;
+        }
+        let (step, token) = (state.number, state.token);
+        let after = since.max(self.last_success(index)).max(state.free);
+        Some(Effect::Run { step, token, after })
     }
 }

@@ -16,13 +16,18 @@ pub struct StepState {
     pub(super) token: Token,
     pub(super) action: Action,
     /// `None`: the step before it, by number.
-    pub(super) dependencies: Option<Box<[u32]>>,
+    pub(super) dependencies: Option<Arc<[u32]>>,
+    /// From execute_start on: how many of those have not succeeded.
+    pub(super) waits_for: u32,
+    /// From execute_start on: where the steps that depend on it end in the saga's list of them. They begin
+    /// where those of the step before end.
+    pub(super) followers_end: u32,
     pub(super) node: NodeName,
     pub(super) body: Arc<[u8]>,
-    pub(super) terms: StepTerms,
+    pub(super) terms: Arc<StepTerms>,
     pub(super) outcome: Option<StepOutcome>,
     /// What its success brought.
-    pub(super) output: Option<Output>,
+    pub(super) output: Option<Box<Output>>,
     /// While the saga is compensating: whether it is on the undo list.
     pub(super) undo: bool,
     /// While the saga is compensating: how many steps that depend on it are on the undo list, or have
@@ -37,10 +42,17 @@ pub struct StepState {
     /// What `attempts` was at the last order.
     pub(super) attempts_before: u32,
     pub(super) care: Care,
-    /// What an operator has its compensation ask for.
-    pub(super) override_body: Option<Arc<[u8]>>,
-    /// The transaction by which an operator has it undone.
-    pub(super) override_undo: Option<Undo>,
+    /// Of few steps, so it is not within: a saga's steps are moved and looked through as a whole.
+    pub(super) instead: Option<Box<Instead>>,
+}
+
+/// What an operator has put in the place of a step's compensation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Instead {
+    /// What it asks for.
+    pub(super) body: Option<Arc<[u8]>>,
+    /// The transaction that it is.
+    pub(super) undo: Option<Undo>,
 }
 
 /// What is done about a step that is to be undone; or to be done, which is called or parked.
@@ -124,35 +136,33 @@ impl StepState {
 
     /// What else was agreed on.
     #[must_use]
-    pub const fn terms(&self) -> &StepTerms {
+    pub fn terms(&self) -> &StepTerms {
         &self.terms
     }
 
     /// Whether it can fail, and whether it can be undone.
     #[must_use]
-    pub const fn kind(&self) -> StepKind {
+    pub fn kind(&self) -> StepKind {
         self.terms.kind
     }
 
     /// Who does it.
     #[must_use]
-    pub const fn performer(&self) -> &Performer {
+    pub fn performer(&self) -> &Performer {
         &self.terms.performer
     }
 
     /// Who undoes it, if it has an undo: as the definition says, or an operator instead.
     #[must_use]
-    pub const fn undo(&self) -> &Undo {
-        match &self.override_undo {
-            Some(undo) => undo,
-            None => &self.terms.undo,
-        }
+    pub fn undo(&self) -> &Undo {
+        let instead = self.instead.as_ref().and_then(|instead| instead.undo.as_ref());
+        instead.unwrap_or(&self.terms.undo)
     }
 
     /// What its success brought, if it brought anything.
     #[must_use]
-    pub const fn output(&self) -> Option<&Output> {
-        self.output.as_ref()
+    pub fn output(&self) -> Option<&Output> {
+        self.output.as_deref()
     }
 
     /// How many attempts to undo it have failed since an operator last had it tried anew; in all, if
@@ -187,13 +197,19 @@ impl StepState {
     /// place.
     #[must_use]
     pub fn undo_body(&self) -> &Arc<[u8]> {
-        self.override_body.as_ref().unwrap_or(&self.body)
+        let instead = self.instead.as_ref().and_then(|instead| instead.body.as_ref());
+        instead.unwrap_or(&self.body)
     }
 
     /// Whether an operator has put something else in the place of its compensation.
     #[must_use]
-    pub const fn is_overridden(&self) -> bool {
-        self.override_body.is_some()
+    pub fn is_overridden(&self) -> bool {
+        self.instead.as_ref().is_some_and(|instead| instead.body.is_some())
+    }
+
+    /// Once the saga has started: whether all that it depends on has succeeded.
+    pub(super) fn is_ready(&self) -> bool {
+        self.waits_for == 0
     }
 
     pub(super) fn success(&self) -> Option<Sequence> {

@@ -17,7 +17,8 @@ fn created(nonce: u128) -> Saga {
 
 fn added(step: u32, dependencies: Option<Vec<u32>>) -> Event {
     let (action, node, body) = (Action::Custom, NodeName::numbered(1), Arc::from([]));
-    Event::StepAdded { step, action, dependencies, node, body, terms: StepTerms::default() }
+    let dependencies = dependencies.map(Into::into);
+    Event::StepAdded { step, action, dependencies, node, body, terms: Arc::default() }
 }
 
 #[test]
@@ -89,6 +90,7 @@ fn a_sub_saga_ends_when_it_is_released() {
 fn alone(terms: StepTerms) -> Saga {
     let mut saga = created(0);
     let (action, node, body) = (Action::Custom, NodeName::numbered(1), Arc::from([]));
+    let terms = Arc::new(terms);
     let step = Event::StepAdded { step: 0, action, dependencies: None, node, body, terms };
     saga.apply(Sequence(2), &step).unwrap();
     saga.apply(Sequence(3), &Event::ExecuteStart).unwrap();

@@ -28,17 +28,17 @@ fn step_added(step: u32, dependencies: Option<&[u32]>) -> Event {
     Event::StepAdded {
         step,
         action: Action::Custom,
-        dependencies: dependencies.map(<[u32]>::to_vec),
+        dependencies: dependencies.map(Into::into),
         node: NodeName::numbered(u64::from(step)),
         body: Arc::from([]),
-        terms: StepTerms::default(),
+        terms: Default::default(),
     }
 }
 
 fn step_of_kind(number: u32, on: Option<&[u32]>, kind: StepKind) -> Event {
     match step_added(number, on) {
         Event::StepAdded { step, action, dependencies, node, body, .. } => {
-            let terms = StepTerms { kind, ..StepTerms::default() };
+            let terms = StepTerms { kind, ..StepTerms::default() }.into();
             Event::StepAdded { step, action, dependencies, node, body, terms }
         }
         other => unreachable!("a step is added: {other:?}"),

@@ -234,7 +234,7 @@ impl History {
                     && terms.inputs.iter().all(earlier)
                     && stage == Stage::Created
                     && !graph.contains_key(step)
-                    && dependencies.iter().flatten().all(earlier)
+                    && dependencies.iter().flat_map(|numbers| &numbers[..]).all(earlier)
             }
             Event::ExecuteStart => stage == Stage::Created,
             Event::StepSucceeded { step, .. } => self.outcome_is_news(*step),
@@ -449,9 +449,21 @@ impl History {
         assert_eq!(applied.is_ok(), legal, "{event:?} after {self:?}: {applied:?}");
         if legal {
             self.0.push(event.clone());
+            assert_brought(&before, saga, event);
         } else {
             assert!(*saga == before, "a refusal changed the state: {event:?} after {self:?}");
         }
         legal
     }
+}
+
+/// What a record has brought is of what is pending, and nothing of that is left out that was not pending before.
+fn assert_brought(before: &Saga, saga: &Saga, event: &Event) {
+    let [mut earlier, mut pending, mut brought] = [const { Vec::new() }; 3];
+    before.pending(&mut earlier);
+    saga.pending(&mut pending);
+    saga.pending_by(event, &mut brought);
+    assert!(brought.iter().all(|effect| pending.contains(effect)), "{event:?}: {brought:?}");
+    let missing = |effect: &&Effect| !earlier.contains(effect) && !brought.contains(effect);
+    assert_eq!(pending.iter().find(missing), None, "{event:?} has brought it: {brought:?}");
 }
