@@ -250,6 +250,7 @@ impl StorageNode {
         if !self.opened && self.transactions.participant().is_some() {
             self.opened = true;
             self.sweep_at_start();
+            self.hold_promises(now);
         }
         self.settle_records(now);
         self.remove_unneeded();
