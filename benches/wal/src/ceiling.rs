@@ -125,7 +125,7 @@ pub enum Gather {
 /// Many callers and a thread that writes and syncs for all of them.
 pub struct Writer {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -138,6 +138,8 @@ struct State {
     batch: Batch,
     /// The writer sleeps, and wants to be woken when the batch has so many records.
     wake_at: Option<usize>,
+    /// How many writers sleep since there is nothing to write.
+    asleep: usize,
     stopping: bool,
 }
 
@@ -175,20 +177,33 @@ impl Batch {
 
 impl Writer {
     pub fn open(path: &Path, mode: Mode, gather: Gather) -> Result<Writer, Trouble> {
-        let mut file = Recycled::open(path, mode)?;
-        // Some file systems take the flag and refuse the write.
-        let mut probe = Batch::new();
-        probe.bytes.push(0);
-        probe.write(&mut file)?;
-        let state = State { batch: Batch::new(), wake_at: None, stopping: false };
+        Self::with_files(&[path], mode, gather)
+    }
+
+    /// A thread for each of several files, all of which may have a batch in flight: no order between them is
+    /// kept, and none is recovered. More than a log with several batches in flight can do.
+    pub fn with_files(paths: &[&Path], mode: Mode, gather: Gather) -> Result<Writer, Trouble> {
+        let mut files = Vec::new();
+        for path in paths {
+            let mut file = Recycled::open(path, mode)?;
+            // Some file systems take the flag and refuse the write.
+            let mut probe = Batch::new();
+            probe.bytes.push(0);
+            probe.write(&mut file)?;
+            files.push(file);
+        }
+        let state = State { batch: Batch::new(), wake_at: None, asleep: 0, stopping: false };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
             syncs: AtomicU64::new(0),
         });
-        let for_thread = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || for_thread.write(file, gather));
-        Ok(Writer { shared, thread: Some(thread) })
+        let write = |file| {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || shared.write(file, gather))
+        };
+        let threads = files.into_iter().map(write).collect();
+        Ok(Writer { shared, threads })
     }
 
     /// Hands a record in; the closure is told when it is durable, by the writer's thread.
@@ -215,11 +230,11 @@ impl Log for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
-        self.shared.work.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            eprintln!("wal-bench: a ceiling's writer panicked");
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                eprintln!("wal-bench: a ceiling's writer panicked");
+            }
         }
     }
 }
@@ -260,12 +275,14 @@ impl Shared {
                     return;
                 }
                 state.wake_at = Some(1);
+                state.asleep += 1;
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.asleep -= 1;
             }
             if gather == Gather::Adaptive {
                 state = self.gather(state, in_flight, sync_takes / 4);
             }
-            state.wake_at = None;
+            state.wake_at = (state.asleep > 0).then_some(1);
             std::mem::swap(&mut state.batch, &mut batch);
             drop(state);
 

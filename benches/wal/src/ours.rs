@@ -5,6 +5,7 @@ use std::path::Path;
 
 use wal_core::{
     Config, EventType, FileLog, FileStorage, Guard, Place, Record, ScanConfig, Ticket, Visitor,
+    Writes,
 };
 
 use crate::log::{Buffered, Log, Multiplexed, Payload, Trouble};
@@ -12,6 +13,9 @@ use crate::replay::Seen;
 
 /// The name of this log in every table.
 pub const NAME: &str = "wal-core";
+
+/// The same, written past the page cache.
+pub const DIRECT: &str = "wal-core, O_DIRECT";
 
 const EVENT: EventType = EventType::TX_COMMIT_START;
 
@@ -24,6 +28,19 @@ pub fn open_segments(directory: &Path, bytes: u64) -> Result<FileLog, Trouble> {
 
 pub fn open(directory: &Path) -> Result<Box<dyn Log>, Trouble> {
     Ok(Box::new(FileLog::open(directory, &Config::default(), &mut ())?.0))
+}
+
+/// Written past the page cache; an error where the file system has no such thing.
+pub fn open_direct(directory: &Path) -> Result<Box<dyn Log>, Trouble> {
+    Ok(Box::new(direct(directory)?))
+}
+
+fn direct(directory: &Path) -> Result<FileLog, Trouble> {
+    let (log, _) = FileLog::open_with(directory, &Config::default(), Writes::Direct, &mut ())?;
+    match log.writes() {
+        Writes::Direct => Ok(log),
+        Writes::Cached => Err("this file system does not write past the page cache".into()),
+    }
 }
 
 impl Log for FileLog {
@@ -100,6 +117,11 @@ pub const MULTIPLEXED: Option<OpenMultiplexed> = Some(|directory| {
     let (log, _) = FileLog::open(directory, &Config::default(), &mut ())?;
     Ok(Box::new(Tickets { log, under_way: VecDeque::new() }))
 });
+
+/// The same, written past the page cache.
+pub fn multiplexed_direct(directory: &Path) -> Result<Box<dyn Multiplexed>, Trouble> {
+    Ok(Box::new(Tickets { log: direct(directory)?, under_way: VecDeque::new() }))
+}
 
 struct Tickets {
     log: FileLog,

@@ -62,6 +62,11 @@ impl Place {
     pub fn direct(&self) -> PathBuf {
         self.folder.path().join("recycled-direct")
     }
+
+    /// Another one.
+    pub fn direct_too(&self) -> PathBuf {
+        self.folder.path().join("recycled-direct-too")
+    }
 }
 
 const SYNCED: &str = "recycled";

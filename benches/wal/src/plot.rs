@@ -70,7 +70,14 @@ fn panel(body: &mut String, y: &mut u32, row: &Row) {
 }
 
 fn class(name: &str) -> &'static str {
-    let ours = [crate::ours::NAME, OURS_EACH, WITH_ROTATION, WITHOUT_ROTATION, COMPACTED];
+    let ours = [
+        crate::ours::NAME,
+        crate::ours::DIRECT,
+        OURS_EACH,
+        WITH_ROTATION,
+        WITHOUT_ROTATION,
+        COMPACTED,
+    ];
     let by_hand = ["ceiling", "raw", "read +", "memcpy"];
     match name {
         name if ours.contains(&name) => "ours",

@@ -17,6 +17,7 @@ use crate::{ours, peers, replay};
 pub const CEILING: &str = "ceiling: pwrite + fdatasync";
 pub const CEILING_GATHER: &str = "ceiling: the same, with gather";
 pub const CEILING_DIRECT: &str = "ceiling: O_DIRECT + O_DSYNC";
+pub const CEILING_TWO: &str = "ceiling: O_DIRECT, two in flight";
 pub const RAW: &str = "raw pwrite + fdatasync";
 pub const COPYING: &str = "memcpy + CRC + write";
 pub const WITH_ROTATION: &str = "wal-core, 1 MiB segments";
@@ -202,15 +203,23 @@ fn durable<'a>(place: &'a Place, callers: usize, times: Times) -> Vec<(&'static 
     };
     let mut logs: Vec<(&'static str, Open<'a>)> = vec![
         (ours::NAME, Box::new(ours::open)),
+        (ours::DIRECT, Box::new(ours::open_direct)),
         (CEILING, writer(Mode::Synced, Gather::Never)),
         (CEILING_GATHER, writer(Mode::Synced, Gather::Adaptive)),
         (CEILING_DIRECT, writer(Mode::Direct, Gather::Never)),
+        (
+            CEILING_TWO,
+            Box::new(|_| {
+                let (one, other) = (place.direct(), place.direct_too());
+                Ok(Box::new(Writer::with_files(&[&one, &other], Mode::Direct, Gather::Never)?))
+            }),
+        ),
         (peers::raft::NAME, Box::new(peers::raft::open)),
         (peers::okay_wal::NAME, Box::new(peers::okay_wal::open)),
         (peers::sqlite::NAME, Box::new(peers::sqlite::open)),
     ];
     if callers == 1 {
-        logs.insert(1, (RAW, Box::new(|_| Raw::open(&place.synced()))));
+        logs.insert(2, (RAW, Box::new(|_| Raw::open(&place.synced()))));
     }
     let run = |open: Open<'a>| -> Run<'a> {
         Box::new(move || {
@@ -249,6 +258,7 @@ fn multiplexed(place: &Place, times: Times) -> Vec<(&'static str, Run<'_>)> {
     ];
     if let Some(open) = ours::MULTIPLEXED {
         runs.insert(0, (ours::NAME, run(place, times, open)));
+        runs.insert(1, (ours::DIRECT, run(place, times, ours::multiplexed_direct)));
     }
     runs
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
-use wal_core::ScrubConfig;
+use wal_core::{ScrubConfig, Writes};
 
 /// A name that does not do: of an action, a participant or a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,6 +158,7 @@ pub struct Builder {
     resend_after: Duration,
     undo_attempts_max: Option<u32>,
     scrub: Option<ScrubConfig>,
+    writes: Writes,
     actions: Vec<(String, Arc<dyn AnyAction>)>,
     participants: Vec<(String, Arc<dyn AnyParticipant>)>,
 }
@@ -195,6 +196,12 @@ impl Builder {
     /// [`LogStats`](crate::LogStats) of an [observer](Coordinator::observer).
     pub fn scrub(mut self, scrub: Option<ScrubConfig>) -> Builder {
         self.scrub = scrub;
+        self
+    }
+
+    /// How what is written reaches the disk: through the page cache, unless told.
+    pub fn writes(mut self, writes: Writes) -> Builder {
+        self.writes = writes;
         self
     }
 
@@ -241,6 +248,7 @@ impl Builder {
         options.log = self.log.unwrap_or(options.log);
         options.undo_attempts_max = self.undo_attempts_max;
         options.scrub = self.scrub;
+        options.writes = self.writes;
         let post = Desk {
             actions,
             seats,
@@ -368,6 +376,7 @@ impl Coordinator {
             resend_after: Duration::from_millis(500),
             undo_attempts_max: None,
             scrub: Some(ScrubConfig::default()),
+            writes: Writes::default(),
             actions: Vec::new(),
             participants: Vec::new(),
         }

@@ -2,7 +2,9 @@ use crate::scrubber;
 use base::Time;
 use node::{Disks, LogSlot};
 use std::path::{Path, PathBuf};
-use wal_core::{Directory, DiskError, DiskOp, FileError, FileStorage, Log, SegmentAhead, Storage};
+use wal_core::{
+    Directory, DiskError, DiskOp, FileError, FileStorage, Log, SegmentAhead, Storage, Writes,
+};
 
 /// A node's logs, each in a directory of its own.
 #[derive(Debug)]
@@ -16,9 +18,14 @@ pub(crate) struct FileDisks {
 impl FileDisks {
     /// Locks both directories for the life of this value. The first segment of each log is zero-filled to
     /// so many bytes.
-    pub(crate) fn open(folder: &Path, segment_bytes: u64) -> Result<FileDisks, FileError> {
+    pub(crate) fn open(
+        folder: &Path,
+        segment_bytes: u64,
+        writes: Writes,
+    ) -> Result<FileDisks, FileError> {
         let open = |slot| {
             let mut storage = FileStorage::write(&FileDisks::path(folder, slot))?;
+            storage.write_by(writes);
             storage.zero_fill_next(segment_bytes);
             Ok::<FileStorage, FileError>(storage)
         };

@@ -191,4 +191,4 @@ pub use saga::{Definition, DefinitionError, Output, Step, StepInput, StepKind, V
 pub use scrubber::Scrubbed;
 pub use stats::{LogStats, Observer, Stats};
 pub use twopc::{Audit, ForceRefusal, Heuristic};
-pub use wal_core::ScrubConfig;
+pub use wal_core::{ScrubConfig, Writes};

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
-use wal_core::{DiskOp, FileError, OpenMode, ScrubConfig};
+use wal_core::{DiskOp, FileError, OpenMode, ScrubConfig, Writes};
 
 /// What a node is to be.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Options {
     /// How the sealed segments of its logs are read again in the background, each log by itself; `None`: they are
     /// not. What is found damaged is an error event of `tracing`, and stands in [`LogStats`](crate::LogStats).
     pub scrub: Option<ScrubConfig>,
+    /// How what is written reaches the disk.
+    pub writes: Writes,
 }
 
 impl Options {
@@ -39,7 +41,8 @@ impl Options {
     pub fn new(name: NodeName) -> Options {
         let (log, resend_after) = (wal_core::Config::default(), Duration::from_millis(500));
         let scrub = Some(ScrubConfig::default());
-        Options { name, log, resend_after, undo_attempts_max: None, scrub }
+        let writes = Writes::default();
+        Options { name, log, resend_after, undo_attempts_max: None, scrub, writes }
     }
 }
 
@@ -236,7 +239,7 @@ pub(crate) fn launch(
     (inbox, arrivals): (Sender<Arrival>, Receiver<Arrival>),
     post: Box<dyn Post>,
 ) -> Result<(Handle, Started), StartError> {
-    let disks = FileDisks::open(folder, options.log.segment_bytes_first)?;
+    let disks = FileDisks::open(folder, options.log.segment_bytes_first, options.writes)?;
     let clock = Clock::start();
     let slots = match parts {
         Parts::Both => vec![LogSlot::Coordinator, LogSlot::Participant],

@@ -4,7 +4,9 @@ use std::io::{self, IsTerminal, Read, StdinLock, Write};
 use std::path::{Path, PathBuf};
 
 use base::Sequence;
-use wal_core::{AppendError, Config, DurableError, EventType, FileLog, Record, SnapshotPart};
+use wal_core::{
+    AppendError, Config, DurableError, EventType, FileLog, Record, SnapshotPart, Writes,
+};
 
 use crate::error::{Error, Exit, LineError};
 use crate::line::{self, Checksum, Event, checksum};
@@ -45,6 +47,9 @@ pub struct Args {
     /// CRC-32 of its payload)
     #[arg(long)]
     acks: bool,
+    /// Write past the page cache where the file system can
+    #[arg(long)]
+    direct: bool,
 }
 
 /// Imports events.
@@ -57,7 +62,8 @@ pub fn run(args: &Args) -> Result<Exit, Error> {
     if !has_log(&args.dir)? {
         lines.check_first(&config)?;
     }
-    let opened = FileLog::open(&args.dir, &config, &mut ());
+    let writes = if args.direct { Writes::Direct } else { Writes::Cached };
+    let opened = FileLog::open_with(&args.dir, &config, writes, &mut ());
     let (log, scanned) = opened.map_err(|error| Error::file(&args.dir, error))?;
     print_notes(&scanned);
     let mut import = Import {

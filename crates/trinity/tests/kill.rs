@@ -78,9 +78,12 @@ enum Moment {
 }
 
 /// Runs an import of events from number `from` on and kills it. Returns the acknowledgements, in order.
-fn import_and_kill(dir: &Path, from: u64, moment: Moment) -> Vec<(u64, String)> {
+fn import_and_kill(dir: &Path, from: u64, direct: bool, moment: Moment) -> Vec<(u64, String)> {
     let mut import = Command::new(env!("CARGO_BIN_EXE_trinity"));
     import.args(["wal", "import", "--acks"]).arg(dir);
+    if direct {
+        import.arg("--direct");
+    }
     import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = import.spawn().unwrap();
     let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
@@ -152,7 +155,8 @@ fn what_was_acknowledged_survives_a_kill() {
     let mut choices = Choices(0x5EED_0F0F_1234_5678);
     let mut kills = 0;
     let (mut fed, mut with_acks, mut unacknowledged, mut torn, mut none) = (0, 0, 0, 0, 0);
-    let mut dir = TempDir::new().unwrap();
+    let new_dir = || TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut dir = new_dir();
     let mut kept: Vec<Vec<u8>> = Vec::new();
     for round in 0..20 * rounds {
         // On a fast disk few kills come between a write and its acknowledgement: on until one has.
@@ -160,7 +164,7 @@ fn what_was_acknowledged_survives_a_kill() {
             break;
         }
         if round % 25 == 0 {
-            dir = TempDir::new().unwrap();
+            dir = new_dir();
             kept.clear();
         }
         let micros = Duration::from_micros(choices.below(6_000));
@@ -171,8 +175,10 @@ fn what_was_acknowledged_survives_a_kill() {
             _ => Moment::Behind(1 + choices.below(80), micros),
         };
         kills += 1;
-        let acks = import_and_kill(dir.path(), fed, moment);
-        let what = format!("round {round}, {moment:?}");
+        // Through the page cache and past it, in the same log.
+        let direct = choices.below(2) == 0;
+        let acks = import_and_kill(dir.path(), fed, direct, moment);
+        let what = format!("round {round}, {moment:?}, direct: {direct}");
 
         let mut found = Payloads::default();
         let storage = FileStorage::read(dir.path()).unwrap();

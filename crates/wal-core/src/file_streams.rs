@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base::{Epoch, OperationId, Time};
 
 use crate::file::{
-    FileError, FileStorage, absolute, check, create_durably, holds_segments, lock_shared, locked,
-    open_lock, remove_spares, streams_in,
+    FileError, FileStorage, Writes, absolute, check, create_durably, holds_segments, lock_shared,
+    locked, open_lock, remove_spares, streams_in,
 };
 use crate::log::Config;
 use crate::memory::MemoryStorage;
@@ -110,6 +110,19 @@ impl FileStreams {
         config: &Config,
         visitors: &mut [V],
     ) -> Result<(FileStreams, Vec<Scanned>), FileStreamsError> {
+        FileStreams::open_with(directory, config, Writes::default(), visitors)
+    }
+
+    /// As [`open`](Self::open), and says how what is written reaches the disk.
+    ///
+    /// # Errors
+    /// [`FileStreamsError`]: in use, of another number, damaged, or not belonging together.
+    pub fn open_with<V: Visitor + Send>(
+        directory: &Path,
+        config: &Config,
+        writes: Writes,
+        visitors: &mut [V],
+    ) -> Result<(FileStreams, Vec<Scanned>), FileStreamsError> {
         let asked = visitors.len();
         let count = u16::try_from(asked).ok().and_then(Streams::new);
         let streams = count.ok_or(FileStreamsError::Count { asked })?;
@@ -117,6 +130,7 @@ impl FileStreams {
         let mut storages = storages(&path, streams)?;
         for storage in &mut storages {
             remove_spares(storage.path());
+            storage.write_by(writes);
             storage.zero_fill_next(config.segment_bytes_first);
         }
         let mode = OpenMode::Exclusive;

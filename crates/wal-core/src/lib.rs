@@ -98,7 +98,7 @@ mod window;
 
 pub use compact::{SNAPSHOT_TAG, SnapshotPart};
 pub use drive::{close, drive, open};
-pub use file::{FileError, FileStorage, Spare};
+pub use file::{FileError, FileStorage, Spare, Writes};
 pub use file_streams::{FileStreams, FileStreamsError, StreamFiles};
 pub use guard::Guard;
 pub use log::{AppendError, Config, ConfigError, Flush, Log};

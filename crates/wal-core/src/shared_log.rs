@@ -23,7 +23,7 @@ use self::next_segment::NextSegment;
 use self::progress::Progress;
 pub use self::ticket::Ticket;
 use crate::drive;
-use crate::file::{FileError, FileStorage};
+use crate::file::{FileError, FileStorage, Writes};
 use crate::log::{AppendError, Config, Log};
 use crate::open::OpenMode;
 use crate::record::EventType;
@@ -135,12 +135,33 @@ impl FileLog {
         config: &Config,
         visitor: &mut dyn Visitor,
     ) -> Result<(FileLog, Scanned), FileError> {
+        FileLog::open_with(directory, config, Writes::default(), visitor)
+    }
+
+    /// As [`open`](Self::open), and says how what is written reaches the disk.
+    ///
+    /// # Errors
+    /// [`FileError`]: in use, not openable, damaged.
+    pub fn open_with(
+        directory: &Path,
+        config: &Config,
+        writes: Writes,
+        visitor: &mut dyn Visitor,
+    ) -> Result<(FileLog, Scanned), FileError> {
         let mut storage = FileStorage::write(directory)?;
+        storage.write_by(writes);
         let mode = OpenMode::Exclusive;
         storage.zero_fill_next(config.segment_bytes_first);
         let (log, scanned) =
             drive::open(&mut storage, config, mode, random_id(), Time::ZERO, visitor)?;
         Ok((FileLog::new(storage, log), scanned))
+    }
+
+    /// How what is written reaches the disk: as it was asked for, unless the file system refused that. Waits
+    /// for a flush that is under way.
+    #[must_use]
+    pub fn writes(&self) -> Writes {
+        self.shared.storage().writes()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base::Time;
 use wal_core::{
     Config, Directory, DiskOp, EventType, FileError, FileLog, FileStorage, OpenError, OpenMode,
-    ScanConfig, SegmentId, Storage, Zeros,
+    ScanConfig, SegmentId, Storage, Writes, Zeros,
 };
 
 use crate::support::{Seen, config, payload, scan};
@@ -14,18 +14,24 @@ pub fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory can be made")
 }
 
-fn open(path: &std::path::Path, seen: &mut Seen) -> FileLog {
-    FileLog::open(path, &config(), seen).unwrap().0
+fn open(path: &std::path::Path, writes: Writes, seen: &mut Seen) -> FileLog {
+    FileLog::open_with(path, &config(), writes, seen).unwrap().0
+}
+
+/// A directory on a disk: where temporary files are is often in memory, which has nothing to write past.
+fn on_disk() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory can be made")
 }
 
 #[test]
 fn records_survive_on_disk() {
-    let directory = directory();
+    let directory = on_disk();
     let path = directory.path().join("a/log");
     let mut expected = Vec::new();
-    for life in 0..4u64 {
+    for life in 0..8u64 {
         let mut seen = Seen::default();
-        let log = open(&path, &mut seen);
+        let writes = if life % 4 < 2 { Writes::Cached } else { Writes::Direct };
+        let log = open(&path, writes, &mut seen);
         assert_eq!(seen.payloads, expected);
         for n in 0..20 {
             let payload = payload(n + life);
@@ -51,7 +57,7 @@ fn records_survive_on_disk() {
 fn a_writer_excludes_everybody_and_readers_exclude_writers() {
     let directory = directory();
     let path = directory.path();
-    let log = open(path, &mut Seen::default());
+    let log = open(path, Writes::Cached, &mut Seen::default());
     let in_use = |result: Result<FileStorage, FileError>| matches!(result, Err(FileError::InUse { path: p }) if p == path);
     assert!(in_use(FileStorage::read(path)));
     assert!(in_use(FileStorage::write(path)));
@@ -72,7 +78,7 @@ fn foreign_files_are_left_alone() {
         std::fs::write(path.join(name), b"mine").unwrap();
     }
     std::fs::create_dir(path.join("sub")).unwrap();
-    let log = open(path, &mut Seen::default());
+    let log = open(path, Writes::Cached, &mut Seen::default());
     log.append_durable(EventType::TX_CREATED, 0, b"x").unwrap();
     log.close().unwrap();
     let (seen, scanned) = scan(&FileStorage::read(path).unwrap());
@@ -130,7 +136,7 @@ fn threads_share_flushes() {
 #[test]
 fn lazy_records_are_written_without_anybody_waiting() {
     let directory = directory();
-    let log = open(directory.path(), &mut Seen::default());
+    let log = open(directory.path(), Writes::Cached, &mut Seen::default());
     log.append(EventType::TX_CREATED, 0, b"lazy").unwrap();
     let segment = directory.path().join(SegmentId::FIRST.file_name());
     let is_written = |bytes: Vec<u8>| bytes[1024..].iter().any(|byte| *byte != 0);
@@ -148,7 +154,7 @@ fn lazy_records_are_written_without_anybody_waiting() {
 #[test]
 fn a_full_buffer_flushes_instead_of_failing() {
     let directory = directory();
-    let log = open(directory.path(), &mut Seen::default());
+    let log = open(directory.path(), Writes::Cached, &mut Seen::default());
     for _ in 0..200 {
         log.append(EventType::TX_CREATED, 0, &[7; 900]).unwrap();
     }
@@ -159,7 +165,7 @@ fn a_full_buffer_flushes_instead_of_failing() {
 #[test]
 fn a_take_over_fences_a_writer_that_holds_the_lock() {
     let directory = directory();
-    let old = open(directory.path(), &mut Seen::default());
+    let old = open(directory.path(), Writes::Cached, &mut Seen::default());
     old.append_durable(EventType::TX_CREATED, 0, b"old").unwrap();
     let mut storage = FileStorage::take_over(directory.path()).unwrap();
     let mut seen = Seen::default();
@@ -184,7 +190,7 @@ fn a_take_over_fences_a_writer_that_holds_the_lock() {
 #[test]
 fn a_damaged_log_is_not_opened() {
     let directory = directory();
-    let log = open(directory.path(), &mut Seen::default());
+    let log = open(directory.path(), Writes::Cached, &mut Seen::default());
     log.append_durable(EventType::TX_CREATED, 0, b"x").unwrap();
     log.close().unwrap();
     let segment = directory.path().join(SegmentId::FIRST.file_name());
@@ -203,7 +209,7 @@ fn a_damaged_log_is_not_opened() {
 #[test]
 fn an_error_names_the_file() {
     let directory = directory();
-    open(directory.path(), &mut Seen::default()).close().unwrap();
+    open(directory.path(), Writes::Cached, &mut Seen::default()).close().unwrap();
     std::fs::create_dir(directory.path().join(SegmentId(2).file_name())).unwrap();
     let storage = FileStorage::read(directory.path()).unwrap();
     let error = wal_core::scan(&storage, &ScanConfig::default(), &mut ()).unwrap_err();
@@ -302,6 +308,53 @@ fn a_log_without_forced_records_goes_through_reserved_segments() {
         assert!(scanned.segments >= 5, "{} segments", scanned.segments);
         log.close().unwrap();
     }
+}
+
+/// Threads that overlap, rotations and compaction, and a file system that may or may not write past its page
+/// cache: the log holds what a log holds.
+#[test]
+fn a_log_is_written_past_the_page_cache() {
+    let record = |thread: u64, n: u64| [thread as u8, n as u8].repeat(1 + 4 * n as usize);
+    let directory = on_disk();
+    let config = Config { segment_bytes_first: 64 << 10, segment_bytes_max: 64 << 10, ..config() };
+    let (log, _) = FileLog::open_with(directory.path(), &config, Writes::Direct, &mut ()).unwrap();
+    let is_direct = log.writes() == Writes::Direct;
+    let log = Arc::new(log);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let log = Arc::clone(&log);
+            scope.spawn(move || {
+                for n in 0..100 {
+                    let payload = record(thread, n);
+                    if n % 5 == 0 {
+                        log.append(EventType::SAGA_CREATED, 0, &payload).unwrap();
+                    }
+                    log.append_durable(EventType::SAGA_CREATED, 0, &payload).unwrap();
+                }
+            });
+        }
+    });
+    let stats = log.stats();
+    // As another process finds it that reads through the page cache, without a close.
+    let copy = on_disk();
+    for entry in directory.path().read_dir().unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let mut payloads = std::collections::BTreeMap::new();
+    for path in [copy.path(), directory.path()] {
+        let beside = FileStorage::beside(path).unwrap();
+        let (seen, scanned) = scan(&beside);
+        assert_eq!((scanned.records, scanned.torn_tail_bytes), (480, 0), "{is_direct} {stats:?}");
+        assert!(!scanned.is_corrupt() && scanned.segments >= 3, "{scanned:?}");
+        for payload in seen.payloads {
+            *payloads.entry(payload).or_insert(0) += 1;
+        }
+    }
+    let expected = (0..4u64).flat_map(|thread| {
+        (0..100).map(move |n| (record(thread, n), if n % 5 == 0 { 4 } else { 2 }))
+    });
+    assert!(payloads == expected.collect());
 }
 
 #[test]
