@@ -617,10 +617,10 @@ impl Bench {
         let (shard, store) = (ShardId::numbered(from), StoreId(from));
         self.say(from, twopc::Message::Inquiry { key, shard, store });
         std::mem::take(&mut self.told).into_iter().find_map(|output| match output {
-            Output::Send { message: Message::Transaction(message), .. } => match message {
-                twopc::Message::Answer { verdict, .. } => Some(verdict),
-                _ => None,
-            },
+            Output::Send {
+                message: Message::Transaction(twopc::Message::Answer { verdict, .. }),
+                ..
+            } => Some(verdict),
             _ => None,
         })
     }
