@@ -622,7 +622,7 @@ fn a_crash_does_not_take_back_what_was_said() {
         } else {
             aborted += 1;
         }
-        world.run(minutes(30));
+        world.run(minutes(60));
         let after = world.agreed(before.file);
         lies_as_it_says(&world, after);
     }
