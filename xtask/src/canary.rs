@@ -30,6 +30,7 @@ struct Stored {
 
 const SMALL: &[&str] = &["storage", "--no-shrink"];
 const HOSTILE: &[&str] = &["storage", "--no-shrink", "--hostile"];
+const COME_BACK: &[&str] = &["sim-scenarios/storage/keepers-come-back.toml", "--no-shrink"];
 const REBALANCE: &[&str] = &["sim-scenarios/storage/rebalance.toml", "--no-shrink"];
 
 const STORED: &[Stored] = include!("storage_canaries.in");

@@ -127,6 +127,12 @@ pub enum Force {
     Abort,
     /// Its heuristic outcome has been seen to, and is listed no more.
     Forget,
+    /// Of a transaction that commits, at its coordinator: the participant of this shard is gone for good, and its store
+    /// with it. Its acknowledgement is not waited for any more, and the branch is listed as [`Heuristic::Lost`]. If it
+    /// comes back after all, and has kept its promise, it is told to commit as long as it is listed; so it is to be
+    /// forgotten only when that cannot happen, and not before the transaction has ended: it would be waited for again
+    /// after a restart.
+    Gone(ShardId),
 }
 
 /// An operator does what the protocol would not: ends something in doubt, or forgets what came of it.

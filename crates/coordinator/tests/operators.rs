@@ -5,16 +5,19 @@
 #![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use base::prng::Key;
-use base::{CoordinatorId, NodeName, OperationId, RequestKey, Time};
+use base::{BootCount, CoordinatorId, NodeName, OperationId, RequestKey, ShardId, StoreId, Time};
 use coordinator::{
-    Call, CancelRefusal, Config, Engine, Message, Operated, OrderError, Outcome, Output, Refusal,
-    Replay, Request, SagaKey, StepAnswer, UndoOrder, Work,
+    Branch, Call, CancelRefusal, Config, Doubtful, Engine, Force, ForceError, Intervention,
+    Message, Operated, OrderError, Outcome, Output, Refusal, Replay, Request, SagaKey, StepAnswer,
+    UndoOrder, Work,
 };
 use saga::{
     Action, Definition, Direction, Label, Order, OrderRefusal, Step, StepKind, ValueType, What,
 };
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+use twopc::{Audit, ForceRefusal, Heuristic, TxKey, Verdict};
 use wal_core::{MemoryStorage, OpenMode, Storage};
 
 const COORDINATOR: CoordinatorId = CoordinatorId([7; 32]);
@@ -536,4 +539,163 @@ fn an_end_that_the_log_had_no_room_for_comes_later() {
         assert_eq!(left, 0, "{more} bytes more");
     }
     assert!(cut_off > 0, "the log never had room for one of both alone");
+}
+
+/// A transaction that commits at three nodes, of which the last has said so, and the other two do not answer.
+fn unheard() -> (Bench, OperationId) {
+    let mut bench = Bench::new(|config| config.active_transactions_max = 1);
+    let branch = |n| Branch { shard: ShardId::numbered(n), node: at(n), work: vec![1].into() };
+    bench.submit("commits", Work::Transaction((1..=3).map(branch).collect()));
+    for n in 1..=3 {
+        let announce = Message::Announce { store: StoreId(n), boot: BootCount(1) };
+        bench.receive(n, announce);
+    }
+    let id = bench.transactions()[0];
+    let key = TxKey { coordinator: COORDINATOR, id };
+    for n in 1..=3 {
+        let (shard, vote) = (ShardId::numbered(n), twopc::Vote::Commit);
+        let (store, boot) = (StoreId(n), BootCount(1));
+        bench.say(n, twopc::Message::Vote { key, shard, vote, store, boot });
+    }
+    assert_eq!(bench.outcomes(), [Outcome::Committed]);
+    let (shard, store) = (ShardId::numbered(3), StoreId(3));
+    bench.say(3, twopc::Message::Ack { key, shard, store, heuristic: None });
+    assert_eq!(bench.transactions(), [id], "two have not said so");
+    bench.told.clear();
+    (bench, id)
+}
+
+impl Bench {
+    fn receive(&mut self, from: u64, message: Message) {
+        let (now, mut out) = (self.now, Vec::new());
+        self.engine().receive(now, at(from), &message, &mut out);
+        self.take(out);
+        self.flush();
+    }
+
+    fn say(&mut self, from: u64, message: twopc::Message) {
+        self.receive(from, Message::Transaction(message));
+    }
+
+    fn transactions(&self) -> Vec<OperationId> {
+        let engine = self.engine.as_ref().unwrap();
+        engine.active_transactions().map(twopc::Transaction::id).collect()
+    }
+
+    fn intervene(&mut self, id: OperationId, force: Force) -> Result<(), ForceError> {
+        let audit = Arc::new(Audit { at_ms: 1, who: "eva".into(), why: "it burnt".into() });
+        let of = Doubtful::Transaction(id);
+        let (now, mut out) = (self.now, Vec::new());
+        self.engine().intervene(now, &Intervention { of, force, audit }, &mut out);
+        let is_done = |o: &Output| matches!(o, Output::Intervened(told) if told.result.is_ok());
+        assert!(!out.iter().any(is_done), "the operator hears before it is durable");
+        self.take(out);
+        self.flush();
+        let heard = self.told.iter().position(|output| matches!(output, Output::Intervened(_)));
+        let Output::Intervened(told) = self.told.remove(heard.expect("the operator hears")) else {
+            unreachable!("it was just found");
+        };
+        told.result
+    }
+
+    /// Who is told to commit, since this was last asked.
+    fn commits(&mut self) -> BTreeSet<NodeName> {
+        let told = std::mem::take(&mut self.told);
+        let commits = told.into_iter().filter_map(|output| match output {
+            Output::Send { to, message: Message::Transaction(message) } => {
+                matches!(message, twopc::Message::Commit { .. }).then_some(to)
+            }
+            _ => None,
+        });
+        commits.collect()
+    }
+
+    /// What a participant hears that asks for the outcome.
+    fn verdict(&mut self, id: OperationId, from: u64) -> Option<Verdict> {
+        self.told.clear();
+        let key = TxKey { coordinator: COORDINATOR, id };
+        let (shard, store) = (ShardId::numbered(from), StoreId(from));
+        self.say(from, twopc::Message::Inquiry { key, shard, store });
+        std::mem::take(&mut self.told).into_iter().find_map(|output| match output {
+            Output::Send {
+                message: Message::Transaction(twopc::Message::Answer { verdict, .. }),
+                ..
+            } => Some(verdict),
+            _ => None,
+        })
+    }
+}
+
+/// By the word of an operator a participant is gone for good: nobody waits for it, before and after a restart; and if it
+/// comes back all the same, it is told to commit until that is forgotten.
+#[test]
+fn nobody_waits_for_a_participant_that_is_gone_for_good() {
+    let (mut bench, id) = unheard();
+    bench.wait(Duration::from_secs(600));
+    assert_eq!(bench.commits(), BTreeSet::from([at(1), at(2)]));
+    let not_awaited = Err(ForceError::Refused(ForceRefusal::NotAwaited));
+    let gone = |n| Force::Gone(ShardId::numbered(n));
+    assert_eq!(bench.intervene(id, gone(3)), not_awaited, "it has said so");
+    assert_eq!(bench.intervene(id, gone(9)), not_awaited);
+    assert_eq!(bench.intervene(OperationId(id.0 + 1), gone(1)), not_awaited);
+
+    assert_eq!(bench.intervene(id, gone(1)), Ok(()));
+    assert_eq!(bench.intervene(id, gone(1)), not_awaited, "nobody waits for it any more");
+    let listed: Vec<_> = bench
+        .engine()
+        .heuristics()
+        .map(|(of, shard, it)| (of, shard, it.node, it.heuristic))
+        .collect();
+    assert_eq!(listed, [(id, ShardId::numbered(1), at(1), Heuristic::Lost)]);
+    assert_eq!(bench.transactions(), [id], "another one is waited for");
+    bench.told.clear();
+    bench.wait(Duration::from_secs(600));
+    assert_eq!(bench.commits(), BTreeSet::from([at(2)]));
+    bench.restart();
+    assert_eq!(bench.transactions(), [id]);
+    bench.wait(Duration::from_secs(600));
+    assert_eq!(bench.commits(), BTreeSet::from([at(2), at(3)]), "the log says who is gone");
+    let key = TxKey { coordinator: COORDINATOR, id };
+    let (shard, store) = (ShardId::numbered(3), StoreId(3));
+    bench.say(3, twopc::Message::Ack { key, shard, store, heuristic: None });
+
+    assert_eq!(bench.intervene(id, gone(2)), Ok(()));
+    assert_eq!(bench.transactions(), [], "it has ended, and its place is free");
+    bench.told.clear();
+    let more = Branch { shard: ShardId::numbered(4), node: at(4), work: vec![1].into() };
+    bench.submit("another", Work::Transaction(vec![more]));
+    assert_eq!(bench.outcomes(), [], "there is room for it");
+    // Long after what has ended is forgotten.
+    bench.config.results_kept = Duration::ZERO;
+    bench.restart();
+    bench.wait(Duration::from_secs(600));
+    bench.restart();
+    for n in [1, 2] {
+        assert_eq!(bench.verdict(id, n), Some(Verdict::Committed), "it has come back");
+    }
+    assert_eq!(bench.intervene(id, Force::Forget), Ok(()));
+    assert_eq!(bench.engine().heuristics().count(), 0);
+    assert_eq!(
+        bench.intervene(id, Force::Forget),
+        Err(ForceError::Refused(ForceRefusal::NotListed))
+    );
+}
+
+/// A saga waits for no participant, and a participant for none either.
+#[test]
+fn only_a_transaction_that_commits_waits_for_somebody() {
+    let mut bench = Bench::new(|_| {});
+    let branch = Branch { shard: ShardId::numbered(1), node: at(1), work: vec![1].into() };
+    let other = Branch { shard: ShardId::numbered(2), node: at(2), work: vec![1].into() };
+    bench.submit("undecided", Work::Transaction(vec![branch, other]));
+    for n in 1..=2 {
+        bench.receive(n, Message::Announce { store: StoreId(n), boot: BootCount(1) });
+    }
+    let id = bench.transactions()[0];
+    let not_awaited = Err(ForceError::Refused(ForceRefusal::NotAwaited));
+    let gone = Force::Gone(ShardId::numbered(1));
+    assert_eq!(bench.intervene(id, gone), not_awaited, "it may abort still");
+    bench.wait(Duration::from_secs(600));
+    assert_eq!(bench.outcomes(), [Outcome::Aborted]);
+    assert_eq!(bench.intervene(id, gone), not_awaited);
 }

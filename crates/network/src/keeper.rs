@@ -37,7 +37,7 @@ pub(crate) const COMPARING: LookupId = LookupId(u64::MAX);
 const MEETING: u32 = 20;
 
 /// How long a node that is away may come back to hear what it need not hold any more.
-const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const OWED_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 /// By stripe and place: who has a shard now, and which.
 type NewHolders = BTreeMap<(StripeId, u16), (NodeName, Digest)>;
@@ -104,6 +104,8 @@ pub(crate) struct Keeping {
     verdicts: Vec<(Verdict, Token)>,
     pending: Vec<Output>,
     look: bool,
+    /// A saga has begun to be undone, or somebody is gone at whom one may be.
+    pub(crate) undoes: bool,
 }
 
 impl Keeping {
@@ -157,6 +159,7 @@ impl Keeping {
             verdicts: Vec::new(),
             pending: Vec::new(),
             look: false,
+            undoes: false,
         }
     }
 
@@ -165,6 +168,7 @@ impl Keeping {
         let (balance, encoding) = (self.rebalancer.due(), self.encodings.due());
         let all = [
             Some(self.next_audit),
+            (!self.has_met_all).then_some(self.met_all_at),
             Some(balance),
             encoding,
             self.plan_at,
@@ -310,6 +314,7 @@ impl StorageNode {
         self.keeping.bad.forget_node(node);
         self.keeping.reputation.observe(now, node, Observation::Uptime { alive: false });
         self.keeping.leaving.remove(&node);
+        self.keeping.undoes = true;
         self.look_for_orphans(now);
         self.reassess(now, node);
     }
@@ -346,27 +351,36 @@ impl StorageNode {
         }
     }
 
-    /// Undoing something at a node that was away for long waits for an operator. Who is back is asked again;
-    /// what was undone at a node that is gone needs nobody to do it.
-    pub(crate) fn see_to_parked(&mut self, now: Time, disks: &dyn StorageDisks) {
-        let Some(engine) = self.transactions.coordinator() else { return };
-        let mut orders = Vec::new();
-        for saga in engine.active_sagas() {
-            for step in saga.steps() {
-                let what =
-                    match (step.is_parked(), step.is_marked_done(), self.is_dead(step.node())) {
-                        (true, _, false) => What::RetryNow,
-                        (true, _, true) => What::MarkDone,
-                        (_, true, true) => What::CloseUnanswered,
+    /// What is undone at a node that is gone needs nobody to do it, and whatever waits for the end of that, such as the
+    /// next attempt at a file's next version, need not wait for an answer: nobody is asked as often as if somebody might
+    /// answer. With `retries`, a node that was away for long, so that undoing something there waits for an operator,
+    /// and is back, is asked again.
+    pub(crate) fn see_to_undoing(&mut self, now: Time, retries: bool, disks: &dyn StorageDisks) {
+        self.keeping.undoes = false;
+        // What is marked done is closed behind that.
+        for _ in 0..2 {
+            let Some(engine) = self.transactions.coordinator() else { return };
+            let mut orders = Vec::new();
+            for saga in engine.active_sagas() {
+                for step in saga.steps() {
+                    let is_dead = self.is_dead(step.node());
+                    let what = match (step.is_parked(), step.is_marked_done()) {
+                        (_, true) if is_dead => What::CloseUnanswered,
+                        (_, false) if is_dead => What::MarkDone,
+                        (true, _) if retries => What::RetryNow,
                         _ => continue,
                     };
-                orders.push((saga.id(), step.number(), what));
+                    let (who, why) = ("keeper".into(), "by what is known of the node".into());
+                    let order = Order { who, why, what };
+                    if saga.check_order(step.number(), &order).is_ok() {
+                        orders.push((saga.id(), step.number(), order));
+                    }
+                }
             }
-        }
-        for (id, step, what) in orders {
-            let (who, why) = ("keeper".into(), "by what is known of the node".into());
-            let order = Box::new(Order { who, why, what });
-            self.feed(now, node::Input::Order { id, step, order }, disks);
+            for (id, step, order) in orders {
+                let order = Box::new(order);
+                self.feed(now, node::Input::Order { id, step, order }, disks);
+            }
         }
     }
 
@@ -387,11 +401,19 @@ impl StorageNode {
         self.ask_who_released(now);
         self.rebalance(now);
         self.encodings_wake(now);
+        if !self.keeping.has_met_all && self.keeping.met_all_at <= now {
+            // Those of whom it has not heard by now are gone: what they held is lost, and somebody has to keep in their
+            // place what they kept.
+            self.keeping.has_met_all = true;
+            self.keeping.undoes = true;
+            self.look_for_orphans(now);
+            let files: Vec<Digest> = self.holdings.all_current().map(|it| it.file).collect();
+            files.into_iter().for_each(|file| self.look_after(now, file));
+        }
         if self.keeping.next_audit > now {
             return;
         }
         self.keeping.next_audit = now + self.keeping.audit_every;
-        self.keeping.has_met_all = self.keeping.met_all_at <= now;
         for all in self.keeping.owed.values_mut() {
             all.retain(|(since, ..)| *since + OWED_KEPT > now);
         }

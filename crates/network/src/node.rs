@@ -32,7 +32,7 @@ use placement::{
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use store::{Digest, Op, StoreConfig};
-use wal_core::OpenMode;
+use wal_core::{EventType, OpenMode};
 
 /// What a node is.
 #[derive(Clone, Debug)]
@@ -250,11 +250,15 @@ impl StorageNode {
         if !self.opened && self.transactions.participant().is_some() {
             self.opened = true;
             self.sweep_at_start();
+            self.hold_promises(now);
         }
         self.settle_records(now);
         self.remove_unneeded();
         self.tell_of_kept();
         self.resume_uploads(now, disks);
+        if self.keeping.undoes {
+            self.see_to_undoing(now, false, disks);
+        }
         self.plan_repairs(now, disks);
         if let Some(teller) = &mut self.teller {
             let mut ops = Vec::new();
@@ -298,6 +302,11 @@ impl StorageNode {
                     if !self.replied(now, &key, &outcome) {
                         self.tell(0, Answer::Ended { key, outcome });
                     }
+                }
+                node::Output::Appended { slot, event, sequence } => {
+                    self.keeping.undoes |= event == EventType::SAGA_COMPENSATION_START;
+                    let appended = node::Output::Appended { slot, event, sequence };
+                    self.wanted.push(Output::Transactions(appended));
                 }
                 other => self.wanted.push(Output::Transactions(other)),
             }
@@ -509,7 +518,7 @@ impl StorageNode {
             self.report_at = Some(now + every);
             self.report();
             self.judge_health(now);
-            self.see_to_parked(now, disks);
+            self.see_to_undoing(now, true, disks);
         }
         self.operations_wake(now, disks);
         self.fetches_wake(now, disks);

@@ -34,31 +34,33 @@
 //! do that for anybody else, and while it is in doubt of them it does not answer (see `holder.rs`).
 //!
 //! *Between what somebody says and what it does* an abort may come. It is not taken for longer than what was said
-//! counts: whoever keeps its promise on the word of others does it while they still wait for that. Only if a
-//! participant also crashes in these seconds it may abort all the same; what is left then is what an operator leaves
-//! who forces an outcome: if on neither side are most keepers of what it has, the file's record is not turned until
-//! some are gone for good. And if several crash in them, and most keepers of the promised version are new ones, each
-//! side may go on from its own. To write down that one is in doubt before one says so would close both.
+//! counts: whoever keeps its promise on the word of others does it while they still wait for that.
 //!
-//! In these cases some keepers have another version than most: the coordinator, those who heard it abort, or those who
-//! have kept the promise. They say so to whoever shows them what they should have, and the next version is made
-//! without their votes, by the majority that it needs anyhow, and given to them: see `keeper/versions.rs`.
+//! *A crash in between* does not change that. What is said of a promise is said once its record is durable, and that
+//! record is all that has to be written down: whoever starts and finds a promise of a next version takes it that it
+//! has just said that it is in doubt of it, and hears of no abort for as long as if it had. Meanwhile it asks its peers
+//! what they have made of its word, also if its coordinator is there again for all that it knows, and keeps its promise
+//! if one of them has.
+//!
+//! In these cases some keepers may have another version than most: the coordinator, or those who heard it abort. They
+//! say so to whoever shows them what they should have, and the next version is made without their votes, by the
+//! majority that it needs anyhow, and given to them: see `keeper/versions.rs`.
 //!
 //! A version with another encoding waits for the longer time: what its coordinator gives up, it releases.
 
 use crate::StorageDisks;
-use crate::keeper::{ORPHANED, is_anew};
+use crate::keeper::{ORPHANED, OWED_KEPT, is_anew};
 use crate::message::{InDoubt, Message};
 use crate::node::{Config, StorageNode};
 use crate::work;
-use base::{NodeName, ShardId, Time};
+use base::{NodeName, OperationId, ShardId, Time};
 use node::{Doubtful, Force, Input, Intervention};
 use placement::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use store::Digest;
 use twopc::participant::{Promise, PromiseKey};
-use twopc::{Audit, Peer, TxKey};
+use twopc::{Audit, Heuristic, Peer, TxKey};
 
 /// Who is in doubt asks the others again after so many times the patience, then after twice as long …
 const ASK_AGAIN: u32 = 2;
@@ -78,6 +80,8 @@ pub(crate) struct Orphans {
     doubts: BTreeMap<PromiseKey, Heard>,
     /// What was kept, and whom that is to be told once it is durable.
     kept: Vec<(PromiseKey, Arc<[Peer]>)>,
+    /// Since when transactions of this node have not waited any more for somebody who is gone for good.
+    gone: BTreeMap<OperationId, Time>,
 }
 
 /// A record's next version, as it is promised.
@@ -100,6 +104,14 @@ struct Heard {
     holds_until: Time,
     /// Somebody has kept it.
     is_kept: bool,
+    /// It was promised before this start, and may have been spoken of.
+    is_earlier: bool,
+}
+
+/// Whether this work makes the next version of a file's record current that has one, in the same encoding: of nothing
+/// else anybody says that it is in doubt.
+fn is_turn(work: &[u8]) -> bool {
+    work::turns(work).is_some_and(|(_, was, to)| to > 1 && !is_anew(was, to))
 }
 
 impl Orphans {
@@ -144,6 +156,7 @@ impl StorageNode {
             return;
         }
         self.orphans.look_at = None;
+        self.give_up_on_lost(now, disks);
         let Some(host) = self.transactions.participant() else {
             // Its log is being read.
             return self.look_for_orphans(now + self.config.patience);
@@ -160,8 +173,8 @@ impl StorageNode {
             }
         }
         let promised: BTreeSet<PromiseKey> = participant.prepared().map(|(key, _)| key).collect();
-        let gone: Vec<PromiseKey> =
-            promised.iter().filter(|key| self.is_dead(of(key))).copied().collect();
+        let (gone, there): (Vec<PromiseKey>, Vec<PromiseKey>) =
+            promised.iter().partition(|key| self.is_dead(of(key)));
         self.orphans.retain(&promised);
         if unsettled {
             self.look_for_orphans(now + self.config.membership.alive);
@@ -171,8 +184,10 @@ impl StorageNode {
             self.keeping.audit_at_once(now);
         }
         for key in seen_to {
-            self.intervene(now, key, Force::Forget, "nobody else sees to it", disks);
+            let of = Doubtful::Branch(key);
+            self.intervene(now, of, Force::Forget, "nobody else sees to it", disks);
         }
+        there.into_iter().for_each(|key| self.see_to_spoken_of(now, key, disks));
         for key in gone {
             match self.is_lost_at(now, of(&key)) {
                 None => self.keep_promise(now, key, "its coordinator is gone for good", disks),
@@ -181,6 +196,52 @@ impl StorageNode {
                     self.ask_of_orphan(now, key, disks);
                 }
             }
+        }
+    }
+
+    /// A transaction that is decided does not wait for ever for a participant that has promised it and is gone for good:
+    /// its coordinator writes down that it is, and ends it. Should it come back all the same it is told to commit, as long
+    /// as what it may have missed is kept for anybody.
+    fn give_up_on_lost(&mut self, now: Time, disks: &dyn StorageDisks) {
+        let Some(engine) = self.transactions.coordinator() else { return };
+        let (mut lost, mut look_at) = (Vec::new(), None);
+        for transaction in engine.active_transactions() {
+            for member in transaction.members() {
+                if transaction.awaited(member.shard).is_none() || !self.is_dead(member.node) {
+                    continue;
+                }
+                match self.is_lost_at(now, member.node) {
+                    None => lost.push((transaction.id(), member.shard)),
+                    later => look_at = Time::earliest(look_at, later),
+                }
+            }
+        }
+        let mut seen_to = BTreeSet::new();
+        let listed = engine.heuristics().filter(|(.., it)| it.heuristic == Heuristic::Lost);
+        let listed: BTreeSet<OperationId> = listed.map(|(id, ..)| id).collect();
+        self.orphans.gone.retain(|id, _| listed.contains(id));
+        for id in listed {
+            let since = *self.orphans.gone.entry(id).or_insert(now);
+            if engine.active_transactions().any(|transaction| transaction.id() == id) {
+                continue;
+            }
+            match since + OWED_KEPT <= now {
+                true => _ = seen_to.insert(id),
+                false => look_at = Time::earliest(look_at, Some(since + OWED_KEPT)),
+            }
+        }
+        if let Some(at) = look_at {
+            self.look_for_orphans(at);
+        }
+        for (id, shard) in lost {
+            let of = Doubtful::Transaction(id);
+            self.stats.given_up += 1;
+            self.intervene(now, of, Force::Gone(shard), "it is gone for good", disks);
+            self.look_for_orphans(now + self.config.patience);
+        }
+        for id in seen_to {
+            let of = Doubtful::Transaction(id);
+            self.intervene(now, of, Force::Forget, "it does not come back", disks);
         }
     }
 
@@ -233,6 +294,49 @@ impl StorageNode {
         let keepers = record.keepers.iter().filter(|keeper| is_in_doubt(**keeper)).count();
         2 * keepers > record.keepers.len()
             && peers.iter().all(|peer| is_in_doubt(peer.node) || self.is_dead(peer.node))
+    }
+
+    /// A start has found what this node had promised in an earlier life, and may have told others to be in doubt of:
+    /// what it has said may count still.
+    pub(crate) fn hold_promises(&mut self, now: Time) {
+        let Some(host) = self.transactions.participant() else { return };
+        let holds_until = now + HOLDS_FOR * self.config.patience;
+        let participant = host.participant();
+        let held = participant.prepared().filter(|(key, _)| match participant.promise(key) {
+            Some(Promise::Prepared { work, .. }) => is_turn(work),
+            _ => false,
+        });
+        let heard = || Heard { holds_until, ask_at: now, is_earlier: true, ..Heard::default() };
+        self.orphans.doubts.extend(held.map(|(key, _)| (key, heard())));
+        if !self.orphans.doubts.is_empty() {
+            self.look_for_orphans(now);
+        }
+    }
+
+    /// Sees to a promise whose coordinator is not known to be gone: asks others what they have made of this node's word
+    /// before it crashed, as long as it may not abort; and keeps it if one of them has.
+    fn see_to_spoken_of(&mut self, now: Time, key: PromiseKey, disks: &dyn StorageDisks) {
+        let Some(host) = self.transactions.participant() else { return };
+        let Some(Promise::Prepared { peers, work, .. }) = host.participant().promise(&key) else {
+            return;
+        };
+        let (peers, is_turn) = (peers.clone(), is_turn(work));
+        let Some(heard) = self.orphans.doubts.get_mut(&key).filter(|_| is_turn) else { return };
+        if heard.is_kept {
+            self.stats.orphans_shared += 1;
+            return self.keep_promise(now, key, "another participant has committed it", disks);
+        }
+        // What is asked says that this node is in doubt: that must not count for longer than it holds.
+        let patience = self.config.patience;
+        let ask_at = heard.ask_at;
+        if !heard.is_earlier || ask_at + COUNTS_FOR * patience > heard.holds_until {
+            return;
+        }
+        if ask_at <= now {
+            heard.ask_at = now + ASK_AGAIN * patience;
+            self.tell_of_orphan(key, &peers, InDoubt::Asks);
+        }
+        self.look_for_orphans(ask_at.max(now + ASK_AGAIN * patience));
     }
 
     /// Whether this says that a transaction is aborted of which this node has just told others that it is in doubt.
@@ -300,7 +404,7 @@ impl StorageNode {
                 let heard = self.orphans.doubts.entry(key).or_default();
                 heard.is_kept |= says == InDoubt::Kept;
                 heard.from.insert(from, now);
-                if !is_dead {
+                if !is_dead && says != InDoubt::Kept {
                     return;
                 }
                 let answers = at <= durable && says == InDoubt::Asks;
@@ -325,7 +429,7 @@ impl StorageNode {
         let Some(Promise::Prepared { peers, .. }) = promise else { return };
         let peers = peers.clone();
         self.stats.orphans += 1;
-        self.intervene(now, key, Force::Commit, why, disks);
+        self.intervene(now, Doubtful::Branch(key), Force::Commit, why, disks);
         self.orphans.doubts.remove(&key);
         self.orphans.kept.push((key, peers));
         self.look_for_orphans(now + self.config.patience);
@@ -334,14 +438,14 @@ impl StorageNode {
     fn intervene(
         &mut self,
         now: Time,
-        key: PromiseKey,
+        of: Doubtful,
         force: Force,
         why: &str,
         disks: &dyn StorageDisks,
     ) {
         let at_ms = self.config.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
         let audit = Arc::new(Audit { at_ms, who: "keeper".into(), why: why.into() });
-        let what = Intervention { of: Doubtful::Branch(key), force, audit };
+        let what = Intervention { of, force, audit };
         self.feed(now, Input::Intervene(Box::new(what)), disks);
     }
 }

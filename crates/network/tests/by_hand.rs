@@ -69,6 +69,10 @@ struct World {
     down: Option<(u64, Disk, u32)>,
     /// Of which node the process ends, and before which of its next outputs.
     crash: Option<(u64, u32)>,
+    /// Who has said so many times that it is in doubt of what it has promised crashes then, and whoever was cut off is
+    /// there again.
+    says: Option<u32>,
+    crashed: Option<u64>,
 }
 
 fn name(number: u64) -> NodeName {
@@ -184,6 +188,8 @@ impl World {
             released: (0, 0),
             down: None,
             crash: None,
+            says: None,
+            crashed: None,
         };
         (0..nodes).for_each(|number| world.start(number, Disk::default(), 1));
         world.run(Duration::from_secs(120));
@@ -282,8 +288,12 @@ impl World {
                         true => self.released.1 += 1,
                     }
                 }
+                let is_doubt = matches!(message, Message::Orphan { .. });
                 if self.cut.contains(&number) == self.cut.contains(&to) {
                     self.feed(to, Input::Message { from: name(number), message });
+                }
+                if is_doubt {
+                    self.has_said(number);
                 }
                 return;
             }
@@ -302,6 +312,18 @@ impl World {
         let machine = self.machines.get(&number);
         // It is removed once it is durable that nothing needs it.
         machine.is_some_and(|it| it.disk.shards.values().any(|bytes| bytes.starts_with(b"TRUP")))
+    }
+
+    fn has_said(&mut self, number: u64) {
+        match &mut self.says {
+            Some(0) => {
+                (self.says, self.crashed) = (None, Some(number));
+                self.cut.clear();
+                self.restart(number);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
     }
 
     fn vote_comes(&mut self, to: u64) {
@@ -566,6 +588,45 @@ fn a_coordinator_that_comes_back_has_decided_otherwise() {
     }
     assert_eq!(kept, 3, "it comes back before anybody takes it for dead, or later");
     assert!(mixed > 0, "what they have kept is known to be against its decision");
+}
+
+/// Who has said that it is in doubt of what it has promised does not abort it when it comes back from a crash, and hears
+/// at once that its coordinator has: others may have kept their promises on its word.
+#[test]
+fn a_crash_does_not_take_back_what_was_said() {
+    let (mut kept, mut aborted) = (0, 0);
+    for times in [0, 2, 5, 9] {
+        let (mut world, before, closer) = about_to_turn();
+        (world.unheard, world.says) = (Some((4, Loss::Touch)), Some(times));
+        for number in closer {
+            world.start(number, Disk::default(), 1);
+        }
+        for _ in 0..180 {
+            world.run(Duration::from_secs(1));
+            if world.crashed.is_some() {
+                break;
+            }
+        }
+        let Some(crashed) = world.crashed else { continue };
+        world.run(Duration::from_secs(30));
+        assert_eq!(promised(&world), 0, "{times}");
+        let chief = before.keepers[0].number();
+        let mut all = world.records(before.file);
+        all.remove(&chief);
+        // By the next version, or by what is made of it.
+        let behind = all.values().filter(|record| record.version < 2).count();
+        if orphans(&world).0 > 0 {
+            kept += 1;
+            let all: Vec<_> = all.iter().map(|(at, it)| (at, it.version)).collect();
+            assert_eq!(behind, 0, "{times}: n{crashed} has crashed, n{chief} decided: {all:?}");
+        } else {
+            aborted += 1;
+        }
+        world.run(minutes(60));
+        let after = world.agreed(before.file);
+        lies_as_it_says(&world, after);
+    }
+    assert!(kept > aborted, "{kept} {aborted}");
 }
 
 /// A keeper at which another version is current than at most is passed over by the others, and is given the next one.

@@ -396,6 +396,7 @@ impl Seat {
             Force::Commit => held.machine.force(key, true, audit),
             Force::Abort => held.machine.force(key, false, audit),
             Force::Forget => held.machine.forget(key, audit).map(Some),
+            Force::Gone(_) => Err(twopc::ForceRefusal::NotAwaited),
         };
         let event = match event {
             Ok(Some(event)) => event,

@@ -673,6 +673,14 @@ impl Transaction {
             && self.acknowledged.insert(member)
     }
 
+    /// The participant that votes for a shard, if it is to commit and has not said that it has.
+    #[must_use]
+    pub fn awaited(&self, shard: ShardId) -> Option<&Member> {
+        let at = self.position(shard)?;
+        let awaited = self.phase == Phase::Committing && self.awaits_commit(at);
+        awaited.then(|| &self.members[at])
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> OperationId {

@@ -115,6 +115,8 @@ pub enum ForceRefusal {
     },
     /// There is no heuristic outcome of this name to be forgotten.
     NotListed,
+    /// No transaction that is decided to commit waits for this participant.
+    NotAwaited,
     /// Who or why is longer than [`Audit::TEXT_BYTES_MAX`].
     TextTooLong {
         /// How long it is, in bytes.
@@ -134,6 +136,9 @@ impl fmt::Display for ForceRefusal {
                 write!(f, "an operator has forced the other outcome before: {}", name(commit))
             }
             Self::NotListed => f.write_str("no heuristic outcome of this name is listed here"),
+            Self::NotAwaited => {
+                f.write_str("no transaction that is to commit waits for this participant")
+            }
             Self::TextTooLong { bytes } => {
                 let max = Audit::TEXT_BYTES_MAX;
                 write!(f, "who or why has {bytes} bytes: at most {max} are kept")
@@ -216,6 +221,18 @@ pub enum Event {
         /// What.
         heuristic: Heuristic,
     },
+    /// `tx_heuristic` of an operator: the transaction commits, and this participant is gone for good, its store with
+    /// it. Listed as [`Heuristic::Lost`], by the node that will not report it.
+    Gone {
+        /// The transaction.
+        id: OperationId,
+        /// The branch's shard.
+        shard: ShardId,
+        /// Who is gone.
+        node: NodeName,
+        /// Who says so, when and why.
+        audit: Arc<Audit>,
+    },
     /// `tx_heuristic` of an operator who has seen to all that was reported of this transaction.
     Forgotten {
         /// The transaction.
@@ -236,7 +253,7 @@ impl Event {
     #[must_use]
     pub fn id(&self) -> OperationId {
         match self {
-            Self::Reported { id, .. } | Self::Forgotten { id, .. } => *id,
+            Self::Reported { id, .. } | Self::Gone { id, .. } | Self::Forgotten { id, .. } => *id,
         }
     }
 }
@@ -244,7 +261,7 @@ impl Event {
 /// A branch that ended otherwise than its transaction, as its coordinator lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reported {
-    /// Who reported it.
+    /// Who reported it, or is gone for good.
     pub node: NodeName,
     /// What.
     pub heuristic: Heuristic,
@@ -294,11 +311,10 @@ impl Heuristics {
     pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
         match event {
             Event::Reported { id, shard, node, heuristic } => {
-                let (node, heuristic, at) = (*node, *heuristic, sequence);
-                if self.listed.contains_key(&(*id, *shard)) {
-                    return Err(IllegalTransition::CreatedTwice);
-                }
-                self.listed.insert((*id, *shard), Reported { node, heuristic, at });
+                self.list(sequence, (*id, *shard), *node, *heuristic)?;
+            }
+            Event::Gone { id, shard, node, .. } => {
+                self.list(sequence, (*id, *shard), *node, Heuristic::Lost)?;
             }
             Event::Forgotten { id, .. } => {
                 let shards: Vec<_> = self.of(*id).map(|(shard, _)| shard).collect();
@@ -311,6 +327,26 @@ impl Heuristics {
             }
         }
         Ok(())
+    }
+
+    fn list(
+        &mut self,
+        at: Sequence,
+        branch: (OperationId, ShardId),
+        node: NodeName,
+        heuristic: Heuristic,
+    ) -> Result<(), IllegalTransition> {
+        if self.listed.contains_key(&branch) {
+            return Err(IllegalTransition::CreatedTwice);
+        }
+        self.listed.insert(branch, Reported { node, heuristic, at });
+        Ok(())
+    }
+
+    /// Whether a transaction was decided to commit, if a branch of it is listed: each ended against what was decided.
+    #[must_use]
+    pub fn decision(&self, id: OperationId) -> Option<bool> {
+        self.of(id).next().map(|(_, reported)| reported.heuristic.commits())
     }
 
     /// Takes one from a snapshot.

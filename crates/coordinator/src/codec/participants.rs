@@ -233,7 +233,13 @@ pub(super) fn decode_participant(
                 let heuristic = Heuristic::from_code(code).ok_or(CodecError::Value(event))?;
                 let node = tags.array(tag::NODE, event)?.ok_or(CodecError::Extensions(event))?;
                 let node = NodeName(node);
-                heuristic::Event::Reported { id, shard, node, heuristic }
+                match tags.audit(event)? {
+                    None => heuristic::Event::Reported { id, shard, node, heuristic },
+                    Some(audit) if heuristic == Heuristic::Lost => {
+                        heuristic::Event::Gone { id, shard, node, audit }
+                    }
+                    Some(_) => return Err(CodecError::Value(event)),
+                }
             })
         }
         EventType::TX_PARTICIPANT_COMMITTED => {

@@ -79,8 +79,8 @@ pub const ONE_PHASE: u8 = 46;
 /// `saga_compensated`.
 pub const FORCED: u8 = 47;
 /// u8: on `tx_participant_heuristic` 0 it is decided to abort, 1 to commit, 2 the coordinator has noted it,
-/// 3 an operator has seen to it; on `tx_heuristic` 1 the branch is lost, 2 it has aborted, 3 it has
-/// committed, 4 an operator has seen to it.
+/// 3 an operator has seen to it; on `tx_heuristic` 1 the branch is lost (with [`FORCED`]: by the word of an operator),
+/// 2 it has aborted, 3 it has committed, 4 an operator has seen to it.
 pub const FOUND: u8 = 48;
 /// u8: 0 its node, 1 a transaction: its branches, 2 a saga: its definition. On `saga_step_added`; without
 /// it 0. What stands in both is in FORMAT.md.

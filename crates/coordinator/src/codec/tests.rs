@@ -220,6 +220,12 @@ fn what_operators_force_reads_as_written() {
             let reported = heuristic::Event::Reported { id, shard, node, heuristic };
             facts.push(Fact::Heuristic(reported));
         }
+        facts.push(Fact::Heuristic(heuristic::Event::Gone {
+            id,
+            shard,
+            node,
+            audit: audit.clone(),
+        }));
         facts.push(Fact::Heuristic(heuristic::Event::Forgotten { id, audit: audit.clone() }));
         for members in [vec![], vec![member; 64]] {
             let event = twopc::coordinator::Event::ForcedCommit { members, audit: audit.clone() };

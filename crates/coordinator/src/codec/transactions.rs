@@ -155,6 +155,11 @@ pub fn encode_heuristic(
             let branch = prefix.tag(tag::SHARD, &shard.0).tag(tag::NODE, &node.0);
             branch.tag(tag::FOUND, &[heuristic.code()]).append(out);
         }
+        heuristic::Event::Gone { shard, node, audit, .. } => {
+            let branch = prefix.tag(tag::SHARD, &shard.0).tag(tag::NODE, &node.0);
+            let lost = branch.tag(tag::FOUND, &[heuristic::Heuristic::Lost.code()]);
+            put_audit(&mut lost.tags(out), audit);
+        }
         heuristic::Event::Forgotten { audit, .. } => {
             put_audit(&mut prefix.tag(tag::FOUND, &[FORGOTTEN_BY_COORDINATOR]).tags(out), audit);
         }

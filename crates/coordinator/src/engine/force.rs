@@ -10,7 +10,7 @@ use base::{NodeName, OperationId, Sequence, ShardId, Time};
 use saga::End;
 use std::sync::Arc;
 use twopc::heuristic::Reported;
-use twopc::{Audit, ForceRefusal, Heuristic, TxKey, Verdict};
+use twopc::{Audit, ForceRefusal, Heuristic, TxKey, Verdict, heuristic};
 
 impl Engine {
     /// An operator ends a transaction that nobody else decides, or a saga in doubt, or forgets what was reported
@@ -25,11 +25,13 @@ impl Engine {
                 Force::Commit => self.end_doubtful(now, id, End::Completed, audit, out),
                 Force::Abort => self.end_doubtful(now, id, End::Compensated, audit, out),
                 Force::Forget => Err(ForceRefusal::NotListed.into()),
+                Force::Gone(_) => Err(ForceRefusal::NotAwaited.into()),
             },
             Doubtful::Transaction(id) => match force {
                 Force::Commit => self.force(now, id, true, audit, out),
                 Force::Abort => self.force(now, id, false, audit, out),
                 Force::Forget => self.forget(now, id, audit, out),
+                Force::Gone(shard) => self.participant_gone(now, id, shard, audit, out),
             },
         };
         let result = done.map(|_| ());
@@ -190,10 +192,59 @@ impl Engine {
         self.record_heuristic(now, &event, out).ok_or(ForceError::LogBusy)
     }
 
+    /// A participant that is gone for good is not waited for any more. That is in the log before the end that rests on
+    /// it, and so is known after a restart if the end is not.
+    fn participant_gone(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        shard: ShardId,
+        audit: &Arc<Audit>,
+        out: &mut Vec<Output>,
+    ) -> Result<Sequence, ForceError> {
+        audit.check()?;
+        let op = self.transactions.get(&id);
+        let Some(member) = op.and_then(|op| op.machine.awaited(shard)) else {
+            return Err(ForceRefusal::NotAwaited.into());
+        };
+        let (node, heuristic) = (member.node, Heuristic::Lost);
+        let at = match self.heuristics.get(id, shard) {
+            // It has reported something itself, and has not been heard to acknowledge.
+            Some(listed) => listed.at,
+            None => {
+                let event = heuristic::Event::Gone { id, shard, node, audit: audit.clone() };
+                let recorded = self.record_heuristic(now, &event, out);
+                let at = recorded.ok_or(ForceError::LogBusy)?;
+                self.desk.stats.heuristic += 1;
+                self.desk.log.owe(at, Output::Heuristic { id, shard, node, heuristic }, out);
+                at
+            }
+        };
+        self.acknowledged(now, id, shard, out);
+        Ok(at)
+    }
+
+    /// A branch needs no COMMIT any more.
+    pub(super) fn acknowledged(
+        &mut self,
+        now: Time,
+        id: OperationId,
+        shard: ShardId,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(op) = self.transactions.get_mut(&id) else { return };
+        if op.machine.acknowledge(shard) {
+            self.desk.advance_transaction(now, op, false, out);
+            if op.machine.ended().is_some() {
+                self.end_transaction(now, id);
+            }
+        }
+    }
+
     fn record_heuristic(
         &mut self,
         now: Time,
-        event: &twopc::heuristic::Event,
+        event: &heuristic::Event,
         out: &mut Vec<Output>,
     ) -> Option<Sequence> {
         let coordinator = self.desk.config.id;

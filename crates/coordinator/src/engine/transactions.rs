@@ -286,13 +286,7 @@ impl Engine {
                 {
                     return;
                 }
-                let Some(op) = self.transactions.get_mut(&key.id) else { return };
-                if op.machine.acknowledge(shard) {
-                    self.desk.advance_transaction(now, op, false, out);
-                    if op.machine.ended().is_some() {
-                        self.end_transaction(now, key.id);
-                    }
-                }
+                self.acknowledged(now, key.id, shard, out);
             }
             twopc::Message::Inquiry { shard, .. } => {
                 let Some(verdict) = self.verdict(key.id) else { return };
@@ -320,6 +314,10 @@ impl Engine {
                 Decision::Commit => Verdict::Committed,
                 Decision::Abort | Decision::ReadOnly => Verdict::Aborted,
             });
+        }
+        if let Some(commit) = self.heuristics.decision(id) {
+            // Long ended, and somebody may ask all the same: who was said to be gone for good.
+            return Some(if commit { Verdict::Committed } else { Verdict::Aborted });
         }
         if self.transactions_in_doubt.contains_key(&id)
             || self.unknown_ids_up_to.is_some_and(|up_to| id.epoch() <= up_to)

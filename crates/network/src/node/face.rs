@@ -220,8 +220,10 @@ pub struct Stats {
     pub superseded: u64,
     /// Promises to coordinators that are gone, and that were kept.
     pub orphans: u64,
-    /// Of these, since most keepers were known to be in doubt.
+    /// Of these, since most keepers were known to be in doubt, or another participant had kept its own.
     pub orphans_shared: u64,
+    /// Participants that its decided transactions do not wait for any more, since they are gone for good.
+    pub given_up: u64,
     /// Shards and records that nobody needed, and that were let go.
     pub let_go: u64,
     /// Messages that were no messages.

@@ -82,13 +82,7 @@ impl StorageNode {
                 "operations",
                 engine.is_some_and(|engine| {
                     let parked = engine.active_sagas().filter(|saga| waits(saga)).count();
-                    // Decided, and all that lacks is that somebody who is gone says so.
-                    let owed = engine.active_transactions().filter(|transaction| {
-                        let members = transaction.members();
-                        transaction.decision().is_some()
-                            && members.iter().any(|member| self.is_dead(member.node))
-                    });
-                    engine.active() > parked + owed.count()
+                    engine.active() > parked
                 }),
             ),
             ("promises", host.is_some_and(|host| host.participant().prepared().next().is_some())),

@@ -39,6 +39,7 @@ impl Host {
             Force::Commit => self.participant.force(key, true, audit)?,
             Force::Abort => self.participant.force(key, false, audit)?,
             Force::Forget => Some(self.participant.forget(key, audit)?),
+            Force::Gone(_) => return Err(twopc::ForceRefusal::NotAwaited.into()),
         };
         if let Some(event) = event {
             let mut found = self.participant.find(key);

@@ -258,8 +258,13 @@ impl Facts {
     pub(super) fn has_intervened(&self, node: u32, told: &Intervened) -> bool {
         match told.of {
             Doubtful::Transaction(id) => {
-                let seen_to = &self.coordinators[node as usize].seen_to;
-                told.force == Force::Forget && seen_to.contains(&id)
+                let coordinator = &self.coordinators[node as usize];
+                match told.force {
+                    Force::Forget => coordinator.seen_to.contains(&id),
+                    Force::Gone(shard) => coordinator.listed.contains(&(id, shard.number())),
+                    // No log is salvaged here, so that none is in doubt.
+                    Force::Commit | Force::Abort => false,
+                }
             }
             // No log is salvaged here, so that none is in doubt.
             Doubtful::Saga(_) => false,
@@ -270,6 +275,7 @@ impl Facts {
                     (Force::Commit, Some(forced)) => forced.commit,
                     (Force::Abort, Some(forced)) => !forced.commit,
                     (Force::Forget, Some(forced)) => forced.forgotten,
+                    (Force::Gone(_), _) => false,
                     // It has turned out to be the transaction's decision meanwhile.
                     (_, None) => self.branch_ended(node, of).is_some(),
                 }

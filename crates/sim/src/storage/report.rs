@@ -42,8 +42,12 @@ pub struct Totals {
     /// At the end: in how many regions the stripe is that is in the fewest, and how much fuller the fullest
     /// node is than the emptiest one, in percent of what each can store.
     pub spread: (u64, u64),
-    /// Promises to coordinators that were gone for good, and that were kept.
+    /// Promises to coordinators that were gone, and that were kept.
     pub orphans: u64,
+    /// Of these, since most keepers were known to be in doubt, or another participant had kept its own.
+    pub orphans_shared: u64,
+    /// Participants that decided transactions do not wait for any more, since they are gone for good.
+    pub given_up: u64,
     /// Versions of records that became current by repairs, and that did not.
     pub versions: (u64, u64),
     /// Proofs that ended, and that passed.
@@ -186,8 +190,16 @@ impl Report {
                 "repaired",
                 format!(
                     "{} shards rebuilt and verified by a re-scrub, {} stripes given up {:?}, {} records \
-                     turned, {} not; {} promises kept to coordinators that are gone for good",
-                    t.repaired.0, t.repaired.1, t.gave_up, t.versions.0, t.versions.1, t.orphans
+                     turned, {} not; {} promises kept to coordinators that are gone, {} of them since most \
+                     keepers were in doubt; {} participants that are gone for good waited for no more",
+                    t.repaired.0,
+                    t.repaired.1,
+                    t.gave_up,
+                    t.versions.0,
+                    t.versions.1,
+                    t.orphans,
+                    t.orphans_shared,
+                    t.given_up
                 ),
             ),
             (
@@ -323,6 +335,8 @@ impl Report {
             "moved": t.moved.0,
             "moved_bytes": t.moved.2,
             "orphans": t.orphans,
+            "orphans_shared": t.orphans_shared,
+            "given_up": t.given_up,
             "reencoded": t.reencoded.0,
             "reencoded_bytes": t.reencoded.2,
             "left": t.left.0,

@@ -220,7 +220,9 @@ pub struct Faults {
     /// Which part of those who leave says so before, and goes only when nothing of it is needed.
     pub drain: Share,
     /// Which part of those who leave without a word does so when it is about to tell what is committed; the others
-    /// between any two outputs.
+    /// between any two outputs. It strikes nobody who is the last that is there of those who have a file's newest record,
+    /// or without whom fewer shards would be left where that says than it takes to decode the file: such nodes are
+    /// passed over, and counted.
     pub departs: Share,
     /// A region that is cut off, 0 to 8, at the beginning of `window` until its end.
     pub region: Option<u32>,

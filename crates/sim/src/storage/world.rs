@@ -116,6 +116,8 @@ pub struct World<'a> {
     healed: bool,
     /// Somebody leaves once it is about to say that a transaction is committed.
     departs: Option<plan::Entry>,
+    /// Whom it has passed over, since a file could not have gone on without.
+    spared: BTreeSet<(u32, u32)>,
     /// Until when clients have to be served, or all has to be at rest.
     rest_by: Time,
     out: Vec<Output>,
@@ -176,6 +178,7 @@ impl<'a> World<'a> {
             phase: Phase::Serving,
             healed: false,
             departs: None,
+            spared: BTreeSet::new(),
             rest_by: Time::NEVER,
             out: Vec::new(),
             compared: 0,

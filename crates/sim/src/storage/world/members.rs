@@ -7,7 +7,7 @@ use crate::recording::Happening;
 use crate::storage::plan::{self, Kind};
 use base::{NodeName, Time};
 use network::{Input, Message, Output, Request, StorageNode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Digest;
 
@@ -70,10 +70,49 @@ impl World<'_> {
             && matches!(told, twopc::Message::Commit { .. })
             && *to != NodeName::numbered(u64::from(node))
             && !stays
-            && let Some(entry) = self.departs.take()
+            && let Some(entry) = self.departs
         {
-            self.strike(node, entry, None);
+            if self.can_be_spared(node) {
+                self.departs = None;
+                self.strike(node, entry, None);
+            } else if self.spared.insert((entry.number, node)) {
+                *self.totals.faults.entry("nodes that a file could not spare").or_default() += 1;
+            }
         }
+    }
+
+    /// Whether the network promises to go on without a node. Whoever tells what is committed is at work on a file that
+    /// has lost somebody, and its neighbours take over from it: who strikes such nodes only would have all keepers of a
+    /// file one after the other, faster than anybody is known to be dead. What is promised is that a file outlives all
+    /// but one of those who have its newest record, and all but as many of its holders as it takes to decode it.
+    fn can_be_spared(&self, node: u32) -> bool {
+        let name = NodeName::numbered(u64::from(node));
+        let machine = &self.machines[node as usize];
+        let shards = machine.shards.shards().map(|(digest, _)| digest);
+        let kept = machine.process.iter().flat_map(|process| process.node.records());
+        let named = kept.filter_map(|record| Some(record.shards().next()?.2.digest));
+        let files: BTreeSet<u32> =
+            shards.chain(named).filter_map(|digest| self.judge.file_of(digest)).collect();
+        files.into_iter().filter(|file| self.judge.is_stored(*file)).all(|file| {
+            let called = self.files[file as usize].name;
+            let records = self.nodes().filter_map(|node| node.record(called));
+            let Some(record) = records.max_by_key(|record| record.version) else { return true };
+            let others = record.keepers.iter().filter(|keeper| **keeper != name);
+            let has_it = |keeper: &NodeName| {
+                let there = self.machines[keeper.number() as usize].process.as_ref();
+                there
+                    .and_then(|it| it.node.record(called))
+                    .is_some_and(|it| it.version == record.version)
+            };
+            let needed = usize::from(record.manifest.scheme().data());
+            let mut right: BTreeMap<u32, usize> = BTreeMap::new();
+            for (stripe, _, shard, holder) in record.shards() {
+                let stays = holder != name && self.has_at(holder, shard.digest);
+                *right.entry(stripe.chunk).or_default() += usize::from(stays);
+            }
+            others.copied().any(|keeper| has_it(&keeper))
+                && right.values().all(|right| *right >= needed)
+        })
     }
 
     /// Whether a node that leaves in order has done so: then it goes, and nothing may be missed. One that

@@ -92,6 +92,8 @@ impl World<'_> {
             totals.versions.0 += stats.versions;
             totals.versions.1 += stats.superseded;
             totals.orphans += stats.orphans;
+            totals.orphans_shared += stats.orphans_shared;
+            totals.given_up += stats.given_up;
             totals.proofs.0 += seen.proofs_ended;
             totals.proofs.1 += seen.proofs_passed;
             totals.checked.0 += seen.shards_checked;
