@@ -27,3 +27,24 @@ fn why_it_goes_backward() {
     assert_eq!(turn(&[succeeded(0), asked]), Some(Turn::Asked { cause: None }));
     assert_eq!(turn(&[succeeded(0), failed, undone(0), Event::Compensated]), None);
 }
+
+#[test]
+fn by_what_a_request_is_known_again() {
+    let key = base::RequestKey::new(b"order 7, and more than eight bytes").unwrap();
+    for expected in [None, Some(key)] {
+        let mut log = log(&[succeeded(0)]);
+        let Some(Event::Created { request_key, .. }) = log.first_mut() else {
+            panic!("a saga begins with its creation")
+        };
+        request_key.clone_from(&expected);
+        assert_eq!(replay(&log).request_key(), expected.as_ref());
+    }
+}
+
+/// Reports print it as what it is: a string.
+#[test]
+fn a_label_is_printed_as_a_string() {
+    let label = saga::Label::new("take \"7\"").unwrap();
+    assert_eq!((label.to_string().as_str(), label.as_str()), ("take \"7\"", "take \"7\""));
+    assert_eq!(format!("{label:?}"), r#""take \"7\"""#);
+}
