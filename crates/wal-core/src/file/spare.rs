@@ -9,7 +9,7 @@ use crate::storage::Zeros;
 
 /// A file of zeros, all of them on the disk: the next segment, made ahead of time. A write into it
 /// changes no length and allocates nothing, so that a sync has only the data to write. Made by
-/// [`Storage::make_ahead`], and given to [`Storage::keep_ahead`]; until then it is in nobody's way, and the
+/// [`Storage::make_ahead`](crate::Storage::make_ahead), and given to [`Storage::keep_ahead`](crate::Storage::keep_ahead); until then it is in nobody's way, and the
 /// next opening removes it.
 #[derive(Debug)]
 pub struct Spare {
