@@ -38,14 +38,22 @@ pub fn target() -> PathBuf {
     )
 }
 
-/// Builds the simulator.
+/// What to build for a simulator like the one that `cargo test --workspace` has built beside its tests. By itself it
+/// would get its dependencies with fewer features, and nearly everything would be built again; a test among
+/// what is asked for, here a very small one, makes cargo take those of tests.
+pub const AS_TESTS_BUILD: [&str; 5] = ["--workspace", "--bin", "sim", "--test", "schedules"];
+
+/// Builds the simulator: in the profile `dev` as the tests have built it.
 ///
 /// # Errors
 /// What went wrong, for people.
 pub fn build_sim(profile: &str) -> Result<PathBuf, String> {
-    let status = cargo(&["build", "--quiet", "--package", "sim", "--profile", profile])
-        .status()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
+    let mut build = cargo(&["build", "--quiet", "--profile", profile]);
+    match profile {
+        "dev" => build.args(AS_TESTS_BUILD),
+        _ => build.args(["--package", "sim"]),
+    };
+    let status = build.status().map_err(|error| format!("cannot start cargo: {error}"))?;
     if !status.success() {
         return Err("the simulator does not build".into());
     }
