@@ -46,6 +46,8 @@ struct Machine {
     disk: Disk,
     boot: u32,
     todo: VecDeque<Output>,
+    /// What it says of its next wake: asking each node before each step takes most of a run.
+    wake: Option<Time>,
 }
 
 struct World {
@@ -202,7 +204,8 @@ impl World {
         let pins: Vec<Digest> = disk.pins.iter().copied().collect();
         let config = config(number, boot, self.keepers, self.report_every);
         let node = StorageNode::start(config, self.now, &disk, shards, pins, &mut out);
-        self.machines.insert(number, Machine { node, disk, boot, todo: out.into() });
+        let wake = node.next_wake();
+        self.machines.insert(number, Machine { node, disk, boot, todo: out.into(), wake });
         self.settle();
     }
 
@@ -217,6 +220,7 @@ impl World {
         let mut out = Vec::new();
         machine.node.handle(self.now, input, &machine.disk, &mut out);
         machine.todo.extend(out);
+        machine.wake = machine.node.next_wake();
     }
 
     /// Does all that is wanted now: messages take no time, and come in the order in which they were sent.
@@ -358,7 +362,7 @@ impl World {
             let wakes = self
                 .machines
                 .iter()
-                .filter_map(|(number, machine)| machine.node.next_wake().map(|at| (at, *number)));
+                .filter_map(|(number, machine)| machine.wake.map(|at| (at, *number)));
             let Some((at, number)) = wakes.min().filter(|(at, _)| *at <= until) else { break };
             // A node that wants to be woken again at once has more to do in the next moment.
             self.now = at.max(self.now) + Duration::from_micros(1);
