@@ -364,6 +364,11 @@ impl World {
                 .iter()
                 .filter_map(|(number, machine)| machine.wake.map(|at| (at, *number)));
             let Some((at, number)) = wakes.min().filter(|(at, _)| *at <= until) else { break };
+            assert_eq!(
+                self.machines[&number].node.next_wake(),
+                Some(at),
+                "what is kept is what it says"
+            );
             // A node that wants to be woken again at once has more to do in the next moment.
             self.now = at.max(self.now) + Duration::from_micros(1);
             self.feed(number, Input::Wake);
