@@ -5,6 +5,7 @@ use node::work::{self, Change};
 use node::{Branch, Outcome, Request, Work};
 use runtime::{Handle, Network, Options, ScrubConfig, Scrubbed, start};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +55,16 @@ async fn scrubbed(node: &Handle, log: &str) -> Result<Scrubbed> {
     Ok(node.observer().stats().await?.logs[log].scrubbed.clone())
 }
 
+/// Changes one byte of a file that is read meanwhile: in place, for a file that is cut off and
+/// written anew is, to whoever reads it just then, damaged in other places too.
+fn flip(path: &Path, at: u64) -> Result<()> {
+    let file = fs::File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 0x10], at)?;
+    Ok(())
+}
+
 /// Looks until it is so, for half a minute.
 async fn until(node: &Handle, log: &str, is_so: impl Fn(&Scrubbed) -> bool) -> Result<Scrubbed> {
     for _ in 0..600 {
@@ -86,9 +97,7 @@ async fn damage_to_a_sealed_segment_is_told_while_the_node_runs() -> Result<()> 
         assert!(whole.stats.bytes > 0);
 
         let victim = segments(&log_path)?.remove(1);
-        let mut bytes = fs::read(&victim)?;
-        bytes[3_000] ^= 0x10;
-        fs::write(&victim, bytes)?;
+        flip(&victim, 3_000)?;
         let told = until(&node, log, |it| !it.damaged.is_empty()).await?;
         let named = |it: &wal_core::Corruption| {
             let segment = it.segment.map(|segment| segment.file_name());
