@@ -1,4 +1,4 @@
-//! CRC-32C, and what lets one pass over a batch stand for one over each of its sectors.
+//! CRC-32C, of some bytes and of each of many sectors.
 
 use crate::segment::SECTOR;
 
@@ -18,67 +18,86 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// The CRC-32C of a whole sector behind bytes that have the CRC-32C `before`, the sector's own being
-/// `sector`.
+/// The bytes of a whole sector.
+pub(crate) type Sector = [u8; SECTOR as usize];
+
+/// Tells the CRC-32C of each of some sectors, in order: four in about the time of one.
 #[inline]
-pub(crate) fn behind(before: u32, sector: u32) -> u32 {
-    let [a, b, c, d] = before.to_le_bytes().map(usize::from);
-    let [of_a, of_b, of_c, of_d] = &BEHIND_SECTOR;
-    of_a[a] ^ of_b[b] ^ of_c[c] ^ of_d[d] ^ sector
+pub(crate) fn each_sector(sectors: &[Sector], mut tell: impl FnMut(u32)) {
+    let (fours, rest) = sectors.as_chunks::<4>();
+    for four in fours {
+        side_by_side(four.each_ref().map(|sector| &sector[..])).into_iter().for_each(&mut tell);
+    }
+    match rest {
+        [] => {}
+        [a] => side_by_side([&a[..]]).into_iter().for_each(tell),
+        [a, b] => side_by_side([&a[..], b]).into_iter().for_each(tell),
+        [a, b, c, ..] => side_by_side([&a[..], b, c]).into_iter().for_each(tell),
+    }
 }
 
-/// What each byte of a CRC-32C becomes, in its place, when a sector of zeros follows. A CRC is linear: the
-/// four together are what the checksum becomes.
-static BEHIND_SECTOR: [[u32; 256]; 4] = {
-    let zeros = behind_sector();
-    let mut tables = [[0; 256]; 4];
-    let mut place = 0;
-    while place < 4 {
-        let mut byte = 0;
-        while byte < 256 {
-            tables[place][byte] = times(&zeros, (byte as u32) << (8 * place));
-            byte += 1;
-        }
-        place += 1;
+/// The CRC-32C of each of `N` parts.
+///
+/// Each step of a checksum waits for the step before. Where a processor has an instruction for it, it can do
+/// three or four steps of others meanwhile.
+#[inline]
+pub(crate) fn side_by_side<const N: usize>(parts: [&[u8]; N]) -> [u32; N] {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("sse4.2") {
+        #[expect(
+            unsafe_code,
+            reason = "the only way to an instruction that not every processor has"
+        )]
+        // SAFETY: what the function asks for is the instruction, and the line above has found it here.
+        return unsafe { by_instruction(parts) };
     }
-    tables
-};
-
-/// As a matrix: what each bit of a CRC-32C becomes when a sector of zeros follows.
-const fn behind_sector() -> [u32; 32] {
-    const POLYNOMIAL: u32 = 0x82F6_3B78;
-    // One zero bit: a shift, and the polynomial if a one falls out.
-    let mut zeros = [0; 32];
-    zeros[0] = POLYNOMIAL;
-    let mut bit = 1;
-    while bit < 32 {
-        zeros[bit] = 1 << (bit - 1);
-        bit += 1;
-    }
-    let mut bits = 1;
-    while bits < 8 * SECTOR {
-        let mut twice = [0; 32];
-        let mut bit = 0;
-        while bit < 32 {
-            twice[bit] = times(&zeros, zeros[bit]);
-            bit += 1;
-        }
-        zeros = twice;
-        bits *= 2;
-    }
-    zeros
+    parts.map(crc32c)
 }
 
-const fn times(matrix: &[u32; 32], vector: u32) -> u32 {
-    let mut sum = 0;
-    let mut bit = 0;
-    while bit < 32 {
-        if vector >> bit & 1 == 1 {
-            sum ^= matrix[bit];
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
+fn by_instruction<const N: usize>(parts: [&[u8]; N]) -> [u32; N] {
+    use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
+    const LINE: usize = 64;
+    let parts = parts.map(|part| part.as_chunks::<LINE>());
+    let mut checksums = [u64::from(u32::MAX); N];
+    // As far as all of them go, then each one's rest.
+    let all = parts.iter().map(|(lines, _)| lines.len()).min().unwrap_or(0);
+    for at in 0..all {
+        let lines = parts.map(|(lines, _)| lines[at].as_chunks::<8>().0);
+        for word in 0..LINE / 8 {
+            for (checksum, words) in checksums.iter_mut().zip(lines) {
+                *checksum = _mm_crc32_u64(*checksum, u64::from_le_bytes(words[word]));
+            }
         }
-        bit += 1;
     }
-    sum
+    for (checksum, (lines, rest)) in checksums.iter_mut().zip(parts) {
+        let (words, bytes) = rest.as_chunks();
+        for word in lines[all..].as_flattened().as_chunks().0.iter().chain(words) {
+            *checksum = _mm_crc32_u64(*checksum, u64::from_le_bytes(*word));
+        }
+        for byte in bytes {
+            // The instruction leaves the upper half zero.
+            *checksum = u64::from(_mm_crc32_u8(*checksum as u32, *byte));
+        }
+    }
+    checksums.map(|checksum| !(checksum as u32))
+}
+
+/// Checksums of sectors of a file that were computed already, each sector's behind the one's before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KnownSectors<'a> {
+    /// The number of the first one's sector in its file.
+    pub first: u64,
+    pub checksums: &'a [u32],
+}
+
+impl<'a> KnownSectors<'a> {
+    /// Those of `count` sectors from `first` on, if all of them are known.
+    pub(crate) fn get(self, first: u64, count: usize) -> Option<&'a [u32]> {
+        let from = usize::try_from(first.checked_sub(self.first)?).ok()?;
+        self.checksums.get(from..from.checked_add(count)?)
+    }
 }
 
 #[cfg(test)]
@@ -115,15 +134,28 @@ mod tests {
     }
 
     #[test]
-    fn the_sectors_checksums_are_that_of_all() {
-        let bytes: Vec<u8> = (0..10_000_u32).map(|i| ((i * 7) >> 2) as u8).collect();
-        for before in [0, 1, 100, 511, 512, 700] {
-            let mut checksum = crc32c(&bytes[..before]);
-            for sector in bytes[before..].as_chunks::<{ SECTOR as usize }>().0 {
-                checksum = behind(checksum, crc32c(sector));
+    fn parts_side_by_side_have_their_own_checksums_whatever_their_lengths() {
+        let bytes: Vec<u8> = (0..2_000_u32).map(|i| ((i * i) >> 2) as u8).collect();
+        let lengths = [0, 1, 7, 8, 9, 63, 64, 300, 511, 512, 700];
+        for a in lengths {
+            for b in lengths {
+                let parts = [&bytes[3..3 + a], &bytes[700..700 + b], &bytes[20..90]];
+                assert_eq!(side_by_side(parts), parts.map(bit_by_bit), "{a} and {b} bytes");
             }
-            let whole = (bytes.len() - before) / SECTOR as usize * SECTOR as usize;
-            assert_eq!(checksum, crc32c(&bytes[..before + whole]));
+        }
+    }
+
+    #[test]
+    fn each_sector_has_its_own_checksum_however_many_there_are() {
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| ((i * i) >> 2) as u8).collect();
+        for from in [0, 1, 100, 511] {
+            for count in 0..=13 {
+                let sectors = &bytes[from..].as_chunks::<{ SECTOR as usize }>().0[..count];
+                let mut told = Vec::new();
+                each_sector(sectors, |checksum| told.push(checksum));
+                let wanted: Vec<u32> = sectors.iter().map(|sector| bit_by_bit(sector)).collect();
+                assert_eq!(told, wanted, "{count} sectors from byte {from} on");
+            }
         }
     }
 }

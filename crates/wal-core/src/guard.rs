@@ -3,7 +3,7 @@
 
 use base::Sequence;
 
-use crate::checksum::{behind, crc32c};
+use crate::checksum::{KnownSectors, Sector, crc32c, each_sector, side_by_side};
 use crate::record::{EventType, MAGIC, RECORD_HEADER_BYTES, SEQUENCE_MAX, u32_at, u64_at};
 use crate::segment::{Claim, SECTOR, is_zero};
 
@@ -131,18 +131,17 @@ pub(crate) fn frame_batch(
     let batch_bytes = u32::try_from(bytes.len()).expect("a batch has a limit far below 4 GiB");
     let (guard, guarded) = bytes.split_at_mut(space);
     let (head, list) = guard.split_at_mut(HEAD_BYTES);
-    // What is left of the batch, from the guard on, before the sector's end.
-    let mut left = guarded;
-    let mut sector_end = (SECTOR - framing.offset % SECTOR) as usize;
-    let mut at = space;
-    for entry in list.as_chunks_mut::<4>().0 {
-        let part;
-        (part, left) = left.split_at_mut(sector_end.saturating_sub(at).min(left.len()));
-        let checksum = if part.is_empty() { 0 } else { crc32c(part) };
+    let mut entries = list.as_chunks_mut::<4>().0.iter_mut();
+    let mut enter = |checksum: u32| {
+        let entry = entries.next().expect("an entry for each sector that the batch touches");
         *entry = checksum.to_le_bytes();
-        at += part.len();
-        sector_end += SECTOR as usize;
-    }
+    };
+    let parts = Parts::of(framing.offset, space, guarded);
+    (0..parts.guard_only).for_each(|_| enter(0));
+    let [first, last] = parts.ends();
+    first.into_iter().for_each(&mut enter);
+    each_sector(parts.whole, &mut enter);
+    last.into_iter().for_each(enter);
     // The head's checksum has zeros where both checksums go.
     let mut placed = framing.seed.placed(framing.offset);
     let fields = &mut placed[PLACED_HEAD..];
@@ -173,6 +172,37 @@ fn move_records(bytes: &mut Vec<u8>, from: usize, to: usize) {
     bytes.resize(from.max(to) + records_bytes, 0);
     bytes.copy_within(from..from + records_bytes, to);
     bytes.truncate(to + records_bytes);
+}
+
+/// What a batch has in each sector behind its guard: what the list's entries are the checksums of.
+struct Parts<'a> {
+    /// So many sectors have nothing but guard in them, in front of all others.
+    guard_only: u64,
+    /// In the sector that has guard and more in it, or in which all of the rest is; perhaps nothing.
+    first: &'a [u8],
+    /// Sectors with nothing but rest in them.
+    whole: &'a [Sector],
+    /// In the sector in which the rest ends; perhaps nothing.
+    last: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Of a batch at `offset`, with a guard of `space` bytes and `rest` behind it.
+    fn of(offset: u64, space: usize, rest: &'a [u8]) -> Parts<'a> {
+        let begin = offset + space as u64;
+        let in_sector = begin % SECTOR;
+        let to_end = if in_sector == 0 { 0 } else { (SECTOR - in_sector) as usize };
+        let (first, behind) = rest.split_at(to_end.min(rest.len()));
+        let (whole, last) = behind.as_chunks();
+        Parts { guard_only: begin / SECTOR - offset / SECTOR, first, whole, last }
+    }
+
+    /// The first one's checksum and the last one's, as far as there is anything.
+    fn ends(&self) -> [Option<u32>; 2] {
+        let ends = [self.first, self.last];
+        let checksums = side_by_side(ends);
+        [0, 1].map(|end| (!ends[end].is_empty()).then_some(checksums[end]))
+    }
 }
 
 /// The part of the file's `sector` that lies in `from..to` of a batch at `offset`, as a range in the
@@ -222,6 +252,8 @@ pub(crate) struct Batch<'a> {
     pub offset: u64,
     pub bytes: &'a [u8],
     pub max_payload: u32,
+    /// What whoever has read the bytes knows of them already.
+    pub known: KnownSectors<'a>,
 }
 
 impl<'a> Batch<'a> {
@@ -261,30 +293,23 @@ impl<'a> Batch<'a> {
     }
 
     /// Whether every sector verifies. Only if the list does.
-    ///
-    /// All whole sectors are looked at together: what the list's entries make together is the checksum of
-    /// their bytes. That a sector fails is not missed by it, nor are one, two or three flipped bits anywhere
-    /// among them; of more than one sector that fails it misses as much as one checksum misses of one
-    /// sector, 1 in 2^32.
     pub(crate) fn sectors_verify(&self) -> bool {
         let space = self.list_end();
+        let parts = Parts::of(self.offset, space, &self.bytes[space..]);
         let entries = self.bytes[HEAD_BYTES..space].as_chunks::<4>().0;
         let mut entries = entries.iter().map(|entry| u32::from_le_bytes(*entry));
-        let whole = self.offset + space as u64;
-        let before = whole / SECTOR - self.first_sector();
         // A sector with nothing but guard in it has the checksum of nothing.
-        if entries.by_ref().take(before as usize).any(|entry| entry != 0) {
-            return false;
+        let mut all = entries.by_ref().take(parts.guard_only as usize).all(|entry| entry == 0);
+        let mut is_next = |checksum: u32| all &= entries.next() == Some(checksum);
+        let [first, last] = parts.ends();
+        first.into_iter().for_each(&mut is_next);
+        let first_whole = (self.offset + space as u64).div_ceil(SECTOR);
+        match self.known.get(first_whole, parts.whole.len()) {
+            Some(known) => known.iter().for_each(|&checksum| is_next(checksum)),
+            None => each_sector(parts.whole, &mut is_next),
         }
-        let last_begins = (self.offset + self.bytes.len() as u64 - 1) / SECTOR * SECTOR;
-        let last_begins = last_begins.saturating_sub(self.offset) as usize;
-        let Some(last) = entries.next_back() else { return false };
-        if last_begins <= space {
-            return crc32c(&self.bytes[space..]) == last;
-        }
-        let together = entries.fold(0, behind);
-        crc32c(&self.bytes[space..last_begins]) == together
-            && crc32c(&self.bytes[last_begins..]) == last
+        last.into_iter().for_each(is_next);
+        all && entries.next().is_none()
     }
 
     /// Whether what the batch has in that sector is zero.
@@ -441,7 +466,9 @@ mod tests {
                     assert_eq!(guard.checksum, checksum);
                     assert_eq!(guard.batch_bytes as usize, bytes.len());
                     assert!(!padded || (offset + bytes.len() as u64).is_multiple_of(SECTOR));
-                    let batch = Batch { guard, offset, bytes: &bytes, max_payload: 4096 };
+                    let known = KnownSectors::default();
+                    let bytes = &bytes;
+                    let batch = Batch { guard, offset, bytes, max_payload: 4096, known };
                     assert!(batch.list_verifies() && batch.crc_verifies());
                     assert!(batch.sectors_verify() && batch.records_fit());
                     assert_eq!(batch.proved_bytes(), bytes.len());

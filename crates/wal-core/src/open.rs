@@ -457,9 +457,9 @@ fn rewrite(window: &mut Window<'_>, tail: &Tail, ops: &mut Vec<DiskOp>) -> Resul
     while at < tail.end {
         let head = window.at(at, HEAD_BYTES as u64)?;
         let guard = decode_head(head, seed, at, tail.claim.batch_bytes_max).ok_or_else(changed)?;
-        let bytes = window.at(at, u64::from(guard.batch_bytes))?;
+        let (bytes, known) = window.batch(at, u64::from(guard.batch_bytes))?;
         let max_payload = tail.claim.max_payload;
-        if !is_valid(&Batch { guard, offset: at, bytes, max_payload }) {
+        if !is_valid(&Batch { guard, offset: at, bytes, max_payload, known }) {
             return Err(changed().into());
         }
         match ops.last_mut() {

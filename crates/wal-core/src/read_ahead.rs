@@ -1,9 +1,9 @@
 //! A thread that reads a file ahead of its reader.
 //!
 //! Most of what reading a long log costs is the kernel's: it copies each block out of the page cache. This
-//! does that on a second processor while the reader checks the block before. Where that processor has
-//! something else to do the reader does not wait for it: it takes the next block itself. What is read and in
-//! which order does not depend on it.
+//! does that on a second processor while the reader checks the block before, and the checksum of each sector
+//! with it. Where that processor has something else to do the reader does not wait for it: it takes the next
+//! block itself. What is read and in which order does not depend on it.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use crate::checksum::each_sector;
 use crate::file::read_full;
+use crate::segment::SECTOR;
 
 /// Reads a span of a file, a block at a time and ahead of whoever asks. It holds seven blocks at most.
 ///
@@ -26,20 +28,29 @@ pub struct ReadAhead {
     to: u64,
     /// Where the next block begins that nobody has begun to read.
     unclaimed: Arc<AtomicU64>,
-    blocks: Option<Receiver<io::Result<Vec<u8>>>>,
-    spent: Option<Sender<Vec<u8>>>,
+    blocks: Option<Receiver<io::Result<Block>>>,
+    spent: Option<Sender<Block>>,
     /// Blocks that go back to the thread soon.
-    back: Vec<Vec<u8>>,
+    back: Vec<Block>,
     /// For a block that is read by whoever asks.
-    own: Option<Vec<u8>>,
+    own: Option<Block>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A part of a file.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    /// Behind [`ReadAhead::FRONT`] bytes of space.
+    pub bytes: Vec<u8>,
+    /// Each whole sector's checksum; of none if the block does not begin where a sector does.
+    pub checksums: Vec<u32>,
 }
 
 impl ReadAhead {
     /// A block's length in bytes; the last may be shorter.
-    pub const BLOCK: usize = 256 << 10;
+    pub(crate) const BLOCK: usize = 256 << 10;
     /// In front of each block is so much space, for what its reader has left of the one before.
-    pub const FRONT: usize = 64 << 10;
+    pub(crate) const FRONT: usize = 64 << 10;
     /// A span has to be so long to be worth a thread.
     pub(crate) const SPAN_MIN: u64 = 4 << 20;
     const AHEAD: usize = 6;
@@ -56,7 +67,7 @@ impl ReadAhead {
         let (spent, free) = channel();
         for _ in 0..Self::AHEAD {
             // Whoever has the other end is just below.
-            let _ = spent.send(Vec::new());
+            let _ = spent.send(Block::default());
         }
         let Range { start: at, end: to } = span;
         let (file, unclaimed) = (Arc::new(file), Arc::new(AtomicU64::new(at)));
@@ -64,19 +75,17 @@ impl ReadAhead {
         let read = move || read_blocks(&of_thread, &claim, to, &free, &tell);
         let thread = std::thread::Builder::new().name("wal-read-ahead".into()).spawn(read).ok()?;
         let (blocks, spent, thread) = (Some(blocks), Some(spent), Some(thread));
-        let (back, own) = (Vec::new(), Some(Vec::new()));
+        let (back, own) = (Vec::new(), Some(Block::default()));
         Some(ReadAhead { file, at, to, unclaimed, blocks, spent, back, own, thread })
     }
 
     /// Where the next block begins, in bytes from the file's beginning.
-    #[must_use]
-    pub fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.at
     }
 
     /// How long the next block is; 0 at the span's end. It is shorter if the file has become so.
-    #[must_use]
-    pub fn next_bytes(&self) -> u64 {
+    pub(crate) fn next_bytes(&self) -> u64 {
         (self.to - self.at).min(Self::BLOCK as u64)
     }
 
@@ -85,10 +94,10 @@ impl ReadAhead {
     ///
     /// # Errors
     /// Whatever the disk answered.
-    pub fn next_block(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn next_block(&mut self) -> io::Result<Block> {
         let wanted = self.next_bytes();
         if wanted == 0 {
-            return Ok(vec![0; Self::FRONT]);
+            return Ok(Block { bytes: vec![0; Self::FRONT], checksums: Vec::new() });
         }
         let block = match self.claim_own() {
             Some(block) => read_block(&self.file, self.at, wanted, block)?,
@@ -98,7 +107,7 @@ impl ReadAhead {
                 told.ok_or_else(|| io::Error::other("the thread that reads ahead has died"))??
             }
         };
-        let bytes = (block.len() - Self::FRONT) as u64;
+        let bytes = (block.bytes.len() - Self::FRONT) as u64;
         self.at += bytes;
         if bytes < wanted {
             self.to = self.at;
@@ -107,7 +116,7 @@ impl ReadAhead {
     }
 
     /// Takes the next block from the thread, if that has not begun to read it: says into what to read it.
-    fn claim_own(&mut self) -> Option<Vec<u8>> {
+    fn claim_own(&mut self) -> Option<Block> {
         self.own.as_ref()?;
         let behind = self.at + Self::BLOCK as u64;
         let relaxed = Ordering::Relaxed;
@@ -116,7 +125,7 @@ impl ReadAhead {
     }
 
     /// Gives a block back, to be read into again: one for each that was taken, or no more will come.
-    pub fn give_back(&mut self, block: Vec<u8>) {
+    pub(crate) fn give_back(&mut self, block: Block) {
         if self.own.is_none() {
             self.own = Some(block);
             return;
@@ -147,8 +156,8 @@ fn read_blocks(
     file: &File,
     unclaimed: &AtomicU64,
     end: u64,
-    free: &Receiver<Vec<u8>>,
-    tell: &Sender<io::Result<Vec<u8>>>,
+    free: &Receiver<Block>,
+    tell: &Sender<io::Result<Block>>,
 ) {
     while let Ok(block) = free.recv() {
         // Only the number is shared: each block's bytes go through the channel.
@@ -159,18 +168,24 @@ fn read_blocks(
         let bytes = (end - at).min(ReadAhead::BLOCK as u64);
         let read = read_block(file, at, bytes, block);
         let whole = (ReadAhead::FRONT as u64 + bytes) as usize;
-        let ended = !read.as_ref().is_ok_and(|block| block.len() == whole);
+        let ended = !read.as_ref().is_ok_and(|block| block.bytes.len() == whole);
         if tell.send(read).is_err() || ended {
             return;
         }
     }
 }
 
-/// Reads a block behind the space in front of it: as much as there is.
-fn read_block(file: &File, at: u64, bytes: u64, mut block: Vec<u8>) -> io::Result<Vec<u8>> {
-    block.resize(ReadAhead::FRONT + bytes as usize, 0);
-    let read = read_full(file, &mut block[ReadAhead::FRONT..], at)?;
-    block.truncate(ReadAhead::FRONT + read);
+/// Reads a block: as much of it as there is.
+fn read_block(file: &File, at: u64, bytes: u64, mut block: Block) -> io::Result<Block> {
+    let Block { bytes: into, checksums } = &mut block;
+    into.resize(ReadAhead::FRONT + bytes as usize, 0);
+    let read = read_full(file, &mut into[ReadAhead::FRONT..], at)?;
+    into.truncate(ReadAhead::FRONT + read);
+    checksums.clear();
+    if at.is_multiple_of(SECTOR) {
+        let sectors = into[ReadAhead::FRONT..].as_chunks().0;
+        each_sector(sectors, |checksum| checksums.push(checksum));
+    }
     Ok(block)
 }
 
@@ -197,7 +212,7 @@ mod tests {
             while ahead.next_bytes() > 0 {
                 assert_eq!(ahead.offset(), 1024 + read.len() as u64);
                 let block = ahead.next_block().unwrap();
-                read.extend_from_slice(&block[ReadAhead::FRONT..]);
+                read.extend_from_slice(&block.bytes[ReadAhead::FRONT..]);
                 ahead.give_back(block);
                 (0..pause).for_each(|_| std::thread::yield_now());
             }
@@ -214,7 +229,7 @@ mod tests {
         let mut blocks = Vec::new();
         while ahead.next_bytes() > 0 {
             let block = ahead.next_block().unwrap();
-            blocks.push(block.len() - ReadAhead::FRONT);
+            blocks.push(block.bytes.len() - ReadAhead::FRONT);
             ahead.give_back(block);
         }
         assert_eq!(blocks, [ReadAhead::BLOCK, ReadAhead::BLOCK, ReadAhead::BLOCK, 0]);

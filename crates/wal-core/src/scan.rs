@@ -13,6 +13,7 @@ use std::io;
 
 use base::{Epoch, Sequence};
 
+use crate::checksum::KnownSectors;
 use crate::compact::{SnapshotPart, Snapshots};
 use crate::end::{Conditions, End, Reason, decide};
 use crate::guard::{Batch, Guard, HEAD_BYTES, Seed, decode_head};
@@ -1093,8 +1094,9 @@ impl<'a> Scanner<'a> {
         if (guard.first, guard.chain) != (seal.last.next(), seal.guard) || guard.records == 0 {
             return Ok(false);
         }
-        let bytes = self.window.at(HEADER_BYTES, u64::from(guard.batch_bytes))?;
-        let batch = Batch { guard, offset: HEADER_BYTES, bytes, max_payload: claim.max_payload };
+        let (bytes, known) = self.window.batch(HEADER_BYTES, u64::from(guard.batch_bytes))?;
+        let (offset, max_payload) = (HEADER_BYTES, claim.max_payload);
+        let batch = Batch { guard, offset, bytes, max_payload, known };
         if !is_valid(&batch) {
             return Ok(false);
         }
@@ -1159,8 +1161,8 @@ impl<'a> Scanner<'a> {
         if !in_order || end > reader.limit {
             return Ok(false);
         }
-        let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
-        let batch = reader.batch(guard, reader.at, bytes);
+        let read = self.window.batch(reader.at, u64::from(guard.batch_bytes))?;
+        let batch = reader.batch(guard, reader.at, read);
         if !is_valid(&batch) {
             return Ok(false);
         }
@@ -1175,7 +1177,7 @@ impl<'a> Scanner<'a> {
             visitor: self.visitor,
         };
         if self.config.enable_checksums {
-            teller.tell(&batch, bytes.len());
+            teller.tell(&batch, batch.bytes.len());
         } else {
             teller.tell_valid(&batch);
         }
@@ -1264,8 +1266,8 @@ impl<'a> Scanner<'a> {
             return Ok(Conditions { head_edge_zero, head_half_rewritten, ..Conditions::default() });
         };
         let in_order = (guard.first, guard.chain) == (self.progress.next, self.progress.chain);
-        let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
-        let batch = reader.batch(guard, reader.at, bytes);
+        let read = self.window.batch(reader.at, u64::from(guard.batch_bytes))?;
+        let batch = reader.batch(guard, reader.at, read);
         Ok(Conditions {
             all_zero: false,
             head_half_rewritten: false,
@@ -1297,8 +1299,8 @@ impl<'a> Scanner<'a> {
             at = offset + u64::from(guard.batch_bytes);
             search.covered |= offset > reader.at && guard.watermark >= next;
             if search.resume.is_none() && guard.first >= next && at <= reader.limit {
-                let bytes = self.window.at(offset, u64::from(guard.batch_bytes))?;
-                if is_valid(&reader.batch(guard, offset, bytes)) {
+                let read = self.window.batch(offset, u64::from(guard.batch_bytes))?;
+                if is_valid(&reader.batch(guard, offset, read)) {
                     search.resume = Some((offset, guard));
                 }
             }
@@ -1318,8 +1320,8 @@ impl<'a> Scanner<'a> {
         if !in_order {
             return Ok(0);
         }
-        let bytes = self.window.at(reader.at, u64::from(guard.batch_bytes))?;
-        let batch = reader.batch(guard, reader.at, bytes);
+        let read = self.window.batch(reader.at, u64::from(guard.batch_bytes))?;
+        let batch = reader.batch(guard, reader.at, read);
         if !batch.list_verifies() || !batch.crc_verifies() {
             return Ok(0);
         }
@@ -1368,8 +1370,14 @@ impl SegmentReader {
         decode_head(head, self.seed, offset, self.claim.batch_bytes_max)
     }
 
-    fn batch<'b>(&self, guard: Guard, offset: u64, bytes: &'b [u8]) -> Batch<'b> {
-        Batch { guard, offset, bytes, max_payload: self.claim.max_payload }
+    /// What was read of a batch, and what is known of it already.
+    fn batch<'b>(
+        &self,
+        guard: Guard,
+        offset: u64,
+        (bytes, known): (&'b [u8], KnownSectors<'b>),
+    ) -> Batch<'b> {
+        Batch { guard, offset, bytes, max_payload: self.claim.max_payload, known }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use crate::checksum::KnownSectors;
 use crate::guard::{Guard, HEAD_BYTES, HEAD_MAGIC, Seed, decode_head};
-use crate::read_ahead::ReadAhead;
-use crate::segment::is_zero;
+use crate::read_ahead::{Block, ReadAhead};
+use crate::segment::{SECTOR, is_zero};
 use crate::storage::{Directory, SegmentId};
 
 /// What is read at once: little at first, since most logs of a small world are short, then as much as
@@ -23,6 +24,9 @@ pub(crate) struct Window<'d> {
     front: usize,
     buffer: Vec<u8>,
     block_bytes: u64,
+    /// Of what was read ahead, each whole sector's checksum, from that sector of the file on.
+    checksums: Vec<u32>,
+    first_sector: u64,
     /// Reads on behind what is at hand.
     ahead: Option<ReadAhead>,
 }
@@ -38,6 +42,8 @@ impl<'d> Window<'d> {
             front: 0,
             buffer: Vec::new(),
             block_bytes: BLOCK_BYTES,
+            checksums: Vec::new(),
+            first_sector: 0,
             ahead: None,
         }
     }
@@ -60,6 +66,7 @@ impl<'d> Window<'d> {
         self.ahead = self.directory.read_ahead(self.segment, offset..self.file_bytes);
         if self.ahead.is_some() {
             (self.start, self.len) = (offset, 0);
+            self.checksums.clear();
         }
     }
 
@@ -75,6 +82,15 @@ impl<'d> Window<'d> {
         }
         let from = self.front + (offset - self.start) as usize;
         Ok(&self.buffer[from..from + len as usize])
+    }
+
+    /// The `len` bytes at `offset`, and what is known of their sectors.
+    #[inline]
+    pub(crate) fn batch(&mut self, offset: u64, len: u64) -> io::Result<(&[u8], KnownSectors<'_>)> {
+        self.at(offset, len)?;
+        let from = self.front + (offset - self.start) as usize;
+        let known = KnownSectors { first: self.first_sector, checksums: &self.checksums };
+        Ok((&self.buffer[from..from + len as usize], known))
     }
 
     #[inline(never)]
@@ -97,26 +113,31 @@ impl<'d> Window<'d> {
         let from = self.front + (offset - self.start) as usize;
         let end = self.front + self.len;
         let mut left = end - from;
+        self.forget_checksums(offset);
+        let mut begins = ahead.offset();
         let mut block = ahead.next_block()?;
-        if left <= ReadAhead::FRONT && left + block.len() - ReadAhead::FRONT >= len {
+        self.learn_checksums(begins, &block);
+        if left <= ReadAhead::FRONT && left + block.bytes.len() - ReadAhead::FRONT >= len {
             self.front = ReadAhead::FRONT - left;
-            block[self.front..ReadAhead::FRONT].copy_from_slice(&self.buffer[from..end]);
-            self.len = block.len() - self.front;
-            std::mem::swap(&mut self.buffer, &mut block);
+            block.bytes[self.front..ReadAhead::FRONT].copy_from_slice(&self.buffer[from..end]);
+            self.len = block.bytes.len() - self.front;
+            std::mem::swap(&mut self.buffer, &mut block.bytes);
             // One that was not a block may be far longer.
-            block.truncate(ReadAhead::FRONT + ReadAhead::BLOCK);
-            block.shrink_to(ReadAhead::FRONT + ReadAhead::BLOCK);
+            block.bytes.truncate(ReadAhead::FRONT + ReadAhead::BLOCK);
+            block.bytes.shrink_to(ReadAhead::FRONT + ReadAhead::BLOCK);
             ahead.give_back(block);
         } else {
             let mut bytes = Vec::with_capacity(len + ReadAhead::BLOCK);
             bytes.extend_from_slice(&self.buffer[from..end]);
-            while block.len() > ReadAhead::FRONT {
-                bytes.extend_from_slice(&block[ReadAhead::FRONT..]);
+            while block.bytes.len() > ReadAhead::FRONT {
+                bytes.extend_from_slice(&block.bytes[ReadAhead::FRONT..]);
                 ahead.give_back(block);
                 if bytes.len() >= len {
                     break;
                 }
+                begins = ahead.offset();
                 block = ahead.next_block()?;
+                self.learn_checksums(begins, &block);
             }
             left = bytes.len();
             // The file has become shorter: what is not there is zero.
@@ -129,7 +150,24 @@ impl<'d> Window<'d> {
         Ok(())
     }
 
+    /// What lies in front of `offset` is not asked for again.
+    fn forget_checksums(&mut self, offset: u64) {
+        let behind = (offset / SECTOR).saturating_sub(self.first_sector);
+        let count = self.checksums.len().min(usize::try_from(behind).unwrap_or(usize::MAX));
+        self.checksums.drain(..count);
+        self.first_sector += count as u64;
+    }
+
+    /// A block comes behind those before.
+    fn learn_checksums(&mut self, begins: u64, block: &Block) {
+        if self.checksums.is_empty() {
+            self.first_sector = begins / SECTOR;
+        }
+        self.checksums.extend_from_slice(&block.checksums);
+    }
+
     fn fill(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.checksums.clear();
         let len = len as usize;
         if self.buffer.capacity() < len {
             // What was there is read over: it need not live beside what is longer, nor be moved there.
