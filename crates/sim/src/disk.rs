@@ -26,6 +26,7 @@
 //! A sector may read as zeros, as it was before it was written last, or as another that was written over it.
 
 use crate::plan::Damage;
+use crate::shared::Shared;
 use base::prng::{Draw, Key};
 use std::borrow::Cow;
 use std::io;
@@ -81,7 +82,8 @@ struct Unsynced {
 #[derive(Clone, Debug)]
 struct File {
     id: SegmentId,
-    bytes: Vec<u8>,
+    /// Copies of the disk share what is written until one of them goes on writing.
+    bytes: Shared<Vec<u8>>,
     /// The change that gave it its name, until that is durable.
     unsynced_name: Option<u64>,
     unsynced: Vec<Unsynced>,
@@ -215,7 +217,7 @@ impl SimDisk {
                 let blank = self.retired.iter().position(|retired| retired.blank);
                 let bytes = match blank {
                     Some(at) => self.retired.swap_remove(at).file.bytes,
-                    None => Vec::with_capacity(CAPACITY),
+                    None => Vec::with_capacity(CAPACITY).into(),
                 };
                 // What a process that is gone has left, nobody will use.
                 self.retired.retain(|retired| retired.blank || retired.unsynced_name.is_some());
@@ -810,7 +812,7 @@ impl<'a> Durable<'a> {
         if file.unsynced.is_empty() {
             return Cow::Borrowed(&file.bytes);
         }
-        let mut bytes = file.bytes.clone();
+        let mut bytes = file.bytes.to_vec();
         file.unsynced.iter().rev().for_each(|unsynced| undo(&unsynced.change, &mut bytes));
         Cow::Owned(bytes)
     }

@@ -43,6 +43,7 @@ pub mod recording;
 mod report;
 mod run;
 mod scenario;
+mod shared;
 pub mod shrink;
 pub mod storage;
 mod swarm;

@@ -20,6 +20,7 @@ use crate::queue::{Entry, Queue, QueueKind};
 use crate::recording::{self, Happening, Recording, Role};
 use crate::report::Counters;
 use crate::scenario::{Heals, Scenario, Share};
+use crate::shared::SharedVec;
 use crate::trace::{Trace, digest};
 use crate::workload::Workload;
 use agenda::{Agenda, Envelope, What};
@@ -192,7 +193,7 @@ pub struct World<'a> {
     plan: Plan,
     now: Time,
     agenda: Agenda,
-    machines: Vec<Machine>,
+    machines: SharedVec<Machine>,
     /// A node that owed something when it was last looked.
     owing: u32,
     net: Net,
@@ -444,7 +445,7 @@ impl<'a> World<'a> {
         for node in 0..self.machines.len() as u32 {
             self.ends_at(node, Ailing::heals);
         }
-        for machine in &mut self.machines {
+        for machine in self.machines.iter_mut() {
             machine.armed.clear();
             machine.again.clear();
         }

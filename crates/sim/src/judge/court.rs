@@ -7,6 +7,7 @@ use super::facts::Facts;
 use super::ledger::{Checked, Ledger, Objection, Opened};
 use super::reader::Told;
 use super::{Durable, Findings, Judge, Moment};
+use crate::shared::SharedVec;
 use base::RequestKey;
 use coordinator::{Intervened, LogSlot, Message, Operated, Outcome, RecoveryReport, Request};
 use node::Node;
@@ -33,7 +34,7 @@ use wal_core::{Directory, SegmentId};
 /// | `I12` | a cell with two holders, or changed under somebody's lock |
 #[derive(Clone, Debug)]
 pub struct Court {
-    ledgers: Vec<[Ledger; 2]>,
+    ledgers: SharedVec<[Ledger; 2]>,
     /// Who has opened each log: every message is held against it.
     opened: Vec<[Opened; 2]>,
     facts: Facts,

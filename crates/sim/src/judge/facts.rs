@@ -15,6 +15,7 @@ mod steps;
 
 use super::ledger::{Checked, Objection, Opened};
 use super::survey::{BranchKey, Survey};
+use crate::shared::{Shared, SharedVec};
 use base::OperationId;
 use coordinator::LogSlot;
 pub(super) use coordinators::Coordinator;
@@ -117,11 +118,11 @@ pub(super) struct Seen {
 /// Everything that is durable somewhere, and what was said.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    pub(super) coordinators: Vec<Coordinator>,
-    pub(super) participants: Vec<Participant>,
+    pub(super) coordinators: SharedVec<Coordinator>,
+    pub(super) participants: SharedVec<Participant>,
     /// What clients were promised, in no order.
-    pub(super) expected: Vec<Added>,
-    requests: Vec<Asked>,
+    pub(super) expected: Shared<Vec<Added>>,
+    requests: Shared<Vec<Asked>>,
     /// By the request's key, where it is no number of four bytes.
     named: BTreeMap<Box<[u8]>, u32>,
     /// By the number that the key is: the request's place plus one.
@@ -158,7 +159,7 @@ impl Facts {
         let cells = self.participants[node as usize].cells.iter();
         due.cells = cells.filter(|(_, cell)| cell.value != 0).map(|(number, _)| number).collect();
         due.forced = self.participants[node as usize].forced.keys().copied().collect();
-        for (by, coordinator) in (0..).zip(&self.coordinators) {
+        for (by, coordinator) in (0..).zip(self.coordinators.iter()) {
             if seen(&coordinator.seen, node) > 0 {
                 due.coordinators.insert(by);
             }
@@ -250,19 +251,20 @@ impl Facts {
         let hosts = || nodes.iter().map(|node| node.and_then(|node| node.participant()));
         // Three things must be the same. To find that they are takes a look at each cell; only to say
         // where they are not takes them in order.
-        let logged = hosts().zip(&self.participants).all(|(host, facts)| {
+        let logged = hosts().zip(self.participants.iter()).all(|(host, facts)| {
             host.is_none_or(|host| facts.cells.hold(host.store().cells().filter(|(_, v)| *v != 0)))
         });
         if logged {
             self.expect(i64::wrapping_sub);
-            let mut all = hosts().zip(&self.participants).filter(|(host, _)| host.is_some());
-            let expected = all.all(|(_, facts)| facts.cells.hold(std::iter::empty()));
+            let expected = hosts()
+                .zip(self.participants.iter())
+                .all(|(host, facts)| host.is_none() || facts.cells.hold(std::iter::empty()));
             self.expect(i64::wrapping_add);
             if expected {
                 return Ok(());
             }
         }
-        for (at, (host, facts)) in hosts().zip(&self.participants).enumerate() {
+        for (at, (host, facts)) in hosts().zip(self.participants.iter()).enumerate() {
             let Some(host) = host else { continue };
             let stored = nonzero(host.store().cells());
             let logged = nonzero(facts.cells.iter().map(|(number, cell)| (number, cell.value)));
@@ -284,7 +286,7 @@ impl Facts {
 
     /// Adds what clients were promised to what the logs add up to, or takes it off.
     fn expect(&mut self, change: impl Fn(i64, i64) -> i64) {
-        for Added { node, cell, amount } in &self.expected {
+        for Added { node, cell, amount } in self.expected.iter() {
             if let Some(participant) = self.participants.get_mut(*node as usize) {
                 let value = &mut participant.cells.at(*cell).value;
                 *value = change(*value, *amount);

@@ -173,7 +173,7 @@ impl Facts {
     /// What operators have ended and forgotten before anybody knew the decision: at the end it is known, and
     /// nobody asks for it any more.
     pub(super) fn settle_forgotten(&mut self) {
-        for (node, participant) in (0..).zip(&self.participants) {
+        for (node, participant) in (0..).zip(self.participants.iter()) {
             for ((by, id, _), forced) in &participant.forced {
                 let spread = self.coordinators[*by as usize].spread.get(*id);
                 let commits = spread.is_some_and(|spread| spread.committing);

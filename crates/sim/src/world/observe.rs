@@ -131,7 +131,7 @@ impl<'a> World<'a> {
             return false;
         }
         let number = entry as u32;
-        for machine in &mut self.machines {
+        for machine in self.machines.iter_mut() {
             machine.armed.retain(|armed| armed.entry != number);
         }
         // What is scheduled comes and finds it struck: see `strike`.
@@ -156,7 +156,7 @@ impl<'a> World<'a> {
 
     /// The nodes that run, by number.
     pub fn nodes(&self) -> impl Iterator<Item = (u32, &node::Node)> {
-        let all = (0u32..).zip(&self.machines);
+        let all = (0u32..).zip(self.machines.iter());
         all.filter_map(|(number, machine)| Some((number, &*machine.process.as_ref()?.node)))
     }
 

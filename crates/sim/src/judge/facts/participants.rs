@@ -511,7 +511,7 @@ impl Facts {
     /// Every promise that is open in a participant's log.
     pub(super) fn all_open(&self, node: u32) -> Vec<Open> {
         let mut found = Vec::new();
-        for (by, coordinator) in (0..).zip(&self.coordinators) {
+        for (by, coordinator) in (0..).zip(self.coordinators.iter()) {
             for (id, spread) in coordinator.spread.iter() {
                 let keys = spread.branches.iter().map(|branch| (by, id, branch.shard));
                 found.extend(keys.filter_map(|key| self.open(node, key)));
