@@ -139,6 +139,44 @@ impl<'a> Fields<'a> {
         }
         (*version == 1).then_some(found)
     }
+
+    /// The same, of many tags.
+    #[must_use]
+    #[inline]
+    pub fn extensions_of<const N: usize>(self, tags: &Tags<N>) -> Option<[Option<&'a [u8]>; N]> {
+        let mut found = [None; N];
+        let Some((version, mut rest)) = self.0.split_first() else { return Some(found) };
+        while !rest.is_empty() {
+            let ((tag, value), behind) = split(rest)?;
+            if let Some(first @ None) = found.get_mut(usize::from(tags.places[usize::from(tag)])) {
+                *first = Some(value);
+            }
+            rest = behind;
+        }
+        (*version == 1).then_some(found)
+    }
+}
+
+/// Tags that are asked for together, each found in one step.
+#[derive(Clone, Debug)]
+pub struct Tags<const N: usize> {
+    /// By the tag: its place among them, `N` for others.
+    places: [u8; 256],
+}
+
+impl<const N: usize> Tags<N> {
+    /// These.
+    #[must_use]
+    pub const fn of(tags: [u8; N]) -> Tags<N> {
+        assert!(N < 256);
+        let mut places = [N as u8; 256];
+        let mut at = 0;
+        while at < N {
+            places[tags[at] as usize] = at as u8;
+            at += 1;
+        }
+        Tags { places }
+    }
 }
 
 type Tagged<'a> = (u8, &'a [u8]);
@@ -226,19 +264,28 @@ mod tests {
         let whole = [1, 9, 4, 0, 7, 0, 0, 0, 11, 1, 0, 1];
         let tags = [tag::EPOCH, tag::PROMISED, tag::SHARD];
         let [epoch, promised, shard] = Fields(&whole).extensions(tags).unwrap();
+        let many = Tags::of(tags);
+        assert_eq!(Fields(&whole).extensions_of(&many), Some([epoch, promised, shard]));
         assert_eq!(array(epoch).map(u32::from_le_bytes), Some(7));
         assert_eq!(array(promised), Some([1]));
         assert_eq!(shard, None);
         assert_eq!(array::<2>(promised), None);
         for cut in 1..whole.len() {
+            assert_eq!(
+                Fields(&whole[..cut]).extensions_of(&many),
+                Fields(&whole[..cut]).extensions(tags)
+            );
             let tags = Fields(&whole[..cut]).extensions(tags);
             assert_eq!(tags.is_some(), cut == 1 || cut == 8, "cut at {cut}");
         }
         assert!(Fields(&[2]).extensions(tags).is_none(), "another version");
+        assert!(Fields(&[2]).extensions_of(&many).is_none());
+        assert_eq!(Fields(&[]).extensions_of(&many), Some([None; 3]));
         assert_eq!(Fields(&[]).extensions(tags), Some([None; 3]));
         let twice = [1, 11, 1, 0, 1, 11, 1, 0, 0];
         let first = Fields(&twice).extensions([tag::PROMISED]);
         assert_eq!(first, Some([Some(&[1][..])]), "the first counts");
+        assert_eq!(Fields(&twice).extensions_of(&Tags::of([tag::PROMISED])), first);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::super::cells::{Cells, Lock};
 use super::super::ledger::{Checked, Objection};
-use super::super::payload::{ChangeKind, Fields, array, tag};
+use super::super::payload::{ChangeKind, Fields, Tags, array, tag};
 use super::super::reader::LogRecord;
 use super::super::survey::{BranchKey, StepSays, Survey};
 use super::super::{payload, reader, survey};
@@ -13,6 +13,23 @@ use crate::judge::forced::ForcedBranch;
 use base::ShardId;
 use std::collections::BTreeMap;
 use wal_core::EventType;
+
+/// What participants' records bring besides their fixed fields.
+static EXTENSIONS: Tags<13> = Tags::of([
+    tag::EPOCH,
+    tag::SHARD,
+    tag::BODY,
+    tag::PROMISED,
+    tag::CALL,
+    tag::ANSWER,
+    tag::OUTPUT,
+    tag::MARKED,
+    tag::FINISHED,
+    tag::PARTICIPANTS,
+    tag::ONE_PHASE,
+    tag::FORCED,
+    tag::FOUND,
+]);
 
 /// A branch of a transaction, as its participant's log has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,23 +217,7 @@ impl Facts {
             one_phase,
             forced,
             became,
-        ] = fields
-            .extensions([
-                tag::EPOCH,
-                tag::SHARD,
-                tag::BODY,
-                tag::PROMISED,
-                tag::CALL,
-                tag::ANSWER,
-                tag::OUTPUT,
-                tag::MARKED,
-                tag::FINISHED,
-                tag::PARTICIPANTS,
-                tag::ONE_PHASE,
-                tag::FORCED,
-                tag::FOUND,
-            ])
-            .ok_or_else(unreadable)?;
+        ] = fields.extensions_of(&EXTENSIONS).ok_or_else(unreadable)?;
         let by = coordinator.number() as u32;
         if coordinator.number() >= self.coordinators.len() as u64 {
             return Err(unreadable());
