@@ -100,8 +100,20 @@ const LOOK: u8 = 7;
 /// is the step's number, with 5 it is 0.
 #[must_use]
 pub fn encode(changes: &[Change]) -> Arc<[u8]> {
-    let mut bytes = Vec::with_capacity(changes.len() * CHANGE_BYTES);
-    for change in changes {
+    // Most work is a change or two: those need no memory but what they are kept in.
+    let mut few = [0; 2 * CHANGE_BYTES];
+    if let Some(few) = few.get_mut(..changes.len() * CHANGE_BYTES) {
+        encode_to(changes, few);
+        return (&*few).into();
+    }
+    let mut bytes = vec![0; changes.len() * CHANGE_BYTES];
+    encode_to(changes, &mut bytes);
+    bytes.into()
+}
+
+/// There is room for just so many.
+fn encode_to(changes: &[Change], to: &mut [u8]) {
+    for (change, to) in changes.iter().zip(to.as_chunks_mut::<CHANGE_BYTES>().0) {
         let (kind, cell, amount) = match *change {
             Change::Add { cell, amount } => (ADD, cell, amount),
             Change::Require { cell, at_least } => (REQUIRE, cell, at_least),
@@ -111,11 +123,10 @@ pub fn encode(changes: &[Change]) -> Arc<[u8]> {
             Change::Added { cell, amount } => (ADDED, cell, amount),
             Change::Look { cell, at_least } => (LOOK, cell, at_least),
         };
-        bytes.push(kind);
-        bytes.extend_from_slice(&cell.to_le_bytes());
-        bytes.extend_from_slice(&amount.to_le_bytes());
+        to[0] = kind;
+        to[1..9].copy_from_slice(&cell.to_le_bytes());
+        to[9..].copy_from_slice(&amount.to_le_bytes());
     }
-    bytes.into()
 }
 
 /// The changes that the bytes describe, one by one.

@@ -248,22 +248,26 @@ impl Workload {
         }
     }
 
-    /// What else a piece of work changes, drawn apart.
-    fn more(&self, operation: u32) -> Stream {
-        self.key.keyed(u64::from(operation)).child("changes").stream()
+    /// What else a piece of work changes, drawn apart; nothing where each changes one thing.
+    fn more(&self, operation: u32) -> Option<Stream> {
+        (self.changes > 1).then(|| self.key.keyed(u64::from(operation)).child("changes").stream())
     }
 
     fn transaction(&self, operation: u32, stream: &mut Stream) -> Work {
         let more = &mut self.more(operation);
         let mut nodes = stream.distinct(self.participants, self.nodes);
         // What was added to transactions later is drawn apart, so that the others stay as they are.
-        let mut terms = self.key.keyed(u64::from(operation)).child("terms").stream();
-        if self.alone.0.holds(&terms.draw()) {
+        let special = self.alone != Share::default() || self.looks != Share::default();
+        let terms = || self.key.keyed(u64::from(operation)).child("terms").stream();
+        let mut terms = special.then(terms);
+        let mut holds =
+            |share: Share| terms.as_mut().is_some_and(|terms| share.0.holds(&terms.draw()));
+        if holds(self.alone) {
             nodes.truncate(1);
         }
         let mut branch = |node: u32| {
             let mut work = self.work(self.vote_no, stream, more);
-            if self.looks.0.holds(&terms.draw()) {
+            if holds(self.looks) {
                 work = Self::only_looks(&work);
             }
             let (shard, node) =
@@ -397,18 +401,24 @@ impl Workload {
         &self,
         impossible: Share,
         stream: &mut Stream,
-        more: &mut Stream,
+        more: &mut Option<Stream>,
     ) -> std::sync::Arc<[u8]> {
         let add = |stream: &mut Stream| {
             let cell = stream.below(u64::from(self.cells));
             (cell, Change::Add { cell, amount: stream.between(1, 1_000) as i64 })
         };
         let (cell, first) = add(stream);
+        let possible = !impossible.0.holds(&stream.draw());
+        let Some(more) = more.as_mut().filter(|_| self.changes > 1) else {
+            let require = Change::Require { cell, at_least: i64::MAX };
+            let both = [first, require];
+            return work::encode(if possible { &both[..1] } else { &both });
+        };
         let mut changes = vec![first];
-        if impossible.0.holds(&stream.draw()) {
+        if !possible {
             changes.push(Change::Require { cell, at_least: i64::MAX });
         }
-        let others = if self.changes > 1 { more.below(u64::from(self.changes)) } else { 0 };
+        let others = more.below(u64::from(self.changes));
         changes.extend((0..others).map(|_| add(more).1));
         work::encode(&changes)
     }

@@ -44,7 +44,7 @@ impl Workload {
         let branches: Vec<Branch> = nodes
             .into_iter()
             .map(|node| {
-                let more = &mut self.key.keyed(s.draw().u64()).stream();
+                let more = &mut Some(self.key.keyed(s.draw().u64()).stream());
                 branch(NodeName::numbered(node.into()), self.work(refuse, s, more))
             })
             .collect();
@@ -74,7 +74,7 @@ impl Workload {
                 self.operation(kind, refuse, depth, s)
             } else {
                 let node = NodeName::numbered(s.below(u64::from(self.nodes)));
-                let more = &mut self.key.keyed(s.draw().u64()).stream();
+                let more = &mut Some(self.key.keyed(s.draw().u64()).stream());
                 Step::new(Action::Custom, node, self.work(refuse, s, more))
             };
             // In a row, or side by side; the pivot comes after all.
