@@ -36,8 +36,10 @@ use wal_core::{Directory, DiskError, DiskOp, SegmentId};
 const SECTOR: usize = 512;
 /// Behind a segment's two header copies.
 const FIRST_BATCH: usize = 1024;
-/// Room for a segment of the simulator's usual size, taken when a file is created.
-const CAPACITY: usize = 32 << 10;
+/// Room for what most small worlds write to a file, taken when it is created.
+const ROOM_FIRST: usize = 4 << 10;
+/// Room for a segment of the simulator's usual size, taken when that is not enough.
+const ROOM: usize = 32 << 10;
 
 /// How unsynced writes end when the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +219,7 @@ impl SimDisk {
                 let blank = self.retired.iter().position(|retired| retired.blank);
                 let bytes = match blank {
                     Some(at) => self.retired.swap_remove(at).file.bytes,
-                    None => Vec::with_capacity(CAPACITY).into(),
+                    None => Vec::with_capacity(ROOM_FIRST).into(),
                 };
                 // What a process that is gone has left, nobody will use.
                 self.retired.retain(|retired| retired.blank || retired.unsynced_name.is_some());
@@ -236,7 +238,7 @@ impl SimDisk {
                 let (start, old_len) = (offset as usize, file.bytes.len());
                 let end = start + bytes.len();
                 let change = if start == old_len {
-                    file.bytes.extend_from_slice(&bytes);
+                    file.append(&bytes);
                     Change::Append { offset: start }
                 } else {
                     let old = file.bytes.get(start..end.min(old_len)).unwrap_or(&[]).to_vec();
@@ -530,6 +532,14 @@ impl SimDisk {
 }
 
 impl File {
+    fn append(&mut self, bytes: &[u8]) {
+        let to = &mut *self.bytes;
+        if to.len() + bytes.len() > to.capacity() && to.len() < ROOM {
+            to.reserve_exact(ROOM.max(to.len() + bytes.len()) - to.len());
+        }
+        to.extend_from_slice(bytes);
+    }
+
     /// A sector as it was before it was written last: it ended where a sync found the file's end.
     fn before(&self, at: usize) -> Vec<u8> {
         let inside = self.ends.iter().filter(|end| (at + 1..at + SECTOR).contains(end));
