@@ -87,10 +87,11 @@ pub enum AnyQueue {
 }
 
 impl AnyQueue {
-    /// An empty one.
+    /// An empty one, for a world of so many nodes.
     #[must_use]
-    pub fn new(kind: QueueKind) -> AnyQueue {
+    pub fn new(kind: QueueKind, nodes: u32) -> AnyQueue {
         match kind {
+            QueueKind::Wheel if nodes <= FEW_NODES => Self::Wheel(Wheel::of(SLOTS_FEW)),
             QueueKind::Wheel => Self::Wheel(Wheel::default()),
             QueueKind::Heap => Self::Heap(Heap::default()),
         }
@@ -151,6 +152,10 @@ fn in_order(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
 const SLOT_BITS: u32 = 13;
 /// So many slots are there, 34 ms in all: messages, syncs and idle logs' guards are within.
 const SLOTS: u64 = 1 << 12;
+/// In a world of few nodes little waits: there a wheel of few slots, made in no time, and the heap behind
+/// it do as well.
+const SLOTS_FEW: u64 = 1 << 8;
+const FEW_NODES: u32 = 32;
 const TIE_BITS: u32 = 64 - SLOT_BITS;
 
 /// An entry within its slot: the time there in the high bits, the tie in the others.
@@ -173,37 +178,56 @@ pub struct Wheel {
     current: Vec<InSlot>,
     /// What is left of that begins here.
     next: usize,
-    /// The slots behind it, each at its number modulo their count, unsorted.
+    /// The slots behind it, each at its number modulo their count, unsorted. There are 64 or a larger power
+    /// of two.
     slots: Vec<Vec<InSlot>>,
     /// A bit for each slot that is not empty, and one for each word of such bits.
     used: [u64; (SLOTS / 64) as usize],
     used_words: u64,
     /// Emptied slots' memory, the warmest last.
     spare: Vec<Vec<InSlot>>,
-    /// What is `SLOTS` slots away or more.
+    /// What is further away than the wheel goes.
     far: BinaryHeap<Entry>,
 }
 
 impl Default for Wheel {
     fn default() -> Self {
+        Wheel::of(SLOTS)
+    }
+}
+
+impl Wheel {
+    /// An empty one of so many slots.
+    fn of(slots: u64) -> Wheel {
+        assert!(slots.is_power_of_two() && (64..=SLOTS).contains(&slots));
         Wheel {
             slot: 0,
             current: Vec::new(),
             next: 0,
-            slots: vec![Vec::new(); SLOTS as usize],
+            slots: vec![Vec::new(); slots as usize],
             used: [0; (SLOTS / 64) as usize],
             used_words: 0,
             spare: Vec::new(),
             far: BinaryHeap::new(),
         }
     }
-}
 
-impl Wheel {
+    /// How many slots it has.
+    #[inline]
+    fn size(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    /// The place of a slot.
+    #[inline]
+    fn place(&self, slot: u64) -> u64 {
+        slot & (self.size() - 1)
+    }
+
     /// Keeps an entry whose slot is in the wheel, but not the one that is being emptied.
     #[inline]
     fn keep(&mut self, slot: u64, entry: InSlot) {
-        let at = slot % SLOTS;
+        let at = self.place(slot);
         let (word, bit) = (at / 64, at % 64);
         let entries = &mut self.slots[at as usize];
         if entries.is_empty() {
@@ -229,7 +253,7 @@ impl Wheel {
 
     /// The first slot of the wheel that holds something: it is less than a turn away.
     fn first_used(&self) -> Option<u64> {
-        let at = self.slot % SLOTS;
+        let at = self.place(self.slot);
         let (word, bit) = (at / 64, at % 64);
         // Behind the current slot in its own word, in the words behind, and then from the start.
         let here = self.used[word as usize] & (u64::MAX << bit);
@@ -245,7 +269,7 @@ impl Wheel {
             let word = u64::from(words.trailing_zeros());
             word * 64 + u64::from(self.used[word as usize].trailing_zeros())
         };
-        Some(self.slot + (first + SLOTS - at) % SLOTS)
+        Some(self.slot + self.place(first + self.size() - at))
     }
 
     /// Goes on to the next slot that holds something; false if none does.
@@ -255,12 +279,12 @@ impl Wheel {
         let Some(slot) = self.first_used().or(far) else { return false };
         self.slot = slot;
         while let Some(entry) = self.far.peek().copied()
-            && slot_of(entry.at) - slot < SLOTS
+            && slot_of(entry.at) - slot < self.size()
         {
             self.far.pop();
             self.keep(slot_of(entry.at), in_slot(&entry));
         }
-        let at = slot % SLOTS;
+        let at = self.place(slot);
         let (word, bit) = (at / 64, at % 64);
         self.used[word as usize] &= !(1 << bit);
         if self.used[word as usize] == 0 {
@@ -282,8 +306,8 @@ impl Queue for Wheel {
         assert!(entry.tie >> TIE_BITS == 0, "fewer than 2^51 events are scheduled");
         let slot = slot_of(entry.at);
         match slot.checked_sub(self.slot) {
-            Some(1..SLOTS) => self.keep(slot, in_slot(&entry)),
             Some(0) => self.insert(in_slot(&entry)),
+            Some(away) if away < self.size() => self.keep(slot, in_slot(&entry)),
             Some(_) => self.far.push(entry),
             None => unreachable!("nothing is earlier than what was popped last"),
         }
@@ -301,8 +325,8 @@ impl Queue for Wheel {
 
     fn waiting(&self) -> Vec<Entry> {
         let current = self.current[self.next..].iter().map(|entry| out_of_slot(self.slot, *entry));
-        let near = (self.slot + 1..self.slot + SLOTS).flat_map(|slot| {
-            let entries = &self.slots[(slot % SLOTS) as usize];
+        let near = (self.slot + 1..self.slot + self.size()).flat_map(|slot| {
+            let entries = &self.slots[self.place(slot) as usize];
             entries.iter().map(move |entry| out_of_slot(slot, *entry))
         });
         in_order(current.chain(near).chain(self.far.iter().copied()))
@@ -413,18 +437,19 @@ mod tests {
     fn the_earliest_comes_first_and_ties_keep_their_order() {
         order_of(&mut Heap::default());
         order_of(&mut Wheel::default());
+        order_of(&mut Wheel::of(64));
     }
 
     /// How far ahead an entry is pushed: now, in the same slot, near or at the wheel's end, far.
-    fn ahead(stream: &mut Stream) -> u64 {
-        let (slot, turn) = (1 << SLOT_BITS, SLOTS << SLOT_BITS);
+    fn ahead(stream: &mut Stream, slots: u64) -> u64 {
+        let (slot, turn) = (1 << SLOT_BITS, slots << SLOT_BITS);
         match stream.below(12) {
             0 | 1 => 0,
             2 | 3 => stream.below(slot),
             4..=7 => stream.below(turn),
             8 => turn - slot + stream.below(2 * slot),
             9 => stream.below(20 * turn),
-            10 => slot * stream.below(2 * SLOTS),
+            10 => slot * stream.below(2 * slots),
             _ => stream.below(1 << 50),
         }
     }
@@ -433,13 +458,14 @@ mod tests {
     fn the_wheel_gives_the_order_of_the_heap() {
         for seed in 0..60 {
             let mut stream = Key::root(seed).stream();
-            let (mut heap, mut wheel) = (Heap::default(), Wheel::default());
+            let slots = [SLOTS, SLOTS_FEW, 64][seed as usize % 3];
+            let (mut heap, mut wheel) = (Heap::default(), Wheel::of(slots));
             let (mut now, mut tie) = (0, 0);
             // More is pushed than popped for a while, then the other way round, and again.
             for round in 0..4_000 {
                 let pushes = if round / 500 % 2 == 0 { 3 } else { 1 };
                 for _ in 0..stream.below(pushes + 1) {
-                    let at = now + ahead(&mut stream);
+                    let at = now + ahead(&mut stream, slots);
                     tie += stream.between(1, 3);
                     let (target, what) = (stream.below(9) as u32, tie as u32);
                     let entry = Entry { at: Time::from_nanos(at), tie, target, what };

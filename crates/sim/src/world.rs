@@ -272,7 +272,7 @@ impl<'a> World<'a> {
             scenario,
             seed,
             now: Time::ZERO,
-            agenda: Agenda::new(queue),
+            agenda: Agenda::new(queue, nodes),
             machines: (0..nodes).map(|_| Machine::default()).collect(),
             owing: 0,
             fates: scenario.swarm.fates(&scenario.disk, seed),

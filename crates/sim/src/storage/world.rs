@@ -161,7 +161,7 @@ impl<'a> World<'a> {
             seed,
             root,
             now: Time::ZERO,
-            queue: AnyQueue::new(QueueKind::default()),
+            queue: AnyQueue::new(QueueKind::default(), nodes),
             events: Slab::default(),
             scheduled: 0,
             machines: (0..nodes).map(|_| Machine::default()).collect(),

@@ -104,8 +104,8 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    pub(super) fn new(kind: QueueKind) -> Agenda {
-        Agenda { queue: AnyQueue::new(kind), messages: Slab::default(), scheduled: 0 }
+    pub(super) fn new(kind: QueueKind, nodes: u32) -> Agenda {
+        Agenda { queue: AnyQueue::new(kind, nodes), messages: Slab::default(), scheduled: 0 }
     }
 
     pub(super) fn schedule(&mut self, at: Time, target: u32, what: What) {
