@@ -95,7 +95,7 @@ fn finish_in_steps<'a>(
 }
 
 fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Report {
-    let scenario = world.scenario();
+    let (scenario, counters) = (world.scenario(), world.counters());
     let never_struck: Vec<_> =
         world.never_struck().map(|(entry, fault)| (entry as u32, fault.clone())).collect();
     let ending = ended.as_ref().copied().unwrap_or(Ending::Violation);
@@ -115,14 +115,14 @@ fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Repo
             };
             let what = format!(
                 "{why}, and something has not ended: {} clients heard nothing; {}",
-                world.counters().unanswered,
+                counters.unanswered,
                 world.unfinished()
             );
             Verdict::NoProgress(what)
         }
         (_, None) => {
             let named = never_struck.iter().find(|(_, fault)| fault.named);
-            match (unexpected(scenario, &world.counters()), named) {
+            match (unexpected(scenario, &counters), named) {
                 (Some(unmet), _) => Verdict::Expectation(unmet),
                 (None, Some((entry, fault))) => {
                     let (kind, trigger) = (fault.action.name(), fault.trigger);
@@ -140,7 +140,7 @@ fn report(world: &World<'_>, ended: Result<Ending, Box<dyn Any + Send>>) -> Repo
         seed: world.seed(),
         never_struck,
         hash: world.hash(),
-        counters: world.counters(),
+        counters,
         verdict,
         plan: world.plan().clone(),
     }
@@ -200,6 +200,9 @@ fn unexpected(scenario: &Scenario, counters: &Counters) -> Option<Unmet> {
                 return unmet(&format!("recovered.{name}"), what);
             }
         }
+    }
+    if expect.sometimes.is_empty() {
+        return None;
     }
     let conditions = counters.conditions();
     expect

@@ -47,6 +47,12 @@ impl<T> FromIterator<T> for SharedVec<T> {
 }
 
 impl<T> SharedVec<T> {
+    /// So many, all the same one as long as nobody changes them.
+    pub fn alike(value: T, count: usize) -> SharedVec<T> {
+        let one = Rc::new(value);
+        SharedVec(vec![one; count])
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -112,6 +118,9 @@ mod tests {
         copy.iter_mut().for_each(|value| value.push('3'));
         assert!(all.iter().eq(["a1", "b", "c"]) && copy.iter().eq(["a3", "b3", "c23"]));
         assert_eq!((copy.len(), all.get(3)), (3, None));
+        let mut alike = SharedVec::alike(7, 3);
+        alike[1] += 1;
+        assert!(alike.iter().eq([&7, &8, &7]));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Court {
     #[must_use]
     pub fn new(nodes: u32) -> Court {
         Court {
-            ledgers: (0..nodes).map(|_| Default::default()).collect(),
+            ledgers: SharedVec::alike(Default::default(), nodes as usize),
             opened: vec![Default::default(); nodes as usize],
             facts: Facts::new(nodes),
             recoveries: 0,

@@ -144,8 +144,8 @@ impl Facts {
     #[must_use]
     pub fn new(nodes: u32) -> Facts {
         Facts {
-            coordinators: (0..nodes).map(|_| Coordinator::default()).collect(),
-            participants: (0..nodes).map(|_| Participant::default()).collect(),
+            coordinators: SharedVec::alike(Coordinator::default(), nodes as usize),
+            participants: SharedVec::alike(Participant::default(), nodes as usize),
             ..Facts::default()
         }
     }

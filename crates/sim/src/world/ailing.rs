@@ -2,7 +2,7 @@
 
 use super::{LogSlot, NodeDisks};
 use crate::disk::SimDisk;
-use crate::scenario::Clocks;
+use crate::scenario::{Clocks, Span};
 use base::Time;
 use base::prng::Key;
 use std::io;
@@ -126,6 +126,9 @@ impl NodeClock {
 impl Clocks {
     /// A node's clock, as it is at first.
     pub(super) fn of(&self, root: &Key, node: u32) -> NodeClock {
+        if self.offset == Span::default() && self.drift_ppm == 0 {
+            return NodeClock::default();
+        }
         let draw = root.child("clock").draw(u64::from(node), 0);
         let most = i64::try_from(self.offset.0.as_millis()).unwrap_or(i64::MAX / 2);
         let around = |most: i64, nth| {
