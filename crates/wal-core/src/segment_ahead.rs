@@ -80,9 +80,10 @@ impl SegmentAhead {
             };
         }
         let Some(bytes) = log.next_segment_due() else {
-            // The log has gone on in it.
+            // The log has gone on: in it, or, where there was no room for it, in a file that grew.
             if let State::Settled | State::Failed { .. } = self.state {
                 self.state = State::None;
+                self.refused = None;
             }
             return;
         };
@@ -97,18 +98,22 @@ impl SegmentAhead {
         }
         let Some(make) = storage.make_ahead(bytes, Zeros::Written) else {
             self.state = State::Settled;
+            self.refused = None;
             return;
         };
         let stop = Arc::clone(&self.stop);
         let made = move || make(&|| stop.load(Ordering::Relaxed));
-        self.state = match std::thread::Builder::new().name("wal-next-segment".into()).spawn(made) {
-            Ok(maker) => State::Making(maker),
+        let spawned = std::thread::Builder::new().name("wal-next-segment".into()).spawn(made);
+        let (state, look) = match spawned {
+            Ok(maker) => (State::Making(maker), now + Self::LOOK),
             Err(error) => {
                 tracing::warn!(%error, "no thread to make a segment ahead of time");
-                State::Failed { again: now + Self::RETRY }
+                let again = now + Self::RETRY;
+                (State::Failed { again }, again)
             }
         };
-        self.refused = self.refused.map(|_| now + Self::LOOK);
+        self.state = state;
+        self.refused = self.refused.map(|_| look);
     }
 
     /// If the disk had no room for the next segment: when to call [`go_on`](Self::go_on) again, also if nothing is

@@ -41,9 +41,14 @@ impl<S: Storage + Send + 'static> Shared<S> {
     /// it is accepted.
     pub(super) fn make_next_segment(self: &Arc<Shared<S>>, state: &mut State) {
         let Some(bytes) = state.log.next_segment_due() else {
-            // The log has gone on in it.
-            if let NextSegment::Settled = state.spare {
-                state.spare = NextSegment::None;
+            // The log has gone on: in it, or, where there was no room for it, in a file that grew.
+            match state.spare {
+                NextSegment::Settled => state.spare = NextSegment::None,
+                NextSegment::Refused { .. } => {
+                    state.log.confine(false);
+                    state.spare = NextSegment::None;
+                }
+                NextSegment::None | NextSegment::Making(_) => {}
             }
             return;
         };

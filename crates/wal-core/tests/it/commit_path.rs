@@ -359,3 +359,77 @@ fn what_a_confined_log_accepts_fits() {
         }
     }
 }
+
+/// A disk without room for a segment made ahead of time, whose writes can be held up.
+struct Held {
+    files: FileStorage,
+    hold: Arc<AtomicBool>,
+    waits: Arc<AtomicBool>,
+}
+
+impl Directory for Held {
+    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
+        self.files.segments()
+    }
+    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
+        self.files.len(segment)
+    }
+    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
+        self.files.read_at(segment, at, into)
+    }
+}
+
+impl Storage for Held {
+    fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        while self.hold.load(Ordering::Relaxed) {
+            self.waits.store(true, Ordering::Relaxed);
+            std::thread::yield_now();
+        }
+        self.files.perform(op)
+    }
+    fn make_ahead(&self, _: u64, _: Zeros) -> Option<MakeAhead> {
+        Some(Box::new(|_| Err(std::io::ErrorKind::StorageFull.into())))
+    }
+    fn keep_ahead(&mut self, _: Spare) {}
+}
+
+/// More than the rest of a segment is buffered already when the flush under way fills half of it. There is no
+/// room for the next one ahead of time, and the log goes on in a file that grows: then nobody waits for that
+/// room any more.
+#[test]
+fn a_log_goes_on_behind_a_segment_that_there_was_no_room_for() {
+    let directory = directory();
+    let files = FileStorage::write(directory.path()).unwrap();
+    let [hold, waits] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let mut held = Held { files, hold: Arc::clone(&hold), waits: Arc::clone(&waits) };
+    let config = Config { buffered_bytes_max: 128 << 10, ..small() };
+    let mode = OpenMode::Exclusive;
+    let (log, _) = wal_core::open(&mut held, &config, mode, 1, Time::ZERO, &mut ()).unwrap();
+    let log = Arc::new(SharedLog::new(held, log));
+    for _ in 0..19 {
+        log.append_durable(EVENT, 0, &[7; 1500]).unwrap();
+    }
+    hold.store(true, Ordering::Relaxed);
+    let mut tickets = vec![log.submit(EVENT, 0, &[8; 2000]).unwrap()];
+    while !waits.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
+    tickets.extend((0..30).map(|_| log.submit(EVENT, 0, &[9; 1500]).unwrap()));
+    hold.store(false, Ordering::Relaxed);
+    for ticket in tickets {
+        block_on(ticket).unwrap();
+    }
+    // Longer than a refused segment is first waited for.
+    #[expect(clippy::disallowed_methods)]
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let (told, hears) = std::sync::mpsc::channel();
+    let other = Arc::clone(&log);
+    #[expect(clippy::disallowed_methods)]
+    std::thread::spawn(move || told.send(other.append(EVENT, 0, b"more").map(|_| ())));
+    let heard = hears.recv_timeout(std::time::Duration::from_secs(10));
+    if heard.is_err() {
+        // It would be waited for without end.
+        std::mem::forget(log);
+    }
+    assert_eq!(heard, Ok(Ok(())));
+}

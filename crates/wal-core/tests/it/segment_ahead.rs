@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use base::Time;
 use wal_core::{
-    AppendError, Config, Directory, EventType, FileStorage, Log, OpenMode, SegmentAhead, SegmentId,
-    close, drive,
+    AppendError, Config, Directory, DiskError, DiskOp, EventType, FileStorage, Log, MakeAhead,
+    OpenMode, SegmentAhead, SegmentId, Spare, Storage, Zeros, close, drive,
 };
 
 use crate::commit_path::Tight;
@@ -170,4 +170,75 @@ fn dropped_at_work_it_leaves_what_the_next_opening_removes() {
     let (storage, log) = open();
     assert!(log.segment() > segment && storage.len(segment).is_ok());
     assert_eq!(spares(directory.path()), 0);
+}
+
+/// A disk on which it takes long to find out that it is full.
+struct Slow {
+    files: FileStorage,
+    found_out: Arc<AtomicBool>,
+}
+
+impl Directory for Slow {
+    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
+        self.files.segments()
+    }
+    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
+        self.files.len(segment)
+    }
+    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
+        self.files.read_at(segment, at, into)
+    }
+}
+
+impl Storage for Slow {
+    fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        self.files.perform(op)
+    }
+    fn make_ahead(&self, _: u64, _: Zeros) -> Option<MakeAhead> {
+        let found_out = Arc::clone(&self.found_out);
+        Some(Box::new(move |stop| {
+            while !found_out.load(Ordering::Relaxed) && !stop() {
+                #[expect(clippy::disallowed_methods)]
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(std::io::ErrorKind::StorageFull.into())
+        }))
+    }
+    fn keep_ahead(&mut self, _: Spare) {}
+}
+
+/// The log has gone on in a file that grows before it is known that there was no room for one ahead of time:
+/// a shell that looks again when it is told to does not look without a pause, and the log is confined no more.
+#[test]
+fn a_log_that_has_gone_on_waits_for_no_segment() {
+    let directory = directory();
+    let found_out = Arc::new(AtomicBool::new(false));
+    let files = FileStorage::write(directory.path()).unwrap();
+    let mut storage = Slow { files, found_out: Arc::clone(&found_out) };
+    let (mut log, _) =
+        wal_core::open(&mut storage, &small(), OpenMode::Exclusive, 1, Time::ZERO, &mut ())
+            .unwrap();
+    let (mut ahead, first) = (SegmentAhead::default(), log.segment());
+    // It is begun, and the log goes on in a file that grows before it is known that there is no room.
+    while log.segment() == first {
+        let sequence = log.append(EventType::TX_CREATED, 0, &[7; 1500]).unwrap();
+        log.force(sequence);
+        assert!(drive(&mut storage, &mut log, Time::ZERO) && log.poisoned().is_none());
+        ahead.go_on(&log, &mut storage, Time::ZERO);
+        assert_eq!(ahead.refused(), None);
+    }
+    assert!(ahead.is_at_work());
+    found_out.store(true, Ordering::Relaxed);
+    while ahead.is_at_work() {
+        #[expect(clippy::disallowed_methods)]
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ahead.go_on(&log, &mut storage, Time::ZERO);
+    let mut now = Time::ZERO;
+    while let Some(again) = ahead.refused() {
+        assert!(again > now, "at {now:?} it is to be asked again at {again:?}");
+        now = again;
+        ahead.go_on(&log, &mut storage, now);
+        assert!(now < Time::ZERO + Duration::from_secs(60), "asked again and again");
+    }
 }
