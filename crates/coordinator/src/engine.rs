@@ -26,9 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 pub use steps::StepOperation;
 use transactions::{TransactionOp, Waiting, fingerprint_of};
+use twopc::Transaction;
 use twopc::coordinator::Decision;
 use twopc::heuristic::Heuristics;
-use twopc::{Heuristic, Transaction};
 use wal_core::{DiskError, Log};
 
 /// How an engine behaves. Every time and number is a limit, none is a promise of speed.
@@ -392,9 +392,8 @@ impl Engine {
             );
             if let Some(op) = engine.transactions.get_mut(&id) {
                 // Nobody will say more of these than the log does.
-                let lost =
-                    engine.heuristics.of(id).filter(|(_, it)| it.heuristic == Heuristic::Lost);
-                lost.for_each(|(shard, _)| _ = op.machine.acknowledge(shard));
+                let listed = engine.heuristics.of(id);
+                listed.for_each(|(shard, _)| _ = op.machine.acknowledge(shard));
             }
             let restarted = twopc::coordinator::Input::Restarted { epoch };
             engine.tell_transaction(now, id, &restarted, out);

@@ -699,3 +699,107 @@ fn only_a_transaction_that_commits_waits_for_somebody() {
     assert_eq!(bench.outcomes(), [Outcome::Aborted]);
     assert_eq!(bench.intervene(id, gone), not_awaited);
 }
+
+/// With a log that takes what its first segment holds, until it is confined no more; of that size and `more` bytes.
+fn confined(more: u64) -> Bench {
+    let mut bench = Bench::new(|_| {});
+    bench.log.max_payload = 1_024;
+    bench.log.batch_bytes_max = 2_048;
+    bench.log.buffered_bytes_max = 32 << 10;
+    bench.log.segment_bytes_first = 24_576 + more;
+    bench.log.segment_bytes_max = 1 << 20;
+    bench.restart();
+    bench.engine().confine_log(true);
+    bench
+}
+
+fn is_full(bench: &Bench) -> bool {
+    let busy = Outcome::Refused(Refusal::LogBusy);
+    bench.told.iter().any(|it| matches!(it, Output::Reply { outcome, .. } if *outcome == busy))
+}
+
+/// An hour, in which there is room again after the first minute.
+fn wait_for_room(bench: &mut Bench) {
+    for _ in 0..12 {
+        bench.wait(Duration::from_secs(5));
+    }
+    bench.engine().confine_log(false);
+    for _ in 0..720 {
+        bench.wait(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn a_decision_that_the_log_had_no_room_for_comes_later() {
+    let mut had_to_wait = 0;
+    for more in (0..1_024).step_by(64) {
+        let mut bench = confined(more);
+        let branch = |n| Branch { shard: ShardId::numbered(n), node: at(n), work: vec![1].into() };
+        for n in 1..=2 {
+            bench.receive(n, Message::Announce { store: StoreId(n), boot: BootCount(1) });
+        }
+        for number in 0..200 {
+            bench.submit(&format!("{number}"), Work::Transaction(vec![branch(1), branch(2)]));
+            if is_full(&bench) {
+                break;
+            }
+        }
+        assert!(is_full(&bench));
+        for id in bench.transactions() {
+            let key = TxKey { coordinator: COORDINATOR, id };
+            for n in 1..=2 {
+                let (shard, vote) = (ShardId::numbered(n), twopc::Vote::Commit);
+                let (store, boot) = (StoreId(n), BootCount(1));
+                bench.say(n, twopc::Message::Vote { key, shard, vote, store, boot });
+            }
+        }
+        let undecided = |bench: &Bench| {
+            let all = bench.engine.as_ref().unwrap().active_transactions();
+            all.filter(|it| it.decision().is_none() && it.votes().count() == 2).count()
+        };
+        had_to_wait += undecided(&bench);
+        wait_for_room(&mut bench);
+        assert_eq!(undecided(&bench), 0, "with {more} bytes more");
+    }
+    assert!(had_to_wait > 0);
+}
+
+#[test]
+fn an_end_that_the_log_had_no_room_for_when_a_step_was_given_up_comes_later() {
+    let mut had_to_wait = 0;
+    for more in (0..512).step_by(8) {
+        let mut bench = confined(more);
+        for number in 0..400 {
+            bench.submit(&format!("{number}"), saga([step(0).kind(StepKind::ReadOnly)]));
+            if is_full(&bench) {
+                break;
+            }
+        }
+        assert!(is_full(&bench));
+        for _ in 0..14 {
+            bench.wait(Duration::from_secs(5));
+        }
+        let through = |bench: &Bench| {
+            let all = bench.engine.as_ref().unwrap().active_sagas();
+            all.filter(|saga| saga.through().is_some()).count()
+        };
+        had_to_wait += through(&bench);
+        wait_for_room(&mut bench);
+        assert_eq!(through(&bench), 0, "with {more} bytes more");
+    }
+    assert!(had_to_wait > 0);
+}
+
+#[test]
+fn who_has_reported_is_not_waited_for_after_a_restart() {
+    let (mut bench, id) = unheard();
+    let key = TxKey { coordinator: COORDINATOR, id };
+    let (shard, store) = (ShardId::numbered(1), StoreId(1));
+    let heuristic = Some(Heuristic::Aborted);
+    bench.say(1, twopc::Message::Ack { key, shard, store, heuristic });
+    bench.restart();
+    bench.wait(Duration::from_secs(600));
+    assert_eq!(bench.commits(), BTreeSet::from([at(2), at(3)]));
+    // So an operator is not told that this is done by an order of which the log says nothing.
+    assert_eq!(bench.intervene(id, Force::Gone(shard)), Err(ForceRefusal::NotAwaited.into()));
+}

@@ -384,8 +384,12 @@ impl Engine {
             self.desk.errands.push_back(Errand::Child(OpRef::Transaction(id)));
         }
         let late = now >= op.pace.started + self.desk.config.prepare_timeout;
+        // With every vote in, it is not late: the log had no room for the decision.
+        let is_voted = op.machine.settle().is_some();
         let input = match op.machine.decision() {
-            None if late && !op.machine.is_delegated() => twopc::coordinator::Input::TimedOut,
+            None if late && !is_voted && !op.machine.is_delegated() => {
+                twopc::coordinator::Input::TimedOut
+            }
             // Whose step it does has to know first that an operator ended it: no other one may begin.
             Some(Decision::Abort)
                 if op.aborts_sent >= self.desk.config.abort_sends_max
@@ -606,7 +610,8 @@ impl Desk {
         if op.machine.decision() == Some(Decision::Abort) && aborts == 0 {
             op.aborts_sent = self.config.abort_sends_max;
         }
-        if op.machine.ended().is_some() {
+        // One that has ended goes on as long as the saga of its step has to be told.
+        if op.machine.ended().is_some() && !steps::owes_parent(op) {
             return;
         }
         self.schedule(&mut op.pace, now, OpRef::Transaction(id));

@@ -783,3 +783,45 @@ fn what_a_hidden_saga_has_begun_ends_by_its_operators_word() {
     bench.restart();
     assert_eq!((bench.engine().active(), bench.children()), (0, vec![]));
 }
+
+/// A read-only transaction has nothing to say any more but to its saga, and that finds no room for it.
+#[test]
+fn what_a_step_came_to_is_told_when_there_is_room_again() {
+    let mut had_to_wait = 0;
+    for more in (0..700).step_by(7) {
+        let mut bench = Bench::new(|_| {});
+        bench.log.max_payload = 1_024;
+        bench.log.batch_bytes_max = 2_048;
+        bench.log.buffered_bytes_max = 32 << 10;
+        bench.log.segment_bytes_first = 16_384 + more;
+        bench.log.segment_bytes_max = 1 << 20;
+        bench.restart();
+        bench.engine().confine_log(true);
+        for number in 0..400 {
+            let mut builder = Definition::builder();
+            builder.timeout(Duration::MAX);
+            let step = Step::transaction(branches(&[1])).undone_at(at(1), []);
+            builder.step(step.timeout(Duration::MAX));
+            bench.submit(&format!("{number}"), builder.build().unwrap());
+            let busy =
+                |it: &Output| matches!(it, Output::Reply { outcome: Outcome::Refused(_), .. });
+            if bench.told.iter().any(busy) {
+                break;
+            }
+        }
+        for (id, ..) in std::mem::take(&mut bench.prepared) {
+            bench.vote(id, 1, Vote::ReadOnly);
+            bench.wait(Duration::from_millis(10));
+        }
+        let ended = |bench: &Bench| {
+            let all = bench.engine.as_ref().unwrap().active_transactions();
+            all.filter(|it| it.ended().is_some()).count()
+        };
+        had_to_wait += ended(&bench);
+        bench.wait(seconds(20));
+        bench.engine().confine_log(false);
+        bench.wait(seconds(3_600));
+        assert_eq!(ended(&bench), 0, "with {more} bytes more");
+    }
+    assert!(had_to_wait > 0);
+}
