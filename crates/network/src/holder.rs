@@ -140,6 +140,15 @@ impl Holdings {
         self.current.range(file..).filter_map(|(file, _)| self.current(*file))
     }
 
+    /// Everybody whom a current record names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = NodeName> {
+        self.named.keys().copied()
+    }
+
+    pub(crate) fn is_named(&self, node: NodeName) -> bool {
+        self.named.contains_key(&node)
+    }
+
     /// The files whose current record names this node.
     pub(crate) fn naming(&self, node: NodeName) -> Vec<Digest> {
         self.named.get(&node).into_iter().flatten().copied().collect()

@@ -15,7 +15,7 @@ use crate::StorageDisks;
 use crate::node::{Config, StorageNode};
 use crate::record::FileRecord;
 use crate::transfer::TransferId;
-use alone::Seeking;
+use alone::{Seeking, Sight};
 use base::prng::keyed_hash;
 use base::{NodeName, RequestKey, Time, Token};
 use encodings::Encodings;
@@ -62,6 +62,7 @@ pub(crate) struct Keeping {
     /// Whether this node has been there for long enough to have heard of everybody.
     has_met_all: bool,
     met_all_at: Time,
+    sight: Sight,
     /// Nodes that have said that they leave.
     pub(crate) leaving: BTreeSet<NodeName>,
     /// Nodes that have failed to prove anything too often in a row.
@@ -134,6 +135,7 @@ impl Keeping {
             seeking: BTreeMap::new(),
             has_met_all: false,
             met_all_at: now + MEETING * config.membership.alive,
+            sight: Sight::new(now),
             leaving: BTreeSet::new(),
             condemned: BTreeSet::new(),
             owed: BTreeMap::new(),
@@ -281,6 +283,7 @@ impl StorageNode {
     /// Another version of a file's record is current now, or none.
     pub(crate) fn record_turned(&mut self, now: Time, file: Digest) {
         self.keeping.astray.remove(&file);
+        self.misses_named(now);
         let Some(record) = self.holdings.current(file) else {
             self.keeping.floor.remove(&file);
             self.keeping.changes.remove(&file);
@@ -405,6 +408,7 @@ impl StorageNode {
             // Those of whom it has not heard by now are gone: what they held is lost, and somebody has to keep in their
             // place what they kept.
             self.keeping.has_met_all = true;
+            self.misses_unheard(now);
             self.keeping.undoes = true;
             self.look_for_orphans(now);
             let files: Vec<Digest> = self.holdings.all_current().map(|it| it.file).collect();

@@ -409,19 +409,22 @@ impl StorageNode {
                 placement::Output::Send { to, message } => {
                     self.send(to, Message::Membership(message));
                 }
-                placement::Output::Changed { node, status } => match status {
-                    placement::Status::Dead => {
-                        self.directory.gone(node);
-                        self.fetches_gone(now, node, disks);
-                        self.node_gone(now, node);
+                placement::Output::Changed { node, status } => {
+                    self.sees_otherwise(now, node, status);
+                    match status {
+                        placement::Status::Dead => {
+                            self.directory.gone(node);
+                            self.fetches_gone(now, node, disks);
+                            self.node_gone(now, node);
+                        }
+                        placement::Status::Alive => {
+                            self.directory.seen(node);
+                            self.keeping.is_back(node);
+                            self.node_comes(node);
+                        }
+                        placement::Status::Suspected => {}
                     }
-                    placement::Status::Alive => {
-                        self.directory.seen(node);
-                        self.keeping.is_back(node);
-                        self.node_comes(node);
-                    }
-                    placement::Status::Suspected => {}
-                },
+                }
             }
         }
     }

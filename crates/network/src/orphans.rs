@@ -55,7 +55,6 @@ use crate::node::{Config, StorageNode};
 use crate::work;
 use base::{NodeName, OperationId, ShardId, Time};
 use node::{Doubtful, Force, Input, Intervention};
-use placement::Status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use store::Digest;
@@ -132,11 +131,10 @@ impl Orphans {
 }
 
 impl StorageNode {
-    /// When a node that is gone now is gone for good; `None`: it is.
+    /// When a node that is gone now is gone for good; `None`: it is. That is counted from when this node came to see most
+    /// of the others at the earliest: before, it was this node that was gone.
     fn is_lost_at(&self, now: Time, node: NodeName) -> Option<Time> {
-        let member = self.membership.member(node)?;
-        let since = if member.status == Status::Dead { member.since } else { now };
-        let lost = since + ORPHANED * self.config.membership.alive;
+        let lost = self.missed_since(now, node) + ORPHANED * self.config.membership.alive;
         (lost > now).then_some(lost)
     }
 

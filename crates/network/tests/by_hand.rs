@@ -66,6 +66,10 @@ struct World {
     lost: Option<u64>,
     /// No vote gets through.
     no_votes: bool,
+    /// Who alone hears that others are in doubt.
+    words_to: Option<u64>,
+    /// Whose next vote is lost, and who is cut off with it.
+    mute: Option<u64>,
     /// How often somebody was asked to release bytes by a node whose upload's note was released, and was not.
     released: (u32, u32),
     down: Option<(u64, Disk, u32)>,
@@ -187,6 +191,8 @@ impl World {
             unheard: None,
             lost: None,
             no_votes: false,
+            mute: None,
+            words_to: None,
             released: (0, 0),
             down: None,
             crash: None,
@@ -280,6 +286,11 @@ impl World {
                     return;
                 }
                 let to = to.number();
+                if to != number && is_vote(&message) && self.mute == Some(number) {
+                    self.mute = None;
+                    self.cut.insert(number);
+                    return;
+                }
                 if to != number && is_vote(&message) {
                     if self.no_votes {
                         return;
@@ -293,6 +304,9 @@ impl World {
                     }
                 }
                 let is_doubt = matches!(message, Message::Orphan { .. });
+                if is_doubt && self.words_to.is_some_and(|only| only != to) {
+                    return;
+                }
                 if self.cut.contains(&number) == self.cut.contains(&to) {
                     self.feed(to, Input::Message { from: name(number), message });
                 }
@@ -455,6 +469,83 @@ fn who_is_left_goes_on_alone() {
     let after = world.agreed(it);
     assert_eq!((after.version >> 32, after.keepers.len()), (1, 5));
     assert!(after.keepers.iter().all(|node| !gone.contains(&node.number())));
+}
+
+/// What is stored of a file, when one of its keepers knows an old version and has lost sight of all the others who keep
+/// it: of what that version names too few shards are left, and who has gone on from the newer one, by how many.
+fn left_behind(world: &mut World, it: Digest, apart: u64, first: &FileRecord) {
+    let holders: BTreeSet<u64> = first.holders.iter().flatten().map(|node| node.number()).collect();
+    for holder in holders.into_iter().filter(|holder| *holder > 1 && *holder != apart).take(3) {
+        world.machines.remove(&holder);
+        world.run(minutes(30));
+    }
+    let (there, all) = lie_there(world, first);
+    assert!(there + 2 < all, "{there} of {all}: from what it knows the file cannot be had");
+    let records = world.records(it);
+    let newest = records.values().max_by_key(|record| record.version).expect("they keep it");
+    assert_eq!(lie_there(world, newest), (all, all), "the others have repaired it");
+}
+
+/// How many of the shards that a record names lie where it says, and how many it names.
+fn lie_there(world: &World, record: &FileRecord) -> (usize, usize) {
+    let lies = |shard: Digest, node: NodeName| {
+        let machine = world.machines.get(&node.number());
+        machine.is_some_and(|it| it.disk.shards.contains_key(&shard))
+    };
+    let all: Vec<bool> =
+        record.shards().map(|(.., shard, node)| lies(shard.digest, node)).collect();
+    (all.iter().filter(|lies| **lies).count(), all.len())
+}
+
+/// A keeper that was away starts in the smaller part of a network that is cut in two. It has heard of nobody who has
+/// gone on without it, and goes on from nothing itself.
+#[test]
+fn who_starts_in_the_smaller_part_goes_on_from_no_old_version() {
+    let mut world = World::new(16, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let first = world.agreed(it).clone();
+    let apart = first.keepers.iter().map(|node| node.number()).find(|node| *node > 1);
+    let apart = apart.expect("others meet the first two");
+    let Machine { disk, boot, .. } = world.machines.remove(&apart).expect("it runs");
+    world.run(minutes(30));
+    left_behind(&mut world, it, apart, &first);
+    world.cut = BTreeSet::from([0, 1, apart]);
+    world.run(minutes(5));
+    world.start(apart, disk, boot + 1);
+    world.run(minutes(30));
+    assert_eq!(world.records(it)[&apart].version, 1, "it waits");
+    world.cut.clear();
+    world.run(minutes(120));
+    let after = world.agreed(it);
+    assert!(after.version >> 32 == 0, "nobody had to go on alone: {}", after.version);
+    lies_as_it_says(&world, after);
+}
+
+/// A keeper that saw nobody for long sees most of the others again, and not those who keep its file: they were gone for
+/// long because it was.
+#[test]
+fn who_was_cut_off_takes_nobody_for_gone_at_once() {
+    let mut world = World::new(20, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let first = world.agreed(it).clone();
+    let apart = first.keepers.iter().map(|node| node.number()).find(|node| *node > 1);
+    let apart = apart.expect("others meet the first two");
+    world.cut = BTreeSet::from([apart]);
+    world.run(minutes(10));
+    left_behind(&mut world, it, apart, &first);
+    let others = world.records(it).into_keys().filter(|number| *number != apart).collect();
+    world.cut = others;
+    world.run(minutes(2));
+    assert_eq!(world.records(it)[&apart].version, 1, "they may come back");
+    world.cut.clear();
+    world.run(minutes(120));
+    let after = world.agreed(it);
+    assert!(after.version >> 32 == 0, "nobody had to go on alone: {}", after.version);
+    lies_as_it_says(&world, after);
 }
 
 /// A world with a file, and so many nodes about to come that are closer to it that some keepers are not found any more,

@@ -716,6 +716,12 @@ impl Membership {
         self.len() == 0
     }
 
+    /// How many of those are not dead. Costs nothing.
+    #[must_use]
+    pub fn not_dead(&self) -> usize {
+        self.ring.len()
+    }
+
     /// Everybody of whom anything is known, this node excepted.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.iter()

@@ -8,14 +8,24 @@
 //! And it goes on only where most of the network is. When a network is cut in two, at most one part has more than half
 //! of those who were there before: in the other part nobody goes on alone, however long that lasts. What the one part
 //! has repaired, and released, is not forgotten by what the other does.
+//!
+//! *A start* has heard of nobody who went before it, and would take any part for the whole. So whom its current records
+//! name counts as gone with the others: they were there when those became current. Whoever keeps few files knows few
+//! names by that, and may still be wrong in a part that has more nodes than these are.
+//!
+//! *A cut that becomes another one* lets a node see most of the others again, and not those who keep a file. They have
+//! been silent for long, but that was this node's doing: for how long somebody is gone is counted from when this node
+//! came to see most of the others at the earliest.
 
+use super::ORPHANED;
 use crate::message::Message;
 use crate::node::StorageNode;
 use crate::record::FileRecord;
 use crate::work;
 use base::{NodeName, Time};
 use placement::{DirectoryMessage, LookupId, Member, Status};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use store::Digest;
 
 /// Such questions are numbered from here; a directory's own lookups are counted from 1.
@@ -54,7 +64,119 @@ impl Seeking {
     }
 }
 
+/// Whether a node sees most of the others, and since when.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    /// When this life began.
+    started: Time,
+    /// Who is gone, and may come back: since when.
+    missed: BTreeMap<NodeName, Time>,
+    /// They again, in the order in which they went.
+    by_time: BTreeSet<(Time, NodeName)>,
+    /// Whom current records name, and of whom nothing was heard in this life.
+    unheard: BTreeSet<NodeName>,
+    sees_most: bool,
+    /// Since when it does, or has last.
+    most_since: Time,
+}
+
+impl Sight {
+    pub(super) fn new(now: Time) -> Sight {
+        Sight {
+            started: now,
+            missed: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+            unheard: BTreeSet::new(),
+            sees_most: true,
+            most_since: now,
+        }
+    }
+
+    fn gone(&mut self, now: Time, node: NodeName) {
+        if self.missed.insert(node, now).is_none() {
+            self.by_time.insert((now, node));
+        }
+    }
+
+    fn is_there(&mut self, node: NodeName) {
+        self.unheard.remove(&node);
+        if let Some(since) = self.missed.remove(&node) {
+            self.by_time.remove(&(since, node));
+        }
+    }
+
+    /// Those who do not come back are not missed any more: who has been gone for `patience` while this node saw most.
+    fn forget(&mut self, now: Time, patience: Duration) {
+        if !self.sees_most {
+            return;
+        }
+        let is_lost = |since: Time| since.max(self.most_since) + patience <= now;
+        if is_lost(self.started) {
+            self.unheard.clear();
+        }
+        while let Some(&(since, node)) = self.by_time.first()
+            && is_lost(since)
+        {
+            self.by_time.remove(&(since, node));
+            self.missed.remove(&node);
+        }
+    }
+
+    /// So many others are there now.
+    fn look(&mut self, now: Time, there: usize) {
+        let sees_most = there + 1 > self.missed.len() + self.unheard.len();
+        if sees_most && !self.sees_most {
+            self.most_since = now;
+        }
+        self.sees_most = sees_most;
+    }
+}
+
 impl StorageNode {
+    /// A node is gone, or there again: this one may see most of the others no more, or again.
+    pub(crate) fn sees_otherwise(&mut self, now: Time, node: NodeName, status: Status) {
+        let patience = ORPHANED * self.config.membership.alive;
+        let (sight, there) = (&mut self.keeping.sight, self.membership.not_dead());
+        sight.forget(now, patience);
+        match status {
+            Status::Dead => sight.gone(now, node),
+            Status::Alive => sight.is_there(node),
+            Status::Suspected => return,
+        }
+        sight.look(now, there);
+    }
+
+    /// This node has heard of everybody who is there: whom its records name beside them is gone.
+    pub(super) fn misses_unheard(&mut self, now: Time) {
+        let unheard = self.holdings.named().filter(|node| self.is_unheard(*node)).collect();
+        self.keeping.sight.unheard = unheard;
+        self.keeping.sight.look(now, self.membership.not_dead());
+    }
+
+    /// Another record is current: whom none names any more says nothing of how many there are.
+    pub(super) fn misses_named(&mut self, now: Time) {
+        let (sight, holdings) = (&mut self.keeping.sight, &self.holdings);
+        if !sight.unheard.is_empty() {
+            sight.unheard.retain(|node| holdings.is_named(*node));
+            sight.look(now, self.membership.not_dead());
+        }
+    }
+
+    fn is_unheard(&self, node: NodeName) -> bool {
+        node != self.name && self.membership.member(node).is_none()
+    }
+
+    /// Since when somebody who is gone has been gone while this node saw most of the others, as far as it knows.
+    pub(crate) fn missed_since(&self, now: Time, node: NodeName) -> Time {
+        let sight = &self.keeping.sight;
+        let since = match self.membership.member(node) {
+            Some(member) if member.status == Status::Dead => member.since,
+            Some(_) => now,
+            None => sight.started,
+        };
+        since.max(sight.most_since)
+    }
+
     /// Whether most keepers of a record have been gone for so long that nobody waits for them any more.
     pub(super) fn is_left_alone(&self, now: Time, record: &FileRecord) -> bool {
         let (gone, there): (Vec<NodeName>, Vec<NodeName>) =
@@ -64,16 +186,22 @@ impl StorageNode {
             && self.sees_most_since(&gone)
     }
 
-    /// Whether more of the others are there than have gone since these began to go.
-    fn sees_most_since(&self, gone: &[NodeName]) -> bool {
+    /// Whether more of the others are there than have gone since these began to go. Whom a current record names was
+    /// there too, also if this node has started since, and has not heard of it.
+    pub(crate) fn sees_most_since(&self, gone: &[NodeName]) -> bool {
+        let members = || self.membership.members();
         let since = gone.iter().filter_map(|node| self.membership.member(*node));
-        let Some(first) = since.map(|member| member.since).min() else { return true };
+        let first = since.map(|member| member.since).min();
         // Not all are missed at the same time.
         let slack = MISSED_WITHIN * self.config.membership.alive;
-        let is_dead = |member: &&Member| member.status == Status::Dead;
-        let lately = |member: &&Member| member.since + slack >= first;
-        let there = self.membership.members().filter(|member| !is_dead(member)).count();
-        there + 1 > self.membership.members().filter(is_dead).filter(lately).count()
+        let lately = |member: &&Member| {
+            member.status == Status::Dead
+                && first.is_some_and(|first| member.since + slack >= first)
+        };
+        let mut missed: BTreeSet<NodeName> = gone.iter().copied().collect();
+        missed.extend(members().filter(lately).map(|member| member.announcement.node));
+        missed.extend(self.holdings.named().filter(|node| self.is_dead(*node)));
+        self.membership.not_dead() + 1 > missed.len()
     }
 
     /// Whether everybody has said that this version of a file's record is the newest.
