@@ -29,7 +29,7 @@ use transactions::{TransactionOp, Waiting, fingerprint_of};
 use twopc::coordinator::Decision;
 use twopc::heuristic::Heuristics;
 use twopc::{Heuristic, Transaction};
-use wal_core::{DiskError, Log};
+use wal_core::{DiskError, DiskOp, Log};
 
 /// How an engine behaves. Every time and number is a limit, none is a promise of speed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -690,6 +690,12 @@ impl Engine {
     #[must_use]
     pub fn log(&self) -> &Log {
         self.desk.log.log()
+    }
+
+    /// Takes the operations of an [`Output::Disk`] back once they were performed. Optional: the log's next
+    /// flush writes from the same memory.
+    pub fn reuse(&mut self, spent: Vec<DiskOp>) {
+        self.desk.log.reuse(spent);
     }
 
     /// Whether the disk has room for the log's current segment only, as the shell knows. While it has, what does

@@ -2,7 +2,7 @@ use crate::gate::Gate;
 use crate::output::{LogSlot, Output};
 use crate::snapshot::{Frame, Trail};
 use base::{Sequence, Time};
-use wal_core::{AppendError, DiskError, EventType, Log};
+use wal_core::{AppendError, DiskError, DiskOp, EventType, Log};
 
 /// A log and the gate behind it: what is appended here, and what may leave once it is durable.
 ///
@@ -129,6 +129,11 @@ impl GatedLog {
         if let Some(flush) = self.log.next_flush(now) {
             out.push(Output::Disk { slot: self.slot, ops: flush.ops });
         }
+    }
+
+    /// Takes the operations of a flush back once they were performed: see [`Log::reuse`].
+    pub fn reuse(&mut self, spent: Vec<DiskOp>) {
+        self.log.reuse(spent);
     }
 
     /// The log.

@@ -642,10 +642,10 @@ impl Log {
         }
     }
 
-    /// Gives a flush's buffers back after it was performed. Optional: it saves allocations, and of long
-    /// batches the clearing of fresh pages. Four batches' worth is kept at most.
-    pub fn reuse(&mut self, mut spent: Flush) {
-        for op in spent.ops.drain(..) {
+    /// Gives a flush's operations back after they were performed, for their buffers. Optional: it saves
+    /// allocations, and of long batches the clearing of fresh pages. Four batches' worth is kept at most.
+    pub fn reuse(&mut self, mut spent: Vec<DiskOp>) {
+        for op in spent.drain(..) {
             if let DiskOp::Write { mut bytes, .. } = op {
                 let held: usize = self.spare_bytes.iter().map(Vec::capacity).sum();
                 let most = 4 * self.config.batch_bytes_max as usize;
@@ -655,7 +655,7 @@ impl Log {
                 }
             }
         }
-        self.spare_ops = spent.ops;
+        self.spare_ops = spent;
     }
 
     /// The last flush: everything pending, synced, and two guards that prove it, synced. When it is
