@@ -13,7 +13,7 @@ use crate::gated::GatedLog;
 use crate::message::{Message, StepAnswer};
 use crate::output::{LogSlot, Outcome, Output, Refusal, Request, Work};
 use crate::replay::{EndedOperation, InDoubt, Replay};
-use crate::snapshot::{DoubtfulTrail, Ended, EndedHow, Trail};
+use crate::snapshot::{DoubtfulTrail, Ended, EndedHow, SpareTrails, Trail};
 use base::prng::Key;
 use base::{CoordinatorId, Epoch, NodeName, OperationId, ParentStep, RequestKey};
 use base::{Sequence, Time};
@@ -308,6 +308,7 @@ impl Engine {
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
                 encoded: sagas::Encoded::default(),
+                spare_trails: SpareTrails::default(),
                 errands: VecDeque::new(),
             },
             transactions: BTreeMap::new(),
