@@ -1,7 +1,6 @@
 //! Trinity's coordinator over a log of real files, fed by hand in one thread. Steps and participants
 //! answer at once, as the peer's actions do: what is measured is the coordinator and its log.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
@@ -32,7 +31,8 @@ struct Shell {
     ahead: SegmentAhead,
     zero: Instant,
     out: Vec<Output>,
-    answers: VecDeque<(NodeName, Message)>,
+    /// Those before, that are being performed.
+    due: Vec<Output>,
     flush: Option<Vec<DiskOp>>,
     ended: Vec<Outcome>,
 }
@@ -51,10 +51,10 @@ impl Shell {
         }
         let (disk, zero, mut out) = (Disk(storage), Instant::now(), Vec::new());
         let node = Node::start(config, OpenMode::Exclusive, Time::ZERO, &disk, &mut out);
-        let (answers, ended) = (VecDeque::new(), Vec::new());
+        let (due, ended) = (Vec::new(), Vec::new());
         let ahead = SegmentAhead::default();
-        let mut shell = Shell { node, disk, ahead, zero, out, answers, flush: None, ended };
-        shell.perform()?;
+        let mut shell = Shell { node, disk, ahead, zero, out, due, flush: None, ended };
+        shell.perform(Time::ZERO)?;
         while !shell.node.is_ready() {
             shell.turn()?;
         }
@@ -65,48 +65,54 @@ impl Shell {
         Time::ZERO + self.zero.elapsed()
     }
 
-    fn take(&mut self, input: Input) -> Result<(), Trouble> {
-        let now = self.now();
+    fn take(&mut self, now: Time, input: Input) {
         self.node.take(now, input, &self.disk, &mut self.out);
-        self.perform()
     }
 
-    fn perform(&mut self) -> Result<(), Trouble> {
-        for output in self.out.drain(..) {
-            match output {
-                Output::Disk { ops, .. } => self.flush = Some(ops),
-                Output::Send { to, message } => {
-                    self.answers.extend(answer(to, message).map(|answer| (to, answer)));
+    /// Does all that there is to do but the flush. Whoever is called answers at once, so that the answers come
+    /// in the order of the calls.
+    fn perform(&mut self, now: Time) -> Result<(), Trouble> {
+        while !self.out.is_empty() {
+            std::mem::swap(&mut self.out, &mut self.due);
+            for output in &mut self.due {
+                match output {
+                    Output::Disk { ops, .. } => self.flush = Some(std::mem::take(ops)),
+                    Output::Send { to, message } => {
+                        if let Some(message) = answer(*to, message) {
+                            let input = Input::Message { from: *to, message };
+                            self.node.take(now, input, &self.disk, &mut self.out);
+                        }
+                    }
+                    Output::Reply { outcome, .. } => self.ended.push(outcome.clone()),
+                    Output::Appended { .. }
+                    | Output::Recovered { .. }
+                    | Output::Parked { .. }
+                    | Output::Operated(_)
+                    | Output::Heuristic { .. }
+                    | Output::Intervened(_) => {}
+                    Output::Died { reason, .. } => return Err(std::mem::take(reason).into()),
                 }
-                Output::Reply { outcome, .. } => self.ended.push(outcome),
-                Output::Appended { .. }
-                | Output::Recovered { .. }
-                | Output::Parked { .. }
-                | Output::Operated(_)
-                | Output::Heuristic { .. }
-                | Output::Intervened(_) => {}
-                Output::Died { reason, .. } => return Err(reason.into()),
             }
+            self.due.clear();
         }
         Ok(())
     }
 
-    /// Tells it what was answered, then lets the disk do what there is to do.
+    /// Ends a round, and lets the disk do what there is to do; then does what has waited for that.
     fn turn(&mut self) -> Result<(), Trouble> {
-        while let Some((from, message)) = self.answers.pop_front() {
-            self.take(Input::Message { from, message })?;
-        }
-        self.node.end_round(self.now(), &mut self.out);
-        self.perform()?;
+        let now = self.now();
+        self.node.end_round(now, &mut self.out);
+        self.perform(now)?;
         if let Some(ops) = self.flush.take() {
             let result = self.disk.0.perform_all(&ops);
+            self.node.reuse(LogSlot::Coordinator, ops);
             let now = self.now();
             if let Some(log) = self.node.log(LogSlot::Coordinator) {
                 self.ahead.go_on(log, &mut self.disk.0, now);
             }
-            self.take(Input::Flushed { slot: LogSlot::Coordinator, result })?;
+            self.take(now, Input::Flushed { slot: LogSlot::Coordinator, result });
         }
-        Ok(())
+        self.perform(now)
     }
 
     fn stats(&self) -> (u64, u64) {
@@ -116,12 +122,12 @@ impl Shell {
 }
 
 /// What a node says to a message, at once.
-fn answer(from: NodeName, message: Message) -> Option<Message> {
+fn answer(from: NodeName, message: &Message) -> Option<Message> {
     let store = StoreId(from.number() + 1);
     let boot = BootCount(1);
-    Some(match message {
+    Some(match *message {
         Message::Hello => Message::Announce { store, boot },
-        Message::StepCall { key, token, call, .. } => {
+        Message::StepCall { key, token, ref call, .. } => {
             let (step, direction, answer) = (call.step, call.direction, StepAnswer::Done);
             Message::StepReply { key, step, direction, token, answer, output: None }
         }
@@ -176,7 +182,9 @@ pub fn measure(folder: &Path, shape: Shape, load: &Load) -> Result<Sample, Troub
     let mut submit = |shell: &mut Shell| -> Result<(), Trouble> {
         asked += 1;
         let key = RequestKey::new(&asked.to_le_bytes())?;
-        shell.take(Input::Submit(Request { key, work: work.clone() }))
+        let now = shell.now();
+        shell.take(now, Input::Submit(Request { key, work: work.clone() }));
+        shell.perform(now)
     };
     for _ in 0..load.in_flight {
         submit(&mut shell)?;

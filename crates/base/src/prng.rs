@@ -58,6 +58,7 @@ impl Key {
 
     /// The draw for `entity` (a node, a link, an operation) at its `occurrence`-th time of asking.
     #[must_use]
+    #[inline]
     pub fn draw(&self, entity: u64, occurrence: u64) -> Draw {
         let [k0, k1, k2, k3] = self.0;
         let first = fold(entity ^ k0, occurrence ^ k1);
@@ -86,6 +87,7 @@ impl Key {
 
 /// Both halves of the 128-bit product, xored. The odd constants keep a zero on one side from
 /// swallowing the other.
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a ^ 0x9E37_79B9_7F4A_7C15) * u128::from(b ^ 0xD1B5_4A32_D192_ED03);
     (product as u64) ^ (product >> 64) as u64 ^ a.rotate_left(29) ^ b
@@ -98,6 +100,7 @@ pub struct Draw(u64);
 impl Draw {
     /// The 64 bits.
     #[must_use]
+    #[inline]
     pub fn u64(&self) -> u64 {
         self.0
     }
@@ -127,6 +130,7 @@ impl Draw {
 
     /// A further draw of the same question: independent bits for another use of the same occasion.
     #[must_use]
+    #[inline]
     pub fn nth(&self, n: u64) -> Draw {
         Draw(fold(self.0, n.wrapping_mul(0xA24B_AED4_963E_E407) ^ 0x9FB2_1C65_1E98_DF25))
     }
@@ -195,19 +199,32 @@ pub fn keyed_hash(key: u128, a: u64, b: u64) -> u128 {
 /// is a chain of a hundred.
 ///
 /// Source: Bernstein, *ChaCha, a variant of Salsa20*; block 0, nonce 0.
+#[inline(always)]
 fn chacha8_block(seed: [u8; 32]) -> [u64; 8] {
     type Row = [u32; 4];
+    #[inline(always)]
     fn add_xor_rotate<const LEFT: u32>(to: &mut Row, from: &Row, mixed: &mut Row) {
         for ((to, from), mixed) in to.iter_mut().zip(from).zip(mixed) {
             *to = to.wrapping_add(*from);
             *mixed = (*mixed ^ *to).rotate_left(LEFT);
         }
     }
+    #[inline(always)]
     fn quarter_rounds([a, b, c, d]: &mut [Row; 4]) {
         add_xor_rotate::<16>(a, b, d);
         add_xor_rotate::<12>(c, d, b);
         add_xor_rotate::<8>(a, b, d);
         add_xor_rotate::<7>(c, d, b);
+    }
+    #[inline(always)]
+    fn double_round(mut rows: [Row; 4]) -> [Row; 4] {
+        quarter_rounds(&mut rows);
+        // The diagonals, as columns.
+        let [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] = rows;
+        rows = [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]];
+        quarter_rounds(&mut rows);
+        let [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]] = rows;
+        [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]]
     }
     let word = |at: usize| u32::from_le_bytes([seed[at], seed[at + 1], seed[at + 2], seed[at + 3]]);
     let begin: [Row; 4] = [
@@ -216,16 +233,8 @@ fn chacha8_block(seed: [u8; 32]) -> [u64; 8] {
         [word(16), word(20), word(24), word(28)],
         [0; 4],
     ];
-    let mut rows = begin;
-    for _ in 0..4 {
-        quarter_rounds(&mut rows);
-        // The diagonals, as columns.
-        let [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]] = rows;
-        rows = [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]];
-        quarter_rounds(&mut rows);
-        let [a, [b1, b2, b3, b0], [c2, c3, c0, c1], [d3, d0, d1, d2]] = rows;
-        rows = [a, [b0, b1, b2, b3], [c0, c1, c2, c3], [d0, d1, d2, d3]];
-    }
+    // Not a loop: of the last round only what is used is computed.
+    let rows = double_round(double_round(double_round(double_round(begin))));
     std::array::from_fn(|pair| {
         let (row, at) = (pair / 2, pair % 2 * 2);
         let word = |at: usize| u64::from(rows[row][at].wrapping_add(begin[row][at]));

@@ -13,7 +13,7 @@ use crate::gated::GatedLog;
 use crate::message::{Message, StepAnswer};
 use crate::output::{LogSlot, Outcome, Output, Refusal, Request, Work};
 use crate::replay::{EndedOperation, InDoubt, Replay};
-use crate::snapshot::{DoubtfulTrail, Ended, EndedHow, Trail};
+use crate::snapshot::{DoubtfulTrail, Ended, EndedHow, SpareTrails, Trail};
 use base::prng::Key;
 use base::{CoordinatorId, Epoch, NodeName, OperationId, ParentStep, RequestKey};
 use base::{Sequence, Time};
@@ -29,7 +29,7 @@ use transactions::{TransactionOp, Waiting, fingerprint_of};
 use twopc::Transaction;
 use twopc::coordinator::Decision;
 use twopc::heuristic::Heuristics;
-use wal_core::{DiskError, Log};
+use wal_core::{DiskError, DiskOp, Log};
 
 /// How an engine behaves. Every time and number is a limit, none is a promise of speed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -308,6 +308,7 @@ impl Engine {
                 owed_transaction: Vec::new(),
                 owed_saga: Vec::new(),
                 encoded: sagas::Encoded::default(),
+                spare_trails: SpareTrails::default(),
                 errands: VecDeque::new(),
             },
             transactions: BTreeMap::new(),
@@ -689,6 +690,12 @@ impl Engine {
     #[must_use]
     pub fn log(&self) -> &Log {
         self.desk.log.log()
+    }
+
+    /// Takes the operations of an [`Output::Disk`] back once they were performed. Optional: the log's next
+    /// flush writes from the same memory.
+    pub fn reuse(&mut self, spent: Vec<DiskOp>) {
+        self.desk.log.reuse(spent);
     }
 
     /// Whether the disk has room for the log's current segment only, as the shell knows. While it has, what does

@@ -1,8 +1,8 @@
-use crate::gate::Gate;
+use crate::gate::{Gate, push_made};
 use crate::output::{LogSlot, Output};
 use crate::snapshot::{Frame, Trail};
 use base::{Sequence, Time};
-use wal_core::{AppendError, DiskError, EventType, Log};
+use wal_core::{AppendError, Appended, DiskError, DiskOp, EventType, Log};
 
 /// A log and the gate behind it: what is appended here, and what may leave once it is durable.
 ///
@@ -35,8 +35,8 @@ impl GatedLog {
         encode: impl FnOnce(&mut Vec<u8>) -> EventType,
     ) -> Result<Sequence, AppendError> {
         let timestamp_ms = self.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
-        let (event, sequence) = self.log.append_with(timestamp_ms, encode)?;
-        out.push(Output::Appended { slot: self.slot, event, sequence });
+        let Appended { event, sequence, .. } = self.log.append_with(timestamp_ms, encode)?;
+        push_made(out, || Output::Appended { slot: self.slot, event, sequence });
         Ok(sequence)
     }
 
@@ -49,19 +49,11 @@ impl GatedLog {
         encode: impl FnOnce(&mut Vec<u8>) -> EventType,
     ) -> Result<Sequence, AppendError> {
         let timestamp_ms = self.unix_ms_at_zero.saturating_add_unsigned(now.as_millis());
-        // What it will be, should it be appended.
-        let sequence = self.log.last().next();
-        let mut kept = trail.begin();
-        let (event, appended) = self.log.append_with(timestamp_ms, |buffer| {
-            let at = buffer.len();
-            let event = encode(buffer);
-            let payload = &buffer[at..];
-            kept.put(&Frame { sequence, timestamp_ms, event, payload });
-            event
-        })?;
-        kept.keep();
-        out.push(Output::Appended { slot: self.slot, event, sequence: appended });
-        Ok(appended)
+        let appended = self.log.append_with(timestamp_ms, encode)?;
+        let Appended { event, sequence, payload } = appended;
+        trail.push(&Frame { sequence, timestamp_ms, event, payload });
+        push_made(out, || Output::Appended { slot: self.slot, event, sequence });
+        Ok(sequence)
     }
 
     /// Appends the next part of a snapshot: see [`Log::append_part`].
@@ -90,10 +82,21 @@ impl GatedLog {
     /// Lets `effect` leave once `after` is durable, and forces the log if it is not yet.
     #[inline]
     pub fn owe(&mut self, after: Sequence, effect: Output, out: &mut Vec<Output>) {
+        self.owe_made(after, out, || effect);
+    }
+
+    /// As [`owe`](Self::owe), of an effect that is made where it leaves or is held.
+    #[inline]
+    pub fn owe_made(
+        &mut self,
+        after: Sequence,
+        out: &mut Vec<Output>,
+        effect: impl FnOnce() -> Output,
+    ) {
         if self.is_durable(after) {
-            out.push(effect);
+            push_made(out, effect);
         } else {
-            self.gate.hold(after, effect);
+            self.gate.hold_made(after, effect);
             self.log.force(after);
         }
     }
@@ -129,6 +132,11 @@ impl GatedLog {
         if let Some(flush) = self.log.next_flush(now) {
             out.push(Output::Disk { slot: self.slot, ops: flush.ops });
         }
+    }
+
+    /// Takes the operations of a flush back once they were performed: see [`Log::reuse`].
+    pub fn reuse(&mut self, spent: Vec<DiskOp>) {
+        self.log.reuse(spent);
     }
 
     /// The log.

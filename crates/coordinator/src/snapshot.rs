@@ -67,22 +67,12 @@ pub(crate) struct Frame<'a> {
 const FRAME_HEAD_BYTES: usize = 21;
 
 impl Trail {
-    /// An empty one, with room for so many records with payloads of so many bytes in all.
-    pub fn with_room(records: usize, payload_bytes: usize) -> Trail {
-        Trail { bytes: Vec::with_capacity(records * FRAME_HEAD_BYTES + payload_bytes) }
-    }
-
     /// Adds a record.
     pub fn push(&mut self, frame: &Frame<'_>) {
         if repeats(frame.event, frame.payload) {
-            self.forget_attempt(frame.payload, self.bytes.len());
+            self.forget_attempt(frame.payload);
         }
         self.put(frame);
-    }
-
-    /// A record that is being appended to the log, to be added if it is.
-    pub fn begin(&mut self) -> Addition<'_> {
-        Addition { before: self.bytes.len(), repeats: false, trail: self }
     }
 
     fn put(&mut self, frame: &Frame<'_>) {
@@ -98,9 +88,9 @@ impl Trail {
     }
 
     /// A compensation is tried without end, and of its failed attempts only the last one counts.
-    fn forget_attempt(&mut self, payload: &[u8], before: usize) {
+    fn forget_attempt(&mut self, payload: &[u8]) {
         let mut at = 0;
-        let earlier = frames(&self.bytes[..before]).flatten().find_map(|frame| {
+        let earlier = frames(&self.bytes).flatten().find_map(|frame| {
             let place = at..at + FRAME_HEAD_BYTES + frame.payload.len();
             at = place.end;
             let same = repeats(frame.event, frame.payload) && frame.payload[..12] == payload[..12];
@@ -141,33 +131,28 @@ impl Trail {
     }
 }
 
-/// See [`Trail::begin`].
-pub(crate) struct Addition<'a> {
-    trail: &'a mut Trail,
-    before: usize,
-    repeats: bool,
-}
+/// The memory of trails that are done with: operations end and begin all the time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpareTrails(Vec<Vec<u8>>);
 
-impl Addition<'_> {
-    pub fn put(&mut self, frame: &Frame<'_>) {
-        self.repeats = repeats(frame.event, frame.payload);
-        self.trail.put(frame);
+impl SpareTrails {
+    /// How many are kept, and how long they may be.
+    const MOST: usize = 64;
+    const BYTES_MAX: usize = 8 << 10;
+
+    /// An empty trail, with room for so many records with payloads of so many bytes in all.
+    pub fn begin(&mut self, records: usize, payload_bytes: usize) -> Trail {
+        let mut bytes = self.0.pop().unwrap_or_default();
+        bytes.reserve(records * FRAME_HEAD_BYTES + payload_bytes);
+        Trail { bytes }
     }
 
-    /// The log has taken it.
-    pub fn keep(mut self) {
-        if self.repeats {
-            let payload = self.trail.bytes[self.before + FRAME_HEAD_BYTES..].to_vec();
-            // It stands behind the one that it takes the place of.
-            self.trail.forget_attempt(&payload, self.before);
+    /// The trail's operation has ended.
+    pub fn keep(&mut self, Trail { mut bytes }: Trail) {
+        if self.0.len() < Self::MOST && bytes.capacity() <= Self::BYTES_MAX {
+            bytes.clear();
+            self.0.push(bytes);
         }
-        self.before = self.trail.bytes.len();
-    }
-}
-
-impl Drop for Addition<'_> {
-    fn drop(&mut self) {
-        self.trail.bytes.truncate(self.before);
     }
 }
 
@@ -356,8 +341,13 @@ impl Ended {
                 out.extend_from_slice(key.as_bytes());
             }
         }
-        out.push(u8::from(self.fingerprint.is_some()));
-        out.extend(self.fingerprint.iter().flat_map(|fingerprint| fingerprint.to_le_bytes()));
+        match self.fingerprint {
+            None => out.push(0),
+            Some(fingerprint) => {
+                out.push(1);
+                out.extend_from_slice(&fingerprint.to_le_bytes());
+            }
+        }
     }
 
     pub fn decode(bytes: &mut &[u8]) -> Option<Ended> {
@@ -538,6 +528,23 @@ mod tests {
 
     fn frame(sequence: u64, event: EventType, payload: &[u8]) -> Frame<'_> {
         Frame { sequence: Sequence(sequence), timestamp_ms: -1, event, payload }
+    }
+
+    #[test]
+    fn a_trail_begins_empty_in_the_memory_of_one_that_is_done_with() {
+        let mut spare = SpareTrails::default();
+        let mut trail = spare.begin(2, 1_000);
+        trail.push(&frame(1, EventType::SAGA_CREATED, &[7; 900]));
+        let capacity = trail.bytes.capacity();
+        spare.keep(trail);
+        let again = spare.begin(0, 0);
+        assert_eq!((again.bytes(), again.bytes.capacity()), (&[][..], capacity));
+        assert_eq!(spare.begin(0, 0).bytes.capacity(), 0, "it is used once");
+        let long = Trail { bytes: Vec::with_capacity(SpareTrails::BYTES_MAX + 1) };
+        spare.keep(long);
+        (0..SpareTrails::MOST + 9).for_each(|_| spare.keep(Trail { bytes: vec![0; 9] }));
+        assert_eq!(spare.0.len(), SpareTrails::MOST);
+        assert!(spare.0.iter().all(|bytes| bytes.capacity() < 100), "a long one is not kept");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use twopc::Participant;
 use twopc::participant::{Change, Event, Found, PromiseKey, Reply, Resources, Ruling};
-use wal_core::{DiskError, Log};
+use wal_core::{DiskError, DiskOp, Log};
 
 /// How a participant behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -320,6 +320,11 @@ impl Host {
     /// not fit is not promised, and asked for again: see [`Log::confine`].
     pub fn confine_log(&mut self, confined: bool) {
         self.log.confine(confined);
+    }
+
+    /// Takes the operations of an [`Output::Disk`] back once they were performed: see [`Log::reuse`].
+    pub fn reuse(&mut self, spent: Vec<DiskOp>) {
+        self.log.reuse(spent);
     }
 
     /// What was done since this start.

@@ -514,6 +514,23 @@ impl Node {
         }
     }
 
+    /// Takes the operations of an [`Output::Disk`] back once they were performed. Optional: the log's next flush writes
+    /// from the same memory.
+    pub fn reuse(&mut self, slot: LogSlot, spent: Vec<DiskOp>) {
+        match slot {
+            LogSlot::Coordinator => {
+                if let Some(engine) = self.coordinator.running() {
+                    engine.reuse(spent);
+                }
+            }
+            LogSlot::Participant => {
+                if let Some(host) = self.participant.running() {
+                    host.reuse(spent);
+                }
+            }
+        }
+    }
+
     /// Whether the disk has room for the current segment only of one of its logs, as the shell knows: while it has,
     /// what does not fit is refused or done later, and nothing fails. See [`Log::confine`].
     pub fn confine_log(&mut self, slot: LogSlot, confined: bool) {

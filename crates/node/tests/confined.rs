@@ -11,6 +11,7 @@ use node::{Branch, Config, Input, LogSlot, Outcome, Refusal, Request, Work};
 use shell::{ME, Shell};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use wal_core::{DiskOp, SegmentId};
 
 const LOGS: [LogSlot; 2] = [LogSlot::Coordinator, LogSlot::Participant];
 
@@ -102,5 +103,24 @@ fn what_a_full_disk_has_no_room_for_is_refused_or_waits() {
             wait(&mut shell, &mut told, 1);
             assert_eq!(told.get(&key), Some(&Outcome::Committed), "{number}");
         }
+    }
+}
+
+/// What a shell gives back of a flush is what the next one of the same log is written from.
+#[test]
+fn a_flush_is_written_from_memory_that_was_given_back() {
+    const MUCH: usize = 20 << 10;
+    for slot in LOGS {
+        let (mut shell, mut told) = (start(), BTreeMap::new());
+        submit(&mut shell, &mut told, 1);
+        wait(&mut shell, &mut told, 1);
+        assert!(shell.written_from.iter().all(|most| *most < MUCH), "{:?}", shell.written_from);
+        let bytes = Vec::with_capacity(MUCH);
+        shell.node.reuse(slot, vec![DiskOp::Write { segment: SegmentId(1), offset: 0, bytes }]);
+        let key = submit(&mut shell, &mut told, 2);
+        wait(&mut shell, &mut told, 1);
+        assert_eq!(told.get(&key), Some(&Outcome::Committed));
+        let mine = LOGS.map(|it| it == slot);
+        assert_eq!(shell.written_from.map(|most| most >= MUCH), mine, "{slot:?}");
     }
 }

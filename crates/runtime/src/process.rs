@@ -400,6 +400,7 @@ impl Process {
                     let begun = self.clock.now();
                     let result = self.disks.perform(slot, &ops);
                     self.flush_times[slot as usize].observe(self.clock.now() - begun);
+                    node.reuse(slot, ops);
                     self.make_ahead(&mut node, slot);
                     Some(Input::Flushed { slot, result })
                 }

@@ -473,9 +473,7 @@ impl Transaction {
         audit.check()?;
         let audit = audit.clone();
         match self.decision() {
-            None if commit => {
-                Ok(Some(Event::ForcedCommit { members: self.writers().collect(), audit }))
-            }
+            None if commit => Ok(Some(Event::ForcedCommit { members: self.writers(), audit })),
             None => Ok(Some(Event::ForcedAbort { audit })),
             Some(decision) => {
                 let before = decision == Decision::Commit;
@@ -494,11 +492,10 @@ impl Transaction {
     /// [`IllegalTransition`]: the event does not follow, and changed nothing, except for
     /// [`IllegalTransition::UnbackedCommit`], which stands.
     pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
-        let illegal = IllegalTransition::OutOfPlace { event: event.name(), state: self.state() };
         let mut anomaly = None;
         match (event, self.phase) {
             (Event::Created { .. }, _) => return Err(IllegalTransition::CreatedTwice),
-            (_, Phase::Ended(_)) => return Err(illegal),
+            (_, Phase::Ended(_)) => return Err(self.out_of_place(event)),
             (Event::ParticipantAdded(member), Phase::Created) => {
                 if self.position(member.shard).is_some() {
                     return Err(IllegalTransition::DuplicateShard);
@@ -514,7 +511,7 @@ impl Transaction {
             (
                 Event::VoteReceived { .. } | Event::AbortComplete | Event::RollbackStart,
                 Phase::Preparing,
-            ) if self.is_delegated() => return Err(illegal),
+            ) if self.is_delegated() => return Err(self.out_of_place(event)),
             (
                 Event::VoteReceived { shard, vote },
                 Phase::Preparing | Phase::Aborting | Phase::RollingBack,
@@ -585,10 +582,14 @@ impl Transaction {
                 self.phase = Phase::Ended(Decision::Abort);
             }
             (Event::RollbackComplete, Phase::Aborting) if self.rollback_started => {}
-            _ => return Err(illegal),
+            _ => return Err(self.out_of_place(event)),
         }
         self.last_at = sequence;
         anomaly.map_or(Ok(()), Err)
+    }
+
+    fn out_of_place(&self, event: &Event) -> IllegalTransition {
+        IllegalTransition::OutOfPlace { event: event.name(), state: self.state() }
     }
 
     /// The fact that this state owes the log without any input: the decision once the votes are in,
@@ -599,7 +600,7 @@ impl Transaction {
             Phase::Preparing if !self.voted_no.is_empty() => Some(Event::AbortStart),
             Phase::Preparing if self.all_read_only() => Some(Event::ReadOnlyComplete),
             Phase::Preparing if self.all_agreed() => {
-                Some(Event::CommitStart { members: self.writers().collect() })
+                Some(Event::CommitStart { members: self.writers() })
             }
             Phase::Committing if self.all_acknowledged() => Some(Event::CommitComplete),
             _ => None,
@@ -809,9 +810,8 @@ impl Transaction {
     fn position(&self, shard: ShardId) -> Option<usize> {
         let wanted = u64::from_le_bytes([Prints::of(&shard); 8]);
         let printed = self.members.len().min(self.prints.0.len());
-        for (chunk, prints) in
-            self.prints.0[..printed.next_multiple_of(8)].as_chunks().0.iter().enumerate()
-        {
+        let chunks = self.prints.0.as_chunks().0.iter().take(printed.div_ceil(8));
+        for (chunk, prints) in chunks.enumerate() {
             // Of the bytes that are zero here the lowest is found for certain; one above it may be taken for
             // zero that is not, and is then another member's.
             let differ = u64::from_le_bytes(*prints) ^ wanted;
@@ -848,9 +848,13 @@ impl Transaction {
     }
 
     /// Whom a decision concerns.
-    fn writers(&self) -> impl Iterator<Item = Member> + '_ {
-        let members = self.members.iter().enumerate();
-        members.filter(|(at, _)| !self.voted_read_only.contains(*at)).map(|(_, member)| *member)
+    fn writers(&self) -> Vec<Member> {
+        let mut writers = self.members.clone();
+        if !self.voted_read_only.is_empty() {
+            let mut at = 0..;
+            writers.retain(|_| at.next().is_some_and(|at| !self.voted_read_only.contains(at)));
+        }
+        writers
     }
 
     fn awaits_commit(&self, member: usize) -> bool {

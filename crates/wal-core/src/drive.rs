@@ -36,7 +36,7 @@ pub fn open(
 pub fn drive(storage: &mut dyn Storage, log: &mut Log, now: Time) -> bool {
     let Some(flush) = log.next_flush(now) else { return false };
     log.flushed(now, storage.perform_all(&flush.ops));
-    log.reuse(flush);
+    log.reuse(flush.ops);
     true
 }
 

@@ -101,7 +101,7 @@ pub use drive::{close, drive, open};
 pub use file::{FileError, FileStorage, Spare, Writes};
 pub use file_streams::{FileStreams, FileStreamsError, StreamFiles};
 pub use guard::Guard;
-pub use log::{AppendError, Config, ConfigError, Flush, Log};
+pub use log::{AppendError, Appended, Config, ConfigError, Flush, Log};
 pub use memory::MemoryStorage;
 pub use open::{OpenError, OpenMode, Opening};
 pub use payload::{

@@ -184,6 +184,17 @@ pub enum AppendError {
     Closed,
 }
 
+/// A record as it was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended<'a> {
+    /// What it says.
+    pub event: EventType,
+    /// Its number.
+    pub sequence: Sequence,
+    /// Its payload, where it waits for a flush.
+    pub payload: &'a [u8],
+}
+
 /// What is to be written now: every operation, strictly in order, up to the first that fails. Then the
 /// log is told, by [`Log::flushed`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -241,6 +252,8 @@ struct InFlight {
 #[derive(Clone, Debug)]
 pub struct Log {
     config: Config,
+    /// How many bytes of records a batch of it has room for.
+    batch_room: u64,
     claim: Claim,
     seed: Seed,
     /// Where the next batch goes.
@@ -298,6 +311,7 @@ impl Log {
     pub(crate) fn opened(opened: Opened, now: Time) -> Log {
         let Opened { config, claim, last, chain, stats, compaction } = opened;
         Log {
+            batch_room: config.batch_room(),
             seed: Seed::of(&claim),
             offset: HEADER_BYTES,
             segment_bytes: config.segment_bytes_first,
@@ -345,11 +359,11 @@ impl Log {
         if event != EventType::GUARD {
             self.check_length(payload.len())?;
         }
-        let (_, sequence) = self.append_with(timestamp_ms, |out| {
+        let appended = self.append_with(timestamp_ms, |out| {
             out.extend_from_slice(payload);
             event
         })?;
-        Ok(sequence)
+        Ok(appended.sequence)
     }
 
     /// As [`append`](Log::append), for a payload that `encode` writes in its place, behind what is in
@@ -360,15 +374,18 @@ impl Log {
     ///
     /// # Panics
     /// If `encode` takes away what was in the buffer before.
+    #[inline]
     pub fn append_with(
         &mut self,
         timestamp_ms: i64,
         encode: impl FnOnce(&mut Vec<u8>) -> EventType,
-    ) -> Result<(EventType, Sequence), AppendError> {
+    ) -> Result<Appended<'_>, AppendError> {
         self.check_writable()?;
         self.begin_record();
         let event = encode(&mut self.pending.bytes);
-        Ok((event, self.end_record(event, timestamp_ms, false)?))
+        let payload_bytes = self.end_record(event, timestamp_ms, false)?;
+        let Pending { bytes, end, .. } = &self.pending;
+        Ok(Appended { event, sequence: self.last, payload: &bytes[end - payload_bytes..*end] })
     }
 
     /// Whether such a record can be appended, room aside; and how many bytes it takes.
@@ -384,6 +401,7 @@ impl Log {
         Ok((HEADER + payload_bytes) as u64)
     }
 
+    #[inline]
     fn check_writable(&self) -> Result<(), AppendError> {
         if self.poison.is_some() {
             return Err(AppendError::Poisoned);
@@ -400,6 +418,7 @@ impl Log {
     }
 
     /// Leaves space for a record's header behind the pending records.
+    #[inline]
     fn begin_record(&mut self) {
         if self.pending.records == 0 {
             self.begin_batch();
@@ -427,13 +446,13 @@ impl Log {
         batch.begins_snapshot = false;
     }
 
-    /// Makes a record of what was written behind the space for its header.
+    /// Makes a record of what was written behind the space for its header. Says how long the payload is.
     fn end_record(
         &mut self,
         event: EventType,
         timestamp_ms: i64,
         part: bool,
-    ) -> Result<Sequence, AppendError> {
+    ) -> Result<usize, AppendError> {
         let at = self.pending.end + HEADER;
         assert!(self.pending.bytes.len() >= at, "a payload is written behind what is there");
         let payload_bytes = self.pending.bytes.len() - at;
@@ -449,7 +468,7 @@ impl Log {
             return Err(AppendError::NoSpace);
         }
         if self.pending.records > 0
-            && (self.pending.records_bytes() + bytes) as u64 > self.config.batch_room()
+            && (self.pending.records_bytes() + bytes) as u64 > self.batch_room
         {
             self.split_batch();
         }
@@ -465,7 +484,7 @@ impl Log {
         self.pending_bytes += bytes as u64;
         self.last = sequence;
         self.stats.count(sequence, event, bytes as u64, part);
-        Ok(sequence)
+        Ok(payload_bytes)
     }
 
     /// The pending batch is full: takes what is behind its end over into a new one.
@@ -642,10 +661,10 @@ impl Log {
         }
     }
 
-    /// Gives a flush's buffers back after it was performed. Optional: it saves allocations, and of long
-    /// batches the clearing of fresh pages. Four batches' worth is kept at most.
-    pub fn reuse(&mut self, mut spent: Flush) {
-        for op in spent.ops.drain(..) {
+    /// Gives a flush's operations back after they were performed, for their buffers. Optional: it saves
+    /// allocations, and of long batches the clearing of fresh pages. Four batches' worth is kept at most.
+    pub fn reuse(&mut self, mut spent: Vec<DiskOp>) {
+        for op in spent.drain(..) {
             if let DiskOp::Write { mut bytes, .. } = op {
                 let held: usize = self.spare_bytes.iter().map(Vec::capacity).sum();
                 let most = 4 * self.config.batch_bytes_max as usize;
@@ -655,7 +674,7 @@ impl Log {
                 }
             }
         }
-        self.spare_ops = spent.ops;
+        self.spare_ops = spent;
     }
 
     /// The last flush: everything pending, synced, and two guards that prove it, synced. When it is
@@ -915,7 +934,8 @@ impl Log {
         self.begin_record();
         part.encode(sagas, transactions, &mut self.pending.bytes);
         encode(&mut self.pending.bytes);
-        let sequence = self.end_record(EventType::CHECKPOINT, timestamp_ms, true)?;
+        self.end_record(EventType::CHECKPOINT, timestamp_ms, true)?;
+        let sequence = self.last;
         self.pending.begins_snapshot |= number == 0;
         let bytes = self.stats.bytes - bytes_before;
         self.compaction.appended(last, sequence, bytes, bytes_before);

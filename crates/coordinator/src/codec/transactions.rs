@@ -5,7 +5,9 @@ use super::write::{
     Fixed, PARENT_BYTES, PARTICIPANT_BYTES, Tags, parent_bytes, put_audit, tag_head, words,
 };
 use super::{CodecError, EXTENSION_VERSION, tag};
-use base::{BootCount, CoordinatorId, NodeName, OperationId, ShardId, StoreId};
+use base::{
+    BootCount, CoordinatorId, NodeName, OperationId, ParentStep, RequestKey, ShardId, StoreId,
+};
 use twopc::coordinator::Member;
 use twopc::{Audit, Vote, heuristic};
 use wal_core::EventType;
@@ -24,16 +26,7 @@ pub fn encode_transaction(
     match event {
         Event::Created { coordinator, request_key, fingerprint, parent } => {
             Fixed::<40>::of(id).put(&coordinator.0).append(out);
-            let mut tags = Tags::behind(out);
-            if let Some(key) = request_key {
-                tags.put(tag::REQUEST_KEY, key.as_bytes());
-            }
-            if let Some(fingerprint) = fingerprint {
-                tags.put(tag::FINGERPRINT, &fingerprint.to_le_bytes());
-            }
-            if let Some(parent) = parent {
-                tags.put(tag::PARENT, &parent_bytes(*parent));
-            }
+            put_created(Tags::behind(out), request_key.as_ref(), *fingerprint, *parent);
             EventType::TX_CREATED
         }
         Event::ParticipantAdded(Member { shard, node, store }) => {
@@ -51,7 +44,7 @@ pub fn encode_transaction(
             let agrees = u8::from(*vote != Vote::Abort);
             Fixed::<41>::of(id).put(&shard.0).put(&[agrees]).append(out);
             if *vote == Vote::ReadOnly {
-                Tags::behind(out).put(tag::READ_ONLY, &[1]);
+                put_flag(tag::READ_ONLY, out);
             }
             EventType::TX_VOTE_RECEIVED
         }
@@ -76,12 +69,12 @@ pub fn encode_transaction(
         Event::PrepareStart => bare(EventType::TX_PREPARE_START),
         Event::OnePhaseStart => {
             words(out, id, &[]);
-            Tags::behind(out).put(tag::ONE_PHASE, &[1]);
+            put_flag(tag::ONE_PHASE, out);
             EventType::TX_PREPARE_START
         }
         Event::ReadOnlyComplete => {
             words(out, id, &[]);
-            Tags::behind(out).put(tag::READ_ONLY, &[1]);
+            put_flag(tag::READ_ONLY, out);
             EventType::TX_ABORT_COMPLETE
         }
         Event::CommitComplete => bare(EventType::TX_COMMIT_COMPLETE),
@@ -90,6 +83,31 @@ pub fn encode_transaction(
         Event::RollbackStart => bare(EventType::TX_ROLLBACK_START),
         Event::RollbackComplete => bare(EventType::TX_ROLLBACK_COMPLETE),
     }
+}
+
+// Apart from the others, since most records have none of this, and are written by the hundred thousand.
+
+#[inline(never)]
+fn put_created(
+    mut tags: Tags<'_>,
+    request_key: Option<&RequestKey>,
+    fingerprint: Option<u128>,
+    parent: Option<ParentStep>,
+) {
+    if let Some(key) = request_key {
+        tags.put(tag::REQUEST_KEY, key.as_bytes());
+    }
+    if let Some(fingerprint) = fingerprint {
+        tags.fixed(tag::FINGERPRINT, &fingerprint.to_le_bytes());
+    }
+    if let Some(parent) = parent {
+        tags.put(tag::PARENT, &parent_bytes(parent));
+    }
+}
+
+#[inline(never)]
+fn put_flag(tag: u8, out: &mut Vec<u8>) {
+    Tags::behind(out).put(tag, &[1]);
 }
 
 pub(super) const ID: usize = 8;

@@ -71,17 +71,23 @@ impl<'a> Tags<'a> {
         Tags { out, begun: false }
     }
 
+    #[inline]
     pub(super) fn put(&mut self, tag: u8, value: &[u8]) -> &mut Self {
-        let mut parts = value.chunks(usize::from(u16::MAX));
-        let mut part = parts.next().unwrap_or(&[]);
-        loop {
-            self.head(tag, part.len());
-            self.out.extend_from_slice(part);
-            match parts.next() {
-                Some(next) => part = next,
-                None => return self,
-            }
+        if value.len() > usize::from(u16::MAX) {
+            return self.put_parts(tag, value);
         }
+        self.head(tag, value.len());
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    /// Puts a value that is longer than one can be: it stands in several.
+    #[cold]
+    fn put_parts(&mut self, tag: u8, value: &[u8]) -> &mut Self {
+        for part in value.chunks(usize::from(u16::MAX)) {
+            self.put(tag, part);
+        }
+        self
     }
 
     /// Puts a value of a length that the compiler knows.
@@ -189,6 +195,7 @@ pub(super) const TRANSACTION: u8 = 1;
 
 pub(super) const SAGA: u8 = 2;
 
+#[cold]
 pub(super) fn put_audit(tags: &mut Tags<'_>, audit: &Audit) {
     let who = &audit.who.as_bytes()[..audit.who.len().min(Audit::TEXT_BYTES_MAX as usize)];
     let why = &audit.why.as_bytes()[..audit.why.len().min(Audit::TEXT_BYTES_MAX as usize)];

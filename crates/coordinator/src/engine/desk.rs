@@ -6,6 +6,7 @@ use super::transactions::Announced;
 use super::{Admitted, Config, OpRef, Stats};
 use crate::gated::GatedLog;
 use crate::output::Refusal;
+use crate::snapshot::SpareTrails;
 use base::{Epoch, NodeName, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -72,11 +73,14 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn place(&mut self, node: NodeName) -> u32 {
-        let Nodes { places, announced } = self;
-        *places.entry(node).or_insert_with(|| {
-            announced.push(Announced::Expected(Vec::new()));
-            u32::try_from(announced.len() - 1).expect("fewer than 2^32 nodes have a name")
-        })
+        if let Some(place) = self.places.get(&node) {
+            return *place;
+        }
+        self.announced.push(Announced::Expected(Vec::new()));
+        let place = u32::try_from(self.announced.len() - 1);
+        let place = place.expect("fewer than 2^32 nodes have a name");
+        self.places.insert(node, place);
+        place
     }
 
     pub(super) fn has_announced(&self, place: u32) -> bool {
@@ -97,6 +101,7 @@ pub(super) struct Desk {
     pub(super) owed_transaction: Vec<twopc::coordinator::Effect>,
     pub(super) owed_saga: Vec<saga::Effect>,
     pub(super) encoded: Encoded,
+    pub(super) spare_trails: SpareTrails,
     /// What operations owe each other.
     pub(super) errands: VecDeque<Errand>,
 }

@@ -64,14 +64,13 @@ impl SagaOp {
         outcome: saga::Outcome,
         attempts_max: u32,
     ) -> saga::Input {
-        let refused = matches!(outcome, saga::Outcome::Refused { .. });
-        let tries = self.machine.step(step).map_or(0, saga::StepState::tries);
-        let last = tries.saturating_add(1) >= attempts_max;
-        if refused && direction == Direction::Backward && last {
-            saga::Input::GiveUpUndo { step }
-        } else {
-            saga::Input::Outcome { step, direction, outcome }
+        if let (saga::Outcome::Refused { .. }, Direction::Backward) = (&outcome, direction) {
+            let tries = self.machine.step(step).map_or(0, saga::StepState::tries);
+            if tries.saturating_add(1) >= attempts_max {
+                return saga::Input::GiveUpUndo { step };
+            }
         }
+        saga::Input::Outcome { step, direction, outcome }
     }
 
     fn is_owed(machine: &Saga, call: &Called) -> bool {
@@ -90,12 +89,14 @@ impl SagaOp {
         let known = |call: &&mut Called| call.step == step && call.direction == direction;
         match self.calls.iter_mut().find(known) {
             Some(call) => call.attempts = call.attempts.saturating_add(1),
-            None => {
-                let (refused, given_up) = (0, false);
-                let call = Called { step, direction, since: now, attempts: 1, refused, given_up };
-                self.calls.push(call);
-            }
+            None => self.called_first(step, direction, now),
         }
+    }
+
+    /// A call is made that is not among those that wait for an answer.
+    fn called_first(&mut self, step: u32, direction: Direction, now: Time) {
+        let (refused, given_up) = (0, false);
+        self.calls.push(Called { step, direction, since: now, attempts: 1, refused, given_up });
     }
 
     /// What is owed of the step is asked for as if for the first time.
@@ -216,7 +217,7 @@ impl Engine {
         let steps = events.len() - 1;
         let more = steps * codec::SUCCESS_PAYLOAD_BYTES + codec::END_PAYLOAD_BYTES;
         let records = encoded.payloads().len() + steps + 1;
-        let mut trail = Trail::with_room(records, encoded.bytes.len() + more);
+        let mut trail = self.desk.spare_trails.begin(records, encoded.bytes.len() + more);
         let mut encode = |payload: &mut Vec<u8>| {
             let (event, bytes) = payloads.next().expect("each event was encoded");
             payload.extend_from_slice(bytes);
@@ -323,6 +324,7 @@ impl Engine {
                 let outcome = EndedAs::Saga(how);
                 self.end_request(key, Known::Ended { at, told_after: at, outcome });
             }
+            self.desk.spare_trails.keep(op.trail);
             self.remember(
                 now,
                 Ended { id, how: EndedHow::Saga(how), at, request_key, fingerprint },
@@ -454,7 +456,10 @@ impl Desk {
         let Ok(sequence) = appended else { return false };
         let before = op.machine.parked_count() > 0;
         op.machine.apply(sequence, event).expect("a machine decides only what it may apply");
-        self.admitted.turns(op.root, before, op.machine.parked_count() > 0);
+        let after = op.machine.parked_count() > 0;
+        if before != after {
+            self.admitted.turns(op.root, before, after);
+        }
         match event {
             saga::Event::CompensationFailed { step, note: saga::AttemptNote::Parked, .. } => {
                 self.stats.parked += 1;
@@ -483,8 +488,10 @@ impl Desk {
             None => op.machine.pending(&mut owed),
         }
         if let (Some(saga::Event::StepSucceeded { step, .. }), []) = (fact, &owed[..]) {
-            // Steps beside it are waited for as before.
-            op.calls.retain(|call| call.step != *step);
+            // Steps beside it are waited for as before. Of it itself there is one call at most: a saga that has
+            // turned calls no step forward.
+            let answered = op.calls.iter().position(|call| call.step == *step);
+            answered.into_iter().for_each(|at| _ = op.calls.remove(at));
         } else {
             op.pace.attempt = 0;
             self.send_saga(now, op, &mut owed, false, out);
@@ -550,8 +557,6 @@ impl Desk {
             let alone = !matches!(spec.performer(), saga::Performer::Node);
             let order =
                 if alone && order != UndoOrder::MarkDone { UndoOrder::Alone } else { order };
-            op.called(step, direction, now);
-            let Some(spec) = op.machine.step(step) else { continue };
             let (to, kind) = (spec.node(), spec.kind());
             let body = match direction {
                 Direction::Forward => spec.body().clone(),
@@ -559,9 +564,16 @@ impl Desk {
             };
             let inputs = op.machine.inputs(step, direction);
             let cannot_fail = op.machine.cannot_fail(step);
-            let call = Call { step, direction, kind, cannot_fail, order, inputs };
-            let message = Message::StepCall { key, epoch, token, body, call };
-            self.log.owe(after, Output::Send { to, message }, out);
+            match direction {
+                // Whoever forgets that it was sent forgets the call, too.
+                Direction::Forward if fresh => op.called_first(step, direction, now),
+                _ => op.called(step, direction, now),
+            }
+            self.log.owe_made(after, out, || {
+                let call = Call { step, direction, kind, cannot_fail, order, inputs };
+                let message = Message::StepCall { key, epoch, token, body, call };
+                Output::Send { to, message }
+            });
         }
         let machine = &op.machine;
         if let saga::Phase::Ended(_) = machine.phase() {

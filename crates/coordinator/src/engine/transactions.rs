@@ -83,14 +83,14 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let nodes = &mut self.nodes;
         let places: Vec<u32> = branches.iter().map(|branch| nodes.place(branch.node)).collect();
+        if places.iter().all(|place| nodes.has_announced(*place)) {
+            return self.begin_transaction(now, origin, branches, &places, fingerprint, out);
+        }
         let named = branches.iter().map(|branch| branch.node).zip(&places);
         let mut unknown: Vec<(NodeName, u32)> = named
             .filter(|(_, place)| !nodes.has_announced(**place))
             .map(|(node, place)| (node, *place))
             .collect();
-        if unknown.is_empty() {
-            return self.begin_transaction(now, origin, branches, &places, fingerprint, out);
-        }
         unknown.sort_unstable();
         unknown.dedup();
         let number = self.waited;
@@ -131,15 +131,15 @@ impl Engine {
         fingerprint: u128,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
-        let mut peers = Vec::with_capacity(branches.len());
-        for (branch, place) in branches.iter().zip(places) {
+        let announced = |(branch, place): (&Branch, &u32)| {
             let Announced::As(store, boot) = self.nodes.announced[*place as usize] else {
                 unreachable!(
                     "a transaction begins once all of its nodes have announced themselves"
                 );
             };
-            peers.push(Peer { shard: branch.shard, node: branch.node, store, boot });
-        }
+            Peer { shard: branch.shard, node: branch.node, store, boot }
+        };
+        let peers: Arc<[Peer]> = branches.iter().zip(places).map(announced).collect();
         let members: Vec<Member> = peers.iter().copied().map(Member::at).collect();
         let id = self.draw_id()?;
         let coordinator = self.desk.config.id;
@@ -169,7 +169,7 @@ impl Engine {
         let [created, events @ ..] = &events[..] else {
             unreachable!("an admission begins with a creation");
         };
-        let mut trail = Trail::with_room(room.0, room.1);
+        let mut trail = self.desk.spare_trails.begin(room.0, room.1);
         let encode = |payload: &mut Vec<u8>| codec::encode_transaction(id, created, payload);
         let appended = self.desk.log.append_kept(now, &mut trail, out, encode);
         let at = appended.map_err(|_| Refusal::LogBusy)?;
@@ -177,7 +177,7 @@ impl Engine {
             machine: Transaction::created(id, at, created)
                 .expect("the first event of an admission is a creation"),
             work: branches.into_iter().map(|branch| branch.work).collect(),
-            peers: peers.into(),
+            peers,
             sent: Sent::default(),
             pace: Pace::new(now),
             aborts_sent: 0,
@@ -368,6 +368,7 @@ impl Engine {
             let outcome = EndedAs::Transaction(decision);
             fingerprint = self.end_request(key, Known::Ended { at, told_after, outcome });
         }
+        self.desk.spare_trails.keep(op.trail);
         let how = EndedHow::Transaction(decision);
         self.remember(now, Ended { id, how, at, request_key, fingerprint });
         match decision {
@@ -455,13 +456,19 @@ pub(super) fn fingerprint_of(key: &Key, branches: &[Branch]) -> u128 {
     };
     for branch in branches {
         words(branch.work.len() as u64, 0);
-        for bytes in [&branch.shard.0[..], &branch.node.0, &branch.work] {
-            for chunk in bytes.chunks(16) {
-                let mut whole = [0; 16];
-                whole[..chunk.len()].copy_from_slice(chunk);
-                let whole = u128::from_le_bytes(whole);
-                words(whole as u64, (whole >> 64) as u64);
-            }
+        let mut whole = |bytes: [u8; 16]| {
+            let whole = u128::from_le_bytes(bytes);
+            words(whole as u64, (whole >> 64) as u64);
+        };
+        for name in [&branch.shard.0, &branch.node.0] {
+            name.as_chunks().0.iter().for_each(|chunk| whole(*chunk));
+        }
+        let (chunks, rest) = branch.work.as_chunks();
+        chunks.iter().for_each(|chunk| whole(*chunk));
+        if !rest.is_empty() {
+            let mut last = [0; 16];
+            last[..rest.len()].copy_from_slice(rest);
+            whole(last);
         }
     }
     u128::from(hash[0]) | u128::from(hash[1]) << 64
@@ -554,7 +561,7 @@ impl Desk {
             if !fresh && !resend {
                 continue;
             }
-            let (member, after, message) = match effect {
+            let (after, at) = match effect {
                 Effect::Tell { decision, after } => {
                     if let (true, Some(key)) = (fresh, op.machine.request_key()) {
                         let reply = Output::Reply { key: key.clone(), outcome: decision.into() };
@@ -562,48 +569,49 @@ impl Desk {
                     }
                     continue;
                 }
-                Effect::Prepare { member } => {
-                    let Some(work) = op.work.get(member as usize).cloned() else { continue };
-                    let shard = op.machine.members()[member as usize].shard;
-                    let peers = op.peers.clone();
-                    let one_phase = false;
-                    let prepare =
-                        twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase };
-                    (member, Sequence::NONE, prepare)
-                }
-                Effect::Delegate { member, after } => {
-                    // The first one still waits for the beginning to be durable.
+                Effect::Prepare { member } | Effect::Abort { member } => (Sequence::NONE, member),
+                Effect::Delegate { member, after } | Effect::Commit { member, after } => {
+                    // The first one still waits for the beginning, or the decision, to be durable.
                     if !fresh && !self.log.is_durable(after) {
                         continue;
                     }
-                    let shard = op.machine.members()[member as usize].shard;
-                    let message = match op.work.get(member as usize).cloned() {
+                    (after, member)
+                }
+            };
+            let Member { shard, node: to, .. } = op.machine.members()[at as usize];
+            let send = |message| Output::Send { to, message: Message::Transaction(message) };
+            let work = || op.work.get(at as usize).cloned();
+            match effect {
+                Effect::Tell { .. } => {}
+                Effect::Prepare { .. } => {
+                    let Some(work) = work() else { continue };
+                    let (peers, one_phase) = (op.peers.clone(), false);
+                    self.log.owe_made(after, out, || {
+                        send(twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase })
+                    });
+                }
+                Effect::Delegate { .. } => {
+                    let message = match work() {
                         Some(work) => {
                             let (peers, one_phase) = (op.peers.clone(), true);
                             twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase }
                         }
                         None => twopc::Message::Resolve { key, epoch, shard },
                     };
-                    (member, after, message)
+                    self.log.owe(after, send(message), out);
                 }
-                Effect::Commit { member, after } => {
-                    // The first one still waits for the decision to be durable.
-                    if !fresh && !self.log.is_durable(after) {
-                        continue;
-                    }
-                    let shard = op.machine.members()[member as usize].shard;
-                    let store = op.machine.store_to_commit(member);
-                    (member, after, twopc::Message::Commit { key, epoch, shard, store })
+                Effect::Commit { .. } => {
+                    let store = op.machine.store_to_commit(at);
+                    self.log.owe_made(after, out, || {
+                        send(twopc::Message::Commit { key, epoch, shard, store })
+                    });
                 }
-                Effect::Abort { member } => {
+                Effect::Abort { .. } => {
                     aborts += 1;
-                    let shard = op.machine.members()[member as usize].shard;
-                    (member, Sequence::NONE, twopc::Message::Abort { key, epoch, shard })
+                    let abort = twopc::Message::Abort { key, epoch, shard };
+                    self.log.owe(after, send(abort), out);
                 }
-            };
-            let to = op.machine.members()[member as usize].node;
-            let message = Message::Transaction(message);
-            self.log.owe(after, Output::Send { to, message }, out);
+            }
         }
         self.owed_transaction = owed;
         op.aborts_sent += u32::from(aborts > 0);

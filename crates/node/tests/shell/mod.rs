@@ -3,7 +3,7 @@
 use base::{NodeName, RequestKey, Time};
 use node::{Config, Input, MemoryDisks, Node, Outcome, Output};
 use std::collections::VecDeque;
-use wal_core::OpenMode;
+use wal_core::{DiskOp, OpenMode};
 
 pub const ME: NodeName = NodeName::numbered(7);
 
@@ -12,6 +12,8 @@ pub struct Shell {
     pub now: Time,
     /// Answers since somebody last took them away.
     pub told: Vec<(RequestKey, Outcome)>,
+    /// The most memory that a write was handed out in, by log.
+    pub written_from: [usize; 2],
     disks: MemoryDisks,
     todo: VecDeque<Output>,
 }
@@ -20,7 +22,8 @@ impl Shell {
     pub fn start(config: Config) -> Shell {
         let (disks, mut out) = (MemoryDisks::default(), Vec::new());
         let node = Node::start(config, OpenMode::Exclusive, Time::ZERO, &disks, &mut out);
-        let mut shell = Shell { node, now: Time::ZERO, told: Vec::new(), disks, todo: out.into() };
+        let (now, told, written_from, todo) = (Time::ZERO, Vec::new(), [0; 2], out.into());
+        let mut shell = Shell { node, now, told, written_from, disks, todo };
         shell.run();
         shell
     }
@@ -42,6 +45,13 @@ impl Shell {
             match output {
                 Output::Disk { slot, ops } => {
                     let result = self.disks.perform(slot, &ops);
+                    for op in &ops {
+                        if let DiskOp::Write { bytes, .. } = op {
+                            let most = &mut self.written_from[slot as usize];
+                            *most = bytes.capacity().max(*most);
+                        }
+                    }
+                    self.node.reuse(slot, ops);
                     self.give(Input::Flushed { slot, result });
                 }
                 Output::Send { to, message } => {

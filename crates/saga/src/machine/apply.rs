@@ -66,9 +66,10 @@ impl Saga {
                     }
                     self.pivot = Some(step);
                 }
-                self.add(StepState {
+                let token = self.derive_token(step, 0);
+                let added = || StepState {
                     number: step,
-                    token: self.derive_token(step, 0),
+                    token,
                     action,
                     dependencies,
                     waits_for: 0,
@@ -86,7 +87,12 @@ impl Saga {
                     attempts_before: 0,
                     care: Care::Called,
                     instead: None,
-                });
+                };
+                match self.steps.last() {
+                    Some(last) if last.number > step => _ = self.stragglers.insert(step, added()),
+                    // It is made in its place, since it is large.
+                    _ => self.steps.extend(std::iter::once_with(added)),
+                }
                 Ok(())
             }
             Event::ExecuteStart => {
@@ -310,16 +316,6 @@ impl Saga {
         dependencies.sort_unstable();
         dependencies.dedup();
         Ok(Some(dependencies.into()))
-    }
-
-    #[inline]
-    fn add(&mut self, step: StepState) {
-        match self.steps.last() {
-            Some(last) if last.number > step.number => {
-                self.stragglers.insert(step.number, step);
-            }
-            _ => self.steps.push(step),
-        }
     }
 
     /// Turns an executing saga, which fixes what is to be undone: steps that have an undo, and

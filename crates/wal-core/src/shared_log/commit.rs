@@ -172,7 +172,7 @@ impl<S: Storage + Send + 'static> Shared<S> {
         let mut state = self.lock();
         let ended = self.now();
         state.log.flushed(ended, result);
-        state.log.reuse(flush);
+        state.log.reuse(flush.ops);
         let flying = state.flying.take().expect("only a flush that took off is performed");
         let number = flying.number;
         let came = state.asked;

@@ -375,7 +375,7 @@ fn g11_a_segment_made_anew_by_a_replaced_writer_does_not_count() {
         }
         life.journal.perform_all(&flush.ops).unwrap();
         old.flushed(Time::ZERO, Ok(()));
-        old.reuse(flush);
+        old.reuse(flush.ops);
     };
     while life.journal.segments().unwrap()[0] <= old.segment() {
         life.run(60, &mut choices, OpenMode::TakeOver);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use base::{Sequence, Time};
 use wal_core::{
-    AppendError, Config, ConfigError, DiskError, DiskOp, EventType, Log, MemoryStorage, Storage,
+    AppendError, Appended, Config, ConfigError, DiskError, DiskOp, EventType, Log, MemoryStorage,
+    Storage,
 };
 
 use crate::support::{config, open, scan};
@@ -183,16 +184,18 @@ fn a_payload_written_in_place_is_the_same_record() {
                 out.push(n);
                 panic::resume_unwind(Box::new(()))
             })
+            .map(|_| ())
         }));
         assert!(thrown.is_err());
         let payload = vec![n; usize::from(n) * 20];
-        let (event, sequence) = log
+        let Appended { event, sequence, payload: written } = log
             .append_with(7, |out| {
                 out.extend_from_slice(&payload);
                 EventType(n)
             })
             .unwrap();
-        assert_eq!((event, sequence), (EventType(n), log.last()));
+        assert_eq!((event, written), (EventType(n), &payload[..]));
+        assert_eq!(sequence, log.last());
         assert_eq!(copied.append(EventType(n), 7, &payload), Ok(sequence));
         if n % 9 == 8 {
             log.force(sequence);
