@@ -10,7 +10,8 @@
 //! # When
 //!
 //! **Whatever it is:** once its coordinator has been dead for the time after which the keepers that are left go on
-//! without the others.
+//! without the others, and where most of the network is. In the smaller part of one that is cut in two nobody keeps a
+//! promise by time alone: the coordinator has decided otherwise, maybe, and the others have gone on.
 //!
 //! **A record's next version:** as soon as its coordinator is dead, and most keepers of the version before, and all
 //! participants that are not dead, have just said, each since the coordinator is dead for it, that they are in doubt of
@@ -188,7 +189,10 @@ impl StorageNode {
         there.into_iter().for_each(|key| self.see_to_spoken_of(now, key, disks));
         for key in gone {
             match self.is_lost_at(now, of(&key)) {
-                None => self.keep_promise(now, key, "its coordinator is gone for good", disks),
+                None if self.sees_most_of(&key) => {
+                    self.keep_promise(now, key, "its coordinator is gone for good", disks);
+                }
+                None => self.look_for_orphans(now + self.config.membership.alive),
                 Some(later) => {
                     self.look_for_orphans(later);
                     self.ask_of_orphan(now, key, disks);
@@ -241,6 +245,18 @@ impl StorageNode {
             let of = Doubtful::Transaction(id);
             self.intervene(now, of, Force::Forget, "it does not come back", disks);
         }
+    }
+
+    /// Whether more of the others are there than have gone since the coordinator of a promise, and those who have promised
+    /// the same, began to go.
+    fn sees_most_of(&self, key: &PromiseKey) -> bool {
+        let Some(host) = self.transactions.participant() else { return false };
+        let Some(Promise::Prepared { peers, .. }) = host.participant().promise(key) else {
+            return false;
+        };
+        let all = peers.iter().map(|peer| peer.node).chain([NodeName(key.tx.coordinator.0)]);
+        let gone: Vec<NodeName> = all.filter(|node| self.is_dead(*node)).collect();
+        self.sees_most_since(&gone)
     }
 
     /// Asks the others who have promised the same to somebody who is gone, and keeps the promise if most of those who

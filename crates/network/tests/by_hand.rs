@@ -66,9 +66,7 @@ struct World {
     lost: Option<u64>,
     /// No vote gets through.
     no_votes: bool,
-    /// Who alone hears that others are in doubt.
-    words_to: Option<u64>,
-    /// Whose next vote is lost, and who is cut off with it.
+    /// Whoever is to be cut off as soon as it votes, and is not heard.
     mute: Option<u64>,
     /// How often somebody was asked to release bytes by a node whose upload's note was released, and was not.
     released: (u32, u32),
@@ -192,7 +190,6 @@ impl World {
             lost: None,
             no_votes: false,
             mute: None,
-            words_to: None,
             released: (0, 0),
             down: None,
             crash: None,
@@ -304,9 +301,6 @@ impl World {
                     }
                 }
                 let is_doubt = matches!(message, Message::Orphan { .. });
-                if is_doubt && self.words_to.is_some_and(|only| only != to) {
-                    return;
-                }
                 if self.cut.contains(&number) == self.cut.contains(&to) {
                     self.feed(to, Input::Message { from: name(number), message });
                 }
@@ -622,6 +616,34 @@ fn promises_to_who_is_gone_for_good_are_kept() {
     let after = world.agreed(before.file);
     assert!(after.version > 2, "{}", after.version);
     assert!(after.keepers.iter().all(|node| *node != before.keepers[0]));
+}
+
+/// Who is cut off behind its vote waits for the decision, however long that takes: alone it keeps no promise that the
+/// others may have gone on without.
+#[test]
+fn who_is_cut_off_with_its_promise_waits() {
+    let (mut world, before, closer) = about_to_turn();
+    let apart = before.keepers[2].number();
+    assert!(apart > 1, "others meet the first two");
+    world.mute = Some(apart);
+    for number in closer {
+        world.start(number, Disk::default(), 1);
+    }
+    for _ in 0..60 {
+        world.run(Duration::from_secs(1));
+        if world.mute.is_none() {
+            break;
+        }
+    }
+    assert_eq!(world.cut, BTreeSet::from([apart]));
+    world.run(2 * LOST);
+    let newest = world.records(before.file).values().map(|record| record.version).max();
+    assert!(newest > Some(1), "the others have gone on without it: {newest:?}");
+    assert_eq!(world.records(before.file)[&apart].version, 1, "it is in doubt");
+    world.heal();
+    world.run(minutes(70));
+    assert_eq!(promised(&world), 0);
+    lies_as_it_says(&world, world.agreed(before.file));
 }
 
 /// As soon as most keepers are known to be in doubt of a version of which nobody tells whether it is current, they
