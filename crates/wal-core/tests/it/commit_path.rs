@@ -1,7 +1,7 @@
 //! Many callers on one log of files: tickets, units, room, failure, and segments made ahead of time.
 
 use crate::files::directory;
-use crate::support::{Seen, scan};
+use crate::support::{Seen, reads_as, scan};
 use base::{Sequence, Time};
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
@@ -247,19 +247,7 @@ pub struct Tight {
     pub full: Arc<AtomicBool>,
 }
 
-impl Directory for Tight {
-    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
-        self.files.segments()
-    }
-
-    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
-        self.files.len(segment)
-    }
-
-    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        self.files.read_at(segment, at, into)
-    }
-}
+reads_as!(Tight, files);
 
 impl Storage for Tight {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
@@ -367,17 +355,7 @@ struct Held {
     waits: Arc<AtomicBool>,
 }
 
-impl Directory for Held {
-    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
-        self.files.segments()
-    }
-    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
-        self.files.len(segment)
-    }
-    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        self.files.read_at(segment, at, into)
-    }
-}
+reads_as!(Held, files);
 
 impl Storage for Held {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {

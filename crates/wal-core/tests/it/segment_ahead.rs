@@ -13,7 +13,7 @@ use wal_core::{
 
 use crate::commit_path::Tight;
 use crate::files::directory;
-use crate::support::scan;
+use crate::support::{reads_as, scan};
 
 const RECORDS: usize = 400;
 
@@ -178,17 +178,7 @@ struct Slow {
     found_out: Arc<AtomicBool>,
 }
 
-impl Directory for Slow {
-    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
-        self.files.segments()
-    }
-    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
-        self.files.len(segment)
-    }
-    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        self.files.read_at(segment, at, into)
-    }
-}
+reads_as!(Slow, files);
 
 impl Storage for Slow {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {

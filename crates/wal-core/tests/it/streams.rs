@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use base::{Epoch, OperationId, Time};
 use wal_core::{
-    Config, Directory, DiskError, DiskOp, EventType, FileError, FileLog, FileStorage, FileStreams,
+    Config, DiskError, DiskOp, EventType, FileError, FileLog, FileStorage, FileStreams,
     FileStreamsError, MemoryStorage, OpenError, OpenMode, OpenStreams, ScanConfig, Scanned,
     SegmentId, Storage, StreamFault, StreamFiles, StreamId, StreamsError, faults, open_streams,
 };
 
-use crate::support::{Choices, Journal, Seen, config, payload, scan};
+use crate::support::{Choices, Journal, Seen, config, payload, reads_as, scan};
 
 const ID: u64 = u64::MAX;
 
@@ -34,17 +34,7 @@ struct Ordered {
     order: Arc<Mutex<Vec<usize>>>,
 }
 
-impl Directory for Ordered {
-    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
-        self.journal.segments()
-    }
-    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
-        self.journal.len(segment)
-    }
-    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        self.journal.read_at(segment, at, into)
-    }
-}
+reads_as!(Ordered, journal);
 
 impl Storage for Ordered {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {

@@ -21,6 +21,29 @@ pub fn config() -> Config {
     }
 }
 
+/// A disk whose directory is that of the one that it wraps.
+macro_rules! reads_as {
+    ($disk:ty, $inner:ident) => {
+        impl wal_core::Directory for $disk {
+            fn segments(&self) -> std::io::Result<Vec<wal_core::SegmentId>> {
+                self.$inner.segments()
+            }
+            fn len(&self, segment: wal_core::SegmentId) -> std::io::Result<u64> {
+                self.$inner.len(segment)
+            }
+            fn read_at(
+                &self,
+                segment: wal_core::SegmentId,
+                at: u64,
+                into: &mut [u8],
+            ) -> std::io::Result<usize> {
+                self.$inner.read_at(segment, at, into)
+            }
+        }
+    };
+}
+pub(crate) use reads_as;
+
 /// The payload of every record, in order of its sequence, which it checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -104,17 +127,7 @@ impl Journal {
     }
 }
 
-impl Directory for Journal {
-    fn segments(&self) -> std::io::Result<Vec<SegmentId>> {
-        self.visible.segments()
-    }
-    fn len(&self, segment: SegmentId) -> std::io::Result<u64> {
-        self.visible.len(segment)
-    }
-    fn read_at(&self, segment: SegmentId, at: u64, into: &mut [u8]) -> std::io::Result<usize> {
-        self.visible.read_at(segment, at, into)
-    }
-}
+reads_as!(Journal, visible);
 
 impl Storage for Journal {
     fn perform(&mut self, op: &DiskOp) -> Result<(), DiskError> {
