@@ -148,6 +148,14 @@ pub enum Action {
         /// For how long.
         lasts: Duration,
     },
+    /// The node's disk has no room for the next segment of a log, and its shell knows: a log takes what fits into
+    /// the segment that it has, and refuses the rest before it is accepted.
+    LogConfined {
+        /// Who.
+        node: u32,
+        /// For how long.
+        lasts: Duration,
+    },
     /// The node's syncs are not done before this is over.
     Stall {
         /// Who.
@@ -223,7 +231,7 @@ pub struct Plan {
 
 impl Action {
     /// The names of all.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "power-loss",
         "process-crash",
         "zombie",
@@ -235,6 +243,7 @@ impl Action {
         "write-error",
         "read-error",
         "disk-full",
+        "log-confined",
         "stall",
         "bit-rot",
         "zeroed-sector",
@@ -259,6 +268,7 @@ impl Action {
             Self::WriteError { .. } => "write-error",
             Self::ReadError { .. } => "read-error",
             Self::DiskFull { .. } => "disk-full",
+            Self::LogConfined { .. } => "log-confined",
             Self::Stall { .. } => "stall",
             Self::BitRot { .. } => "bit-rot",
             Self::Damage { how: Damage::Zeroed, .. } => "zeroed-sector",
@@ -298,6 +308,7 @@ impl Action {
             | Self::WriteError { node, .. }
             | Self::ReadError { node, .. }
             | Self::DiskFull { node, .. }
+            | Self::LogConfined { node, .. }
             | Self::Stall { node, .. }
             | Self::BitRot { node }
             | Self::Damage { node, .. }
@@ -322,7 +333,7 @@ impl Plan {
             regions: *scenario.cluster.regions.get_ref(),
             kind: scenario.workload.kind,
         };
-        let kinds: [(&str, u32, Draw<'_>); 21] = [
+        let kinds: [(&str, u32, Draw<'_>); 22] = [
             ("coordinator_crashes", chaos.coordinator_crashes, Generator::coordinator_crash),
             ("participant_crashes", chaos.participant_crashes, Generator::participant_crash),
             ("compaction_crashes", chaos.compaction_crashes, Generator::compaction_crash),
@@ -344,6 +355,7 @@ impl Plan {
             ("misdirected_writes", chaos.misdirected_writes, Generator::misdirected_write),
             ("clogs", chaos.clogs, Generator::clog),
             ("recovery_sync_errors", chaos.recovery_sync_errors, Generator::recovery_sync_error),
+            ("logs_confined", chaos.logs_confined, Generator::log_confined),
         ];
         for (kind, count, make) in kinds {
             let key = draw.key.child(kind);
@@ -590,6 +602,14 @@ impl Generator<'_> {
         let trigger = Trigger::At(self.moment(stream));
         let lasts = self.lasts(stream);
         Fault { trigger, action: Action::DiskFull { node, lasts }, named: false }
+    }
+
+    fn log_confined(&self, _: u32, stream: &mut Stream) -> Fault {
+        let coordinates = stream.below(2) == 0;
+        let node = if coordinates { self.a_coordinator(stream) } else { self.anybody(stream) };
+        let trigger = self.at_a_signal(node, stream);
+        let lasts = self.lasts(stream);
+        Fault { trigger, action: Action::LogConfined { node, lasts }, named: false }
     }
 
     fn stall(&self, _: u32, stream: &mut Stream) -> Fault {

@@ -439,6 +439,8 @@ pub struct Chaos {
     pub clogs: u32,
     /// Syncs of recoveries that fail.
     pub recovery_sync_errors: u32,
+    /// Times in which there is no room for a log's next segment, and the node knows.
+    pub logs_confined: u32,
     /// When faults begin: between these two moments.
     pub window: Between,
     /// How long nodes are down, partitions last, …
@@ -470,6 +472,7 @@ impl Default for Chaos {
             misdirected_writes: 0,
             clogs: 0,
             recovery_sync_errors: 0,
+            logs_confined: 0,
             window: Between(Duration::ZERO, Duration::from_secs(5)),
             lasts: Between(Duration::from_millis(10), Duration::from_secs(2)),
         }
@@ -707,12 +710,12 @@ down = "20ms"
             compaction_crashes = 8\nsync_errors = 2\nwrite_errors = 2\nread_errors = 2\n\
             disks_full = 2\nstalls = 2\nbit_rot = 2\nclock_jumps = 2\n\
             zeroed_sectors = 2\nstale_sectors = 2\nmisdirected_writes = 2\nclogs = 3\n\
-            recovery_sync_errors = 2\n\
+            recovery_sync_errors = 2\nlogs_confined = 2\n\
             [disk]\nmode = \"unrestricted\"\n"
         );
         let scenario = parse(&text).unwrap();
         let plan = crate::plan::Plan::generate(&scenario, 7);
-        assert_eq!(plan.faults.len(), 55);
+        assert_eq!(plan.faults.len(), 57);
         for fault in &plan.faults {
             let entry = FaultEntry::of(fault);
             let text = toml::to_string(&entry).unwrap();

@@ -46,6 +46,7 @@ pub const NAMES: [&str; 26] = [
     "faults.misdirected_writes",
     "faults.clogs",
     "faults.recovery_sync_errors",
+    "faults.logs_confined",
 ];
 
 /// All of a kind.
@@ -120,6 +121,7 @@ impl Swarm {
             ("faults.misdirected_writes", &mut chaos.misdirected_writes),
             ("faults.clogs", &mut chaos.clogs),
             ("faults.recovery_sync_errors", &mut chaos.recovery_sync_errors),
+            ("faults.logs_confined", &mut chaos.logs_confined),
         ] {
             let strength = u64::from(self.strength(seed, name));
             *count = (u64::from(*count) * strength).div_ceil(100) as u32;

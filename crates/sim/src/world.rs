@@ -757,6 +757,11 @@ impl<'a> World<'a> {
             return;
         }
         let flushed = flushed_slot(&input);
+        if flushed.is_some() && machine.ails.as_ref().is_some_and(|ails| !ails.confined.is_empty())
+        {
+            // It may have recovered since.
+            SLOTS.into_iter().for_each(|slot| process.node.confine_log(slot, true));
+        }
         let mut out = std::mem::take(&mut self.out);
         process.node.handle(machine.clock.shows(self.now), input, &machine.disks, &mut out);
         if let Some(slot) = flushed

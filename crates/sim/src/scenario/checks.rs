@@ -220,6 +220,7 @@ impl Scenario {
             ("misdirected_writes", chaos.misdirected_writes),
             ("clogs", chaos.clogs),
             ("recovery_sync_errors", chaos.recovery_sync_errors),
+            ("logs_confined", chaos.logs_confined),
         ] {
             let place = || place_of(text, "chaos", key).unwrap_or(0..0);
             if count > MOST {
@@ -270,6 +271,7 @@ impl Scenario {
             | Action::WriteError { node, .. }
             | Action::ReadError { node, .. }
             | Action::DiskFull { node, .. }
+            | Action::LogConfined { node, .. }
             | Action::Stall { node, .. }
             | Action::ClockJump { node, .. } => check_node("node", *node)?,
             Action::BitRot { node } | Action::Damage { node, .. } => {

@@ -224,6 +224,8 @@ pub enum FaultKind {
     ReadError,
     /// The disk has no room.
     DiskFull,
+    /// The disk has no room for a log's next segment, and that is known.
+    LogConfined,
     /// Syncs are not done.
     Stall,
     /// A bit changes of what is durable.
@@ -255,6 +257,7 @@ impl FaultKind {
             Self::WriteError => ("write-error", &["node", "short"]),
             Self::ReadError => ("read-error", &["node", "for"]),
             Self::DiskFull => ("disk-full", &["node", "for"]),
+            Self::LogConfined => ("log-confined", &["node", "for"]),
             Self::Stall => ("stall", &["node", "for"]),
             Self::BitRot => ("bit-rot", &["node"]),
             Self::ZeroedSector => ("zeroed-sector", &["node"]),
@@ -399,6 +402,7 @@ impl FaultEntry {
             }
             FaultKind::ReadError => Action::ReadError { node: node()?, lasts: lasts()? },
             FaultKind::DiskFull => Action::DiskFull { node: node()?, lasts: lasts()? },
+            FaultKind::LogConfined => Action::LogConfined { node: node()?, lasts: lasts()? },
             FaultKind::Stall => Action::Stall { node: node()?, lasts: lasts()? },
             FaultKind::BitRot => Action::BitRot { node: node()? },
             FaultKind::ZeroedSector => Action::Damage { node: node()?, how: Damage::Zeroed },
@@ -522,6 +526,10 @@ impl FaultEntry {
             }
             Action::DiskFull { node, lasts } => {
                 entry.kind = FaultKind::DiskFull;
+                (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
+            }
+            Action::LogConfined { node, lasts } => {
+                entry.kind = FaultKind::LogConfined;
                 (entry.node, entry.lasts) = (Some(node), Some(Span(lasts)));
             }
             Action::Stall { node, lasts } => {

@@ -19,6 +19,8 @@ pub(super) struct Ailing {
     pub read_errors: Vec<u32>,
     /// While there is one, there is no room.
     pub full: Vec<u32>,
+    /// While there is one, there is no room for another segment of its logs, and the node is told.
+    pub confined: Vec<u32>,
     /// No sync is done before that.
     pub stalls: Vec<(u32, Time)>,
     /// Bits that have changed: which log, where.
@@ -48,6 +50,7 @@ impl Ailing {
     pub fn ends(&mut self, entry: u32) {
         self.read_errors.retain(|lasts| *lasts != entry);
         self.full.retain(|lasts| *lasts != entry);
+        self.confined.retain(|lasts| *lasts != entry);
         self.stalls.retain(|(lasts, _)| *lasts != entry);
     }
 

@@ -200,6 +200,17 @@ impl World<'_> {
             end(ails);
             machine.disks.1 = !ails.read_errors.is_empty();
         }
+        self.confine(node);
+    }
+
+    /// Tells a node whether its logs have room for what they hold only. One that still recovers is told again.
+    pub(super) fn confine(&mut self, node: u32) {
+        let machine = &mut self.machines[node as usize];
+        let Some(ails) = &machine.ails else { return };
+        let confined = !ails.confined.is_empty();
+        for process in machine.process.iter_mut().chain(&mut machine.zombies) {
+            SLOTS.into_iter().for_each(|slot| process.node.confine_log(slot, confined));
+        }
     }
 
     /// Something is wrong with a node's disks from now on. It counts once it has shown.
@@ -281,6 +292,11 @@ impl World<'_> {
             }
             Action::DiskFull { node, lasts } => {
                 self.ails(node).full.push(entry);
+                self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
+            }
+            Action::LogConfined { node, lasts } => {
+                self.ails(node).confined.push(entry);
+                self.confine(node);
                 self.agenda.schedule(self.now + lasts, entry, What::FaultEnds);
             }
             Action::Stall { node, lasts } => {
