@@ -60,6 +60,8 @@ pub fn small(seed: u64) -> String {
     let (zeroed, stale, misdirected) = (some(worn), some(worn), some(worn));
     let clogs = if worn.below(4) == 0 { worn.between(1, 3) } else { 0 };
     let recovery_sync_errors = if worn.below(4) == 0 { worn.between(1, 3) } else { 0 };
+    let tight = &mut Key::root(seed).child("small").child("room").stream();
+    let logs_confined = if tight.below(4) == 0 { tight.between(1, 4) } else { 0 };
     let is_damaged = rot + zeroed + stale + misdirected > 0;
     let mode = if is_damaged { "unrestricted" } else { "atlas" };
     let terms = &mut Key::root(seed).child("small").child("transactions").stream();
@@ -98,6 +100,7 @@ pub fn small(seed: u64) -> String {
          bit_rot = {rot}\nclock_jumps = {clock_jumps}\n\
          zeroed_sectors = {zeroed}\nstale_sectors = {stale}\nmisdirected_writes = {misdirected}\n\
          clogs = {clogs}\nrecovery_sync_errors = {recovery_sync_errors}\n\
+         logs_confined = {logs_confined}\n\
          window = \"0ms..{window}\"\nlasts = \"{lasts}\"\n\n\
          [budget]\nevents = 1_000_000\n"
     )
