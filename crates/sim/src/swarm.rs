@@ -19,7 +19,7 @@ pub struct Swarm {
 }
 
 /// What can vary.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     "network.loss",
     "network.duplicate",
     "network.reorder",
