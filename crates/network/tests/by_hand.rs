@@ -542,6 +542,77 @@ fn who_was_cut_off_takes_nobody_for_gone_at_once() {
     lies_as_it_says(&world, after);
 }
 
+/// A keeper starts where it sees more nodes than other keepers are gone, and still not most: whom its record names beside
+/// them was there too.
+#[test]
+fn who_starts_among_a_few_goes_on_from_no_old_version() {
+    let mut world = World::new(18, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let first = world.agreed(it).clone();
+    let apart = first.keepers.iter().map(|node| node.number()).find(|node| *node > 1);
+    let apart = apart.expect("others meet the first two");
+    let Machine { disk, boot, .. } = world.machines.remove(&apart).expect("it runs");
+    world.run(minutes(30));
+    left_behind(&mut world, it, apart, &first);
+    let named: BTreeSet<u64> = first
+        .keepers
+        .iter()
+        .chain(first.holders.iter().flatten())
+        .map(|node| node.number())
+        .collect();
+    let few =
+        world.machines.keys().copied().filter(|number| *number == 0 || !named.contains(number));
+    let few: BTreeSet<u64> = few.take(5).chain([apart]).collect();
+    assert!(few.contains(&0), "it meets that one");
+    let gone = named.difference(&few).count();
+    assert!(
+        (5..=gone).contains(&few.len()),
+        "{} of {gone} that it knows of are with it",
+        few.len()
+    );
+    world.cut = few;
+    world.run(minutes(5));
+    world.start(apart, disk, boot + 1);
+    world.run(minutes(30));
+    assert_eq!(world.records(it)[&apart].version, 1, "it waits");
+    world.cut.clear();
+    world.run(minutes(120));
+    let after = world.agreed(it);
+    assert!(after.version >> 32 == 0, "nobody had to go on alone: {}", after.version);
+    lies_as_it_says(&world, after);
+}
+
+/// A keeper has started in the smaller part of a network, and sees most of the others now, and not those who keep its
+/// file: it has never heard of them, and they were not gone for as long as it has been there.
+#[test]
+fn who_has_started_in_a_cut_takes_nobody_for_gone_at_once() {
+    let mut world = World::new(20, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let first = world.agreed(it).clone();
+    let apart = first.keepers.iter().map(|node| node.number()).find(|node| *node > 1);
+    let apart = apart.expect("others meet the first two");
+    let Machine { disk, boot, .. } = world.machines.remove(&apart).expect("it runs");
+    world.run(minutes(30));
+    left_behind(&mut world, it, apart, &first);
+    world.cut = BTreeSet::from([0, 1, apart]);
+    world.run(minutes(5));
+    world.start(apart, disk, boot + 1);
+    world.run(minutes(30));
+    assert_eq!(world.records(it)[&apart].version, 1, "it waits");
+    world.cut = world.records(it).into_keys().filter(|number| *number != apart).collect();
+    world.run(minutes(2));
+    assert_eq!(world.records(it)[&apart].version, 1, "they may come back");
+    world.cut.clear();
+    world.run(minutes(120));
+    let after = world.agreed(it);
+    assert!(after.version >> 32 == 0, "nobody had to go on alone: {}", after.version);
+    lies_as_it_says(&world, after);
+}
+
 /// A world with a file, and so many nodes about to come that are closer to it that some keepers are not found any more,
 /// and the first keeper has another version made.
 fn about_to_turn() -> (World, FileRecord, Vec<u64>) {
