@@ -192,6 +192,11 @@ impl Holdings {
         self.current.get(&file).map(|(_, digest)| *digest)
     }
 
+    /// The record of a file that is current: its version and its mark.
+    pub(crate) fn has(&self, file: Digest) -> Option<Current> {
+        self.current.get(&file).map(|(version, digest)| Current::of(*version, *digest))
+    }
+
     /// Whether this node has this record of a file, current or not.
     fn has_record(&self, file: Digest, version: u64, record: Digest) -> bool {
         self.versions.get(&file).is_some_and(|all| all.contains_key(&(version, record)))
@@ -516,7 +521,7 @@ impl StorageNode {
         } else if !is_free && version > current.version {
             Standing::Promised
         } else if is_free
-            && current == (Current { version, mark: work::mark(digest) })
+            && current == Current::of(version, digest)
             && host.store().value(work::needed(digest)) == 1
         {
             Standing::Current(file)
