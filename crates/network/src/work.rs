@@ -274,6 +274,10 @@ impl Work {
             Work::Release { digest } => {
                 work::encode(&[Change::Add { cell: needed(digest), amount: -1 }])
             }
+            // It was promised before, and kept: whoever asks again has not heard of that.
+            Work::Head { record, to, .. } if current == Current::of(to, record) => {
+                work::encode(&[])
+            }
             Work::Head { file, record, was, to } => {
                 // Whoever becomes a keeper again has an old version, and nobody knows which.
                 let is_any = was.version == 0 && current.version < to;
@@ -290,6 +294,17 @@ impl Work {
             // It takes the cells as they are: see `guard`.
             Work::Guarded { .. } => self.impossible(),
         }
+    }
+
+    /// What the participant does to have a file's record neither needed nor current any more: as if there had been none.
+    pub(crate) fn unmade(file: Digest, record: Digest, version: u64) -> Arc<[u8]> {
+        let version = version as i64;
+        work::encode(&[
+            Change::Add { cell: needed(record), amount: -1 },
+            Change::Add { cell: head(file), amount: -version },
+            Change::Add { cell: negated_head(file), amount: version },
+            Change::Add { cell: head_record(file), amount: -mark(record) },
+        ])
     }
 
     /// What the participant refuses in its place, for good.
@@ -344,6 +359,29 @@ mod tests {
             assert_eq!(cells.value(head(file)), to as i64);
             assert_eq!(cells.value(head_record(file)), mark(record));
         }
+    }
+
+    /// Who is asked again for what is current there promises it again, and nothing changes; what an upload is not to have
+    /// made current leaves nothing.
+    #[test]
+    fn what_is_current_is_promised_again_and_what_is_unmade_is_not() {
+        let [file, record, other] = [b"file", b"reco", b"othe"].map(|name| Digest::of(name));
+        let mut cells = node::Store::default();
+        let ask = |record| Work::Head { file, record, was: Current::default(), to: 1 };
+        cells.apply(
+            &Work::Keep { digest: record, from: NodeName::numbered(1) }
+                .translated(Current::default()),
+        );
+        cells.apply(&ask(record).translated(Current::default()));
+        let here = Current::of(1, record);
+        assert_eq!(cells.allows(&ask(record).translated(here)), Ok(true));
+        cells.apply(&ask(record).translated(here));
+        assert_eq!((cells.value(head(file)), cells.value(head_record(file))), (1, mark(record)));
+        assert_eq!(cells.allows(&ask(other).translated(here)), Ok(false), "another upload's");
+        cells.apply(&Work::unmade(file, record, 1));
+        let all = [needed(record), head(file), negated_head(file), head_record(file)];
+        assert_eq!(all.map(|cell| cells.value(cell)), [0; 4]);
+        assert_eq!(cells.allows(&ask(other).translated(Current::default())), Ok(true));
     }
 
     /// Whoever has another record of the number that a version is made of takes no part in that: nothing is built on

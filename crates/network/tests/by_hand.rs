@@ -1089,6 +1089,42 @@ fn who_is_cut_off_with_what_it_has_kept_comes_to_agree() {
     lies_as_it_says(&world, world.agreed(before.file));
 }
 
+/// Whoever runs an upload is away when all have promised it, and comes back when they have kept that: it goes on with the
+/// upload, or its client asks again, and what is stored then is all there.
+#[test]
+fn an_upload_whose_node_comes_back_late_is_stored() {
+    for loss in [Loss::Power, Loss::Touch] {
+        let mut world = World::new(14, 5);
+        let file = file(4, 2);
+        let it = file.0;
+        let mut near: Vec<u64> = (2..14).collect();
+        near.sort_by_key(|number| placement::distance(name(*number), &it.0));
+        let at = near[8];
+        world.unheard = Some((4, loss));
+        let (file_, manifest, shards) = file.clone();
+        let put = Request::Put { number: 1, file: file_, manifest, shards };
+        world.feed(at, Input::Request(put));
+        world.run(minutes(1));
+        assert!(world.lost == Some(at) && !world.stored, "{loss:?}");
+        world.run(2 * LOST);
+        let kept = world.records(it).len();
+        assert_eq!((kept, promised(&world)), (5, 0), "{loss:?}: it has been gone for too long");
+        world.heal();
+        world.run(minutes(60));
+        let whole = |(_, record): (u64, &FileRecord)| lie_there(&world, record) == (6, 6);
+        let found = world.records(it);
+        assert!(
+            found.len() == 5 && found.into_iter().all(whole),
+            "{loss:?}: nothing of it is released"
+        );
+        if !world.stored {
+            world.put(at, file);
+        }
+        world.run(minutes(60));
+        lies_as_it_says(&world, world.agreed(it));
+    }
+}
+
 /// An answer that was on its way for longer than whoever gave it holds to it is worth nothing: others may have heard of an
 /// abort since.
 #[test]
@@ -1162,6 +1198,34 @@ fn nobody_else_releases_the_record_that_is_current() {
     world.run(minutes(2));
     assert_eq!(world.agreed(it), &before);
     lies_as_it_says(&world, &before);
+}
+
+/// An upload that its node gives up, and that its keepers have kept, leaves nothing: neither bytes, nor its name.
+#[test]
+fn an_upload_that_is_given_up_leaves_its_name_free() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file.clone());
+    let record = world.agreed(it).clone();
+    let digest = Digest::of(&record.encode());
+    let mut builder = saga::Definition::builder();
+    let shards = record.shards().map(|(.., shard, node)| (node, shard.digest));
+    for (node, digest) in record.keepers.iter().map(|node| (*node, digest)).chain(shards) {
+        let work = Work::Release { digest }.encode();
+        builder.step(saga::Step::new(saga::Action::from_code(0), node, work));
+    }
+    let by = world.machines.keys().copied().find(|at| !record.keepers.contains(&name(*at)));
+    let work = node::Work::Saga(builder.build().expect("steps that wait for nothing"));
+    world.submit(by.expect("not all are keepers"), work);
+    assert!(world.records(it).is_empty(), "nobody keeps it");
+    assert!(
+        world.machines.values().all(|machine| machine.disk.shards.is_empty()),
+        "nothing is left"
+    );
+    world.stored = false;
+    world.put(5, file);
+    lies_as_it_says(&world, world.agreed(it));
 }
 
 /// Every shard that the record names lies where it says, and nothing else lies anywhere.
