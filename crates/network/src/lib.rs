@@ -51,6 +51,9 @@
 //!   heard of each other, and one of them is given up (`keeper/versions.rs`). An upload that its node was about to run again
 //!   it finds done; but if it has aborted it while it was cut off, or another encoding, then it releases what it named: of an
 //!   upload that no client was told of, and while it does, a client that asks for the same file may be told that it is stored.
+//! - Two uploads of one file at the same time may find other nodes closest to its name, since some do not answer: then both
+//!   are told that it is stored, each with keepers of its own, and both versions go on, whole, until one of them names a
+//!   keeper of the other. Either is found.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
 mod fetches;
