@@ -45,6 +45,8 @@ struct Awaited {
 enum Standing {
     /// The record of this file that is current here.
     Current(Digest),
+    /// The first record of this file, which is current here.
+    First(Digest),
     /// A record that is promised to become current, and of which nobody knows whether it is.
     Promised,
     /// Anything else.
@@ -190,6 +192,11 @@ impl Holdings {
     /// The current record's bytes.
     pub(crate) fn current_digest(&self, file: Digest) -> Option<Digest> {
         self.current.get(&file).map(|(_, digest)| *digest)
+    }
+
+    /// The record of a file that is current: its version and its mark.
+    pub(crate) fn has(&self, file: Digest) -> Option<Current> {
+        self.current.get(&file).map(|(version, digest)| Current::of(*version, *digest))
     }
 
     /// Whether this node has this record of a file, current or not.
@@ -487,6 +494,12 @@ impl StorageNode {
                         self.pass_on(now, from, message, |_| node::work::encode(&[]), disks);
                         self.is_released_of(now, file, from);
                     }
+                    Standing::First(file) => {
+                        let unmade = |_: &Work| Work::unmade(file, digest, 1);
+                        self.pass_on(now, from, message, unmade, disks);
+                        self.holdings.unsettle(file);
+                        self.holdings.doubtful.insert(digest);
+                    }
                     Standing::Other => self.unkeep(now, from, message, work, direction, disks),
                 }
             }
@@ -503,7 +516,7 @@ impl StorageNode {
     /// heard that it did not become current may be wrong: most of its participants may have kept their promises (see
     /// `orphans.rs`). Who knows of a newer version says so when it is asked.
     ///
-    /// That is said of next versions: an upload that comes to nothing leaves nothing to be kept.
+    /// That is said of next versions: an upload that comes to nothing leaves nothing to be kept, and its name is free.
     fn standing(&self, now: Time, digest: Digest) -> Standing {
         let Some(&(file, version)) = self.holdings.record_of.get(&digest) else {
             return Standing::Other;
@@ -512,11 +525,13 @@ impl StorageNode {
         let current = self.head_of(file);
         let is_free = host.locks().is_free(now, work::head(file));
         if version <= 1 {
-            Standing::Other
+            let is_current = is_free && current == Current::of(1, digest);
+            let is_last = host.store().value(work::needed(digest)) == 1;
+            if is_current && is_last { Standing::First(file) } else { Standing::Other }
         } else if !is_free && version > current.version {
             Standing::Promised
         } else if is_free
-            && current == (Current { version, mark: work::mark(digest) })
+            && current == Current::of(version, digest)
             && host.store().value(work::needed(digest)) == 1
         {
             Standing::Current(file)

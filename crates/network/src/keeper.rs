@@ -15,6 +15,7 @@ use crate::StorageDisks;
 use crate::node::{Config, StorageNode};
 use crate::record::FileRecord;
 use crate::transfer::TransferId;
+use crate::work::Current;
 use alone::{Seeking, Sight};
 use base::prng::keyed_hash;
 use base::{NodeName, RequestKey, Time, Token};
@@ -83,8 +84,8 @@ pub(crate) struct Keeping {
     kept: Vec<Digest>,
     /// Of a file, no version below this is gone on from; and not before then.
     floor: BTreeMap<Digest, (u64, Time)>,
-    /// Keepers of a file's record at which another version is current than the one that names them, and which; 0: none.
-    astray: BTreeMap<Digest, BTreeMap<NodeName, u64>>,
+    /// Keepers of a file's record at which another one is current than the one that names them, and which.
+    astray: BTreeMap<Digest, BTreeMap<NodeName, Current>>,
     /// Who has released the record that is current here, by file, and when it is asked for a newer one.
     released_by: BTreeMap<Digest, (NodeName, Time)>,
     /// How many next versions of a file have come to nothing since one became current.
@@ -275,8 +276,8 @@ impl StorageNode {
         record.chief(has_it) == Some(self.name)
     }
 
-    /// Which version is current at a keeper of a record, if it is known to be another one.
-    fn astray(&self, file: Digest, keeper: NodeName) -> Option<u64> {
+    /// Which record is current at a keeper of a file's, if it is known to be another one.
+    fn astray(&self, file: Digest, keeper: NodeName) -> Option<Current> {
         self.keeping.astray.get(&file)?.get(&keeper).copied()
     }
 

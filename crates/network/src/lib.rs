@@ -46,10 +46,14 @@
 //!   nothing is lost. One that comes back finishes or undoes it, with or without its client.
 //! - A coordinator that is away for ten times as long as a silent node may live counts as gone for good, and what was
 //!   promised to it as committed. If it comes back after that, from the other side of a partition, it may have decided
-//!   otherwise: of an upload, or of another encoding, what it then named may be gone; of a record's next version, two
-//!   different ones may have the same number. So they may if a keeper alone has heard that most are in doubt, keeps the
-//!   version, and is cut off before the coordinator comes back. Versions are compared by their numbers only, and nobody
-//!   brings two of one number together, until the next version of the file is made from one of them.
+//!   otherwise. Of a record's next version two different ones may have the same number then, as they may if a keeper alone
+//!   has heard that most are in doubt, keeps the version, and is cut off before the coordinator comes back: until they have
+//!   heard of each other, and one of them is given up (`keeper/versions.rs`). An upload that its node was about to run again
+//!   it finds done; but if it has aborted it while it was cut off, or another encoding, then it releases what it named: of an
+//!   upload that no client was told of, and while it does, a client that asks for the same file may be told that it is stored.
+//! - Two uploads of one file at the same time may find other nodes closest to its name, since some do not answer: then both
+//!   are told that it is stored, each with keepers of its own, and both versions go on, whole, until one of them names a
+//!   keeper of the other. Either is found.
 //! - Messages of transactions have no bytes here: see [`Message`].
 
 mod fetches;

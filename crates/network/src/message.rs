@@ -2,6 +2,7 @@
 
 use crate::sweep::{Claim, Doubt};
 use crate::traffic::Transfer;
+use crate::work::Current;
 use base::bytes::{Malformed, Reader, Writer};
 use base::{CoordinatorId, NodeName, OperationId, ShardId, Token};
 use erasure::Scheme;
@@ -91,22 +92,22 @@ pub enum Message {
     Doubts(Vec<Doubt>),
     /// To whoever asked that: what the sender, a keeper of the files, knows of it.
     Claims(Vec<Claim>),
-    /// From one keeper of a file's record to another: which version is current here.
+    /// From one keeper of a file's record to another: which record is current here.
     Version {
         /// Which file.
         file: Digest,
-        /// Its version.
-        version: u64,
+        /// Its record.
+        has: Current,
     },
     /// To a keeper that has shown the sender its record, which names the sender: it is not what is current here, and
     /// nothing is in doubt.
     Astray {
         /// Which file.
         file: Digest,
-        /// The version that was shown.
-        than: u64,
-        /// The one that is current here; 0: none.
-        version: u64,
+        /// The record that was shown.
+        than: Current,
+        /// The one that is current here, as the sender's log says.
+        has: Current,
     },
     /// From one participant of a transaction to another: its coordinator is gone, and nobody tells its outcome.
     Orphan {
@@ -144,10 +145,10 @@ pub enum Message {
 /// What a participant says of its branch to another one when their coordinator is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InDoubt {
-    /// It is in doubt, and asks.
-    Asks,
-    /// It is in doubt too: the answer.
-    IsToo,
+    /// It is in doubt, and asks under this number of its own.
+    Asks(u64),
+    /// It is in doubt too: the answer to that question.
+    IsToo(u64),
     /// It has committed, as it was told or since it has kept its promise by itself.
     Kept,
 }
@@ -263,19 +264,18 @@ impl Message {
                     to.raw(&digest.0).u64(*version).u32(*keepers).bool(*named);
                 }
             }
-            Message::Version { file, version } => {
-                to.raw(&file.0).u64(*version);
-            }
-            Message::Astray { file, than, version } => {
-                to.raw(&file.0).u64(*than).u64(*version);
+            Message::Version { file, has } => has.write(to.raw(&file.0)),
+            Message::Astray { file, than, has } => {
+                than.write(to.raw(&file.0));
+                has.write(&mut to);
             }
             Message::Orphan { tx, of, by, says } => {
-                let says = match says {
-                    InDoubt::Asks => 0,
-                    InDoubt::IsToo => 1,
-                    InDoubt::Kept => 2,
+                to.raw(&tx.coordinator.0).u64(tx.id.0).raw(&of.0).raw(&by.0);
+                match says {
+                    InDoubt::Asks(number) => to.u8(0).u64(*number),
+                    InDoubt::IsToo(number) => to.u8(1).u64(*number),
+                    InDoubt::Kept => to.u8(2),
                 };
-                to.raw(&tx.coordinator.0).u64(tx.id.0).raw(&of.0).raw(&by.0).u8(says);
             }
             Message::Advice(scheme) => {
                 to.u16(scheme.data()).u16(scheme.parity());
@@ -419,7 +419,7 @@ impl Message {
                 };
                 Message::Claims((0..count).map(|_| claim(from)).collect::<Result<_, Malformed>>()?)
             }
-            17 => Message::Version { file: digest(from)?, version: from.u64()? },
+            17 => Message::Version { file: digest(from)?, has: Current::read(from)? },
             18 => {
                 let count = from.len(LIST_MAX, 57)?;
                 let transfer = |from: &mut Reader<'_>| {
@@ -439,13 +439,16 @@ impl Message {
                 let scheme = Scheme::new(from.u16()?, from.u16()?);
                 Message::Advice(scheme.map_err(|_| from.wrong("no scheme has this k and m"))?)
             }
-            22 => Message::Astray { file: digest(from)?, than: from.u64()?, version: from.u64()? },
+            22 => {
+                let (file, than) = (digest(from)?, Current::read(from)?);
+                Message::Astray { file, than, has: Current::read(from)? }
+            }
             23 => {
                 let (coordinator, id) = (CoordinatorId(from.array()?), OperationId(from.u64()?));
                 let (tx, of, by) = (TxKey { coordinator, id }, from.shard()?, from.shard()?);
                 let says = match from.u8()? {
-                    0 => InDoubt::Asks,
-                    1 => InDoubt::IsToo,
+                    0 => InDoubt::Asks(from.u64()?),
+                    1 => InDoubt::IsToo(from.u64()?),
                     2 => InDoubt::Kept,
                     _ => return Err(from.wrong("nothing that is said of what is in doubt")),
                 };

@@ -375,9 +375,9 @@ impl StorageNode {
             Message::Leaving => self.node_leaves(now, from),
             Message::Doubts(doubts) => self.doubted(now, from, &doubts),
             Message::Claims(claims) => self.claimed(from, &claims),
-            Message::Version { file, version } => self.version_told(now, from, file, version),
-            Message::Astray { file, than, version } => {
-                self.astray_told(now, from, file, (than, version));
+            Message::Version { file, has } => self.version_told(now, from, file, has),
+            Message::Astray { file, than, has } => {
+                self.astray_told(now, from, file, (than, has));
             }
             Message::Orphan { tx, of, by, says } => self.orphan_told(now, from, (tx, of, by), says),
             Message::Moved(transfers) => self.moved_reported(now, from, &transfers),

@@ -35,7 +35,9 @@
 //! do that for anybody else, and while it is in doubt of them it does not answer (see `holder.rs`).
 //!
 //! *Between what somebody says and what it does* an abort may come. It is not taken for longer than what was said
-//! counts: whoever keeps its promise on the word of others does it while they still wait for that.
+//! counts: whoever keeps its promise on the word of others does it while they still wait for that. A word is an answer, and
+//! counts from when its question was asked, so that no delay on the way makes it count for longer than its speaker holds to
+//! it; that somebody asks says nothing, since nobody else knows when it did.
 //!
 //! *A crash in between* does not change that. What is said of a promise is said once its record is durable, and that
 //! record is all that has to be written down: whoever starts and finds a promise of a next version takes it that it
@@ -46,6 +48,10 @@
 //! In these cases some keepers may have another version than most: the coordinator, or those who heard it abort. They
 //! say so to whoever shows them what they should have, and the next version is made without their votes, by the
 //! majority that it needs anyhow, and given to them: see `keeper/versions.rs`.
+//!
+//! *Who alone has kept its promise* and is cut off before the others hear of it may find that they have waited, heard of an
+//! abort, and made another version of that number. So may whoever has kept one by time alone. Then what it has was not
+//! decided, and it gives that up: see there, too.
 //!
 //! A version with another encoding waits for the longer time: what its coordinator gives up, it releases.
 
@@ -94,8 +100,10 @@ struct Turn {
 
 #[derive(Clone, Debug, Default)]
 struct Heard {
-    /// Who has said that it is in doubt too, and when it did last.
+    /// Who has said that it is in doubt too, and when it was asked.
     from: BTreeMap<NodeName, Time>,
+    /// The questions whose answers count, by their numbers: when each was asked.
+    questions: BTreeMap<u64, Time>,
     /// How often the others were asked.
     asked: u32,
     /// When they are asked again.
@@ -277,8 +285,7 @@ impl StorageNode {
             let pause = ASK_AGAIN * self.config.patience * (1 << heard.asked.min(PAUSES_DOUBLE));
             heard.ask_at = now + pause.min(self.config.membership.alive);
             heard.asked += 1;
-            heard.holds_until = now + HOLDS_FOR * self.config.patience;
-            self.tell_of_orphan(key, &peers, InDoubt::Asks);
+            self.ask_peers(now, key, &peers);
         }
         let Some(heard) = self.orphans.doubts.get(&key) else { return };
         let ask_at = heard.ask_at;
@@ -340,7 +347,7 @@ impl StorageNode {
             self.stats.orphans_shared += 1;
             return self.keep_promise(now, key, "another participant has committed it", disks);
         }
-        // What is asked says that this node is in doubt: that must not count for longer than it holds.
+        // Who is asked may answer by what it takes this node's word for.
         let patience = self.config.patience;
         let ask_at = heard.ask_at;
         if !heard.is_earlier || ask_at + COUNTS_FOR * patience > heard.holds_until {
@@ -348,7 +355,8 @@ impl StorageNode {
         }
         if ask_at <= now {
             heard.ask_at = now + ASK_AGAIN * patience;
-            self.tell_of_orphan(key, &peers, InDoubt::Asks);
+            let number = self.draw_number();
+            self.tell_of_orphan(key, &peers, InDoubt::Asks(number));
         }
         self.look_for_orphans(ask_at.max(now + ASK_AGAIN * patience));
     }
@@ -372,6 +380,17 @@ impl StorageNode {
         // An upload has no version before.
         let file = self.holdings.file_with_head(head).filter(|_| to > 1)?;
         Some(Turn { file, was, to })
+    }
+
+    /// Asks the others whether they are in doubt too. What they say counts from now on, whenever it comes.
+    fn ask_peers(&mut self, now: Time, key: PromiseKey, peers: &[Peer]) {
+        let number = self.draw_number();
+        let patience = self.config.patience;
+        let heard = self.orphans.doubts.entry(key).or_default();
+        heard.holds_until = now + HOLDS_FOR * patience;
+        heard.questions.retain(|_, at| *at + COUNTS_FOR * patience > now);
+        heard.questions.insert(number, now);
+        self.tell_of_orphan(key, peers, InDoubt::Asks(number));
     }
 
     fn tell_of_orphan(&mut self, key: PromiseKey, peers: &[Peer], says: InDoubt) {
@@ -416,23 +435,38 @@ impl StorageNode {
                     return;
                 }
                 let heard = self.orphans.doubts.entry(key).or_default();
-                heard.is_kept |= says == InDoubt::Kept;
-                heard.from.insert(from, now);
-                if !is_dead && says != InDoubt::Kept {
-                    return;
-                }
-                let answers = at <= durable && says == InDoubt::Asks;
-                if answers {
-                    heard.holds_until = now + HOLDS_FOR * patience;
+                let mut answer = None;
+                match says {
+                    InDoubt::Kept => heard.is_kept = true,
+                    InDoubt::IsToo(number) => {
+                        let Some(asked) = heard.questions.get(&number) else { return };
+                        let at = heard.from.entry(from).or_default();
+                        *at = (*at).max(*asked);
+                    }
+                    InDoubt::Asks(_) if !is_dead => return,
+                    InDoubt::Asks(number) => {
+                        // When it said so nobody knows. If it was not when it was asked, it is now.
+                        let last = heard.questions.values().max().copied();
+                        if let Some(last) = last.filter(|at| heard.from.get(&from) < Some(at)) {
+                            heard.ask_at = heard.ask_at.min(last + patience);
+                        }
+                        if at <= durable {
+                            heard.holds_until = now + HOLDS_FOR * patience;
+                            answer = Some(InDoubt::IsToo(number));
+                        }
+                    }
                 }
                 self.look_for_orphans(now);
-                answers.then_some(InDoubt::IsToo)
+                answer
             }
             // Whether it was told to or has kept its promise: there is no other way any more.
-            Some(Promise::Committed { at }) => (at <= durable).then_some(InDoubt::Kept),
+            Some(Promise::Committed { at }) => {
+                let is_asked = matches!(says, InDoubt::Asks(_));
+                (is_asked && at <= durable).then_some(InDoubt::Kept)
+            }
             _ => None,
         };
-        if let Some(says) = answer.filter(|_| says == InDoubt::Asks) {
+        if let Some(says) = answer {
             self.send(from, Message::Orphan { tx, of: by, by: of, says });
         }
     }

@@ -6,7 +6,7 @@ use crate::intent::Intent;
 use crate::node::{Answer, StorageNode};
 use crate::operation::{Ended, Purpose};
 use crate::record::FileRecord;
-use crate::work::Work;
+use crate::work::{Current, Work};
 use base::bytes::Writer;
 use base::{NodeName, RequestKey, ShardId, Time};
 use node::{Branch, Work as Operation};
@@ -230,7 +230,7 @@ impl StorageNode {
         self.operate(now, key, purpose, Operation::Saga(definition), disks);
     }
 
-    /// Makes a record the current one at all of its keepers, or at none. `was` says which version has
+    /// Makes a record the current one at all of its keepers, or at none. `was` says which record has
     /// to be current at each. The nodes beside it keep the version before, and none from then on.
     pub(crate) fn turn_head(
         &mut self,
@@ -238,7 +238,7 @@ impl StorageNode {
         key: RequestKey,
         purpose: Purpose,
         record: (&FileRecord, Digest, &[NodeName]),
-        was: impl Fn(NodeName) -> u64,
+        was: impl Fn(NodeName) -> Current,
         disks: &dyn StorageDisks,
     ) {
         let (FileRecord { file, version, keepers, .. }, digest, retired) = record;
@@ -539,7 +539,14 @@ impl StorageNode {
             let (record, digest) = (record.clone(), *digest);
             let key = request_key(b'h', &[&self.name.0, &digest.0, &number.to_le_bytes()]);
             let purpose = Purpose::Publish { id, number };
-            self.turn_head(now, key, purpose, (&record, digest, &[]), |_| 0, disks);
+            self.turn_head(
+                now,
+                key,
+                purpose,
+                (&record, digest, &[]),
+                |_| Current::default(),
+                disks,
+            );
         }
     }
 

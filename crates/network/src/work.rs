@@ -33,8 +33,8 @@ pub enum Work {
         file: Digest,
         /// The record, of which this node holds the bytes; its version is `to`.
         record: Digest,
-        /// The version that has to be current; 0: none, or one that this node kept before others did.
-        was: u64,
+        /// The record that has to be current; version 0: none, or one that this node kept before others did.
+        was: Current,
         /// The version that becomes it.
         to: u64,
     },
@@ -42,8 +42,8 @@ pub enum Work {
     Retire {
         /// Which file.
         file: Digest,
-        /// The version that has to be current.
-        was: u64,
+        /// The record that has to be current.
+        was: Current,
         /// The version that others have from now on.
         to: u64,
     },
@@ -103,13 +103,29 @@ pub fn mark(record: Digest) -> i64 {
     (cell(record, 0) >> 2) as i64
 }
 
-/// Which record of a file is current at a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which record of a file is current at a node. Of two, the greater one has the higher version, or the greater mark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Current {
     /// Its version; 0: none.
     pub version: u64,
-    /// Its [`mark`].
+    /// Its [`mark`]; 0: the node has given the record up that had this version, or was to have it.
     pub mark: i64,
+}
+
+impl Current {
+    /// That one: a version, and the record's digest.
+    #[must_use]
+    pub fn of(version: u64, record: Digest) -> Current {
+        Current { version, mark: mark(record) }
+    }
+
+    pub(crate) fn write(self, to: &mut Writer) {
+        to.u64(self.version).u64(self.mark.cast_unsigned());
+    }
+
+    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Current, Malformed> {
+        Ok(Current { version: from.u64()?, mark: from.u64()?.cast_signed() })
+    }
 }
 
 /// What a lock is on has cells of its own.
@@ -202,10 +218,12 @@ impl Work {
             Work::Keep { digest, from } => to.u8(KEEP).raw(&digest.0).node(*from),
             Work::Release { digest } => to.u8(RELEASE).raw(&digest.0),
             Work::Head { file, record, was, to: version } => {
-                to.u8(HEAD).raw(&file.0).raw(&record.0).u64(*was).u64(*version)
+                was.write(to.u8(HEAD).raw(&file.0).raw(&record.0));
+                to.u64(*version)
             }
             Work::Retire { file, was, to: version } => {
-                to.u8(RETIRE).raw(&file.0).u64(*was).u64(*version)
+                was.write(to.u8(RETIRE).raw(&file.0));
+                to.u64(*version)
             }
             Work::Guarded { shard, token, value } => {
                 to.u8(GUARDED).raw(&shard.0).u64(token.0).bool(value.is_some());
@@ -227,11 +245,12 @@ impl Work {
             HEAD => Work::Head {
                 file: Digest(from.array()?),
                 record: Digest(from.array()?),
-                was: from.u64()?,
+                was: Current::read(&mut from)?,
                 to: from.u64()?,
             },
             RETIRE => {
-                Work::Retire { file: Digest(from.array()?), was: from.u64()?, to: from.u64()? }
+                let (file, was) = (Digest(from.array()?), Current::read(&mut from)?);
+                Work::Retire { file, was, to: from.u64()? }
             }
             GUARDED => {
                 let (shard, token) = (from.shard()?, FencingToken(from.u64()?));
@@ -255,16 +274,37 @@ impl Work {
             Work::Release { digest } => {
                 work::encode(&[Change::Add { cell: needed(digest), amount: -1 }])
             }
+            // It was promised before, and kept: whoever asks again has not heard of that.
+            Work::Head { record, to, .. } if current == Current::of(to, record) => {
+                work::encode(&[])
+            }
             Work::Head { file, record, was, to } => {
                 // Whoever becomes a keeper again has an old version, and nobody knows which.
-                let was = if was == 0 && current.version < to { current.version } else { was };
-                turned(file, (was, to), mark(record) - current.mark)
+                let is_any = was.version == 0 && current.version < to;
+                let was = if is_any { current } else { was };
+                if was.version > 0 && was.mark != current.mark {
+                    // Another record of the same number: this one is made of what this node does not have.
+                    return self.impossible();
+                }
+                turned(file, (was.version, to), mark(record) - current.mark)
             }
+            Work::Retire { was, .. } if was.mark != current.mark => self.impossible(),
             // No record has this mark.
-            Work::Retire { file, was, to } => turned(file, (was, to), -current.mark),
+            Work::Retire { file, was, to } => turned(file, (was.version, to), -current.mark),
             // It takes the cells as they are: see `guard`.
             Work::Guarded { .. } => self.impossible(),
         }
+    }
+
+    /// What the participant does to have a file's record neither needed nor current any more: as if there had been none.
+    pub(crate) fn unmade(file: Digest, record: Digest, version: u64) -> Arc<[u8]> {
+        let version = version as i64;
+        work::encode(&[
+            Change::Add { cell: needed(record), amount: -1 },
+            Change::Add { cell: head(file), amount: -version },
+            Change::Add { cell: negated_head(file), amount: version },
+            Change::Add { cell: head_record(file), amount: -mark(record) },
+        ])
     }
 
     /// What the participant refuses in its place, for good.
@@ -314,11 +354,54 @@ mod tests {
             assert!(mark(record) > 0 && marks.insert(mark(record)));
             let version = u64::try_from(cells.value(head(file))).expect("it only grows");
             let current = Current { version, mark: cells.value(head_record(file)) };
-            let work = Work::Head { file, record, was: to - 1, to };
+            let work = Work::Head { file, record, was: current, to };
             cells.apply(&work.translated(current));
             assert_eq!(cells.value(head(file)), to as i64);
             assert_eq!(cells.value(head_record(file)), mark(record));
         }
+    }
+
+    /// Who is asked again for what is current there promises it again, and nothing changes; what an upload is not to have
+    /// made current leaves nothing.
+    #[test]
+    fn what_is_current_is_promised_again_and_what_is_unmade_is_not() {
+        let [file, record, other] = [b"file", b"reco", b"othe"].map(|name| Digest::of(name));
+        let mut cells = node::Store::default();
+        let ask = |record| Work::Head { file, record, was: Current::default(), to: 1 };
+        cells.apply(
+            &Work::Keep { digest: record, from: NodeName::numbered(1) }
+                .translated(Current::default()),
+        );
+        cells.apply(&ask(record).translated(Current::default()));
+        let here = Current::of(1, record);
+        assert_eq!(cells.allows(&ask(record).translated(here)), Ok(true));
+        cells.apply(&ask(record).translated(here));
+        assert_eq!((cells.value(head(file)), cells.value(head_record(file))), (1, mark(record)));
+        assert_eq!(cells.allows(&ask(other).translated(here)), Ok(false), "another upload's");
+        cells.apply(&Work::unmade(file, record, 1));
+        let all = [needed(record), head(file), negated_head(file), head_record(file)];
+        assert_eq!(all.map(|cell| cells.value(cell)), [0; 4]);
+        assert_eq!(cells.allows(&ask(other).translated(Current::default())), Ok(true));
+    }
+
+    /// Whoever has another record of the number that a version is made of takes no part in that: nothing is built on
+    /// what it does not have.
+    #[test]
+    fn a_version_is_made_of_a_record_and_not_of_a_number() {
+        let [file, record, other, next] =
+            [b"file", b"reco", b"othe", b"next"].map(|name| Digest::of(name));
+        let mut cells = node::Store::default();
+        let here = Current::of(4, record);
+        let first = Work::Head { file, record, was: Current::default(), to: 4 };
+        cells.apply(&first.translated(Current::default()));
+        let allows = |work: Work| cells.allows(&work.translated(here)) == Ok(true);
+        for (was, well) in [(here, true), (Current::of(4, other), false)] {
+            let head = Work::Head { file, record: next, was, to: 5 };
+            assert_eq!(Work::decode(&head.encode()), Ok(head));
+            assert_eq!(allows(head), well);
+            assert_eq!(allows(Work::Retire { file, was, to: 5 }), well);
+        }
+        assert!(!allows(Work::Head { file, record: next, was: Current::of(3, record), to: 5 }));
     }
 
     /// Whoever keeps a record no longer has none that is current, and takes part in no version that others make of
@@ -331,22 +414,23 @@ mod tests {
             let version = u64::try_from(cells.value(head(file))).expect("it only grows");
             Current { version, mark: cells.value(head_record(file)) }
         };
-        cells.apply(&Work::Head { file, record, was: 0, to: 4 }.translated(at(&cells)));
-        let retire = Work::Retire { file, was: 4, to: 5 };
+        let (none, was) = (Current::default(), Current::of(4, record));
+        cells.apply(&Work::Head { file, record, was: none, to: 4 }.translated(at(&cells)));
+        let retire = Work::Retire { file, was, to: 5 };
         assert_eq!(Work::decode(&retire.encode()), Ok(retire));
         let done = retire.translated(at(&cells));
         assert_eq!(cells.allows(&done), Ok(true));
         cells.apply(&done);
         assert_eq!(at(&cells), Current { version: 5, mark: 0 });
         assert_eq!(cells.allows(&retire.translated(at(&cells))), Ok(false), "once");
-        let other = Work::Head { file, record, was: 4, to: 5 };
+        let other = Work::Head { file, record, was, to: 5 };
         assert_eq!(
             cells.allows(&other.translated(at(&cells))),
             Ok(false),
             "it does not have that version"
         );
         // It may become a keeper again, of a later one.
-        let again = Work::Head { file, record, was: 0, to: 6 };
+        let again = Work::Head { file, record, was: none, to: 6 };
         cells.apply(&again.translated(at(&cells)));
         assert_eq!(at(&cells), Current { version: 6, mark: mark(record) });
     }

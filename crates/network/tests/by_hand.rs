@@ -5,8 +5,9 @@ use base::prng::Key;
 use base::{BootCount, NodeName, Time};
 use coordinator::Message as Transacted;
 use erasure::{Codec, Scheme};
+use network::work::{Current, Work};
 use network::{
-    Answer, Config, FileRecord, Input, Message, Output, Request, ShardDone, StorageNode,
+    Answer, Config, FileRecord, InDoubt, Input, Message, Output, Request, ShardDone, StorageNode,
 };
 use node::{Disks, LogSlot, MemoryDisks};
 use placement::Region;
@@ -68,6 +69,13 @@ struct World {
     no_votes: bool,
     /// Whoever is to be cut off as soon as it votes, and is not heard.
     mute: Option<u64>,
+    /// Who alone hears that others are in doubt too, and is cut off as soon as it has kept its promise by that.
+    hears: Option<u64>,
+    /// What it hears of that comes so late, if not at once: when, from whom, and what.
+    late: Option<Duration>,
+    to_come: VecDeque<(Time, u64, Message)>,
+    /// Bytes that everybody has for whoever asks for them.
+    offered: BTreeMap<Digest, Vec<u8>>,
     /// How often somebody was asked to release bytes by a node whose upload's note was released, and was not.
     released: (u32, u32),
     down: Option<(u64, Disk, u32)>,
@@ -163,7 +171,7 @@ fn is_vote(message: &Message) -> bool {
 
 fn is_release(message: &Message) -> bool {
     let Message::Transaction(Transacted::StepCall { body, .. }) = message else { return false };
-    matches!(network::work::Work::decode(body), Ok(network::work::Work::Release { .. }))
+    matches!(Work::decode(body), Ok(Work::Release { .. }))
 }
 
 fn is_commit(message: &Message) -> bool {
@@ -190,6 +198,10 @@ impl World {
             lost: None,
             no_votes: false,
             mute: None,
+            hears: None,
+            late: None,
+            to_come: VecDeque::new(),
+            offered: BTreeMap::new(),
             released: (0, 0),
             down: None,
             crash: None,
@@ -300,6 +312,28 @@ impl World {
                         true => self.released.1 += 1,
                     }
                 }
+                if let Message::Orphan { says, .. } = &message
+                    && let Some(hears) = self.hears
+                {
+                    match says {
+                        InDoubt::Kept if number == hears => {
+                            self.hears = None;
+                            self.cut.insert(number);
+                        }
+                        InDoubt::IsToo(_) if to != hears => return,
+                        InDoubt::IsToo(_) if let Some(late) = self.late => {
+                            return self.to_come.push_back((self.now + late, number, message));
+                        }
+                        _ => {}
+                    }
+                }
+                if let Message::Get { digest, number: asked } = &message
+                    && let Some(bytes) = self.offered.get(digest)
+                {
+                    let (digest, bytes) = (*digest, Some(bytes.clone()));
+                    let message = Message::Bytes { digest, bytes, number: *asked };
+                    return self.feed(number, Input::Message { from: name(to), message });
+                }
                 let is_doubt = matches!(message, Message::Orphan { .. });
                 if self.cut.contains(&number) == self.cut.contains(&to) {
                     self.feed(to, Input::Message { from: name(number), message });
@@ -389,6 +423,56 @@ impl World {
         self.feed(at, Input::Request(Request::Put { number: 1, file, manifest, shards }));
         self.run(Duration::from_secs(60));
         assert!(self.stored, "it is stored");
+    }
+
+    /// What was late comes.
+    fn late_comes(&mut self) {
+        while let Some((at, from, message)) = self.to_come.pop_front() {
+            if at > self.now {
+                return self.to_come.push_front((at, from, message));
+            }
+            let to = self.hears.expect("it has not kept anything");
+            self.feed(to, Input::Message { from: name(from), message });
+            self.settle();
+        }
+    }
+
+    /// Has a node run this, and waits for it.
+    fn submit(&mut self, at: u64, work: node::Work) {
+        let key = format!("{:?}", self.now);
+        let key = base::RequestKey::new(key.as_bytes()).expect("it is short");
+        self.feed(at, Input::Request(Request::Submit(node::Request { key, work })));
+        self.run(Duration::from_secs(10));
+    }
+
+    /// These nodes keep a record, and it becomes current at them, as it does where promises are kept: nobody else is
+    /// asked. It is made of that one.
+    fn turn_at(&mut self, nodes: &[NodeName], record: &FileRecord, before: &FileRecord) {
+        let digest = Digest::of(&record.encode());
+        self.offered.insert(digest, record.encode());
+        let mut builder = saga::Definition::builder();
+        for node in nodes {
+            let work = Work::Keep { digest, from: name(5) }.encode();
+            builder.step(saga::Step::new(saga::Action::from_code(0), *node, work));
+        }
+        // What it names anew is kept before.
+        for (old, new) in before.shards().zip(record.shards()).filter(|(old, new)| old.3 != new.3) {
+            let work = Work::Keep { digest: new.2.digest, from: old.3 }.encode();
+            builder.step(saga::Step::new(saga::Action::from_code(0), new.3, work));
+        }
+        self.submit(5, node::Work::Saga(builder.build().expect("steps that wait for nothing")));
+        let was = Current::of(before.version, Digest::of(&before.encode()));
+        let branch = |node: &NodeName| {
+            let is_new = !before.keepers.contains(node);
+            let was = if is_new { Current::default() } else { was };
+            let work = Work::Head { file: record.file, record: digest, was, to: record.version };
+            let shard = base::ShardId::numbered(node.number());
+            node::Branch { shard, node: *node, work: work.encode() }
+        };
+        self.submit(5, node::Work::Transaction(nodes.iter().map(branch).collect()));
+        for node in nodes {
+            assert_eq!(self.records(record.file)[&node.number()], record, "it is current there");
+        }
     }
 
     fn records(&self, file: Digest) -> BTreeMap<u64, &FileRecord> {
@@ -533,6 +617,77 @@ fn who_was_cut_off_takes_nobody_for_gone_at_once() {
     left_behind(&mut world, it, apart, &first);
     let others = world.records(it).into_keys().filter(|number| *number != apart).collect();
     world.cut = others;
+    world.run(minutes(2));
+    assert_eq!(world.records(it)[&apart].version, 1, "they may come back");
+    world.cut.clear();
+    world.run(minutes(120));
+    let after = world.agreed(it);
+    assert!(after.version >> 32 == 0, "nobody had to go on alone: {}", after.version);
+    lies_as_it_says(&world, after);
+}
+
+/// A keeper starts where it sees more nodes than other keepers are gone, and still not most: whom its record names beside
+/// them was there too.
+#[test]
+fn who_starts_among_a_few_goes_on_from_no_old_version() {
+    let mut world = World::new(18, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let first = world.agreed(it).clone();
+    let apart = first.keepers.iter().map(|node| node.number()).find(|node| *node > 1);
+    let apart = apart.expect("others meet the first two");
+    let Machine { disk, boot, .. } = world.machines.remove(&apart).expect("it runs");
+    world.run(minutes(30));
+    left_behind(&mut world, it, apart, &first);
+    let named: BTreeSet<u64> = first
+        .keepers
+        .iter()
+        .chain(first.holders.iter().flatten())
+        .map(|node| node.number())
+        .collect();
+    let few =
+        world.machines.keys().copied().filter(|number| *number == 0 || !named.contains(number));
+    let few: BTreeSet<u64> = few.take(5).chain([apart]).collect();
+    assert!(few.contains(&0), "it meets that one");
+    let gone = named.difference(&few).count();
+    assert!(
+        (5..=gone).contains(&few.len()),
+        "{} of {gone} that it knows of are with it",
+        few.len()
+    );
+    world.cut = few;
+    world.run(minutes(5));
+    world.start(apart, disk, boot + 1);
+    world.run(minutes(30));
+    assert_eq!(world.records(it)[&apart].version, 1, "it waits");
+    world.cut.clear();
+    world.run(minutes(120));
+    let after = world.agreed(it);
+    assert!(after.version >> 32 == 0, "nobody had to go on alone: {}", after.version);
+    lies_as_it_says(&world, after);
+}
+
+/// A keeper has started in the smaller part of a network, and sees most of the others now, and not those who keep its
+/// file: it has never heard of them, and they were not gone for as long as it has been there.
+#[test]
+fn who_has_started_in_a_cut_takes_nobody_for_gone_at_once() {
+    let mut world = World::new(20, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let first = world.agreed(it).clone();
+    let apart = first.keepers.iter().map(|node| node.number()).find(|node| *node > 1);
+    let apart = apart.expect("others meet the first two");
+    let Machine { disk, boot, .. } = world.machines.remove(&apart).expect("it runs");
+    world.run(minutes(30));
+    left_behind(&mut world, it, apart, &first);
+    world.cut = BTreeSet::from([0, 1, apart]);
+    world.run(minutes(5));
+    world.start(apart, disk, boot + 1);
+    world.run(minutes(30));
+    assert_eq!(world.records(it)[&apart].version, 1, "it waits");
+    world.cut = world.records(it).into_keys().filter(|number| *number != apart).collect();
     world.run(minutes(2));
     assert_eq!(world.records(it)[&apart].version, 1, "they may come back");
     world.cut.clear();
@@ -717,7 +872,7 @@ fn a_coordinator_that_comes_back_has_decided_otherwise() {
 #[test]
 fn a_crash_does_not_take_back_what_was_said() {
     let (mut kept, mut aborted) = (0, 0);
-    for times in [0, 2, 5, 9] {
+    for times in [12, 27, 30, 33, 36] {
         let (mut world, before, closer) = about_to_turn();
         (world.unheard, world.says) = (Some((4, Loss::Touch)), Some(times));
         for number in closer {
@@ -759,8 +914,10 @@ fn a_keeper_with_another_version_is_given_the_next_one() {
         let file = file(4, 2);
         let it = file.0;
         world.put(5, file);
-        let keeper = world.agreed(it).keepers[place];
-        let work = network::work::Work::Retire { file: it, was: 1, to: 2 }.encode();
+        let first = world.agreed(it);
+        let (keeper, record) = (first.keepers[place], Digest::of(&first.encode()));
+        let was = Current::of(1, record);
+        let work = Work::Retire { file: it, was, to: 2 }.encode();
         let branch = node::Branch { shard: base::ShardId::numbered(7), node: keeper, work };
         let key = base::RequestKey::new(b"by itself").expect("it is short");
         let work = node::Work::Transaction(vec![branch]);
@@ -773,6 +930,225 @@ fn a_keeper_with_another_version_is_given_the_next_one() {
         assert!(after.version > 2 && after.keepers.contains(&keeper), "{place}: {after:?}");
         lies_as_it_says(&world, after);
     }
+}
+
+fn digest_of(record: &FileRecord) -> i64 {
+    network::work::mark(Digest::of(&record.encode()))
+}
+
+/// Two next versions of a record, of one number: each has moved another shard, to somebody else. The second is the
+/// greater one, if it is to be, by its mark.
+fn rivals(world: &World, of: [&FileRecord; 2], greater: bool) -> [FileRecord; 2] {
+    let [before, other] = of;
+    let named: BTreeSet<NodeName> = before.holders.iter().flatten().copied().collect();
+    let others: Vec<NodeName> =
+        world.machines.keys().map(|at| name(*at)).filter(|at| !named.contains(at)).collect();
+    let moved = |of: &FileRecord, place: usize, to: NodeName| {
+        let mut record = of.clone();
+        record.version += 1;
+        record.holders[0][place] = to;
+        record
+    };
+    let one = moved(before, 0, others[0]);
+    let rest = others[1..].iter().map(|to| moved(other, 1, *to));
+    let mut rest = rest.filter(|two| (digest_of(two) > digest_of(&one)) == greater);
+    let two = rest.next().expect("one of them has such a mark");
+    [one, two]
+}
+
+/// However two next versions of one number are spread among those who keep a file, nobody having been told that either is
+/// current: all come to have one record, all that it names lies where it says, and nothing is left of the other.
+#[test]
+fn of_two_records_of_one_version_one_is_left() {
+    for (spread, greater) in [
+        ([2, 2], true),
+        ([2, 2], false),
+        ([3, 2], true),
+        ([3, 2], false),
+        ([3, 1], true),
+        ([2, 1], false),
+        ([1, 1], true),
+    ] {
+        let mut world = World::new(16, 5);
+        let file = file(4, 2);
+        let it = file.0;
+        world.put(5, file);
+        let before = world.agreed(it).clone();
+        let records = rivals(&world, [&before, &before], greater);
+        let mut keepers = before.keepers.iter().copied();
+        for (count, record) in spread.into_iter().zip(&records) {
+            let nodes: Vec<NodeName> = keepers.by_ref().take(count).collect();
+            world.turn_at(&nodes, record, &before);
+        }
+        world.run(minutes(300));
+        let after = world.agreed(it);
+        assert!(after.version > 2, "{spread:?} {greater}: {}", after.version);
+        lies_as_it_says(&world, after);
+        for machine in world.machines.values() {
+            let unrest = machine.node.unrest(world.now);
+            assert_eq!(unrest, Vec::<&str>::new(), "{spread:?} {greater}");
+        }
+    }
+}
+
+/// Whoever alone has kept a promise, and hears that the others have made another version of that number without it, gives
+/// its own up, whatever the two are called: theirs is whole, and what they do not need any more is gone.
+#[test]
+fn who_stands_alone_with_a_version_gives_it_up() {
+    for greater in [true, false] {
+        let mut world = World::new(16, 5);
+        let file = file(4, 2);
+        let it = file.0;
+        world.put(5, file);
+        let before = world.agreed(it).clone();
+        let apart = before.keepers[2];
+        let others = world.machines.keys().map(|at| name(*at));
+        let others = others.filter(|at| !before.keepers.contains(at));
+        let next = others.min_by_key(|at| placement::distance(*at, &it.0));
+        let mut kept = before.clone();
+        kept.keepers.retain(|keeper| *keeper != apart);
+        kept.keepers.push(next.expect("not all are keepers"));
+        let [alone, decided] = rivals(&world, [&before, &kept], greater);
+        world.turn_at(&[apart], &alone, &before);
+        world.turn_at(&decided.keepers.clone(), &decided, &before);
+        world.run(minutes(30));
+        let apart = apart.number();
+        assert!(!world.records(it).contains_key(&apart), "{greater}: it has heard of the others");
+        world.run(minutes(270));
+        let after = world.agreed(it);
+        let is_of = |record: &FileRecord| {
+            let both = record.holders.iter().flatten().zip(after.holders.iter().flatten());
+            both.filter(|(one, two)| one != two).count()
+        };
+        assert!(is_of(&decided) < is_of(&alone), "{greater}: what follows is made of theirs");
+        lies_as_it_says(&world, after);
+    }
+}
+
+/// Most who keep a file have a version that nobody has decided, and one of them has given its own up for another one of
+/// that number, which keepers have of whom none keeps the first: those who would go on ask everybody before, hear of that,
+/// and give up theirs.
+#[test]
+fn who_has_a_rival_asks_before_it_goes_on() {
+    let mut world = World::new(20, 3);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file);
+    let before = world.agreed(it).clone();
+    let mut others: Vec<NodeName> = world.machines.keys().map(|at| name(*at)).collect();
+    others.retain(|at| !before.keepers.contains(at));
+    others.sort_by_key(|at| placement::distance(*at, &it.0));
+    let mut theirs = before.clone();
+    theirs.keepers = others[..3].to_vec();
+    let [kept, decided] = rivals(&world, [&before, &theirs], true);
+    let (most, rest) = before.keepers.split_at(2);
+    world.turn_at(&decided.keepers.clone(), &decided, &before);
+    world.turn_at(most, &kept, &before);
+    let was = Current::of(1, Digest::of(&before.encode()));
+    let retire = |node: &NodeName| {
+        let work = Work::Retire { file: it, was, to: 2 }.encode();
+        node::Branch { shard: base::ShardId::numbered(node.number()), node: *node, work }
+    };
+    world.submit(5, node::Work::Transaction(rest.iter().map(retire).collect()));
+    assert_eq!(world.records(it).len(), 5, "two, and the three others");
+    world.run(minutes(300));
+    let after = world.agreed(it);
+    assert_eq!(after.holders, decided.holders, "what follows is made of theirs");
+    lies_as_it_says(&world, after);
+}
+
+/// What others say counts from when they were asked. Who alone has heard them say that they are in doubt, and is cut off
+/// with what it has kept by that, is alone with it; once it is there again all have one version.
+#[test]
+fn who_is_cut_off_with_what_it_has_kept_comes_to_agree() {
+    let (mut world, before, closer) = about_to_turn();
+    let hears = before.keepers[3].number();
+    assert!(hears > 1, "others meet those");
+    (world.unheard, world.hears) = (Some((4, Loss::Touch)), Some(hears));
+    for number in closer {
+        world.start(number, Disk::default(), 1);
+    }
+    for _ in 0..240 {
+        world.run(Duration::from_secs(1));
+        if world.hears.is_none() {
+            break;
+        }
+    }
+    assert!(world.cut.contains(&hears) && orphans(&world).0 == 1, "it alone has kept its promise");
+    // Its coordinator is there again, and has decided otherwise.
+    world.cut = BTreeSet::from([hears]);
+    world.run(Duration::from_secs(120));
+    assert!(promised(&world) == 0, "the others have heard of that");
+    let records = world.records(before.file);
+    let (own, others) = (records[&hears].version, records.values().map(|it| it.version).max());
+    assert_eq!(own, 2, "it has kept it");
+    assert!(others >= Some(2), "they have gone on: {others:?}");
+    world.cut.clear();
+    world.run(minutes(300));
+    assert_eq!(promised(&world), 0);
+    lies_as_it_says(&world, world.agreed(before.file));
+}
+
+/// Whoever runs an upload is away when all have promised it, and comes back when they have kept that: it goes on with the
+/// upload, or its client asks again, and what is stored then is all there.
+#[test]
+fn an_upload_whose_node_comes_back_late_is_stored() {
+    for loss in [Loss::Power, Loss::Touch] {
+        let mut world = World::new(14, 5);
+        let file = file(4, 2);
+        let it = file.0;
+        let mut near: Vec<u64> = (2..14).collect();
+        near.sort_by_key(|number| placement::distance(name(*number), &it.0));
+        let at = near[8];
+        world.unheard = Some((4, loss));
+        let (file_, manifest, shards) = file.clone();
+        let put = Request::Put { number: 1, file: file_, manifest, shards };
+        world.feed(at, Input::Request(put));
+        world.run(minutes(1));
+        assert!(world.lost == Some(at) && !world.stored, "{loss:?}");
+        world.run(2 * LOST);
+        let kept = world.records(it).len();
+        assert_eq!((kept, promised(&world)), (5, 0), "{loss:?}: it has been gone for too long");
+        world.heal();
+        world.run(minutes(60));
+        let whole = |(_, record): (u64, &FileRecord)| lie_there(&world, record) == (6, 6);
+        let found = world.records(it);
+        assert!(
+            found.len() == 5 && found.into_iter().all(whole),
+            "{loss:?}: nothing of it is released"
+        );
+        if !world.stored {
+            world.put(at, file);
+        }
+        world.run(minutes(60));
+        lies_as_it_says(&world, world.agreed(it));
+    }
+}
+
+/// An answer that was on its way for longer than whoever gave it holds to it is worth nothing: others may have heard of an
+/// abort since.
+#[test]
+fn a_word_counts_from_when_it_was_asked_for() {
+    let mut kept = Vec::new();
+    for late in [1, 20] {
+        let (mut world, before, closer) = about_to_turn();
+        let hears = before.keepers[3].number();
+        (world.unheard, world.hears) = (Some((4, Loss::Touch)), Some(hears));
+        world.late = Some(Duration::from_secs(late));
+        for number in closer {
+            world.start(number, Disk::default(), 1);
+        }
+        for _ in 0..150 {
+            world.run(Duration::from_secs(1));
+            if world.hears.is_none() {
+                break;
+            }
+            world.late_comes();
+        }
+        assert!(world.lost.is_some(), "its coordinator is away");
+        kept.push(orphans(&world).0);
+    }
+    assert_eq!(kept, [1, 0], "in time, and too late");
 }
 
 /// Of an attempt at an upload that came to nothing its note is released before anything else: as long as that is there,
@@ -812,7 +1188,7 @@ fn nobody_else_releases_the_record_that_is_current() {
     let by = world.machines.keys().copied().find(|at| !before.keepers.contains(&name(*at)));
     let mut builder = saga::Definition::builder();
     for keeper in &before.keepers {
-        let work = network::work::Work::Release { digest }.encode();
+        let work = Work::Release { digest }.encode();
         builder.step(saga::Step::new(saga::Action::from_code(0), *keeper, work));
     }
     let work = node::Work::Saga(builder.build().expect("steps that wait for nothing"));
@@ -822,6 +1198,40 @@ fn nobody_else_releases_the_record_that_is_current() {
     world.run(minutes(2));
     assert_eq!(world.agreed(it), &before);
     lies_as_it_says(&world, &before);
+}
+
+/// An upload that its node gives up, and that its keepers have kept, leaves nothing: neither bytes, nor its name.
+#[test]
+fn an_upload_that_is_given_up_leaves_its_name_free() {
+    let mut world = World::new(14, 5);
+    let file = file(4, 2);
+    let it = file.0;
+    world.put(5, file.clone());
+    let record = world.agreed(it).clone();
+    let digest = Digest::of(&record.encode());
+    let mut builder = saga::Definition::builder();
+    let shards = record.shards().map(|(.., shard, node)| (node, shard.digest));
+    for (node, digest) in record.keepers.iter().map(|node| (*node, digest)).chain(shards) {
+        let work = Work::Release { digest }.encode();
+        builder.step(saga::Step::new(saga::Action::from_code(0), node, work));
+    }
+    let by = world.machines.keys().copied().find(|at| !record.keepers.contains(&name(*at)));
+    let work = node::Work::Saga(builder.build().expect("steps that wait for nothing"));
+    world.submit(by.expect("not all are keepers"), work);
+    assert!(world.records(it).is_empty(), "nobody keeps it");
+    assert!(
+        world.machines.values().all(|machine| machine.disk.shards.is_empty()),
+        "nothing is left"
+    );
+    // The next upload is another one: not all of these are there.
+    let mut holders = record.holders[0].iter().filter(|node| !record.keepers.contains(node));
+    let gone = holders.find(|node| node.number() > 5).expect("some holder keeps no record");
+    world.machines.remove(&gone.number());
+    world.run(minutes(2));
+    world.stored = false;
+    world.put(5, file);
+    assert_ne!(world.agreed(it), &record);
+    lies_as_it_says(&world, world.agreed(it));
 }
 
 /// Every shard that the record names lies where it says, and nothing else lies anywhere.

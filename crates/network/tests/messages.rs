@@ -3,6 +3,7 @@
 use base::{CoordinatorId, NodeName, OperationId, ShardId, Time, Token, prng::Key};
 use incentives::{Ask, Offence, Opinion, Units};
 use locks::{Claim, FencingToken, Holder, Lease, Vectors};
+use network::work::Current;
 use network::{InDoubt, LockAnswer, Message, Observed, Transfer};
 use placement::{Announcement, DirectoryMessage, LookupId, Region, Rumour};
 use std::sync::Arc;
@@ -95,14 +96,18 @@ fn all() -> Vec<Message> {
             network::Doubt { digest, file: None },
             network::Doubt { digest, file: Some(digest) },
         ]),
-        Message::Version { file: digest, version: 7 },
+        Message::Version { file: digest, has: Current { version: 7, mark: 1 << 61 } },
         Message::Advice(erasure::Scheme::new(8, 3).expect("it exists")),
         Message::Claims(vec![network::Claim { digest, version: 1, keepers: 3, named: true }]),
-        Message::Astray { file: digest, than: 4, version: 3 },
+        Message::Astray {
+            file: digest,
+            than: Current { version: 4, mark: 5 },
+            has: Current::default(),
+        },
         Message::Report(Observed { proofs_ended: 3, ..Observed::default() }),
     ];
     let tx = TxKey { coordinator: CoordinatorId([4; 32]), id: OperationId(9) };
-    let said = [InDoubt::Asks, InDoubt::IsToo, InDoubt::Kept];
+    let said = [InDoubt::Asks(1 << 40), InDoubt::IsToo(3), InDoubt::Kept];
     let orphan = |says| Message::Orphan { tx, of: shard, by: ShardId::numbered(6), says };
     all.extend(said.map(orphan));
     all.extend(membership.map(Message::Membership));

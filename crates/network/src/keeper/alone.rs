@@ -5,6 +5,9 @@
 //! goes on only once each of them has said that it has nothing newer, or is gone too. Who has promised a version and
 //! does not know yet whether that is current, or has not read its records yet, says nothing until it does.
 //!
+//! So does who has the greatest of several records of one number, none of which was decided, if no record has most keepers:
+//! see `versions.rs`.
+//!
 //! And it goes on only where most of the network is. When a network is cut in two, at most one part has more than half
 //! of those who were there before: in the other part nobody goes on alone, however long that lasts. What the one part
 //! has repaired, and released, is not forgotten by what the other does.
@@ -21,7 +24,7 @@ use super::ORPHANED;
 use crate::message::Message;
 use crate::node::StorageNode;
 use crate::record::FileRecord;
-use crate::work;
+use crate::work::{self, Current};
 use base::{NodeName, Time};
 use placement::{DirectoryMessage, LookupId, Member, Status};
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,13 +180,28 @@ impl StorageNode {
         since.max(sight.most_since)
     }
 
-    /// Whether most keepers of a record have been gone for so long that nobody waits for them any more.
+    /// Whether most keepers of a record have been gone for so long that nobody waits for them any more, or have another
+    /// record that is less than this one, and not most of them the same: then it is nobody else's turn either.
     pub(super) fn is_left_alone(&self, now: Time, record: &FileRecord) -> bool {
         let (gone, there): (Vec<NodeName>, Vec<NodeName>) =
             record.keepers.iter().partition(|keeper| self.is_dead(**keeper));
-        gone.len() >= there.len()
+        let own = self.holdings.has(record.file).unwrap_or_default();
+        let mut less: BTreeMap<Current, usize> = BTreeMap::new();
+        for has in there.iter().filter_map(|keeper| self.astray(record.file, *keeper)) {
+            if has < own {
+                *less.entry(has).or_default() += 1;
+            }
+        }
+        let without = gone.len() + less.values().sum::<usize>();
+        2 * without >= record.keepers.len()
+            && less.values().all(|have| 2 * have <= record.keepers.len())
             && gone.iter().all(|keeper| self.is_lost(now, *keeper))
             && self.sees_most_since(&gone)
+    }
+
+    /// Whether all others are to be asked before a next version of a record is made.
+    fn is_to_ask(&self, now: Time, record: &FileRecord) -> bool {
+        self.has_rival(record.file) || self.is_left_alone(now, record)
     }
 
     /// Whether more of the others are there than have gone since these began to go. Whom a current record names was
@@ -204,17 +222,18 @@ impl StorageNode {
         self.membership.not_dead() + 1 > missed.len()
     }
 
-    /// Whether everybody has said that this version of a file's record is the newest.
-    pub(super) fn nobody_has_newer(&self, file: Digest, version: u64) -> bool {
-        let seeking = self.keeping.seeking.get(&file);
-        seeking.is_some_and(|seeking| seeking.version == version && !seeking.is_open())
+    /// Whether everybody has said that this version of a file's record is the newest, and that there is no other of its
+    /// number that has its way.
+    pub(super) fn nobody_has_newer(&self, record: &FileRecord) -> bool {
+        let seeking = self.keeping.seeking.get(&record.file);
+        seeking.is_some_and(|seeking| seeking.version == record.version && !seeking.is_open())
     }
 
     /// Asks everybody for a newer version of a file's record, if this node is to go on alone.
     pub(super) fn seek_newer(&mut self, now: Time, file: Digest) {
         let Some(record) = self.holdings.current(file) else { return };
         let is_asked = self.keeping.seeking.contains_key(&file);
-        if is_asked || !self.is_chief(record) || !self.is_left_alone(now, record) {
+        if is_asked || !self.is_chief(record) || !self.is_to_ask(now, record) {
             return;
         }
         let version = record.version;
@@ -233,7 +252,7 @@ impl StorageNode {
             let Some(mut seeking) = self.keeping.seeking.remove(&file) else { continue };
             let record = self.holdings.current(file);
             let goes_on = record.is_some_and(|record| {
-                record.version == seeking.version && self.is_left_alone(now, record)
+                record.version == seeking.version && self.is_to_ask(now, record)
             });
             if !goes_on || !seeking.is_open() {
                 continue;
@@ -271,11 +290,17 @@ impl StorageNode {
         let Some(file) = all.find(|(_, it)| it.lookup == lookup).map(|(file, _)| *file) else {
             return;
         };
-        let Some(own) = self.holdings.current(file) else { return };
-        let theirs = record.and_then(|record| FileRecord::decode(record).ok());
-        let newer = theirs.is_some_and(|theirs| {
+        let both = self.holdings.current(file).zip(self.holdings.has(file));
+        let Some((own, is_here)) = both else { return };
+        let theirs = record.and_then(|record| Some((record, FileRecord::decode(record).ok()?)));
+        let newer = theirs.is_some_and(|(record, theirs)| {
+            let shown = Current::of(theirs.version, Digest::of(record));
+            // One that names this node, which has not taken it, was never decided.
+            let is_refuted = theirs.keepers.contains(&self.name);
+            let is_less = shown < is_here || self.most_have(own);
+            let is_rival = theirs.version == own.version && shown != is_here;
             theirs.file == file
-                && theirs.version > own.version
+                && (theirs.version > own.version || is_rival && (!is_refuted || !is_less))
                 && theirs.manifest.content() == own.manifest.content()
         });
         if newer {

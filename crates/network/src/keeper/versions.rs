@@ -1,4 +1,36 @@
 //! A record's next version: begun, kept, made current; and what keepers tell each other of versions.
+//!
+//! # Two records of one number
+//!
+//! A version is made of one record, by its number and its mark, and most keepers of that one vote for it. So of two next
+//! versions of one record a coordinator decides for one at most. But what was promised and never decided may be kept all
+//! the same (see `orphans.rs`), and its coordinator, or somebody who has heard it abort, may have made another one by then.
+//! Then two records of one number are current, at different nodes. Keepers tell each other both number and mark; of two
+//! records of one number each of the two nodes comes to see the other's, and all come to have one.
+//!
+//! *What was decided is at all keepers that it names.* Its decision took the votes of all of them, old and new, and none of
+//! them hears of an abort. So a keeper that says, while it is in doubt of nothing, that it has another record of this number
+//! or an earlier one, *refutes* the record that names it: nobody has decided for that, nobody was told of it, and nothing was
+//! released on the strength of it. A record that was decided is never refuted: a participant that its coordinator has given up
+//! for gone may be told of an abort, a day later, but then it is not named any more.
+//!
+//! | what a node sees beside its own record | |
+//! |---|---|
+//! | the other node refutes its own, and is not refuted: the other record does not name this node | it gives its own up, as it would for a newer one |
+//! | the other one is refuted by this node, its own is not by that one | it says so, and the other one is given up |
+//! | both are refuted, and most keepers of its own have that | it makes the next version, and gives it to the others whatever they have |
+//! | both are refuted, and most keepers of its own have others, but not most of them the same | if its own is the greater by its mark, the same as who is left alone: see `alone.rs` |
+//! | neither refutes the other's | its own is given up if others have refuted it and it is the lesser by its mark; else both stay, each with keepers of its own, until a next version names a keeper of the other one |
+//!
+//! *Before a next version is made of a record that has such a rival*, all nodes are asked: each has said that it has nothing
+//! newer, and no other record of this number that is not refuted, or is gone. So what was decided is found, by its keepers,
+//! and has its way. Who goes on then goes on from a record whose rivals were all of them never decided; then the version
+//! before was the last that was, and none of what that names was released for any of them. The next version counts from
+//! higher up, if most keepers have not the record that it is made of.
+//!
+//! *What only the one that is given up names* is not released by anybody for that. Its holder asks who needs it when nobody
+//! has asked it for a proof in four rounds, in each of which the keepers of the other one ask proofs of all that it names;
+//! and most of them have to say that they do not need it, which none does while it repairs the file.
 
 use super::COMPARING;
 use crate::StorageDisks;
@@ -7,6 +39,7 @@ use crate::node::StorageNode;
 use crate::operation::{Ended, Purpose};
 use crate::record::FileRecord;
 use crate::transfer::request_key;
+use crate::work::Current;
 use base::{NodeName, Time};
 use placement::{DirectoryMessage, distance};
 use std::cmp::Ordering;
@@ -62,18 +95,37 @@ impl StorageNode {
     /// are left go on, and count from higher up: what the others have done, if they are there after all, is older than
     /// that.
     pub(super) fn next_version(&self, now: Time, record: &FileRecord) -> Option<u64> {
-        let astray = self.keeping.astray.get(&record.file);
-        let has_it = |keeper: &&NodeName| {
-            !self.is_dead(**keeper) && astray.is_none_or(|astray| !astray.contains_key(*keeper))
-        };
-        if 2 * record.keepers.iter().filter(has_it).count() > record.keepers.len() {
+        if self.most_have(record) {
+            let astray = self.keeping.astray.get(&record.file);
             // Whoever has come further alone is given this one too.
-            let further = astray.into_iter().flat_map(BTreeMap::values).copied();
-            return Some(further.fold(record.version, u64::max) + 1);
+            let further = astray.into_iter().flat_map(BTreeMap::values).map(|has| has.version);
+            let may = !self.has_rival(record.file) || self.nobody_has_newer(record);
+            return may.then_some(further.fold(record.version, u64::max) + 1);
         }
-        let may =
-            self.is_left_alone(now, record) && self.nobody_has_newer(record.file, record.version);
+        let may = self.is_left_alone(now, record) && self.nobody_has_newer(record);
         may.then_some(((record.version >> ORPHANS) + 1) << ORPHANS)
+    }
+
+    /// Whether most keepers of the current record are there, and not known to have another one.
+    pub(super) fn most_have(&self, record: &FileRecord) -> bool {
+        let astray = |keeper| self.astray(record.file, keeper).is_some();
+        let has_it = |keeper: &&NodeName| !self.is_dead(**keeper) && !astray(**keeper);
+        2 * record.keepers.iter().filter(has_it).count() > record.keepers.len()
+    }
+
+    /// Whether a keeper is known to have, or to have given up, another record of the number that is current here.
+    pub(super) fn has_rival(&self, file: Digest) -> bool {
+        let Some(own) = self.holdings.has(file) else { return false };
+        let mut astray = self.keeping.astray.get(&file).into_iter().flat_map(BTreeMap::values);
+        astray.any(|has| has.version == own.version && *has != own)
+    }
+
+    /// Whether a keeper of the record that is current here is known not to have taken it: then nobody has decided that it
+    /// becomes current, and nobody was told that it has.
+    fn is_refuted(&self, file: Digest) -> bool {
+        let Some(own) = self.holdings.has(file) else { return false };
+        let mut astray = self.keeping.astray.get(&file).into_iter().flat_map(BTreeMap::values);
+        astray.any(|has| has.version <= own.version && *has != own)
     }
 
     /// The number of a record's next version, if that has another encoding. Only while most of its keepers have
@@ -211,7 +263,7 @@ impl StorageNode {
 
     pub(super) fn next_to_head(&mut self, now: Time, file: Digest, disks: &dyn StorageDisks) {
         let Some(next) = self.keeping.next.get(&file).cloned() else { return };
-        let Next { record, digest, retired, before, astray, anew, .. } = next;
+        let Next { record, digest, retired, before, before_digest, astray, anew } = next;
         let key = match anew {
             Some(note) => request_key(b'g', &[&self.name.0, &note.0]),
             None => {
@@ -220,7 +272,8 @@ impl StorageNode {
             }
         };
         let is_at = |keeper| before.keepers.contains(&keeper) && !astray.contains(&keeper);
-        let was = |keeper| if is_at(keeper) { before.version } else { 0 };
+        let current = Current::of(before.version, before_digest);
+        let was = |keeper| if is_at(keeper) { current } else { Current::default() };
         let purpose = Purpose::NextHead { file };
         self.turn_head(now, key, purpose, (&record, digest, &retired), was, disks);
     }
@@ -290,7 +343,7 @@ impl StorageNode {
         self.compare_records(&next.record);
     }
 
-    /// Tells other keepers of each record which version this node has: one that was away may have been
+    /// Tells other keepers of each record which one this node has: one that was away may have been
     /// replaced meanwhile, and hears so. The first keeper tells all others; each of them the first, and
     /// another one each round, since the first may have been away too.
     pub(super) fn tell_versions(&mut self, now: Time) {
@@ -305,7 +358,8 @@ impl StorageNode {
             let to = |node: &NodeName| {
                 chief == Some(self.name) || chief == Some(*node) || turn == Some(*node)
             };
-            let message = Message::Version { file: record.file, version: record.version };
+            let Some(has) = self.holdings.has(record.file) else { continue };
+            let message = Message::Version { file: record.file, has };
             told.extend(others.into_iter().filter(to).map(|node| (node, message.clone())));
         }
         told.into_iter().for_each(|(node, message)| self.send(node, message));
@@ -329,20 +383,22 @@ impl StorageNode {
         }
     }
 
-    /// Another keeper says which version is current there: whoever has the older one gets the newer.
-    pub(crate) fn version_told(&mut self, now: Time, from: NodeName, file: Digest, version: u64) {
+    /// Another keeper says which record is current there: whoever has the older one gets the newer, and of two of one
+    /// number each comes to see the other.
+    pub(crate) fn version_told(&mut self, now: Time, from: NodeName, file: Digest, has: Current) {
         let (lookup, key) = (COMPARING, file.0);
-        let Some(own) = self.holdings.current(file) else {
+        let both = self.holdings.current(file).zip(self.holdings.has(file));
+        let Some((own, is_here)) = both else {
             if self.can_say(now, file) {
                 // Its record may name this node, which has none.
                 self.send(from, Message::Directory(DirectoryMessage::Find { lookup, key }));
             }
             return;
         };
-        let message = match own.version.cmp(&version) {
-            Ordering::Equal => return self.is_with(file, from),
+        let message = match own.version.cmp(&has.version) {
+            Ordering::Equal if has == is_here => return self.is_with(file, from),
             Ordering::Less => DirectoryMessage::Find { lookup, key },
-            Ordering::Greater => {
+            Ordering::Equal | Ordering::Greater => {
                 let (nodes, record) = (Vec::new(), Some(own.encode()));
                 DirectoryMessage::Found { lookup, nodes, record }
             }
@@ -366,7 +422,7 @@ impl StorageNode {
         }
     }
 
-    /// A keeper has the version that this node has.
+    /// A keeper has the record that this node has.
     fn is_with(&mut self, file: Digest, keeper: NodeName) {
         if let Some(astray) = self.keeping.astray.get_mut(&file) {
             astray.remove(&keeper);
@@ -376,25 +432,63 @@ impl StorageNode {
         }
     }
 
-    /// A keeper has another version than the one that this node has shown it, of which it keeps none.
+    /// A keeper has another record than the one that this node has shown it.
     pub(crate) fn astray_told(
         &mut self,
         now: Time,
         from: NodeName,
         file: Digest,
-        (than, version): (u64, u64),
+        (than, has): (Current, Current),
     ) {
-        let own = self.holdings.current(file).filter(|own| own.version == than);
+        let own = self.holdings.current(file).filter(|_| self.holdings.has(file) == Some(than));
         if own.is_some_and(|own| own.keepers.contains(&from)) {
-            self.goes_astray(now, file, from, version);
+            self.goes_astray(now, file, from, has);
         }
     }
 
-    /// A keeper of the current record is known to have another version.
-    fn goes_astray(&mut self, now: Time, file: Digest, keeper: NodeName, version: u64) {
+    /// A keeper of the current record is known to have another one.
+    fn goes_astray(&mut self, now: Time, file: Digest, keeper: NodeName, has: Current) {
         let astray = self.keeping.astray.entry(file).or_default();
-        if astray.insert(keeper, version) != Some(version) {
+        if astray.insert(keeper, has) != Some(has) {
             self.look_after(now, file);
+        }
+    }
+
+    /// Somebody has another record of the number that this node's has: the head of this file says who gives way.
+    fn rival_came(&mut self, now: Time, from: NodeName, theirs: &FileRecord, shown: Current) {
+        let file = theirs.file;
+        let Some(own) = self.holdings.current(file) else { return };
+        let (is_named, names) = (theirs.keepers.contains(&self.name), own.keepers.contains(&from));
+        if !is_named {
+            // If others have refuted it, they may have refuted the other one too: one of the two stays.
+            let is_less = self.holdings.has(file) < Some(shown);
+            if names || is_less && self.is_refuted(file) {
+                self.give_way(file);
+            }
+            return;
+        }
+        if self.astray(file, from) != Some(shown) {
+            // It hears that this node, which its record names, has not taken that.
+            let (nodes, record) = (Vec::new(), Some(own.encode()));
+            let message = DirectoryMessage::Found { lookup: COMPARING, nodes, record };
+            self.send(from, Message::Directory(message));
+        }
+        if names {
+            self.goes_astray(now, file, from, shown);
+        }
+    }
+
+    /// Others keep the file, by a record that does not name this node: it gives up its own.
+    fn give_way(&mut self, file: Digest) {
+        if self.keeping.next.contains_key(&file) {
+            return;
+        }
+        if let Some(digest) = self.holdings.current_digest(file)
+            && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
+                != Some(u64::MAX)
+        {
+            self.keeping.changes.remove(&file);
+            self.keeping.to_release.push((self.name, digest));
         }
     }
 
@@ -419,8 +513,12 @@ impl StorageNode {
             return;
         }
         let order = own.map_or(Ordering::Greater, |own| theirs.version.cmp(&own.version));
+        let shown = Current::of(theirs.version, Digest::of(record));
         match order {
-            Ordering::Equal => return self.is_with(file, from),
+            Ordering::Equal if self.holdings.has(file) == Some(shown) => {
+                return self.is_with(file, from);
+            }
+            Ordering::Equal => return self.rival_came(now, from, &theirs, shown),
             Ordering::Less => {
                 if let Some(own) = own.filter(|own| own.keepers.contains(&from)) {
                     let (nodes, record) = (Vec::new(), Some(own.encode()));
@@ -432,8 +530,8 @@ impl StorageNode {
             Ordering::Greater => {}
         }
         if is_named && self.can_say(now, file) {
-            let (than, version) = (theirs.version, self.head_of(file).version);
-            self.send(from, Message::Astray { file, than, version });
+            let (than, has) = (shown, self.head_of(file));
+            self.send(from, Message::Astray { file, than, has });
         }
         let Some(own) = self.holdings.current(file) else { return };
         // Whoever has gone on alone counts from higher up, and has its way.
@@ -441,17 +539,10 @@ impl StorageNode {
             && own.version >> ORPHANS == theirs.version >> ORPHANS
             && self.can_say(now, file)
         {
-            self.goes_astray(now, file, from, theirs.version);
+            self.goes_astray(now, file, from, shown);
         }
-        if is_named || self.keeping.next.contains_key(&file) {
-            return;
-        }
-        if let Some(digest) = self.holdings.current_digest(file)
-            && self.keeping.floor.insert(file, (u64::MAX, Time::NEVER)).map(|it| it.0)
-                != Some(u64::MAX)
-        {
-            self.keeping.changes.remove(&file);
-            self.keeping.to_release.push((self.name, digest));
+        if !is_named {
+            self.give_way(file);
         }
     }
 }

@@ -18,6 +18,7 @@
 //! | S18 | what locks guard is written in the order of their tokens, and no write is lost |
 //! | S19 | no current record names a node that keeps nothing, whatever room it announces |
 //! | S20 | each version of a record names the shards that its file's owner would have cut it into, in a scheme that there is |
+//! | S21 | at rest, whoever keeps a record of a file and is named a keeper by another one has that, or a later version: there is one record of a version at all of its keepers |
 //!
 //! S7, S9, S15 and S16 are what messages show: see `watch.rs`.
 //!
@@ -293,6 +294,33 @@ impl Judge {
                 return self.object("S20", at, what);
             }
         }
+    }
+
+    /// All is at rest, and these records are current, each at the node beside it. Whoever is there, has a record of a file,
+    /// and is named a keeper by another one, has that or a later version. What is otherwise.
+    #[must_use]
+    pub fn disagree(&self, records: &[(u32, &network::FileRecord)]) -> Option<String> {
+        let all: BTreeMap<(Digest, base::NodeName), &network::FileRecord> = records
+            .iter()
+            .map(|(node, record)| {
+                ((record.file, base::NodeName::numbered((*node).into())), *record)
+            })
+            .collect();
+        records.iter().find_map(|(node, record)| {
+            let (file, version) = (record.file, record.version);
+            let has = |keeper: &base::NodeName| Some((keeper.number(), *all.get(&(file, *keeper))?));
+            let mut others = record.keepers.iter().filter_map(has);
+            let (keeper, other) =
+                others.find(|(_, it)| it.version <= version && *it != *record)?;
+            let (called, its) = (self.called(file), other.version);
+            Some(format!(
+                "version {version} of {called} at n{node} names n{keeper}, which has another one, of version {its}"
+            ))
+        })
+    }
+
+    fn called(&self, file: Digest) -> String {
+        self.names.get(&file).map_or("a file of nobody's".into(), |number| format!("file {number}"))
     }
 
     /// What a client fetched.
@@ -620,6 +648,30 @@ mod tests {
         let mut lacking = record(one, &anew(one, to));
         lacking.holders[0].pop();
         assert_eq!(found(&lacking), Some("S20"), "a shard is nobody's");
+    }
+
+    /// Of one version there is one record, and whoever keeps the newest has that.
+    #[test]
+    fn records_that_do_not_agree_are_found() {
+        let scenario = Scenario::parse(&small(1)).expect("it is a scenario");
+        let files = files(&scenario, &base::prng::Key::root(1));
+        let record = |file: usize, version: u64, keepers: [u64; 2]| {
+            let manifest = files[file].manifest.clone();
+            let places = usize::from(manifest.scheme().total());
+            let holders = vec![vec![base::NodeName::numbered(1); places]; manifest.chunks().len()];
+            let keepers = keepers.map(base::NodeName::numbered).to_vec();
+            network::FileRecord { file: files[file].name, version, keepers, manifest, holders }
+        };
+        let judge = Judge::new(scenario.schemes(), &files);
+        let [one, two] = [[1, 2], [1, 3]].map(|keepers| record(0, 7, keepers));
+        let (other, old) = (record(1, 7, [1, 3]), record(0, 6, [2, 3]));
+        let agree = |records: &[_]| judge.disagree(records).is_none();
+        assert!(agree(&[(1, &one), (2, &one), (3, &other)]), "two files");
+        assert!(!agree(&[(1, &one), (2, &two)]), "two of one version");
+        assert!(!agree(&[(1, &one), (3, &two)]), "whoever of them is named by which");
+        assert!(!agree(&[(1, &one), (2, &old)]), "a keeper is behind");
+        assert!(agree(&[(1, &one), (3, &old)]), "who keeps it no longer, and has not heard");
+        assert!(agree(&[(2, &old), (3, &two)]), "who was named, and has a later one");
     }
 
     /// A log whose events spend what is not there, and a bank that says something else than its log.

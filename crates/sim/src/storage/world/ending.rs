@@ -176,6 +176,12 @@ impl World<'_> {
         if let Some(what) = self.named_without_room() {
             self.judge.object("S19", self.now, what);
         }
+        let all = self.running();
+        let records: Vec<(u32, &network::FileRecord)> =
+            all.flat_map(|(node, it)| it.records().map(move |record| (node, record))).collect();
+        if let Some(what) = self.judge.disagree(&records) {
+            self.judge.object("S21", self.now, what);
+        }
         self.totals.spread = self.spread();
         let mut schemes: BTreeMap<String, u64> = BTreeMap::new();
         for record in self.newest().into_values() {

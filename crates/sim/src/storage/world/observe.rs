@@ -421,11 +421,12 @@ impl<'a> World<'a> {
             Message::Doubts(all) => format!("{kind}: {}", all.len()),
             Message::Claims(all) => format!("{kind}: {}", all.len()),
             Message::Moved(all) => format!("{kind}: {}", all.len()),
-            Message::Version { file, version } => {
-                format!("{kind} {version} of {}", self.file_called(*file))
+            Message::Version { file, has } => {
+                format!("{kind} {} of {}", has.version, self.file_called(*file))
             }
-            Message::Astray { file, than, version } => {
-                format!("{kind}: {} is at {version}, not {than}", self.file_called(*file))
+            Message::Astray { file, than, has } => {
+                let (file, has, than) = (self.file_called(*file), has.version, than.version);
+                format!("{kind}: {file} is at {has}, not {than}")
             }
             Message::Orphan { tx, says, .. } => {
                 format!("{kind} {} of n{}: {}", tx.id.0, tx.coordinator.number(), words(says))
