@@ -307,3 +307,119 @@ fn as_much_as_fits_is_in_a_part() {
     }
     assert!(none > 5 && some > 50, "{none} {some}");
 }
+
+/// What an engine lists and what has ended needs as many parts as that takes, too.
+#[test]
+fn an_engine_writes_more_than_a_part_holds() {
+    use coordinator::codec::encode_heuristic;
+    use twopc::{Heuristic, coordinator::Event as Tx, heuristic};
+    let id = |number: u64| OperationId::draw(Epoch::new(1), number).unwrap();
+    let me = coordinator(0);
+    for (listed, ended) in [(200u64, 0u64), (0, 200), (70, 70)] {
+        let mut config = Config { max_records: 100, ..config(2_000) };
+        (config.batch_bytes_max, config.buffered_bytes_max) = (16 << 10, 256 << 10);
+        let mut bench = Bench::new(&config);
+        let mut append = |encode: &dyn Fn(&mut Vec<u8>) -> wal_core::EventType| {
+            bench.log.append(Time::ZERO, &mut Vec::new(), encode).unwrap();
+        };
+        for number in 1..=listed {
+            let (shard, node) = (ShardId::numbered(number), NODE);
+            let (id, heuristic) = (id(number), Heuristic::Aborted);
+            let event = heuristic::Event::Reported { id, shard, node, heuristic };
+            append(&|payload| encode_heuristic(me, &event, payload));
+        }
+        for number in 1_000..1_000 + ended {
+            let key = [&number.to_le_bytes()[..], &[7; 56]].concat();
+            let created = Tx::Created {
+                coordinator: me,
+                request_key: base::RequestKey::new(&key).ok(),
+                fingerprint: Some(u128::from(number)),
+                parent: None,
+            };
+            for event in [created, Tx::AbortStart, Tx::AbortComplete] {
+                append(&|payload| codec::encode_transaction(id(number), &event, payload));
+            }
+        }
+        bench.log.force(bench.log.log().last());
+        bench.flush();
+        let known = |storage: &MemoryStorage| {
+            let mut replay = Replay::default();
+            let scanned = wal_core::scan(storage, &ScanConfig::default(), &mut replay).unwrap();
+            let report = replay.report(&scanned);
+            assert_eq!(report.anomalies.total(), 0, "{:?}", report.anomalies);
+            let ended: Vec<_> = replay.ended_transactions().cloned().collect();
+            ((report.heuristics, ended), scanned.base.is_some())
+        };
+        let (before, based) = known(&bench.storage);
+        assert_eq!((before.0.len() as u64, before.1.len() as u64), (listed, ended));
+        assert!(!based);
+
+        let mut storage = bench.storage;
+        compacted(&mut storage, &config);
+        assert_eq!(known(&storage), (before, true));
+    }
+}
+
+/// A commit decision of which a later version has written more than can be read stands, from a snapshot too.
+#[test]
+fn a_decision_that_cannot_be_read_to_its_end_is_carried_on() {
+    use coordinator::RecoveryAction;
+    use twopc::coordinator::{Event as Tx, Member};
+    let (me, member) = (coordinator(0), Member::new(ShardId::numbered(1), NODE));
+    let id = OperationId::draw(Epoch::new(1), 1).unwrap();
+    let config = Config { max_records: 8, ..config(2_000) };
+    let mut bench = Bench::new(&config);
+    let created =
+        Tx::Created { coordinator: me, request_key: None, fingerprint: None, parent: None };
+    let vote = Tx::VoteReceived { shard: member.shard, vote: twopc::Vote::Commit };
+    let commit = Tx::CommitStart { members: vec![member] };
+    for event in [created, Tx::ParticipantAdded(member), Tx::PrepareStart, vote, commit.clone()] {
+        let encode = |payload: &mut Vec<u8>| {
+            let from = payload.len();
+            let kind = codec::encode_transaction(id, &event, payload);
+            if event == commit {
+                // The version of what stands behind the id.
+                payload[from + 8] += 1;
+            }
+            kind
+        };
+        bench.log.append(Time::ZERO, &mut Vec::new(), encode).unwrap();
+    }
+    for _ in 0..10 {
+        let marker = |payload: &mut Vec<u8>| codec::encode_marker(1, 2, payload);
+        bench.log.append(Time::ZERO, &mut Vec::new(), marker).unwrap();
+    }
+    bench.log.force(bench.log.log().last());
+    bench.flush();
+    let known = |storage: &MemoryStorage| {
+        let mut replay = Replay::default();
+        let scanned = wal_core::scan(storage, &ScanConfig::default(), &mut replay).unwrap();
+        let report = replay.report(&scanned);
+        ((report.operations, scanned.base.is_some()), report.anomalies.total())
+    };
+    let ((before, based), anomalies) = known(&bench.storage);
+    assert_eq!((before[0].action, before[0].in_doubt), (RecoveryAction::TxResumeCommit, false));
+    assert_eq!((based, anomalies), (false, 1));
+    let mut storage = bench.storage;
+    compacted(&mut storage, &config);
+    assert_eq!(known(&storage), ((before, true), 0));
+}
+
+/// Runs an engine on the log until it is compacted.
+fn compacted(storage: &mut MemoryStorage, config: &Config) {
+    let (mode, mut replay) = (OpenMode::Exclusive, Replay::default());
+    let log = wal_core::open(storage, config, mode, 9, Time::ZERO, &mut replay).unwrap().0;
+    let of = coordinator::Config::new(coordinator(0), Key::root(1));
+    let mut engine = coordinator::Engine::resume(of, replay, log, Time::ZERO, &mut Vec::new());
+    for _ in 0..1_000 {
+        let mut out = Vec::new();
+        engine.flush(Time::ZERO, &mut out);
+        for output in out {
+            if let Output::Disk { ops, .. } = output {
+                storage.perform_all(&ops).unwrap();
+                engine.flushed(Time::ZERO, Ok(()), &mut Vec::new());
+            }
+        }
+    }
+    assert!(!engine.log().is_compacting() && !engine.log().compaction_due());
+}
