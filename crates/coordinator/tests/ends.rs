@@ -308,3 +308,42 @@ fn an_engine_without_its_log_is_dead() {
     assert_eq!(ordered.result, Err(OrderError::LogBusy));
     assert_eq!(intervened.result, Err(ForceError::LogBusy));
 }
+
+/// What waits for a participant to announce itself is active like any other, and no more are let in.
+#[test]
+fn who_waits_takes_a_place() {
+    let mut bench = Bench::new();
+    let most = Config::new(CoordinatorId([7; 32]), Key::root(3)).active_transactions_max;
+    let mut submit = |number: u32| {
+        let key = RequestKey::new(&number.to_le_bytes()).unwrap();
+        let (work, mut out) = (Work::Transaction(branches([COMMIT; 3])), Vec::new());
+        bench.engine.submit(bench.now, Request { key, work }, &mut out);
+        if number == most / 2 {
+            // From here on all are begun at once.
+            for node in NODES {
+                let (store, boot) = (StoreId(node.number()), BootCount(1));
+                let announce = Message::Announce { store, boot };
+                bench.engine.receive(bench.now, node, &announce, &mut out);
+            }
+        }
+        let refused = out.into_iter().find_map(|output| match output {
+            Output::Reply { outcome, .. } => Some(outcome),
+            _ => None,
+        });
+        (refused, bench.engine.active() as u32)
+    };
+    for number in 1..=most {
+        assert_eq!(submit(number), (None, number));
+    }
+    let too_many = Outcome::Refused(Refusal::TooManyActive { active_max: most });
+    assert_eq!(submit(most + 1), (Some(too_many), most));
+
+    let mut bench = Bench::new();
+    for number in 0..=most {
+        let key = RequestKey::new(&number.to_le_bytes()).unwrap();
+        let (work, mut out) = (Work::Transaction(branches([COMMIT; 3])), Vec::new());
+        bench.engine.submit(bench.now, Request { key, work }, &mut out);
+        let refused = out.iter().any(|output| matches!(output, Output::Reply { .. }));
+        assert_eq!((refused, bench.engine.active() as u32), (number == most, most.min(number + 1)));
+    }
+}
