@@ -19,8 +19,8 @@ cargo xtask COMMAND
                               `cargo xtask sim --help` lists its options and subcommands
   sim canary [NAME…]          plant one bug at a time and see that the simulator finds each;
                               `cargo xtask sim canary --help`
-  test                        everything that CI runs: format, lints, unit, property, scenario and doc
-                              tests, and a few canaries
+  test [STEP…]                everything that CI runs, or some of it: format, lints, edges, build, tests,
+                              schedules, fuzz, docs, worlds, canaries, hashes
   schedules [N]               run the log's commit path under N schedules of its threads (default: 5000)
   bench [NAME] [OPTIONS]      measure ours beside its peers; without a name: what there is
   crash wal [--rounds N]      kill imports, fail disks and rebuild crash states of the log (default 2000

@@ -1,81 +1,199 @@
-//! `cargo xtask test`: everything that CI runs, one step after another, each with its own output.
+//! `cargo xtask test`: everything that CI runs, in steps, each with its own output.
+//!
+//! Most of it is building, and then tests that leave a processor idle. So what needs the optimised simulator only
+//! goes on beside the rest, in processes of its own, and what it prints is shown at its end.
 
-use crate::run::{USAGE, build_sim, cargo};
+use crate::run::{USAGE, build_sim, cargo, target};
 use crate::{canary, edges, schedules};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::Instant;
 
-/// A step's name, and what it does; an error says what failed.
-type Step = (&'static str, fn() -> Result<(), String>);
+/// A part of all that there is to test.
+struct Step {
+    /// What it is called on the command line.
+    name: &'static str,
+    what: &'static str,
+    /// An error says what failed.
+    run: fn() -> Result<(), String>,
+}
 
-const STEPS: &[Step] = &[
-    ("format", || passes(&mut cargo(&["fmt", "--all", "--check"]))),
-    ("lints", || {
-        passes(&mut cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--quiet",
-            "--",
-            "--deny",
-            "warnings",
-        ]))
-    }),
-    ("edges between crates", || {
+const FORMAT: Step = Step {
+    name: "format",
+    what: "format",
+    run: || passes(&mut cargo(&["fmt", "--all", "--check"])),
+};
+const LINTS: Step = Step {
+    name: "lints",
+    what: "lints",
+    run: || {
+        let mut clippy = cargo(&["clippy", "--workspace", "--all-targets", "--quiet"]);
+        passes(clippy.args(["--", "--deny", "warnings"]))
+    },
+};
+const EDGES: Step = Step {
+    name: "edges",
+    what: "edges between crates",
+    run: || {
         if edges::main() == ExitCode::SUCCESS { Ok(()) } else { Err("an arrow too many".into()) }
-    }),
-    ("unit, property, scenario and doc tests", || {
-        passes(&mut cargo(&["test", "--workspace", "--no-fail-fast"]))
-    }),
-    ("the commit path under many schedules", || passes(&mut schedules::few())),
-    ("the program for fuzzers", || {
+    },
+};
+const BUILD: Step = Step {
+    name: "build",
+    what: "all tests are built",
+    run: || passes(&mut cargo(&["test", "--workspace", "--no-run", "--quiet"])),
+};
+const TESTS: Step = Step {
+    name: "tests",
+    what: "unit, property, scenario and doc tests",
+    run: || passes(&mut cargo(&["test", "--workspace", "--no-fail-fast"])),
+};
+const SCHEDULES: Step = Step {
+    name: "schedules",
+    what: "the commit path under many schedules",
+    run: || passes(&mut schedules::few()),
+};
+const FUZZ: Step = Step {
+    name: "fuzz",
+    what: "the program for fuzzers",
+    run: || {
         passes(&mut cargo(&["check", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"]))
-    }),
-    ("documentation", || {
+    },
+};
+const DOCS: Step = Step {
+    name: "docs",
+    what: "documentation",
+    run: || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         passes(doc.env("RUSTDOCFLAGS", "--deny warnings"))
-    }),
-    ("what failed once, scenario files, and 10,000 random fault plans", scenarios),
-    ("one hash in debug and optimised, and in a process elsewhere", hashes),
-    ("a few planted bugs", || canary::few()),
-];
+    },
+};
+const WORLDS: Step = Step {
+    name: "worlds",
+    what: "what failed once, scenario files, and 10,000 random fault plans",
+    run: worlds,
+};
+const HASHES: Step = Step {
+    name: "hashes",
+    what: "one hash in debug and optimised, and in a process elsewhere",
+    run: hashes,
+};
+const CANARIES: Step = Step { name: "canaries", what: "a few planted bugs", run: || canary::few() };
 
-/// `cargo xtask test`
+const STEPS: [Step; 11] =
+    [FORMAT, LINTS, EDGES, BUILD, TESTS, SCHEDULES, FUZZ, DOCS, WORLDS, CANARIES, HASHES];
+
+/// `cargo xtask test [STEP…]`
 pub fn main(arguments: &[String]) -> ExitCode {
-    if let Some(argument) = arguments.first() {
-        eprintln!("xtask test: takes no arguments, not {argument}");
-        return ExitCode::from(USAGE);
-    }
-    // Built beside the steps that do not keep every processor busy. Whoever needs it waits for it, and says
-    // what is wrong.
-    #[expect(clippy::disallowed_methods, reason = "nothing here is to be repeated")]
-    let ahead = std::thread::spawn(|| build_sim(OPTIMISED));
-    let mut failed = Vec::new();
-    for (name, step) in STEPS {
-        eprintln!("\n── {name}");
-        // For people: no step is any different by it.
-        #[expect(clippy::disallowed_methods)]
-        let began = Instant::now();
-        let outcome = step();
-        let seconds = began.elapsed().as_secs();
-        match outcome {
-            Ok(()) => eprintln!("── {name}: {seconds} s"),
-            Err(error) => {
-                eprintln!("── {name}: FAILED after {seconds} s: {error}");
-                failed.push(*name);
+    let mut chosen = Vec::new();
+    for argument in arguments {
+        match STEPS.iter().find(|step| step.name == argument) {
+            Some(step) => chosen.push(step),
+            None => {
+                let names = STEPS.map(|step| step.name).join(", ");
+                eprintln!("xtask test: no step is called {argument}; there are {names}");
+                return ExitCode::from(USAGE);
             }
         }
     }
-    // It ended long ago, or its step failed.
-    let _ = ahead.join();
-    if failed.is_empty() {
-        println!("\nall {} steps passed", STEPS.len());
-        ExitCode::SUCCESS
+    let failed = if chosen.is_empty() {
+        all()
     } else {
+        chosen.into_iter().filter(|step| !step.passes()).map(|step| step.name).collect()
+    };
+    if !failed.is_empty() {
         println!("\nfailed: {}", failed.join(", "));
-        ExitCode::FAILURE
+        return ExitCode::FAILURE;
+    }
+    if arguments.is_empty() {
+        println!("\nall {} steps passed", STEPS.len());
+    }
+    ExitCode::SUCCESS
+}
+
+/// Every step; says which have failed.
+fn all() -> Vec<&'static str> {
+    let (built, are_built) = mpsc::channel::<()>();
+    #[expect(clippy::disallowed_methods, reason = "nothing here is to be repeated")]
+    let beside = std::thread::spawn(move || {
+        let worlds = Aside::run(WORLDS);
+        // They begin with what the tests need too. One that is not built says so itself.
+        let _ = are_built.recv();
+        [worlds, Aside::run(CANARIES)]
+    });
+    let (mut failed, mut built) = (Vec::new(), Some(built));
+    for step in [FORMAT, LINTS, EDGES, BUILD, TESTS, SCHEDULES, FUZZ, DOCS] {
+        if !step.passes() {
+            failed.push(step.name);
+        }
+        if step.name == BUILD.name {
+            built = None;
+        }
+    }
+    drop(built);
+    match beside.join() {
+        Ok(steps) => failed.extend(steps.iter().filter(|it| !it.show()).map(|it| it.step.name)),
+        Err(_) => failed.push("what went on beside"),
+    }
+    // It builds nothing that is not there by now.
+    if !HASHES.passes() {
+        failed.push(HASHES.name);
+    }
+    failed
+}
+
+impl Step {
+    /// Runs it; whether it passes.
+    fn passes(&self) -> bool {
+        eprintln!("\n── {}", self.what);
+        // For people: no step is any different by it.
+        #[expect(clippy::disallowed_methods)]
+        let began = Instant::now();
+        let outcome = (self.run)();
+        let seconds = began.elapsed().as_secs();
+        match &outcome {
+            Ok(()) => eprintln!("── {}: {seconds} s", self.what),
+            Err(error) => eprintln!("── {}: FAILED after {seconds} s: {error}", self.what),
+        }
+        outcome.is_ok()
+    }
+}
+
+/// A step that ran in a process of its own.
+struct Aside {
+    step: Step,
+    /// What it printed.
+    printed: String,
+    passed: bool,
+}
+
+impl Aside {
+    fn run(step: Step) -> Aside {
+        let path = target().join(format!("step-{}.txt", step.name));
+        let run = || -> std::io::Result<(ExitStatus, String)> {
+            // Both streams into one file keep their order.
+            let file = File::create(&path)?;
+            let mut child = Command::new(std::env::current_exe()?);
+            child.args(["test", step.name]).stdin(Stdio::null());
+            let status = child.stdout(file.try_clone()?).stderr(file).status()?;
+            Ok((status, String::from_utf8_lossy(&std::fs::read(&path)?).into_owned()))
+        };
+        match run() {
+            Ok((status, printed)) => Aside { step, printed, passed: status.success() },
+            Err(error) => {
+                let printed = format!("\n── {}: FAILED: {}: {error}\n", step.what, path.display());
+                Aside { step, printed, passed: false }
+            }
+        }
+    }
+
+    /// Prints what it has printed; whether it passed.
+    fn show(&self) -> bool {
+        eprint!("{}", self.printed);
+        self.passed
     }
 }
 
@@ -90,7 +208,7 @@ const OPTIMISED: &str = "optimised";
 /// The storage scenario that takes minutes: the small one beside it shows the same.
 const LONG: &str = "churn.toml";
 
-fn scenarios() -> Result<(), String> {
+fn worlds() -> Result<(), String> {
     let sim = build_sim(OPTIMISED)?;
     // What failed once comes first.
     passes(Command::new(&sim).args(["corpus"]).current_dir(crate::run::root()))?;

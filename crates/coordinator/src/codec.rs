@@ -18,11 +18,12 @@ pub use participants::{
     FINISHED_BYTES_MAX, decode_watermark, encode_doubt, encode_marker, encode_participant,
     encode_step, encode_watermark, prepared_bytes, step_outcome_bytes,
 };
-pub(crate) use read::DEPTH_MAX;
+pub(crate) use read::{DEPTH_MAX, decode_audit};
 pub(crate) use sagas::SUCCESS_PAYLOAD_BYTES;
 pub use sagas::{encode_saga, encode_saga_end, step_succeeded_bytes};
 pub(crate) use transactions::{END_PAYLOAD_BYTES, VOTE_PAYLOAD_BYTES};
 pub use transactions::{encode_heuristic, encode_transaction, transaction_payload_bytes};
+pub(crate) use write::audit_value;
 
 use crate::message::{SagaKey, StepAnswer};
 use base::{Epoch, OperationId, Token};

@@ -277,7 +277,11 @@ impl Replay {
             completed_sagas,
             completed_transactions,
             anomalies: self.anomalies.clone(),
-            heuristics: self.heuristics.iter().map(|(id, shard, it)| (id, shard, *it)).collect(),
+            heuristics: self
+                .heuristics
+                .iter()
+                .map(|(id, shard, it)| (id, shard, it.clone()))
+                .collect(),
             forced: self.participant.forced().map(|(key, it)| (key, it.clone())).collect(),
             unknown_ids_in_doubt: self.behind_a_hole || self.is_open(),
             unknown_ids_up_to: self.unknown_ids(scanned.highest_epoch()),

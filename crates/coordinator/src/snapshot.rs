@@ -7,13 +7,14 @@
 //!
 //! Parts are extensions behind wal-core's own. A reader skips tags that it does not know.
 
-use crate::codec::Fact;
+use crate::codec::{self, Fact};
 use crate::message::{SagaKey, StepAnswer};
 use base::{CoordinatorId, Epoch, NodeName, OperationId, RequestKey, Sequence, ShardId};
 use saga::{End, StepInput};
-use twopc::Heuristic;
+use std::sync::Arc;
 use twopc::coordinator::Decision;
 use twopc::heuristic::Reported;
+use twopc::{Audit, Heuristic};
 use wal_core::EventType;
 
 /// The tags of a part. They are apart from those of other records.
@@ -47,6 +48,9 @@ pub mod tag {
     /// Branches that ended otherwise than their transactions: id u64, shard \[32\], node \[32\], u8 (1 lost,
     /// 2 aborted, 3 committed), record u64, for each.
     pub const HEURISTICS: u8 = 76;
+    /// Which operator said of a branch under [`HEURISTICS`] that its participant is gone: id u64, shard \[32\], and
+    /// what stands under tag 47 of the record.
+    pub const GONE: u8 = 77;
 }
 
 /// An operation's own records, as a part of a snapshot carries them.
@@ -119,7 +123,7 @@ impl Trail {
 
     /// What these records say that steps have brought, ascending by step.
     pub fn brought(&self) -> Vec<StepInput> {
-        let read = |frame: Frame<'_>| match crate::codec::decode(frame.event, frame.payload) {
+        let read = |frame: Frame<'_>| match codec::decode(frame.event, frame.payload) {
             Ok(Fact::Saga { event: saga::Event::StepSucceeded { step, output }, .. }) => {
                 Some(StepInput { step, output: output? })
             }
@@ -508,7 +512,19 @@ pub(crate) fn decode_reported(bytes: &mut &[u8]) -> Option<(OperationId, ShardId
     let [code] = take(bytes)?;
     let heuristic = Heuristic::from_code(code)?;
     let at = Sequence(u64::from_le_bytes(take(bytes)?));
-    Some((id, shard, Reported { node, heuristic, at }))
+    Some((id, shard, Reported { node, heuristic, at, gone: None }))
+}
+
+/// Writes who said that a participant is gone.
+pub(crate) fn encode_gone(id: OperationId, shard: ShardId, audit: &Audit) -> Vec<u8> {
+    [&id.0.to_le_bytes()[..], &shard.0, &codec::audit_value(audit)].concat()
+}
+
+/// Reads it.
+pub(crate) fn decode_gone(mut bytes: &[u8]) -> Option<(OperationId, ShardId, Arc<Audit>)> {
+    let id = OperationId(u64::from_le_bytes(take(&mut bytes)?));
+    let shard = ShardId(take(&mut bytes)?);
+    Some((id, shard, Arc::new(codec::decode_audit(bytes)?)))
 }
 
 /// Writes epochs, four bytes each.

@@ -195,6 +195,32 @@ impl Bench {
         engine.heuristics().map(|(id, shard, it)| (id, shard.number(), it.heuristic)).collect()
     }
 
+    /// Runs transactions until whatever was in the log before is in snapshots only.
+    fn go_on_until_compacted(&mut self) {
+        let before = self.engine().log().stats().compactions;
+        for number in 0..200u64 {
+            let work = vec![Branch {
+                shard: peer(3).shard,
+                node: peer(3).node,
+                work: number.to_le_bytes().into(),
+            }];
+            let (now, mut out) = (self.now, Vec::new());
+            let name = format!("{number} at {now:?}");
+            let request = Request { key: key(&name), work: Work::Transaction(work) };
+            let announce = Message::Announce { store: peer(3).store, boot: peer(3).boot };
+            self.engine().receive(now, peer(3).node, &announce, &mut out);
+            self.engine().submit(now, request, &mut out);
+            self.take(out);
+            self.flush();
+            let id = self.engine().active_transactions().map(twopc::Transaction::id).max().unwrap();
+            let Peer { shard, store, boot, .. } = peer(3);
+            self.hear(3, Spoken::Vote { key: tx(id), shard, vote: Vote::Commit, store, boot });
+            self.now += Duration::from_micros(1);
+        }
+        let compactions = self.engine().log().stats().compactions - before;
+        assert!(compactions > 1, "{compactions}");
+    }
+
     fn asked(&mut self, name: &str) -> Vec<Outcome> {
         self.told.clear();
         let (now, mut out, work) = (self.now, Vec::new(), Work::Transaction(vec![]));
@@ -328,26 +354,7 @@ fn a_snapshot_says_what_was_forced_and_what_is_listed() {
     };
     let before = orphan(&bench);
     assert!(before.is_some());
-    let mut compactions = 0;
-    for number in 0..200u64 {
-        let work = vec![Branch {
-            shard: peer(3).shard,
-            node: peer(3).node,
-            work: number.to_le_bytes().into(),
-        }];
-        let (now, mut out) = (bench.now, Vec::new());
-        let request = Request { key: key(&number.to_string()), work: Work::Transaction(work) };
-        let announce = Message::Announce { store: peer(3).store, boot: peer(3).boot };
-        bench.engine().receive(now, peer(3).node, &announce, &mut out);
-        bench.engine().submit(now, request, &mut out);
-        bench.take(out);
-        bench.flush();
-        let id = bench.engine().active_transactions().map(twopc::Transaction::id).max().unwrap();
-        let Peer { shard, store, boot, .. } = peer(3);
-        bench.hear(3, Spoken::Vote { key: tx(id), shard, vote: Vote::Commit, store, boot });
-        compactions = compactions.max(bench.engine().log().stats().compactions);
-    }
-    assert!(compactions > 1, "{compactions}");
+    bench.go_on_until_compacted();
     bench.restart();
     let report = bench.report.as_ref().unwrap();
     assert!(report.scanned.records < 600, "the older records are gone");
@@ -359,6 +366,30 @@ fn a_snapshot_says_what_was_forced_and_what_is_listed() {
     assert_eq!(orphan(&bench), before, "with the records that it was known from");
     assert_eq!(bench.action(ORPHAN).map(|(_, in_doubt)| in_doubt), Some(true));
     assert_eq!(bench.force(ORPHAN, Force::Abort), Ok(()));
+}
+
+/// Who said that a participant is gone, when and why, is in the report, and in a snapshot: also in one of one.
+#[test]
+fn a_snapshot_says_who_said_that_a_participant_is_gone() {
+    let mut bench = Bench::new(8);
+    assert_eq!(bench.force(UNDECIDED, Force::Commit), Ok(()));
+    assert_eq!(bench.force(UNDECIDED, Force::Gone(peer(1).shard)), Ok(()));
+    bench.ack(2, UNDECIDED, Some(Heuristic::Lost));
+    for _ in 0..2 {
+        bench.go_on_until_compacted();
+        bench.restart();
+        let report = bench.report.as_ref().unwrap();
+        assert_eq!(report.anomalies.total(), 0, "{:?}", report.anomalies);
+        let [(UNDECIDED, _, gone), (UNDECIDED, _, lost)] = &report.heuristics[..] else {
+            panic!("{:?}", report.heuristics)
+        };
+        assert_eq!((gone.heuristic, lost.heuristic), (Heuristic::Lost, Heuristic::Lost));
+        let audit = gone.gone.as_deref().unwrap();
+        assert_eq!((audit.at_ms, &*audit.who, &*audit.why), (5, "eva", "they asked"));
+        assert_eq!(lost.gone, None, "it has said so itself");
+        let of_engine: Vec<_> = bench.engine.as_ref().unwrap().heuristics().collect();
+        assert_eq!(of_engine[0].2, gone);
+    }
 }
 
 /// The only participant of a transaction decides, and is gone: its operator ends the wait, and finds out

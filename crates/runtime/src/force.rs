@@ -48,6 +48,8 @@ pub struct HeuristicBranch {
     pub participant: String,
     /// How.
     pub heuristic: Heuristic,
+    /// Of a participant that is gone for good: which operator said so, when and why.
+    pub gone: Option<Audit>,
 }
 
 /// Why an operator's intervention did not take place: nothing of it is in the log.
@@ -199,6 +201,7 @@ pub(crate) fn heuristics(node: &Node) -> Vec<HeuristicBranch> {
             transaction,
             participant: text_of(&reported.node),
             heuristic: reported.heuristic,
+            gone: reported.gone.as_deref().cloned(),
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base::{Epoch, OperationId, Sequence, ShardId};
 use coordinator::{OperationKind, OperationReport, RecoveryReport, Replay};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use twopc::coordinator::Decision;
 use twopc::heuristic::{Forced, Reported};
 use twopc::participant::PromiseKey;
-use twopc::{Heuristic, Vote};
+use twopc::{Audit, Heuristic, Vote};
 use wal_core::{
     Corruption, EventType, Guard, Integrity, NotUnderstood, Place, Record, Scanned, Visitor,
 };
@@ -267,7 +268,7 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     forced: Vec<ForcedBranch<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    heuristics: Vec<HeuristicBranch>,
+    heuristics: Vec<HeuristicBranch<'a>>,
     anomalies: Vec<Anomaly<'a>>,
     anomalies_left_out: u64,
     corruption: Vec<Damaged>,
@@ -396,15 +397,26 @@ struct ForcedBranch<'a> {
 
 /// A branch that ended otherwise than its transaction, by this log's coordinator.
 #[derive(Serialize)]
-struct HeuristicBranch {
+struct HeuristicBranch<'a> {
     id: u64,
     shard: String,
     node: String,
     heuristic: &'static str,
     branch: &'static str,
+    /// The operator's word that the participant is gone for good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gone: Option<Word<'a>>,
     evidence_sequence: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     evidence: Option<Evidence>,
+}
+
+/// Who said it, when and why.
+#[derive(Serialize)]
+struct Word<'a> {
+    at_ms: i64,
+    who: &'a str,
+    why: &'a str,
 }
 
 #[derive(Serialize)]
@@ -500,12 +512,14 @@ fn forced_branches<'a>(
     report.forced.iter().map(branch).collect()
 }
 
-fn heuristic_branches(
-    report: &RecoveryReport,
+fn heuristic_branches<'a>(
+    report: &'a RecoveryReport,
     files: &FileNames,
     proofs: &Proofs,
-) -> Vec<HeuristicBranch> {
-    let branch = |(id, shard, reported): &(OperationId, ShardId, Reported)| HeuristicBranch {
+) -> Vec<HeuristicBranch<'a>> {
+    let word =
+        |audit: &'a Arc<Audit>| Word { at_ms: audit.at_ms, who: &audit.who, why: &audit.why };
+    let branch = |(id, shard, reported): &'a (OperationId, ShardId, Reported)| HeuristicBranch {
         id: id.0,
         shard: shard.to_string(),
         node: reported.node.to_string(),
@@ -515,6 +529,7 @@ fn heuristic_branches(
             Heuristic::Aborted => "aborted",
             Heuristic::Committed => "committed",
         },
+        gone: reported.gone.as_ref().map(word),
         evidence_sequence: reported.at.0,
         evidence: proofs.of(reported.at, files),
     };
@@ -723,6 +738,11 @@ fn print_forced(
     }
     for (id, shard, reported) in &report.heuristics {
         writeln!(to, "heuristic: tx {id}, shard {shard}: {}", reported.heuristic)?;
+        if let Some(audit) = &reported.gone {
+            let (who, why) = (audit.who.escape_debug(), audit.why.escape_debug());
+            let when = utc(audit.at_ms);
+            writeln!(to, "    {} is gone for good, says {who}, {when}: {why}", reported.node)?;
+        }
         place(to, reported.at)?;
     }
     Ok(())

@@ -353,7 +353,7 @@ fn what_operators_have_forced_is_told() {
     let (epoch, peers, work) = (Epoch::new(1), [].into(), [1].into());
     let events = [
         Event::Prepared { key, epoch, peers, work },
-        Event::Forced { key, commit: true, audit },
+        Event::Forced { key, commit: true, audit: audit.clone() },
         Event::Heuristic { key, found: Finding::Decided { commit: false } },
     ];
     let line = |name: &str, payload: &[u8]| {
@@ -371,6 +371,11 @@ fn what_operators_have_forced_is_told() {
     let mut payload = Vec::new();
     coordinator::codec::encode_heuristic(coordinator, &reported, &mut payload);
     lines += &line(reported.name(), &payload);
+    let (shard, audit) = (ShardId::numbered(3), audit.clone());
+    let gone = twopc::heuristic::Event::Gone { id, shard, node, audit };
+    payload.clear();
+    coordinator::codec::encode_heuristic(coordinator, &gone, &mut payload);
+    lines += &line(gone.name(), &payload);
     let (_inside, dir) = fresh();
     import(&dir, lines, &[], 0);
     let report = check("recover", &dir, &["--json", "--explain"], 0).json();
@@ -382,9 +387,15 @@ fn what_operators_have_forced_is_told() {
     assert_eq!(heuristic["heuristic"], json!("mixed"));
     assert_eq!((&heuristic["branch"], &heuristic["id"]), (&json!("committed"), &json!(9)));
     assert_eq!(heuristic["evidence"]["sequence"], json!(4));
+    let listed = report["heuristics"].as_array().unwrap();
+    let gone = listed.iter().find(|it| it["heuristic"] == json!("hazard")).unwrap();
+    let word = json!({ "at_ms": 1_700_000_000_000_i64, "who": "eva", "why": "the site is gone" });
+    assert_eq!((&gone["gone"], &gone["evidence"]["sequence"]), (&word, &json!(5)));
+    assert_eq!(heuristic.get("gone"), None);
     let told = check("recover", &dir, &["--explain"], 0);
     let told = told.text();
     for part in [
+        " is gone for good, says eva, 2023-11-14T22:13:20.000Z: the site is gone",
         "commit by eva, 2023-11-14T22:13:20.000Z: the site is gone; mixed: ",
         "heuristic: tx 9, shard ",
         "record 4, tx_heuristic, in ",

@@ -259,7 +259,7 @@ impl Event {
 }
 
 /// A branch that ended otherwise than its transaction, as its coordinator lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reported {
     /// Who reported it, or is gone for good.
     pub node: NodeName,
@@ -267,6 +267,8 @@ pub struct Reported {
     pub heuristic: Heuristic,
     /// The record.
     pub at: Sequence,
+    /// Of one that is gone for good: which operator said so, when and why.
+    pub gone: Option<Arc<Audit>>,
 }
 
 /// The heuristic outcomes that a coordinator was told of, until an operator forgets them.
@@ -311,10 +313,13 @@ impl Heuristics {
     pub fn apply(&mut self, sequence: Sequence, event: &Event) -> Result<(), IllegalTransition> {
         match event {
             Event::Reported { id, shard, node, heuristic } => {
-                self.list(sequence, (*id, *shard), *node, *heuristic)?;
+                let (node, heuristic, at) = (*node, *heuristic, sequence);
+                self.list((*id, *shard), Reported { node, heuristic, at, gone: None })?;
             }
-            Event::Gone { id, shard, node, .. } => {
-                self.list(sequence, (*id, *shard), *node, Heuristic::Lost)?;
+            Event::Gone { id, shard, node, audit } => {
+                let (heuristic, gone) = (Heuristic::Lost, Some(audit.clone()));
+                let reported = Reported { node: *node, heuristic, at: sequence, gone };
+                self.list((*id, *shard), reported)?;
             }
             Event::Forgotten { id, .. } => {
                 let shards: Vec<_> = self.of(*id).map(|(shard, _)| shard).collect();
@@ -331,15 +336,13 @@ impl Heuristics {
 
     fn list(
         &mut self,
-        at: Sequence,
         branch: (OperationId, ShardId),
-        node: NodeName,
-        heuristic: Heuristic,
+        reported: Reported,
     ) -> Result<(), IllegalTransition> {
         if self.listed.contains_key(&branch) {
             return Err(IllegalTransition::CreatedTwice);
         }
-        self.listed.insert(branch, Reported { node, heuristic, at });
+        self.listed.insert(branch, reported);
         Ok(())
     }
 
@@ -352,6 +355,15 @@ impl Heuristics {
     /// Takes one from a snapshot.
     pub fn restore(&mut self, id: OperationId, shard: ShardId, reported: Reported) {
         self.listed.insert((id, shard), reported);
+    }
+
+    /// Takes from a snapshot who said that a participant is gone. Without effect on what is not listed as lost: it was
+    /// forgotten while the snapshot was written.
+    pub fn restore_gone(&mut self, id: OperationId, shard: ShardId, audit: Arc<Audit>) {
+        let listed = self.listed.get_mut(&(id, shard));
+        if let Some(reported) = listed.filter(|it| it.heuristic == Heuristic::Lost) {
+            reported.gone = Some(audit);
+        }
     }
 
     /// What is listed of a branch.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::direct::Direct;
 pub(crate) use self::positioned::read_full;
 use self::positioned::{write_all, write_all_of};
+use self::spare::Retired;
 pub use self::spare::Spare;
 use crate::open::OpenError;
 use crate::read_ahead::ReadAhead;
@@ -85,13 +86,13 @@ pub struct FileStorage {
     writing: BTreeMap<SegmentId, Writing>,
     writes: Writes,
     spare: Option<Spare>,
+    /// How far each segment that was created through this has been written: behind that it holds zeros only.
+    written: BTreeMap<SegmentId, u64>,
     /// Files of segments that were retired and may be overwritten: spares are made of them.
-    retired: Mutex<Vec<PathBuf>>,
+    retired: Mutex<Vec<Retired>>,
     /// Whether they are used again. Not where a replaced writer may live that still has one of them open: what
     /// it writes must go nowhere.
     reuses: bool,
-    /// The first segment that was created through this.
-    first_made: Option<SegmentId>,
     /// The next segment that is created is zero-filled to so many bytes, if no spare is at hand.
     zeros_next: Option<u64>,
 }
@@ -220,9 +221,9 @@ impl FileStorage {
             writing: BTreeMap::new(),
             writes: Writes::default(),
             spare: None,
+            written: BTreeMap::new(),
             retired: Mutex::new(Vec::new()),
             reuses: true,
-            first_made: None,
             zeros_next: None,
         }
     }
@@ -262,7 +263,7 @@ impl FileStorage {
             // Without it the segment is slower, and no less safe.
             let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner).pop();
             let zeros = Zeros::Written;
-            self.spare = Spare::make(&self.path, bytes, retired.as_deref(), zeros, &|| false).ok();
+            self.spare = Spare::make(&self.path, bytes, retired.as_ref(), zeros, &|| false).ok();
         }
         let made = match self.spare.take().map(|spare| spare.become_segment(&path)) {
             Some(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
@@ -271,7 +272,7 @@ impl FileStorage {
             _ => OpenOptions::new().write(true).create_new(true).open(path),
         };
         self.keep(segment, made?, true);
-        self.first_made.get_or_insert(segment);
+        self.written.insert(segment, 0);
         Ok(())
     }
 
@@ -315,12 +316,12 @@ impl FileStorage {
         }
         let retired = self.retired.get_mut().unwrap_or_else(PoisonError::into_inner);
         // One that was there before may still be open in a writer that was replaced.
-        let made_here = self.first_made.is_some_and(|first| segment >= first);
-        if self.reuses && made_here && retired.len() < Self::RETIRED_MAX {
-            retired.push(path);
-        } else {
+        match self.written.remove(&segment) {
+            Some(written) if self.reuses && retired.len() < Self::RETIRED_MAX => {
+                retired.push(Retired { path, written });
+            }
             // One that stays is in nobody's way, and is removed at the next opening.
-            let _ = std::fs::remove_file(path);
+            _ => drop(std::fs::remove_file(path)),
         }
     }
 
@@ -388,6 +389,11 @@ impl FileStorage {
         parts: impl Iterator<Item = &'a [u8]> + Clone,
         synced: bool,
     ) -> io::Result<bool> {
+        if let Some(written) = self.written.get_mut(&segment) {
+            // Whatever comes of it: of a write that fails, a part may be there.
+            let end = parts.clone().fold(offset, |end, part| end + part.len() as u64);
+            *written = end.max(*written);
+        }
         if let Writing::Direct(file) = self.writable(segment)? {
             match file.write(parts.clone(), offset, synced) {
                 Err(error) if direct::is_refused(&error) => {
@@ -614,7 +620,7 @@ impl Storage for FileStorage {
         let directory = self.path.clone();
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let retired = retired.pop();
-        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_deref(), zeros, stop)))
+        Some(Box::new(move |stop| Spare::make(&directory, bytes, retired.as_ref(), zeros, stop)))
     }
 
     fn keep_ahead(&mut self, spare: Spare) {

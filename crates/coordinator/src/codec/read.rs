@@ -207,14 +207,8 @@ impl<'a> Extensions<'a> {
     }
 
     pub(super) fn audit(self, event: EventType) -> Result<Option<Arc<Audit>>, CodecError> {
-        let Some(value) = self.find(tag::FORCED) else { return Ok(None) };
-        let mut reader = Reader { event, rest: value };
-        let at_ms = i64::from_le_bytes(reader.array()?);
-        let who = usize::from(u16::from_le_bytes(reader.array()?));
-        let (who, why) = reader.rest.split_at_checked(who).ok_or(CodecError::Extensions(event))?;
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| CodecError::Value(event));
-        let (who, why) = (text(who)?.into(), text(why)?.into());
-        Ok(Some(Arc::new(Audit { at_ms, who, why })))
+        let value = self.find(tag::FORCED);
+        value.map(|value| read_audit(event, value).map(Arc::new)).transpose()
     }
 
     pub(super) fn request_key(self, event: EventType) -> Result<Option<RequestKey>, CodecError> {
@@ -323,3 +317,17 @@ pub(super) fn decode_definition(
 
 /// Sagas within sagas are read so deep, whatever a payload says.
 pub(crate) const DEPTH_MAX: u32 = 16;
+
+fn read_audit(event: EventType, value: &[u8]) -> Result<Audit, CodecError> {
+    let mut reader = Reader { event, rest: value };
+    let at_ms = i64::from_le_bytes(reader.array()?);
+    let who = usize::from(u16::from_le_bytes(reader.array()?));
+    let (who, why) = reader.rest.split_at_checked(who).ok_or(CodecError::Extensions(event))?;
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| CodecError::Value(event));
+    Ok(Audit { at_ms, who: text(who)?.into(), why: text(why)?.into() })
+}
+
+/// Reads what [`audit_value`](super::audit_value) writes; `None` if it is anything else.
+pub(crate) fn decode_audit(value: &[u8]) -> Option<Audit> {
+    read_audit(EventType::CHECKPOINT, value).ok()
+}

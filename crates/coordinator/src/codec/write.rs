@@ -197,8 +197,13 @@ pub(super) const SAGA: u8 = 2;
 
 #[cold]
 pub(super) fn put_audit(tags: &mut Tags<'_>, audit: &Audit) {
+    tags.put(tag::FORCED, &audit_value(audit));
+}
+
+/// Who, when and why, as it stands under its tag.
+pub(crate) fn audit_value(audit: &Audit) -> Vec<u8> {
     let who = &audit.who.as_bytes()[..audit.who.len().min(Audit::TEXT_BYTES_MAX as usize)];
     let why = &audit.why.as_bytes()[..audit.why.len().min(Audit::TEXT_BYTES_MAX as usize)];
     let head = u16::try_from(who.len()).expect("cut to fit").to_le_bytes();
-    tags.put(tag::FORCED, &[&audit.at_ms.to_le_bytes()[..], &head, who, why].concat());
+    [&audit.at_ms.to_le_bytes()[..], &head, who, why].concat()
 }

@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use twopc::Watermark;
+use twopc::heuristic::Reported;
 use wal_core::{AppendError, RECORD_HEADER_BYTES, SnapshotPart};
 
 /// What has ended: as much as is answered for. What has no key, such as the operations of steps, takes no
@@ -89,6 +90,8 @@ pub(super) enum Stage {
     Doubts(usize),
     /// Branches that ended otherwise, behind this one.
     Heuristics(Option<(OperationId, ShardId)>),
+    /// Who said of which of them that its participant is gone, behind this one.
+    Gone(Option<(OperationId, ShardId)>),
     /// What the steps of sagas have brought that have ended, from this one on: counted from the first operation
     /// with a key that ever ended.
     Outputs(u64),
@@ -180,12 +183,22 @@ impl Engine {
                     next = Some((id, shard));
                 }
                 if entries.is_empty() {
-                    return Ok((Some(Stage::Outputs(0)), 0));
+                    return Ok((Some(Stage::Gone(None)), 0));
                 }
                 let mut part = Vec::new();
                 snapshot::put(tag::HEURISTICS, &entries, &mut part);
                 self.append_part(now, &part, false, out)?;
                 Ok((Some(Stage::Heuristics(next)), part.len()))
+            }
+            Stage::Gone(last) => {
+                let word = |(id, shard, it): (_, _, &Reported)| Some((id, shard, it.gone.clone()?));
+                let Some((id, shard, audit)) = self.heuristics.behind(last).find_map(word) else {
+                    return Ok((Some(Stage::Outputs(0)), 0));
+                };
+                let mut part = Vec::new();
+                snapshot::put(tag::GONE, &snapshot::encode_gone(id, shard, &audit), &mut part);
+                self.append_part(now, &part, false, out)?;
+                Ok((Some(Stage::Gone(Some((id, shard)))), part.len()))
             }
             Stage::Outputs(from) => {
                 let (first, ended) = self.window.keyed.from(from);

@@ -125,6 +125,10 @@ impl Replay {
                         self.heuristics.restore(id, shard, reported);
                     }
                 }
+                tag::GONE => {
+                    let (id, shard, audit) = snapshot::decode_gone(value)?;
+                    self.heuristics.restore_gone(id, shard, audit);
+                }
                 tag::COORDINATOR => {
                     let coordinator = CoordinatorId(take(&mut value)?);
                     let epoch = u32::from_le_bytes(take(&mut value)?);

@@ -17,6 +17,15 @@ pub struct Spare {
     file: File,
 }
 
+/// The file of a segment that is none any more.
+#[derive(Debug)]
+pub(super) struct Retired {
+    /// Its foreign name.
+    pub path: PathBuf,
+    /// Whatever stands behind this offset is zero.
+    pub written: u64,
+}
+
 impl Spare {
     /// What its name begins with, before it is a segment's.
     pub(super) const PREFIX: &'static str = "spare-";
@@ -32,18 +41,21 @@ impl Spare {
     pub(super) fn make(
         directory: &Path,
         bytes: u64,
-        retired: Option<&Path>,
+        retired: Option<&Retired>,
         zeros: Zeros,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<Spare> {
         let path = directory.join(format!("{}{bytes:x}", Spare::PREFIX));
         // A retired segment's blocks are there already: only what they hold has to go.
-        let recycled = retired.is_some_and(|retired| std::fs::rename(retired, &path).is_ok());
-        let options = OpenOptions::new().write(true).create(true).truncate(!recycled).open(&path);
+        let recycled = retired.filter(|retired| std::fs::rename(&retired.path, &path).is_ok());
+        let options =
+            OpenOptions::new().write(true).create(true).truncate(recycled.is_none()).open(&path);
         let spare = Spare { path, file: options? };
         let filled = match zeros {
-            Zeros::Reserved if !recycled && spare.reserve(bytes)? => Ok(()),
-            Zeros::Reserved | Zeros::Written => spare.fill(bytes, stop),
+            Zeros::Reserved if recycled.is_none() && spare.reserve(bytes)? => Ok(()),
+            Zeros::Reserved | Zeros::Written => {
+                spare.fill(recycled.map_or(0, |retired| retired.written), bytes, stop)
+            }
         };
         if filled.is_err() {
             spare.remove();
@@ -76,18 +88,27 @@ impl Spare {
         Ok(false)
     }
 
-    fn fill(&self, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    /// Writes zeros over what holds something else, which is before `written`, and where the file ends too early.
+    fn fill(&self, written: u64, bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<()> {
         let zeros = vec![0; Spare::CHUNK];
-        let mut at = 0;
+        let blank = written.min(bytes)..self.file.metadata()?.len().min(bytes);
+        let (mut at, mut unsynced) = (0, 0);
         while at < bytes {
+            if blank.contains(&at) {
+                at = blank.end;
+                continue;
+            }
             if stop() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            let len = (bytes - at).min(Spare::CHUNK as u64);
+            let until = if at < blank.start { blank.start } else { bytes };
+            let len = (until - at).min(Spare::CHUNK as u64);
             write_all(&self.file, &zeros[..len as usize], at)?;
             at += len;
-            if at.is_multiple_of(Spare::SYNC_EVERY) {
+            unsynced += len;
+            if unsynced >= Spare::SYNC_EVERY {
                 self.file.sync_data()?;
+                unsynced = 0;
             }
         }
         // Its length too, which a retired segment's may exceed.
@@ -106,5 +127,50 @@ impl Spare {
         let named = std::fs::hard_link(&self.path, path);
         self.remove();
         named.map(|()| self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A retired file of so many bytes, written in front of `written` and zero behind, makes a spare of so many.
+    #[test]
+    fn of_a_retired_file_only_what_was_written_is_written_again() {
+        const CHUNK: u64 = Spare::CHUNK as u64;
+        let directory = tempfile::tempdir().unwrap();
+        let make = |len: u64, written: u64, marked: bool, bytes: u64| {
+            let path = directory.path().join("retired-1");
+            let mut content = vec![0xA5; written as usize];
+            content.resize(len as usize, 0);
+            if let (true, Some(last)) = (marked, content.last_mut()) {
+                // Against what is promised: so it shows whether the byte is written again.
+                *last = 0x5A;
+            }
+            std::fs::write(&path, &content).unwrap();
+            let retired = Retired { path, written };
+            let made =
+                Spare::make(directory.path(), bytes, Some(&retired), Zeros::Written, &|| false);
+            let spare = made.unwrap();
+            assert!(!retired.path.exists());
+            let content = std::fs::read(&spare.path).unwrap();
+            spare.remove();
+            content
+        };
+        let sizes =
+            [0, 1, 511, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 77, 9 * CHUNK, 9 * CHUNK + 5];
+        for len in sizes {
+            for written in sizes.into_iter().filter(|written| *written <= len) {
+                for bytes in &sizes[1..] {
+                    let made = make(len, written, false, *bytes);
+                    assert_eq!(made.len() as u64, *bytes);
+                    let wrong = made.iter().position(|byte| *byte != 0);
+                    assert_eq!(wrong, None, "{written} of {len} written, {bytes} wanted");
+                }
+            }
+        }
+        let made = make(3 * CHUNK, CHUNK + 9, true, 4 * CHUNK);
+        let kept: Vec<usize> = (0..made.len()).filter(|at| made[*at] != 0).collect();
+        assert_eq!(kept, [3 * CHUNK as usize - 1], "what is blank is left alone");
     }
 }
