@@ -145,6 +145,16 @@ mod tests {
     }
 
     #[test]
+    fn each_end_has_its_sentence() {
+        let ends = [End::Completed, End::Compensated, End::Aborted].map(explain_end);
+        let decisions = [Decision::Commit, Decision::Abort, Decision::ReadOnly];
+        let all = ends.into_iter().chain(decisions.map(explain_decision));
+        let all: BTreeSet<_> = all.collect();
+        assert_eq!(all.len(), 6);
+        assert!(all.iter().all(|sentence| sentence.len() > 15), "{all:?}");
+    }
+
+    #[test]
     fn each_row_of_the_table_has_its_sentence() {
         use RecoveryAction::{None, SagaResumeCompensate, SagaResumeExecute};
         let (yes, no) = (Vote::Commit, Vote::Abort);

@@ -207,3 +207,23 @@ impl fmt::Display for RecoveryReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let mut list = Capped::default();
+        let most = Capped::<u32>::ENTRIES_MAX as u32;
+        for entry in 0..most + 3 {
+            assert_eq!(
+                (list.total(), list.left_out),
+                (u64::from(entry), u64::from(entry.saturating_sub(most)))
+            );
+            list.push(entry);
+        }
+        assert!(list.entries.iter().copied().eq(0..most), "the first ones are listed");
+        assert_eq!((list.total(), list.left_out), (u64::from(most) + 3, 3));
+    }
+}

@@ -511,6 +511,42 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// How long a list may be is judged by the least that each of what it lists takes.
+    #[test]
+    fn the_least_that_a_list_takes_is_known() {
+        let len = |message: &Message| {
+            let mut bytes = Vec::new();
+            encode(message, &mut bytes);
+            bytes.len()
+        };
+        let (coordinator, id) = (CoordinatorId([1; 32]), OperationId(2));
+        let (epoch, shard) = (Epoch::new(3), ShardId([4; 32]));
+        let node = NodeName([5; 32]);
+        let peer = Peer { shard, node, store: StoreId(6), boot: BootCount(7) };
+        let prepare = |peers: usize| {
+            let (key, peers, work) = (TxKey { coordinator, id }, vec![peer; peers], [].into());
+            let peers = peers.into();
+            let one_phase = false;
+            let message = twopc::Message::Prepare { key, epoch, shard, peers, work, one_phase };
+            len(&Message::Transaction(message))
+        };
+        assert_eq!(prepare(3) - prepare(2), PEER_BYTES);
+        let call = |inputs: usize| {
+            let (key, token, body) = (SagaKey { coordinator, id }, Token([1; 16]), [].into());
+            let input = StepInput { step: u32::MAX, output: Output::Inline([].into()) };
+            let call = Call {
+                step: 1,
+                direction: Direction::Forward,
+                kind: StepKind::Retriable,
+                cannot_fail: true,
+                order: UndoOrder::None,
+                inputs: vec![input; inputs].into(),
+            };
+            len(&Message::StepCall { key, epoch, token, body, call })
+        };
+        assert_eq!(call(3) - call(2), INPUT_BYTES_MIN);
+    }
+
     fn outputs() -> impl Strategy<Value = Output> {
         let bytes = any::<Vec<u8>>().prop_map(|bytes| Output::Inline(bytes.into()));
         let hash = any::<([u8; 32], u64)>();

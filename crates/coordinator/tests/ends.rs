@@ -5,11 +5,16 @@
 use base::prng::Key;
 use base::{BootCount, CoordinatorId, NodeName, RequestKey, ShardId, StoreId, Time};
 use coordinator::{Branch, Config, Engine, Message, Output, Replay, Request, Stats, Work};
-use coordinator::{Outcome, Refusal, StepAnswer};
-use saga::{Action, Definition, Direction, Step};
+use coordinator::{
+    CancelRefusal, Doubtful, Force, ForceError, Intervention, OrderError, Outcome, Refusal,
+    SagaKey, StepAnswer,
+};
+use saga::{Action, Definition, Direction, Order, Output as Value, Step, ValueType, What};
 use std::path::Path;
-use twopc::{Message as Tx, Vote};
-use wal_core::{MemoryStorage, OpenMode, SegmentId, Storage};
+use std::sync::Arc;
+use std::time::Duration;
+use twopc::{Audit, Message as Tx, Vote};
+use wal_core::{DiskError, MemoryStorage, OpenMode, SegmentId, Storage};
 
 const NODES: [NodeName; 3] = [NodeName::numbered(1), NodeName::numbered(2), NodeName::numbered(3)];
 
@@ -205,4 +210,140 @@ fn a_key_is_one_request_for_every_version() {
     let told = bench.submit("saga", steps(&[COMMIT, READ_ONLY]));
     assert_eq!(told, [Outcome::Refused(Refusal::KeyTaken)]);
     assert_eq!(bench.engine.stats(), Stats::default(), "nothing was done again");
+}
+
+/// A step's value that is longer than allowed is as good as no answer; one as long as allowed counts.
+#[test]
+fn a_value_that_is_too_long_is_no_answer() {
+    let mut bench = Bench::new();
+    let mut saga = Definition::builder();
+    saga.step(Step::new(Action::Custom, NODES[0], [COMMIT]).gives(ValueType::Bytes));
+    let (key, work) = (RequestKey::new(b"long").unwrap(), Work::Saga(saga.build().unwrap()));
+    let mut out = Vec::new();
+    bench.engine.submit(bench.now, Request { key, work }, &mut out);
+    // Who answers by itself answers without a value, which is not wanted either.
+    bench.take(out);
+    let most = Config::new(CoordinatorId([7; 32]), Key::root(3)).output_bytes_max as usize;
+    for (bytes, ends) in [(most + 1, false), (most, true)] {
+        let saga = bench.engine.active_sagas().next().expect("it goes on");
+        let (id, step, direction) = (saga.id(), 0, Direction::Forward);
+        let token = saga.token(step, direction);
+        let key = SagaKey { coordinator: CoordinatorId([7; 32]), id };
+        let output = Some(Box::new(Value::Inline(vec![1; bytes].into())));
+        let answer = StepAnswer::Done;
+        let reply = Message::StepReply { key, step, direction, token, answer, output };
+        let mut out = Vec::new();
+        bench.engine.receive(bench.now, NODES[0], &reply, &mut out);
+        bench.take(out);
+        assert_eq!(bench.told.pop(), ends.then_some(Outcome::Completed), "{bytes} bytes");
+    }
+}
+
+/// A participant that was started anew says so by its vote: from then on it is known by its new boot count.
+#[test]
+fn a_vote_tells_of_a_restart() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        bench.submit("first", Work::Transaction(branches([COMMIT; 3]))),
+        [Outcome::Committed]
+    );
+    let boots = |bench: &mut Bench, name: &str| {
+        let key = RequestKey::new(name.as_bytes()).unwrap();
+        let (work, mut out) = (Work::Transaction(branches([COMMIT; 3])), Vec::new());
+        bench.engine.submit(bench.now, Request { key, work }, &mut out);
+        let prepare = out.iter().find_map(|output| match output {
+            Output::Send {
+                message: Message::Transaction(Tx::Prepare { peers, key, .. }), ..
+            } => Some((*key, peers.iter().map(|peer| peer.boot.0).collect::<Vec<_>>())),
+            _ => None,
+        });
+        prepare.expect("they are asked")
+    };
+    let (key, before) = boots(&mut bench, "second");
+    assert_eq!(before, [1, 1, 1]);
+    let (shard, vote) = (ShardId(NODES[1].0), Vote::Abort);
+    let (store, boot) = (StoreId(NODES[1].number()), BootCount(2));
+    let refused = Message::Transaction(Tx::Vote { key, shard, vote, store, boot });
+    bench.engine.receive(bench.now, NODES[1], &refused, &mut Vec::new());
+    assert_eq!(boots(&mut bench, "third").1, [1, 2, 1]);
+    // What an earlier start has announced comes late.
+    let late = Message::Announce { store, boot: BootCount(1) };
+    bench.engine.receive(bench.now, NODES[1], &late, &mut Vec::new());
+    assert_eq!(boots(&mut bench, "fourth").1, [1, 2, 1]);
+}
+
+/// An engine whose log has failed does nothing any more, and says so to whoever orders something.
+#[test]
+fn an_engine_without_its_log_is_dead() {
+    let mut bench = Bench::new();
+    let (now, mut out) = (bench.now, Vec::new());
+    let request = |name: &[u8]| {
+        let key = RequestKey::new(name).unwrap();
+        Request { key, work: steps(&[COMMIT, COMMIT]) }
+    };
+    bench.engine.submit(now, request(b"one"), &mut out);
+    bench.engine.flush(now, &mut out);
+    assert!(out.iter().any(|output| matches!(output, Output::Disk { .. })));
+    out.clear();
+    assert!(bench.engine.next_wake().is_some());
+    bench.engine.flushed(now, Err(DiskError::Fenced), &mut out);
+    assert!(matches!(&out[..], [Output::Died { .. }]), "{out:?}");
+    out.clear();
+    bench.engine.submit(now, request(b"two"), &mut out);
+    bench.engine.receive(now, NODES[0], &Message::AskFinished, &mut out);
+    bench.engine.wake(now + Duration::from_secs(9_000), &mut out);
+    bench.engine.flush(now, &mut out);
+    assert!(out.is_empty() && bench.engine.next_wake().is_none(), "{out:?}");
+    let cancelled = bench.engine.cancel(now, &request(b"one").key, &mut out);
+    assert_eq!(cancelled, Err(CancelRefusal::LogBusy));
+    let id = bench.engine.active_sagas().next().unwrap().id();
+    let order = Order { who: "eva".into(), why: "because".into(), what: What::RetryNow };
+    bench.engine.order(now, id, 0, order, &mut out);
+    let audit = Arc::new(Audit { at_ms: 1, who: "eva".into(), why: "because".into() });
+    let (of, force) = (Doubtful::Saga(id), Force::Abort);
+    bench.engine.intervene(now, &Intervention { of, force, audit }, &mut out);
+    let [Output::Operated(ordered), Output::Intervened(intervened)] = &out[..] else {
+        panic!("{out:?}")
+    };
+    assert_eq!(ordered.result, Err(OrderError::LogBusy));
+    assert_eq!(intervened.result, Err(ForceError::LogBusy));
+}
+
+/// What waits for a participant to announce itself is active like any other, and no more are let in.
+#[test]
+fn who_waits_takes_a_place() {
+    let mut bench = Bench::new();
+    let most = Config::new(CoordinatorId([7; 32]), Key::root(3)).active_transactions_max;
+    let mut submit = |number: u32| {
+        let key = RequestKey::new(&number.to_le_bytes()).unwrap();
+        let (work, mut out) = (Work::Transaction(branches([COMMIT; 3])), Vec::new());
+        bench.engine.submit(bench.now, Request { key, work }, &mut out);
+        if number == most / 2 {
+            // From here on all are begun at once.
+            for node in NODES {
+                let (store, boot) = (StoreId(node.number()), BootCount(1));
+                let announce = Message::Announce { store, boot };
+                bench.engine.receive(bench.now, node, &announce, &mut out);
+            }
+        }
+        let refused = out.into_iter().find_map(|output| match output {
+            Output::Reply { outcome, .. } => Some(outcome),
+            _ => None,
+        });
+        (refused, bench.engine.active() as u32)
+    };
+    for number in 1..=most {
+        assert_eq!(submit(number), (None, number));
+    }
+    let too_many = Outcome::Refused(Refusal::TooManyActive { active_max: most });
+    assert_eq!(submit(most + 1), (Some(too_many), most));
+
+    let mut bench = Bench::new();
+    for number in 0..=most {
+        let key = RequestKey::new(&number.to_le_bytes()).unwrap();
+        let (work, mut out) = (Work::Transaction(branches([COMMIT; 3])), Vec::new());
+        bench.engine.submit(bench.now, Request { key, work }, &mut out);
+        let refused = out.iter().any(|output| matches!(output, Output::Reply { .. }));
+        assert_eq!((refused, bench.engine.active() as u32), (number == most, most.min(number + 1)));
+    }
 }

@@ -348,6 +348,12 @@ fn a_snapshot_says_what_was_forced_and_what_is_listed() {
     bench.ack(2, UNDECIDED, Some(Heuristic::Aborted));
     bench.ack(1, ABORTED, Some(Heuristic::Committed));
     let listed = vec![(UNDECIDED, 2, Heuristic::Aborted), (ABORTED, 1, Heuristic::Committed)];
+    let orphan = |bench: &Bench| {
+        let mut all = bench.report.as_ref().unwrap().operations.iter();
+        all.find(|operation| operation.id == ORPHAN).cloned()
+    };
+    let before = orphan(&bench);
+    assert!(before.is_some());
     bench.go_on_until_compacted();
     bench.restart();
     let report = bench.report.as_ref().unwrap();
@@ -357,6 +363,7 @@ fn a_snapshot_says_what_was_forced_and_what_is_listed() {
     assert_eq!(bench.action(UNDECIDED), Some((RecoveryAction::TxResumeCommit, false)));
     assert_eq!(bench.verdict(UNDECIDED), Verdict::Committed);
     assert_eq!(bench.verdict(ABORTED), Verdict::Aborted);
+    assert_eq!(orphan(&bench), before, "with the records that it was known from");
     assert_eq!(bench.action(ORPHAN).map(|(_, in_doubt)| in_doubt), Some(true));
     assert_eq!(bench.force(ORPHAN, Force::Abort), Ok(()));
 }

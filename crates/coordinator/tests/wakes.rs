@@ -4,8 +4,9 @@
 
 use base::prng::Key;
 use base::{CoordinatorId, NodeName, RequestKey, Time};
-use coordinator::{Config, Engine, Message, Output, Replay, Request, StepAnswer, Work};
+use coordinator::{Config, Engine, Message, Output, Replay, Request, SagaKey, StepAnswer, Work};
 use saga::{Action, Definition, Direction, Step};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wal_core::{MemoryStorage, OpenMode, Storage};
 
@@ -19,10 +20,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with(|_| {})
+    }
+
+    fn with(edit: impl Fn(&mut Config)) -> Bench {
         let (mut storage, mut replay) = (MemoryStorage::new(), Replay::default());
         let (config, mode) = (wal_core::Config::default(), OpenMode::Exclusive);
         let opened = wal_core::open(&mut storage, &config, mode, 9, Time::ZERO, &mut replay);
-        let config = Config::new(CoordinatorId([7; 32]), Key::root(3));
+        let mut config = Config::new(CoordinatorId([7; 32]), Key::root(3));
+        edit(&mut config);
         let log = opened.unwrap().0;
         let engine = Engine::resume(config, replay, log, Time::ZERO, &mut Vec::new());
         Bench { storage, engine, replies: 0 }
@@ -105,5 +111,56 @@ fn nobody_is_woken_for_what_has_ended() {
         assert_eq!(bench.wake(next), []);
         wakes += 1;
         assert!(wakes <= 2, "woken at {next} with nothing to do");
+    }
+}
+
+/// Calls that nobody answers are made again and again: each time after twice as long, up to the longest, and by
+/// chance up to so many percent earlier, so that not all come at once.
+#[test]
+fn what_nobody_answers_is_sent_again_ever_later_and_not_all_at_once() {
+    for percent in [0, 25] {
+        let mut bench = Bench::with(|config| {
+            config.jitter_percent = percent;
+            config.active_sagas_max = 100;
+        });
+        let mut called: BTreeMap<SagaKey, Vec<Time>> = BTreeMap::new();
+        let mut calls = |now: Time, messages: Vec<Message>| {
+            for message in messages {
+                let Message::StepCall { key, .. } = message else { panic!("{message:?}") };
+                called.entry(key).or_default().push(now);
+            }
+        };
+        for number in 0..40 {
+            calls(Time::ZERO, bench.submit(Time::ZERO, number));
+        }
+        while let Some(next) = bench.engine.next_wake()
+            && next < Time::ZERO + Duration::from_secs(50)
+        {
+            calls(next, bench.wake(next));
+        }
+        assert_eq!(called.len(), 40);
+        let mut early = [0, 0];
+        for times in called.values() {
+            assert!(times.len() >= 8, "{times:?}");
+            let mut wait = Duration::from_millis(500);
+            for pair in times.windows(2) {
+                let waited = pair[1].since(pair[0]);
+                let least = wait * (100 - percent) / 100;
+                assert!(least <= waited && waited <= wait, "{waited:?} of {wait:?}");
+                early[usize::from(waited < wait - wait * percent / 200)] += 1;
+                wait = (2 * wait).min(Duration::from_secs(8));
+            }
+        }
+        // About as many come in the one half of the time as in the other.
+        if percent > 0 {
+            assert!(early[0] * 2 > early[1] && early[1] * 2 > early[0], "{early:?}");
+            let first: BTreeSet<Time> = called.values().map(|times| times[1]).collect();
+            assert!(first.len() > 35, "{first:?}");
+            for times in called.values() {
+                // The longest waits of one operation are not alike either.
+                let waits = times[5..].windows(2).map(|pair| pair[1].since(pair[0]));
+                assert!(waits.collect::<BTreeSet<_>>().len() > 1, "{times:?}");
+            }
+        }
     }
 }

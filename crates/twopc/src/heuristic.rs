@@ -415,6 +415,12 @@ mod tests {
             assert_eq!(list.apply(Sequence(9), &event), Err(IllegalTransition::CreatedTwice));
             assert_eq!(list.get(id, shard).map(|reported| reported.at), Some(Sequence(at)));
         }
+        let committed = list.decide(OperationId(3), a, node, Heuristic::Committed).unwrap();
+        assert_eq!(list.apply(Sequence(4), &committed), Ok(()));
+        let decided = [one, two, OperationId(3), OperationId(4)].map(|id| list.decision(id));
+        assert_eq!(decided, [Some(true), Some(true), Some(false), None]);
+        let of_three = list.forget(OperationId(3), &audit()).unwrap();
+        assert_eq!(list.apply(Sequence(5), &of_three), Ok(()));
         assert_eq!(list.of(one).count(), 2);
         assert_eq!(list.behind(Some((one, a))).count(), 2);
         assert_eq!(list.behind(None).count(), list.iter().count());

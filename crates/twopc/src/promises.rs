@@ -556,6 +556,7 @@ fn number(count: usize) -> u32 {
 mod tests {
     use super::*;
     use base::prng::Key;
+    use std::collections::BTreeSet;
 
     fn key(coordinator: CoordinatorId, id: u64, shard: u64) -> PromiseKey {
         PromiseKey {
@@ -566,50 +567,17 @@ mod tests {
 
     /// Against an ordinary map, with ids in an order that no coordinator gives them, shards of one
     /// transaction in any order, and names that begin alike.
-    #[test]
-    fn promises_are_found_whatever_order_they_come_in() {
-        let mut alike = [7; 32];
-        alike[31] = 8;
-        let mut names = vec![CoordinatorId([7; 32]), CoordinatorId(alike)];
-        names.extend((0..30).map(CoordinatorId::numbered));
-        let mut stream = Key::root(3).stream();
-        let (mut promises, mut model) = (Promises::default(), BTreeMap::new());
-        for step in 1..=20_000 {
-            let near = if stream.below(4) == 0 { 0 } else { step / 4 };
-            let id = near + stream.below(if near == 0 { 5_000 } else { 20 });
-            let name = names[stream.below(names.len() as u64) as usize];
-            let (key, at) = (key(name, id, stream.below(3)), Sequence(step));
-            let mut found = promises.find(&key.tx, &key.shard);
-            let expected: Option<&(Sequence, Standing)> = model.get(&key);
-            let known = found.known.map(|known| (known.at, known.standing()));
-            assert_eq!(known.as_ref(), expected);
-            match expected {
-                None if stream.below(3) > 0 => {
-                    let prepared = Prepared { at, peers: [].into(), work: [1].into() };
-                    let waiting = promises.prepare(&mut found, &key, prepared);
-                    assert_eq!(promises.waiting(waiting).map(|(key, ..)| key), Some(key));
-                    model.insert(key, (at, Standing::Prepared));
-                }
-                None => {
-                    assert_eq!(promises.end(&mut found, &key, at, Ending::Aborted), None);
-                    model.insert(key, (at, Standing::Aborted));
-                }
-                Some((promised, Standing::Prepared)) => {
-                    let ended = promises.end(&mut found, &key, at, Ending::Committed);
-                    assert_eq!(ended.map(|prepared| prepared.at), Some(*promised));
-                    model.insert(key, (at, Standing::Committed));
-                }
-                Some(_) => {}
-            }
-            assert_eq!(promises.find(&key.tx, &key.shard), found);
-        }
-        assert!(!promises.older.is_empty(), "some have been put aside");
-        let standing = |promise| match promise {
+    fn standing(promise: Promise<'_>) -> (Sequence, Standing) {
+        match promise {
             Promise::Prepared { at, .. } => (at, Standing::Prepared),
             Promise::Committed { at } => (at, Standing::Committed),
             Promise::Aborted { at } => (at, Standing::Aborted),
             Promise::ReadOnly { at } => (at, Standing::ReadOnly),
-        };
+        }
+    }
+
+    /// All that is known, and what waits, are as in a map.
+    fn assert_same(promises: &Promises, model: &BTreeMap<PromiseKey, (Sequence, Standing)>) {
         let all: Vec<_> = promises.iter().map(|(key, p)| (key, standing(p))).collect();
         let expected: Vec<_> = model.iter().map(|(key, known)| (*key, *known)).collect();
         assert_eq!(all, expected);
@@ -620,7 +588,90 @@ mod tests {
         assert!(promises.all_waiting().all(|(_, waiting)| promises.is_waiting(waiting)));
     }
 
-    /// Names that all belong in one place of the index are found elsewhere.
+    /// Coordinators finish some of them meanwhile.
+    #[test]
+    fn promises_are_found_whatever_order_they_come_in() {
+        let mut alike = [7; 32];
+        alike[31] = 8;
+        let mut names = vec![CoordinatorId([7; 32]), CoordinatorId(alike)];
+        names.extend((0..30).map(CoordinatorId::numbered));
+        let mut stream = Key::root(3).stream();
+        let (mut promises, mut model) = (Promises::default(), BTreeMap::new());
+        let mut marks: BTreeMap<CoordinatorId, Watermark> = BTreeMap::new();
+        let mut waits: BTreeMap<PromiseKey, Waiting> = BTreeMap::new();
+        let mut ended: Option<Waiting> = None;
+        let mut older = 0;
+        let keep = |key: &PromiseKey| key.tx.id.0.is_multiple_of(7);
+        for step in 1..=20_000 {
+            let near = if stream.below(4) == 0 { 0 } else { step / 4 };
+            let id = near + stream.below(if near == 0 { 5_000 } else { 20 });
+            // One of them has so many that most are put aside.
+            let name = match stream.below(3) {
+                0 => names[0],
+                _ => names[stream.below(names.len() as u64) as usize],
+            };
+            if stream.below(400) == 0 {
+                let highest = stream.below(step / 4 + 20);
+                let active: BTreeSet<_> = (0..stream.below(5))
+                    .map(|_| OperationId(highest.saturating_sub(stream.below(40))))
+                    .collect();
+                let mark = Watermark::new(OperationId(highest), active.into_iter());
+                older = older.max(promises.older.len());
+                promises.finish(&name, mark.clone(), keep);
+                if marks.get(&name).is_none_or(|known| mark.is_newer_than(known)) {
+                    model.retain(|key: &PromiseKey, (_, how): &mut (Sequence, Standing)| {
+                        let waits = key.tx.coordinator != name || *how == Standing::Prepared;
+                        waits || !mark.covers(key.tx.id) || keep(key)
+                    });
+                    marks.insert(name, mark);
+                }
+                assert_same(&promises, &model);
+            }
+            let (key, at) = (key(name, id, stream.below(3)), Sequence(step));
+            let mut found = promises.find(&key.tx, &key.shard);
+            let expected: Option<&(Sequence, Standing)> = model.get(&key);
+            let known = found.known.map(|known| (known.at, known.standing()));
+            assert_eq!(known.as_ref(), expected);
+            assert_eq!(promises.promise(&key).map(standing).as_ref(), expected);
+            assert_eq!(promises.watermark(&name), marks.get(&name));
+            let finished = marks.get(&name).is_some_and(|mark| mark.covers(key.tx.id));
+            assert_eq!(promises.is_finished(&found, key.tx.id), finished);
+            match expected {
+                None if stream.below(3) > 0 => {
+                    let prepared = Prepared { at, peers: [].into(), work: [1].into() };
+                    let waiting = promises.prepare(&mut found, &key, prepared);
+                    assert_eq!(promises.waiting(waiting).map(|(key, ..)| key), Some(key));
+                    waits.insert(key, waiting);
+                    model.insert(key, (at, Standing::Prepared));
+                }
+                None => {
+                    let (how, stands) = match stream.below(2) {
+                        0 => (Ending::Aborted, Standing::Aborted),
+                        _ => (Ending::ReadOnly, Standing::ReadOnly),
+                    };
+                    assert_eq!(promises.end(&mut found, &key, at, how), None);
+                    model.insert(key, (at, stands));
+                }
+                Some((promised, Standing::Prepared)) => {
+                    let outcome = promises.end(&mut found, &key, at, Ending::Committed);
+                    assert_eq!(outcome.map(|prepared| prepared.at), Some(*promised));
+                    ended = waits.remove(&key);
+                    model.insert(key, (at, Standing::Committed));
+                }
+                Some(_) => {}
+            }
+            assert_eq!(promises.find(&key.tx, &key.shard), found);
+            // Its place may be another promise's now; the name is not.
+            if let Some(ended) = ended {
+                assert!(!promises.is_waiting(ended));
+                assert_eq!(promises.waiting(ended), None);
+            }
+        }
+        assert!(older > 1_000, "many have been put aside");
+        assert!(marks.len() > 10, "some have been finished");
+        assert_same(&promises, &model);
+    }
+
     #[test]
     fn names_that_meet_in_one_place_are_found_all_the_same() {
         let all = || (0..).map(CoordinatorId::numbered);

@@ -6,8 +6,9 @@ use base::StoreId;
 use base::{BootCount, CoordinatorId, Epoch, NodeName, OperationId, ParentStep, Sequence, ShardId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use twopc::coordinator::{Decision, Effect, Event, MEMBERS_MAX, Member};
-use twopc::{Audit, Heuristic, Participant, Peer, Transaction, Vote, Watermark};
+use twopc::coordinator::{AdmissionError, Decision, Effect, Event, MEMBERS_MAX, Member};
+use twopc::{Audit, ForceRefusal, Heuristic, IllegalTransition, Participant, Peer, Transaction};
+use twopc::{Vote, Watermark};
 
 #[test]
 fn no_two_things_that_are_owed_share_a_slot() {
@@ -151,4 +152,44 @@ fn heuristic_outcomes_in_words() {
         assert!(words.contains(&format!("the transaction {decision}, and the ")), "{words}");
         assert_eq!(Heuristic::from_code(found.code()), Some(found));
     }
+}
+
+/// Operators and clients read why not: each refusal says what it is about, and no two are alike.
+#[test]
+fn refusals_in_words() {
+    let shard = ShardId::numbered(3);
+    let refused = [
+        (ForceRefusal::NotInDoubt, "in doubt"),
+        (ForceRefusal::Decided { commit: true }, "known, commit"),
+        (ForceRefusal::Decided { commit: false }, "known, abort"),
+        (ForceRefusal::ForcedOtherwise { commit: true }, "before: commit"),
+        (ForceRefusal::ForcedOtherwise { commit: false }, "before: abort"),
+        (ForceRefusal::NotListed, "listed"),
+        (ForceRefusal::NotAwaited, "waits"),
+        (ForceRefusal::TextTooLong { bytes: 1_025 }, "1025 bytes: at most 1024"),
+    ];
+    let admission = [
+        (AdmissionError::Empty, "without participants".to_string()),
+        (AdmissionError::TooMany { members: 65 }, "65 participants: at most 64".to_string()),
+        (AdmissionError::DuplicateShard { shard }, format!("{shard} is named twice")),
+    ];
+    let event = "tx_prepared";
+    let illegal = [
+        (IllegalTransition::Unknown { event }, "tx_prepared for an operation never created"),
+        (IllegalTransition::CreatedTwice, "created a second time"),
+        (IllegalTransition::OutOfPlace { event, state: "aborted" }, "tx_prepared while aborted"),
+        (IllegalTransition::DuplicateShard, "joined twice"),
+        (IllegalTransition::UnknownShard, "never joined"),
+        (IllegalTransition::SecondVote, "second vote"),
+        (IllegalTransition::UnbackedCommit, "without every vote"),
+        (IllegalTransition::SecondDecision, "the first one stands"),
+    ];
+    let refused = refused.map(|(error, says)| (error.to_string(), says.to_string()));
+    let admission = admission.map(|(error, says)| (error.to_string(), says));
+    let illegal = illegal.map(|(error, says)| (error.to_string(), says.to_string()));
+    let all: Vec<(String, String)> = refused.into_iter().chain(admission).chain(illegal).collect();
+    for (words, says) in &all {
+        assert!(words.contains(says), "{words}");
+    }
+    assert_eq!(all.iter().map(|(words, _)| words).collect::<BTreeSet<_>>().len(), all.len());
 }

@@ -312,3 +312,161 @@ fn a_transactions_payload_is_as_long_as_foretold() {
         assert_eq!(decode(kind, &payload), Ok(Fact::Transaction { id, event }));
     }
 }
+
+fn written(fact: &Fact) -> (EventType, Vec<u8>) {
+    let mut payload = Vec::new();
+    let event = match fact {
+        Fact::Participant(event) => encode_participant(event, &mut payload),
+        Fact::Heuristic(event) => encode_heuristic(CoordinatorId([1; 32]), event, &mut payload),
+        Fact::Step(outcome) => encode_step(outcome, &mut payload),
+        fact => unreachable!("{fact:?} is tested elsewhere"),
+    };
+    (event, payload)
+}
+
+fn branch() -> PromiseKey {
+    let (coordinator, id) = (CoordinatorId([1; 32]), OperationId(77));
+    PromiseKey { tx: TxKey { coordinator, id }, shard: ShardId([2; 32]) }
+}
+
+fn step_outcome() -> StepOutcome {
+    StepOutcome {
+        key: SagaKey { coordinator: CoordinatorId([1; 32]), id: OperationId(77) },
+        step: 0x0403_0201,
+        direction: Direction::Forward,
+        token: Token::new(u128::MAX - 3),
+        answer: StepAnswer::Done,
+        changed: true,
+        work: [5; 9].into(),
+        output: None,
+        marked: false,
+    }
+}
+
+#[test]
+fn what_a_participant_writes_reads_as_written() {
+    use twopc::Watermark;
+    let (key, epoch) = (branch(), Epoch::new(0x0003_0201));
+    let coordinator = key.tx.coordinator;
+    let peer = |number: u64| Peer {
+        shard: ShardId::numbered(number),
+        node: NodeName::numbered(number + 1),
+        store: StoreId(number),
+        boot: BootCount(1 + number as u32),
+    };
+    let (mut facts, mut empty) = (Vec::new(), 0);
+    for (peers, bytes) in [(0, 0), (1, 1), (64, 70_000)] {
+        let work: Arc<[u8]> = (0..bytes).map(|it| it as u8).collect();
+        let peers = (0..peers).map(peer).collect();
+        facts.push(Fact::Participant(Event::OnePhase { key, epoch, work: work.clone() }));
+        facts.push(Fact::Participant(Event::Prepared { key, epoch, peers, work: work.clone() }));
+        for (changed, marked) in [(true, false), (true, true), (false, true)] {
+            let work = if changed { work.clone() } else { [].into() };
+            let step = StepOutcome { changed, marked, work, ..step_outcome() };
+            facts.push(Fact::Step(step.clone()));
+            let answer = StepAnswer::Refused { code: 0x0807_0605 };
+            facts.push(Fact::Step(StepOutcome { answer, ..step.clone() }));
+            let direction = Direction::Backward;
+            let output = Some(Output::Inline(step.work.clone()));
+            facts.push(Fact::Step(StepOutcome { direction, output, ..step }));
+        }
+        if bytes == 0 {
+            let epoch = Epoch::NONE;
+            facts.push(Fact::Participant(Event::Committed { key, epoch }));
+            facts.push(Fact::Participant(Event::CoordinatorSeen { coordinator, epoch }));
+            empty = facts.len();
+        }
+    }
+    for epoch in [epoch, Epoch::MAX] {
+        facts.push(Fact::Participant(Event::Committed { key, epoch }));
+        facts.push(Fact::Participant(Event::CoordinatorSeen { coordinator, epoch }));
+        for active in [0, 1, Watermark::ACTIVE_MAX as u64] {
+            let active = (0..active).map(|it| OperationId(9 + it));
+            let watermark = Watermark::new(OperationId(40), active);
+            facts.push(Fact::Participant(Event::Finished { coordinator, epoch, watermark }));
+        }
+    }
+    for promised in [false, true] {
+        facts.push(Fact::Participant(Event::Aborted { key, promised }));
+    }
+    facts.push(Fact::Participant(Event::ReadOnly { key }));
+    for (at, fact) in facts.into_iter().enumerate() {
+        let (event, payload) = written(&fact);
+        if let Fact::Participant(Event::Finished { .. }) = fact {
+            assert!(payload.len() <= FINISHED_BYTES_MAX);
+        }
+        assert_eq!(decode(event, &payload), Ok(fact.clone()));
+        if at < empty {
+            // What is left out is as empty, and no epoch is none.
+            continue;
+        }
+        for len in (0..payload.len().min(500)).chain([payload.len() - 1]) {
+            assert_ne!(decode(event, &payload[..len]), Ok(fact.clone()), "{len} bytes");
+        }
+    }
+}
+
+/// The byte in which two facts differ has a few values that mean something; any other one is an error.
+#[test]
+fn a_code_that_means_nothing_is_an_error() {
+    use twopc::participant::Finding;
+    let (key, id) = (branch(), OperationId(77));
+    let (shard, node) = (key.shard, NodeName([3; 32]));
+    let decided = |commit| Event::Heuristic { key, found: Finding::Decided { commit } };
+    let reported = |heuristic| heuristic::Event::Reported { id, shard, node, heuristic };
+    let (done, refused) = (StepAnswer::Done, StepAnswer::Refused { code: 0 });
+    let step = |answer, direction| Fact::Step(StepOutcome { answer, direction, ..step_outcome() });
+    let (there, back) = (Direction::Forward, Direction::Backward);
+    let seen = |epoch| {
+        let coordinator = key.tx.coordinator;
+        Fact::Participant(Event::CoordinatorSeen { coordinator, epoch: Epoch::new(epoch) })
+    };
+    let pairs = [
+        (Fact::Participant(decided(false)), Fact::Participant(decided(true))),
+        (Fact::Heuristic(reported(Heuristic::Lost)), Fact::Heuristic(reported(Heuristic::Aborted))),
+        (step(done, there), step(refused, there)),
+        (step(done, there), step(done, back)),
+        // The highest byte of an epoch.
+        (seen(0x0001_0000), seen(0x00FF_0000)),
+    ];
+    for (one, other) in pairs {
+        let ((event, one), (_, other)) = (written(&one), written(&other));
+        let differ: Vec<_> = (0..one.len()).filter(|at| one[*at] != other[*at]).collect();
+        let [at] = differ[..] else { panic!("{differ:?}") };
+        let at = if event == EventType::COORDINATOR_SEEN { at + 1 } else { at };
+        for code in [5, 200, 255] {
+            let mut wrong = one.clone();
+            wrong[at] = code;
+            assert_eq!(decode(event, &wrong), Err(CodecError::Value(event)), "{code} at {at}");
+        }
+    }
+    // Only a participant that is lost can be said to be gone.
+    let audit = Arc::new(Audit { at_ms: 1, who: "eva".into(), why: "gone".into() });
+    let gone = Fact::Heuristic(heuristic::Event::Gone { id, shard, node, audit });
+    let (event, payload) = written(&gone);
+    let lost = written(&Fact::Heuristic(reported(Heuristic::Lost))).1;
+    let mixed = written(&Fact::Heuristic(reported(Heuristic::Aborted))).1;
+    let at = (0..lost.len()).find(|at| lost[*at] != mixed[*at]).expect("they differ");
+    let mut wrong = payload;
+    wrong[at] = mixed[at];
+    assert_eq!(decode(event, &wrong), Err(CodecError::Value(event)));
+}
+
+/// Only what a coordinator can have said.
+#[test]
+fn a_watermark_is_read_if_it_is_one() {
+    use twopc::Watermark;
+    let bytes = |ids: &[u64]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+    let many = |count: u64| [vec![99], (0..count).collect()].concat();
+    let most = Watermark::ACTIVE_MAX as u64;
+    for ids in [vec![0], vec![9], vec![9, 9], vec![9, 1, 2, 8], many(most)] {
+        let mark = decode_watermark(&bytes(&ids)).expect("it is one");
+        let active: Vec<u64> = mark.active().iter().map(|id| id.0).collect();
+        assert_eq!((mark.highest().0, &active[..]), (ids[0], &ids[1..]));
+        assert_eq!(encode_watermark(&mark), bytes(&ids));
+    }
+    for ids in [vec![], vec![9, 10], vec![9, 2, 1], vec![9, 1, 1], many(most + 1)] {
+        assert_eq!(decode_watermark(&bytes(&ids)), None, "{ids:?}");
+    }
+    assert_eq!(decode_watermark(&bytes(&[9, 1])[..15]), None);
+}

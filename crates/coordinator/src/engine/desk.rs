@@ -174,3 +174,26 @@ impl Desk {
         if fits { Ok(()) } else { Err(Refusal::TooLarge { payload_bytes_max }) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::prng::Key;
+
+    /// As in a set, on both sides of where words end and where the words end.
+    #[test]
+    fn what_was_sent_is_known_until_it_is_forgotten() {
+        let mut stream = Key::root(1).stream();
+        let (mut sent, mut model) = (Sent::default(), BTreeSet::new());
+        for _ in 0..20_000 {
+            let near = [0, 63, 64, 128, 191, 255, 256, 1_000][stream.below(8) as usize];
+            let slot = near + stream.below(3);
+            if stream.below(2) == 0 {
+                assert_eq!(sent.mark(slot), model.insert(slot), "{slot}");
+            } else {
+                sent.forget(slot);
+                model.remove(&slot);
+            }
+        }
+    }
+}
