@@ -131,6 +131,15 @@ impl Desk {
         self.list(pace, op);
     }
 
+    /// The log had no room for what an operation owes it: it is looked at again soon, whatever else it waits for.
+    pub(super) fn look_again(&mut self, pace: &mut Pace, now: Time, op: OpRef) {
+        if pace.listed == Time::NEVER {
+            self.schedule(pace, now, op);
+        } else {
+            self.not_later_than(pace, now + self.config.resend_after, op);
+        }
+    }
+
     pub(super) fn not_later_than(&mut self, pace: &mut Pace, deadline: Time, op: OpRef) {
         if deadline < pace.wake {
             pace.wake = deadline;

@@ -429,9 +429,7 @@ impl Desk {
         while let Some(event) = op.machine.settle() {
             if !self.record_saga(now, op, &event, out) {
                 // The log had no room for it. Where nothing else is waited for, nothing else would come again.
-                if op.pace.listed == Time::NEVER {
-                    self.schedule(&mut op.pace, now, OpRef::Saga(op.machine.id()));
-                }
+                self.look_again(&mut op.pace, now, OpRef::Saga(op.machine.id()));
                 return;
             }
             fact = None;

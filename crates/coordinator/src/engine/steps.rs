@@ -336,7 +336,7 @@ impl Engine {
             _ => return,
         };
         if !self.hear(now, parent, OpRef::Transaction(id), came, out) {
-            return;
+            return self.tell_again(now, parent, OpRef::Transaction(id));
         }
         let Some(op) = self.transactions.get_mut(&id) else { return };
         op.told_parent = true;
@@ -361,6 +361,8 @@ impl Engine {
                 let undo = ParentStep { undo: true, ..parent };
                 if self.tell_step(now, undo, Outcome::Done, out) {
                     self.release(now, id, parent, out);
+                } else {
+                    self.tell_again(now, parent, OpRef::Saga(id));
                 }
                 return;
             }
@@ -370,7 +372,9 @@ impl Engine {
         };
         let heard = self.hear(now, parent, OpRef::Saga(id), came, out);
         let may_turn = end == saga::End::Completed && self.may_reverse(parent);
-        if heard && !may_turn {
+        if !heard {
+            self.tell_again(now, parent, OpRef::Saga(id));
+        } else if !may_turn {
             self.release(now, id, parent, out);
         }
     }
@@ -378,6 +382,26 @@ impl Engine {
     fn release(&mut self, now: Time, id: OperationId, parent: ParentStep, out: &mut Vec<Output>) {
         self.forget_child(parent, OpRef::Saga(id));
         self.tell_saga(now, id, &saga::Input::Released, out);
+        let Some(op) = self.sagas.get_mut(&id) else { return };
+        if op.machine.decide(&saga::Input::Released).is_some() {
+            // The log had no room for it, and nobody lets it go a second time.
+            self.desk.look_again(&mut op.pace, now, OpRef::Saga(id));
+        }
+    }
+
+    /// What a step's operation came to was not heard by its saga. If that is active, the log had no room for it.
+    fn tell_again(&mut self, now: Time, parent: ParentStep, child: OpRef) {
+        if !self.sagas.contains_key(&parent.saga) {
+            return;
+        }
+        let pace = match child {
+            OpRef::Transaction(id) => self.transactions.get_mut(&id).map(|op| &mut op.pace),
+            OpRef::Saga(id) => self.sagas.get_mut(&id).map(|op| &mut op.pace),
+            OpRef::Waiting(_) => None,
+        };
+        if let Some(pace) = pace {
+            self.desk.look_again(pace, now, child);
+        }
     }
 
     /// Whether a step that has succeeded is being undone.

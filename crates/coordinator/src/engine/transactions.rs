@@ -625,7 +625,10 @@ impl Desk {
         self.schedule(&mut op.pace, now, OpRef::Transaction(id));
         if op.machine.decision().is_none() && !op.machine.is_delegated() {
             let deadline = op.pace.started + self.config.prepare_timeout;
-            self.not_later_than(&mut op.pace, deadline, OpRef::Transaction(id));
+            // One that is past was not heeded since the log has no room: it is not looked at again at once.
+            if deadline > now {
+                self.not_later_than(&mut op.pace, deadline, OpRef::Transaction(id));
+            }
         }
     }
 }

@@ -244,8 +244,13 @@ impl Facts {
                     format!("n{node}: transaction {id} committed at {committed} of {all} nodes")
                 })?;
             }
+            // The end of a sub-saga is in nobody's way, and is written with what comes next: it may not be yet.
+            let engine = nodes[node].and_then(|node| node.coordinator());
+            let writes = engine.is_some_and(|it| it.log().durable() < it.log().last());
             for (id, saga) in coordinator.model.sagas.iter() {
-                ensure(saga.ended.is_some(), "I6", || format!("n{node}: saga {id} never ended"))?;
+                ensure(saga.ended.is_some() || writes, "I6", || {
+                    format!("n{node}: saga {id} never ended")
+                })?;
             }
         }
         let hosts = || nodes.iter().map(|node| node.and_then(|node| node.participant()));
