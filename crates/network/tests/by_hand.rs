@@ -980,7 +980,7 @@ fn of_two_records_of_one_version_one_is_left() {
             let nodes: Vec<NodeName> = keepers.by_ref().take(count).collect();
             world.turn_at(&nodes, record, &before);
         }
-        world.run(minutes(300));
+        world.run(minutes(150));
         let after = world.agreed(it);
         assert!(after.version > 2, "{spread:?} {greater}: {}", after.version);
         lies_as_it_says(&world, after);
@@ -1014,7 +1014,7 @@ fn who_stands_alone_with_a_version_gives_it_up() {
         world.run(minutes(30));
         let apart = apart.number();
         assert!(!world.records(it).contains_key(&apart), "{greater}: it has heard of the others");
-        world.run(minutes(270));
+        world.run(minutes(120));
         let after = world.agreed(it);
         let is_of = |record: &FileRecord| {
             let both = record.holders.iter().flatten().zip(after.holders.iter().flatten());
@@ -1051,7 +1051,7 @@ fn who_has_a_rival_asks_before_it_goes_on() {
     };
     world.submit(5, node::Work::Transaction(rest.iter().map(retire).collect()));
     assert_eq!(world.records(it).len(), 5, "two, and the three others");
-    world.run(minutes(300));
+    world.run(minutes(150));
     let after = world.agreed(it);
     assert_eq!(after.holders, decided.holders, "what follows is made of theirs");
     lies_as_it_says(&world, after);
@@ -1084,7 +1084,7 @@ fn who_is_cut_off_with_what_it_has_kept_comes_to_agree() {
     assert_eq!(own, 2, "it has kept it");
     assert!(others >= Some(2), "they have gone on: {others:?}");
     world.cut.clear();
-    world.run(minutes(300));
+    world.run(minutes(150));
     assert_eq!(promised(&world), 0);
     lies_as_it_says(&world, world.agreed(before.file));
 }
