@@ -565,8 +565,6 @@ mod tests {
         }
     }
 
-    /// Against an ordinary map, with ids in an order that no coordinator gives them, shards of one
-    /// transaction in any order, and names that begin alike.
     fn standing(promise: Promise<'_>) -> (Sequence, Standing) {
         match promise {
             Promise::Prepared { at, .. } => (at, Standing::Prepared),
@@ -588,7 +586,8 @@ mod tests {
         assert!(promises.all_waiting().all(|(_, waiting)| promises.is_waiting(waiting)));
     }
 
-    /// Coordinators finish some of them meanwhile.
+    /// Against an ordinary map, with ids in an order that no coordinator gives them, shards of one
+    /// transaction in any order, and names that begin alike. Coordinators finish some of them meanwhile.
     #[test]
     fn promises_are_found_whatever_order_they_come_in() {
         let mut alike = [7; 32];
@@ -672,6 +671,7 @@ mod tests {
         assert_same(&promises, &model);
     }
 
+    /// Names that all belong in one place of the index are found elsewhere.
     #[test]
     fn names_that_meet_in_one_place_are_found_all_the_same() {
         let all = || (0..).map(CoordinatorId::numbered);
